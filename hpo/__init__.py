@@ -1,0 +1,1 @@
+"""Hyperparameter optimisation for fine-tuning transformers."""

@@ -1,0 +1,95 @@
+"""The error tree: every message names the value, the place and the next step.
+
+HpoError                 what a user can mend; the command line prints it and exits with code 2
+├── ConfigError          a study or search-space file, with every problem and its line
+├── DataError            files, columns, labels, splits
+├── ModelError           a model or tokenizer that cannot be loaded
+├── StorageError         a storage that cannot be opened
+├── StudyError           a study that is missing, differs from its file, or is in use
+└── MissingExtraError    an optional dependency, with the command that installs it
+
+TrialEndedError          raised inside a trial; the trial is told PRUNED with `reason`
+├── DivergedError        the loss or the score is not a finite number
+└── OutOfMemoryError     the trial does not fit even with one example at a time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class HpoError(Exception):
+    """An error that the user can mend; printed without a traceback."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a file.
+
+    Attributes:
+        path: Keys and list positions that lead to the value, e.g. `("space", "learning_rate", "low")`.
+        message: What is wrong and what to write instead.
+        line: 1-based line in the file, if known.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        """Return `line 3: space.learning_rate: must be above 0`."""
+        where = f"line {self.line}: " if self.line else ""
+        name = ".".join(str(part) for part in self.path)
+        return f"{where}{name}: {self.message}" if name else f"{where}{self.message}"
+
+
+class ConfigError(HpoError):
+    """All the problems of one study or search-space file."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
+        super().__init__("\n".join([f"{source}: {count}", *(f"  {problem}" for problem in self.problems)]))
+
+
+class DataError(HpoError):
+    """The data cannot be read, or does not fit the task."""
+
+
+class ModelError(HpoError):
+    """The model or its tokenizer cannot be loaded."""
+
+
+class StorageError(HpoError):
+    """The storage cannot be opened."""
+
+
+class StudyError(HpoError):
+    """The study does not exist, differs from its file, or is run by another process."""
+
+
+class MissingExtraError(HpoError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional dependency. Install it with: pip install 'hpo[{extra}]'")
+
+
+class TrialEndedError(Exception):
+    """Ends one trial, told PRUNED, so that the sampler learns from it; the study goes on."""
+
+    reason = "ended"
+
+
+class DivergedError(TrialEndedError):
+    """The loss or the score is NaN or infinite."""
+
+    reason = "diverged"
+
+
+class OutOfMemoryError(TrialEndedError):
+    """Not even a micro-batch of one example fits."""
+
+    reason = "out_of_memory"

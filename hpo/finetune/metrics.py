@@ -1,0 +1,117 @@
+"""The metrics: scikit-learn's and SciPy's, each with its direction and its tasks. Add one to `METRICS`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from hpo.finetune.tasks import Outputs
+
+Direction = Literal["maximize", "minimize"]
+
+CLASSES = ("single_label", "multi_label")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a model's outputs.
+
+    Attributes:
+        score: Outputs of a split -> the score.
+        tasks: The tasks it is defined for.
+        direction: Which way is better.
+    """
+
+    score: Callable[[Outputs], float]
+    tasks: tuple[str, ...] = CLASSES
+    direction: Direction = "maximize"
+
+
+def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
+    """Return a scikit-learn metric of (targets, predictions) as one of outputs."""
+
+    def score(outputs: Outputs) -> float:
+        import sklearn.metrics
+
+        return float(getattr(sklearn.metrics, name)(outputs.targets, outputs.predicted, **options))
+
+    return score
+
+
+def _averaged(name: str, average: str) -> Callable[[Outputs], float]:
+    return _labels(name, average=average, zero_division=0)
+
+
+def _roc_auc(outputs: Outputs) -> float:
+    """Area under the ROC curve; macro average, one against the rest, for more than two classes."""
+    import sklearn.metrics
+
+    probabilities = outputs.probabilities
+    if outputs.task == "single_label":
+        if probabilities.shape[1] == 2:
+            return float(sklearn.metrics.roc_auc_score(outputs.targets, probabilities[:, 1]))
+        return float(
+            sklearn.metrics.roc_auc_score(
+                outputs.targets, probabilities, multi_class="ovr", labels=range(probabilities.shape[1])
+            )
+        )
+    return float(sklearn.metrics.roc_auc_score(outputs.targets, probabilities))
+
+
+def _correlation(name: str) -> Callable[[Outputs], float]:
+    def score(outputs: Outputs) -> float:
+        import scipy.stats
+
+        if np.ptp(outputs.predicted) == 0 or np.ptp(outputs.targets) == 0:
+            return 0.0  # a constant is correlated with nothing; SciPy would say NaN
+        return float(getattr(scipy.stats, name)(outputs.targets, outputs.predicted).statistic)
+
+    return score
+
+
+def _loss(outputs: Outputs) -> float:
+    """Mean loss that training minimises, without label smoothing."""
+    import torch
+
+    from hpo.finetune.tasks import TASKS
+
+    logits = torch.as_tensor(outputs.logits, dtype=torch.float64)
+    targets = torch.as_tensor(outputs.targets)
+    targets = targets if outputs.task == "single_label" else targets.double()
+    return float(TASKS[outputs.task].loss(logits, targets, 0.0).mean())
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(_labels("accuracy_score")),
+    "f1_macro": Metric(_averaged("f1_score", "macro")),
+    "f1_micro": Metric(_averaged("f1_score", "micro")),
+    "f1_weighted": Metric(_averaged("f1_score", "weighted")),
+    "f1_binary": Metric(_averaged("f1_score", "binary"), ("single_label",)),
+    "precision_macro": Metric(_averaged("precision_score", "macro")),
+    "precision_micro": Metric(_averaged("precision_score", "micro")),
+    "precision_weighted": Metric(_averaged("precision_score", "weighted")),
+    "precision_binary": Metric(_averaged("precision_score", "binary"), ("single_label",)),
+    "recall_macro": Metric(_averaged("recall_score", "macro")),
+    "recall_micro": Metric(_averaged("recall_score", "micro")),
+    "recall_weighted": Metric(_averaged("recall_score", "weighted")),
+    "recall_binary": Metric(_averaged("recall_score", "binary"), ("single_label",)),
+    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",)),
+    "roc_auc": Metric(_roc_auc),
+    "pearson": Metric(_correlation("pearsonr"), ("regression",)),
+    "spearman": Metric(_correlation("spearmanr"), ("regression",)),
+    "loss": Metric(_loss, ("single_label", "multi_label", "regression"), "minimize"),
+}
+
+
+def score(metric: str, outputs: Outputs) -> float:
+    """Return one metric of a model's outputs; NaN where it is not defined for these targets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return METRICS[metric].score(outputs)
+        except ValueError:
+            return float("nan")

@@ -1,0 +1,86 @@
+"""What the built-in fine-tuning objective reads: one entry a hyperparameter, none of it imports torch.
+
+The defaults are the published ones of BERT's `run_classifier.py` (Devlin et al., 2019): they are the baseline
+that every study runs first, so that "tuned" always has something to beat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpo.finetune.schedules import SCHEDULES
+
+Value = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter of the built-in objective.
+
+    Attributes:
+        kind: `float`, `int` or `str`.
+        default: The published default; None leaves the model's own configuration as it is.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+        low_open: Whether `low` itself is excluded.
+        high_open: Whether `high` itself is excluded.
+        choices: The values allowed, for `str`.
+        says: What it does, in a line.
+    """
+
+    kind: type
+    default: Value
+    says: str
+    low: float = 0.0
+    high: float = float("inf")
+    low_open: bool = False
+    high_open: bool = False
+    choices: tuple[str, ...] = ()
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is wrong with `value`, or None."""
+        if self.kind is str:
+            return None if value in self.choices else f"{value!r} is not one of {', '.join(self.choices)}"
+        if value is None and self.default is None:
+            return None
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not isinstance(value, int | float) or (self.kind is int and not whole):
+            return f"{value!r} is not {'a whole number' if self.kind is int else 'a number'}"
+        below = value <= self.low if self.low_open else value < self.low
+        above = value >= self.high if self.high_open else value > self.high
+        if below or above or value != value:
+            return f"{value!r} is outside {self.range}"
+        return None
+
+    @property
+    def range(self) -> str:
+        """The allowed range in interval notation, e.g. `(0, 1]`."""
+        return f"{'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
+
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    "learning_rate": Hyperparameter(
+        float, 5e-5, "peak learning rate of AdamW", high=1, low_open=True
+    ),
+    "batch_size": Hyperparameter(int, 32, "examples an optimiser step", low=1, high=65536),
+    "epochs": Hyperparameter(int, 3, "passes over the training split", low=1, high=10000),
+    "warmup_ratio": Hyperparameter(float, 0.1, "share of the steps that warm up linearly", high=1),
+    "weight_decay": Hyperparameter(
+        float, 0.01, "decoupled decay of matrices (not of biases and norms)", high=10
+    ),
+    "schedule": Hyperparameter(str, "linear", "shape of the learning rate after warm-up", choices=tuple(SCHEDULES)),
+    "num_cycles": Hyperparameter(int, 1, "restarts of cosine_with_restarts", low=1, high=1000),
+    "power": Hyperparameter(float, 1.0, "exponent of polynomial", low_open=True, high=100),
+    "decay_ratio": Hyperparameter(float, 0.2, "share of the steps that warmup_stable_decay decays", high=1),
+    "dropout": Hyperparameter(
+        float, None, "probability in every dropout of the model; empty: the model's own", high=1, high_open=True
+    ),
+    "layer_decay": Hyperparameter(
+        float, 1.0, "learning rate of a layer as a share of the layer above (ELECTRA: 0.8)", low_open=True, high=1
+    ),
+    "label_smoothing": Hyperparameter(float, 0.0, "share of the target spread over all labels", high=1, high_open=True),
+    "max_grad_norm": Hyperparameter(float, 1.0, "gradient norm above which gradients are scaled down", low_open=True),
+}
+
+DEFAULTS: dict[str, Value] = {name: entry.default for name, entry in HYPERPARAMETERS.items()}

@@ -1,0 +1,82 @@
+"""The pruners: name -> factory. Steps are examples seen, so trials of different batch sizes compare."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+
+PrunerFactory = Callable[..., BasePruner]
+
+
+def patient(
+    wrapped: str | Mapping[str, Any] | None = None, patience: int = 2, min_delta: float = 0.0
+) -> BasePruner:
+    """Prune after `patience` evaluations without improvement, and only if the wrapped pruner would."""
+    inner = None if wrapped is None else make(*named(wrapped))
+    return optuna.pruners.PatientPruner(inner, patience, min_delta)
+
+
+PRUNERS: dict[str, PrunerFactory] = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "asha": optuna.pruners.SuccessiveHalvingPruner,
+    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "patient": patient,
+    "wilcoxon": optuna.pruners.WilcoxonPruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+}
+
+def _defaults(name: str, segment: int, horizon: int | None) -> dict[str, Any]:
+    """Arguments that a study file may leave out; resources are counted in steps as they are reported."""
+    return {
+        "percentile": {"percentile": 25.0},
+        "wilcoxon": {"p_threshold": 0.1},
+        "asha": {"min_resource": segment},
+        "successive_halving": {"min_resource": segment},
+        "hyperband": {"min_resource": segment, "max_resource": horizon or "auto"},
+    }.get(name, {})
+
+
+def factory(name: str) -> PrunerFactory | None:
+    """Return the pruner called `name`: a key of `PRUNERS` or any class of `optuna.pruners`."""
+    if name in PRUNERS:
+        return PRUNERS[name]
+    found = getattr(optuna.pruners, name, None)
+    if not inspect.isclass(found) or not issubclass(found, BasePruner) or inspect.isabstract(found):
+        return None
+    return found
+
+
+def named(setting: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Split `median` or `{name: median, n_startup_trials: 3}` into a name and arguments."""
+    if isinstance(setting, str):
+        return setting, {}
+    arguments = dict(setting)
+    return str(arguments.pop("name", "")), arguments
+
+
+def make(name: str, arguments: Mapping[str, Any], segment: int = 1, horizon: int | None = None) -> BasePruner:
+    """Build a pruner.
+
+    Args:
+        name: A key of `PRUNERS` or a class of `optuna.pruners`.
+        arguments: Passed to it.
+        segment: Steps between two reports: the smallest resource a rung can have.
+        horizon: Steps of the longest trial, if known.
+
+    Raises:
+        ValueError: No pruner has that name, or it does not take these arguments.
+    """
+    build = factory(name)
+    if build is None:
+        raise ValueError(f"no pruner is called {name!r}; one of {', '.join(PRUNERS)}, or a class of optuna.pruners")
+    try:
+        return build(**(_defaults(name, segment, horizon) | dict(arguments)))
+    except TypeError as error:
+        raise ValueError(str(error)) from None

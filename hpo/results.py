@@ -1,0 +1,114 @@
+"""A frozen snapshot of a study. Everything that shows, exports or judges a study reads only this."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "fail": TrialState.FAIL,
+    "running": TrialState.RUNNING,
+    "waiting": TrialState.WAITING,
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study as it was when it was read.
+
+    Attributes:
+        name: The study's name.
+        direction: `maximize` or `minimize`.
+        trials: Every row, by number.
+        attrs: The study's user attributes: `config` (the study file as JSON), `fingerprint`, and `test`
+            (scores on the test split) once it has been taken.
+    """
+
+    name: str
+    direction: str
+    trials: tuple[FrozenTrial, ...]
+    attrs: Mapping[str, Any]
+
+    @property
+    def metric(self) -> str:
+        """What the values measure."""
+        return str(self.attrs.get("config", {}).get("metric") or "value")
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        return {name: sum(t.state == state for t in self.trials) for name, state in STATES.items()}
+
+    @cached_property
+    def complete(self) -> tuple[FrozenTrial, ...]:
+        """The trials told COMPLETE with a finite value."""
+        return tuple(
+            t
+            for t in self.trials
+            if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)
+        )
+
+    @cached_property
+    def best(self) -> FrozenTrial | None:
+        """The best completed trial; of equals the first."""
+        sign = -1 if self.direction == "maximize" else 1
+        return min(self.complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+
+    @cached_property
+    def baseline(self) -> FrozenTrial | None:
+        """The trial that ran the published default, if the study has one."""
+        return next((t for t in self.trials if t.user_attrs.get("baseline")), None)
+
+    def params(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return all hyperparameters of a trial, those that the space fixes too."""
+        space = self.attrs.get("config", {}).get("space") or {}
+        return {**space.get("fixed", {}), **trial.params}
+
+    def as_study(self) -> optuna.Study:
+        """Return the snapshot as an Optuna study in memory, for Optuna's own plots and importances."""
+        study = optuna.create_study(study_name=self.name, direction=self.direction)
+        study.add_trials([t for t in self.trials if t.state != TrialState.WAITING])
+        return study
+
+
+def read(study: optuna.Study) -> Results:
+    """Read a study once, whole."""
+    return Results(
+        study.study_name,
+        study.direction.name.lower(),
+        tuple(study.get_trials(deepcopy=True)),
+        study.user_attrs,
+    )
+
+
+def trial_json(trial: FrozenTrial, curve: bool = False) -> dict[str, Any]:
+    """Return a trial as JSON values: number, state, value, params, user_attrs (and intermediate_values)."""
+    finite = trial.value is not None and math.isfinite(trial.value) if trial.state.is_finished() else False
+    fields: dict[str, Any] = {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value if finite else None,
+        "params": trial.params,
+        "user_attrs": trial.user_attrs,
+    }
+    if curve:
+        fields["intermediate_values"] = {str(step): v for step, v in sorted(trial.intermediate_values.items())}
+    return fields
+
+
+def study_json(results: Results) -> dict[str, Any]:
+    """Return a study as JSON values: name, direction, counts, best."""
+    return {
+        "name": results.name,
+        "direction": results.direction,
+        "counts": results.counts,
+        "best": None if results.best is None else trial_json(results.best),
+    }

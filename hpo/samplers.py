@@ -1,0 +1,126 @@
+"""The samplers: name -> factory, and the wrapper that seeds each trial on its own and redraws duplicates.
+
+Every draw comes from a fresh sampler, seeded from (study seed, trial number, attempt), so that a resumed study
+neither repeats its trials (as one seed for all would) nor depends on which process asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+if TYPE_CHECKING:
+    from hpo.space import SearchSpace
+
+SamplerFactory = Callable[..., BaseSampler]
+
+MAX_REDRAWS = 10
+
+SAMPLERS: dict[str, SamplerFactory] = {
+    "tpe": optuna.samplers.TPESampler,
+    "random": optuna.samplers.RandomSampler,
+    "qmc": optuna.samplers.QMCSampler,
+    # The points are planned as waiting trials; what is left to draw are trials beyond the grid.
+    "grid": optuna.samplers.RandomSampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+}
+
+# A quasi-random sequence is one sequence: its seed is the study's, its position is kept in the storage.
+ONE_SEED_A_STUDY = ("qmc", "QMCSampler", "BruteForceSampler")
+
+
+def factory(name: str) -> SamplerFactory | None:
+    """Return the sampler called `name`: a key of `SAMPLERS` or any class of `optuna.samplers`."""
+    found = SAMPLERS.get(name) or getattr(optuna.samplers, name, None)
+    is_sampler = inspect.isclass(found) and issubclass(found, BaseSampler) and not inspect.isabstract(found)
+    return found if is_sampler else None
+
+
+def derived_seed(*parts: int | str) -> int:
+    """Return a 32-bit seed from a path such as (study seed, trial number, what is drawn)."""
+    digest = hashlib.sha256(":".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+class TrialSeededSampler(BaseSampler):
+    """Draws all parameters of a trial at once, from a sampler seeded for that trial.
+
+    A proposal equal to an earlier trial's is drawn again, `MAX_REDRAWS` times at most. The runner tells a
+    duplicate that is left the earlier value, untrained.
+
+    Args:
+        name: A key of `SAMPLERS` or a class of `optuna.samplers`.
+        arguments: Passed to it.
+        space: The search space; needed to know which parameters a condition makes active.
+        seed: The study's seed.
+    """
+
+    def __init__(self, name: str, arguments: Mapping[str, Any], space: SearchSpace, seed: int) -> None:
+        self.name, self.arguments, self.space, self.seed = name, dict(arguments), space, seed
+
+    def _fresh(self, number: int, attempt: int) -> BaseSampler:
+        make = factory(self.name)
+        assert make is not None, self.name
+        one = self.name in ONE_SEED_A_STUDY
+        seed = self.seed if one else derived_seed(self.seed, number, "sampler", attempt)
+        takes_seed = "seed" in inspect.signature(make).parameters
+        return make(**({"seed": seed} if takes_seed else {}) | self.arguments)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the whole space, conditional parameters too: this sampler draws them together."""
+        return self.space.distributions()
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw a proposal that no earlier trial has, if `MAX_REDRAWS` redraws find one."""
+        earlier = study.get_trials(deepcopy=False)
+        seen = [other.params for other in earlier if other.number != trial.number and other.params]
+        params: dict[str, Any] = {}
+        for attempt in range(1 + MAX_REDRAWS):
+            params = self._draw(study, trial, attempt)
+            if params not in seen:
+                break
+        return params
+
+    def _draw(self, study: optuna.Study, trial: FrozenTrial, attempt: int) -> dict[str, Any]:
+        sampler = self._fresh(trial.number, attempt)
+        sampler.before_trial(study, trial)
+        joint = sampler.infer_relative_search_space(study, trial)
+        relative = sampler.sample_relative(study, trial, joint)
+        params: dict[str, Any] = {}
+        for name, distribution in self.space.distributions().items():
+            if not self.space.active(name, params):
+                continue
+            if name in relative:
+                params[name] = relative[name]
+            elif distribution.single():
+                params[name] = self.space.only_value(name)
+            else:
+                params[name] = sampler.sample_independent(study, trial, name, distribution)
+        return params
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw one parameter that is not in the space (an objective may suggest more by itself)."""
+        seed = derived_seed(self.seed, trial.number, param_name)
+        return optuna.samplers.RandomSampler(seed).sample_independent(
+            study, trial, param_name, param_distribution
+        )
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Let the sampler keep what it keeps in the storage (generations of genetic algorithms)."""
+        self._fresh(trial.number, 0).after_trial(study, trial, state, values)
