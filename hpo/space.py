@@ -342,13 +342,13 @@ def _parameter(value: Any, hyperparameter: Hyperparameter | None) -> Parameter |
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a value, a list or a range, not {type(value).__name__}")
     if "values" in value:
-        return TypeAdapter(Categorical).validate_python(dict(value))
+        return Categorical(**value)
     if "low" not in value and "high" not in value:
         raise ValueError("needs low and high for a range, or values for a choice")
     ends = [value.get(key) for key in ("low", "high", "step") if value.get(key) is not None]
     whole = all(isinstance(end, int) for end in ends)
     integer = hyperparameter.kind is int if hyperparameter else whole
-    return TypeAdapter(Int if integer else Float).validate_python(dict(value))
+    return (Int if integer else Float)(**value)
 
 
 def _messages(error: ValueError) -> list[str]:

@@ -1,0 +1,187 @@
+"""The seam between training and search: training yields evaluations and never imports Optuna.
+
+    def objective(params):                     # a custom objective, all of it
+        model = build(params)
+        for epoch in range(10):
+            fit_one_epoch(model, params["learning_rate"])
+            yield score(model)                 # reported; the pruner may stop here
+
+The runner knows one shape only, the `TrialArray`: slots that each hold a trial and advance together, one
+segment (the stretch between two evaluations) at a time. A generator is an array whose slots hold generators.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from hpo.errors import ConfigError, Problem
+
+Score = float | int
+Yielded = "Evaluation | Score"
+Objective = Callable[[Mapping[str, Any]], "Generator[Evaluation | Score, None, Any] | Evaluation | Score"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The score of a model at a point of its training.
+
+    Attributes:
+        value: What the study optimises.
+        at: Examples seen; None counts the evaluations of the trial: 1, 2, ...
+        metrics: Other scores, kept with the trial.
+        of: Examples of the whole trial, if known; shows as progress.
+        last: Whether the trial has ended with this evaluation.
+        notes: Facts to keep with the trial, e.g. `{"collapsed": True}`.
+    """
+
+    value: float
+    at: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    of: int | None = None
+    last: bool = False
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What an array needs to know of a trial.
+
+    Attributes:
+        number: The trial's number in its study.
+        params: All its hyperparameters, fixed ones too.
+        seed: Seed of everything random in it.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    seed: int
+
+
+class TrialArray(Protocol):
+    """Slots that train trials together.
+
+    Attributes:
+        slots: How many trials it holds at once.
+        segment: Steps (examples) between two evaluations; the smallest resource of a rung.
+        horizon: Steps of the longest trial that the space allows, if known.
+    """
+
+    slots: int
+    segment: int
+    horizon: int | None
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into an empty slot."""
+
+    def advance(self) -> dict[int, Evaluation | Exception]:
+        """Train every occupied slot for one segment.
+
+        Returns:
+            Slot -> its evaluation; or the exception that ended its trial, alone: `StopIteration` when it had
+            no more to do (its value, if any, is the trial's result), a `TrialEndedError` when it is to be told
+            PRUNED, any other when it failed.
+        """
+
+    def keep(self, slot: int, folder: Path) -> bool:
+        """Write the weights of the slot's best evaluation; False if the array has none to keep."""
+
+    def unload(self, slot: int) -> None:
+        """Empty a slot, whatever state its trial is in."""
+
+
+class GeneratorArray:
+    """An array whose slots hold generators: how custom objectives run."""
+
+    def __init__(self, objective: Objective, slots: int = 1) -> None:
+        self.objective = objective
+        self.slots = slots
+        self.segment = 1
+        self.horizon: int | None = None
+        self._running: dict[int, Generator[Any, None, Any]] = {}
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into a slot; the objective starts at the next `advance`."""
+        self._running[slot] = _evaluations(self.objective, trial.params)
+
+    def advance(self) -> dict[int, Evaluation | Exception]:
+        """Run every generator to its next `yield`."""
+        outcomes: dict[int, Evaluation | Exception] = {}
+        for slot, generator in self._running.items():
+            try:
+                outcomes[slot] = _evaluation(next(generator))
+            except Exception as error:  # the runner decides what each kind means for the trial
+                outcomes[slot] = error
+        return outcomes
+
+    def keep(self, slot: int, folder: Path) -> bool:
+        """A custom objective keeps what it wants itself."""
+        return False
+
+    def unload(self, slot: int) -> None:
+        """Close the generator, so that its `finally` cleans up."""
+        self._running.pop(slot).close()
+
+
+def _evaluations(objective: Objective, params: Mapping[str, Any]) -> Generator[Any, None, Any]:
+    """Return the objective as a generator; a plain function yields once."""
+    result = objective(params)
+    if inspect.isgenerator(result):
+        return (yield from result)
+    evaluation = _evaluation(result)
+    yield Evaluation(evaluation.value, evaluation.at, evaluation.metrics, last=True)
+    return None
+
+
+def _evaluation(score: Any) -> Evaluation:
+    """Return a score as an evaluation.
+
+    Raises:
+        TypeError: It is neither an `Evaluation` nor a number.
+    """
+    if isinstance(score, Evaluation):
+        return score
+    try:
+        if isinstance(score, str | bytes | bool) or score is None:
+            raise TypeError
+        return Evaluation(float(score))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"the objective gave {score!r}, a {type(score).__name__}; yield or return a number or an Evaluation"
+        ) from None
+
+
+def imported(name: str, folder: Path) -> Callable[..., Any]:
+    """Import a custom objective.
+
+    Args:
+        name: `module:function`.
+        folder: The study file's folder, searched first, then the working folder.
+
+    Raises:
+        ConfigError: There is no such module or function.
+    """
+
+    def problem(message: str) -> ConfigError:
+        return ConfigError("the study", [Problem(("objective",), message)])
+
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise problem(f"{name!r} must be module:function, e.g. train:objective")
+    for place in (Path.cwd(), folder):
+        if str(place.resolve()) not in sys.path:
+            sys.path.insert(0, str(place.resolve()))
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise problem(f"{name!r}: {error}; looked in {folder} and in the working folder") from None
+    except AttributeError:
+        raise problem(f"module {module!r} has no {attribute!r}") from None
+    if not callable(found):
+        raise problem(f"{name!r} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
