@@ -1,1 +1,33 @@
-"""Hyperparameter optimisation for fine-tuning transformers."""
+"""Hyperparameter optimisation for fine-tuning transformers: search, folded training, results you can trust."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpo.errors import HpoError
+    from hpo.objective import Evaluation
+    from hpo.space import Categorical, Float, Int, SearchSpace
+    from hpo.tune import optimize
+
+__version__ = "0.1.0"
+
+# Name -> module: imported when first asked for, so that `import hpo` costs nothing.
+_PLACES = {
+    "Categorical": "hpo.space",
+    "Evaluation": "hpo.objective",
+    "Float": "hpo.space",
+    "HpoError": "hpo.errors",
+    "Int": "hpo.space",
+    "SearchSpace": "hpo.space",
+    "optimize": "hpo.tune",
+}
+
+__all__ = ["Categorical", "Evaluation", "Float", "HpoError", "Int", "SearchSpace", "optimize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'hpo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -5,6 +5,7 @@ Precedence: command line > file > default.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -188,17 +189,28 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         ConfigError: With every problem of the file and of its space, each with its line.
     """
     raw, lines = yaml.read(path)
-    raw.setdefault("name", path.stem)
-    for key, value in (overrides or {}).items():
+    given = overrides or {}
+    raw = overridden({"name": path.stem, **raw}, given)
+    lines = {place: line for place, line in lines.items() if ".".join(map(str, place)) not in given}
+    return build(raw, str(path), path.resolve().parent, lines)
+
+
+def overridden(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with dotted keys set.
+
+    Raises:
+        ConfigError: A key leads through something that is not a mapping.
+    """
+    changed = copy.deepcopy(dict(raw))
+    for key, value in overrides.items():
         *parents, last = key.split(".")
-        place = raw
+        place = changed
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise ConfigError("--set", [Problem((key,), f"{parent} is not a mapping in {path}")])
+                raise ConfigError("--set", [Problem((key,), f"{parent} is not a mapping")])
         place[last] = value
-        lines.pop(tuple(key.split(".")), None)
-    return build(raw, str(path), path.resolve().parent, lines)
+    return changed
 
 
 def build(
@@ -211,7 +223,7 @@ def build(
     problems: list[Problem] = []
     config: StudyConfig | None = None
     try:
-        config = StudyConfig.model_validate(dict(raw))
+        config = StudyConfig.model_validate({key: value for key, value in raw.items() if key != "folder"})
     except ValidationError as error:
         problems += _pydantic_problems(error)
     custom = raw.get("objective") is not None
@@ -237,13 +249,7 @@ def build(
 
 def from_dict(stored: Mapping[str, Any]) -> Study:
     """Return the study that `Study.to_dict` wrote."""
-    raw = dict(stored)
-    folder = Path(raw.pop("folder", "."))
-    written = raw.pop("space")
-    custom = raw.get("objective") is not None
-    merged = {"parameters": {**written["parameters"], **written["fixed"]}}
-    space = parse({**merged, **{k: written[k] for k in ("baseline", "source")}}, None if custom else HYPERPARAMETERS)
-    return Study(StudyConfig.model_validate(raw), space, folder)
+    return build(stored, f"the stored study {stored['name']!r}", Path(stored["folder"]))
 
 
 def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:

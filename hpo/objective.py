@@ -70,11 +70,14 @@ class TrialArray(Protocol):
         slots: How many trials it holds at once.
         segment: Steps (examples) between two evaluations; the smallest resource of a rung.
         horizon: Steps of the longest trial that the space allows, if known.
+        facts: What the results depend on besides the study file (data, weights, precision, versions); kept
+            with the study, which is not resumed under others.
     """
 
     slots: int
     segment: int
     horizon: int | None
+    facts: Mapping[str, Any]
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot."""
@@ -103,6 +106,7 @@ class GeneratorArray:
         self.slots = slots
         self.segment = 1
         self.horizon: int | None = None
+        self.facts: Mapping[str, Any] = {}
         self._running: dict[int, Generator[Any, None, Any]] = {}
 
     def load(self, slot: int, trial: TrialSpec) -> None:

@@ -69,8 +69,9 @@ class Results:
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, those that the space fixes too."""
-        space = self.attrs.get("config", {}).get("space") or {}
-        return {**space.get("fixed", {}), **trial.params}
+        space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
+        fixed = {name: value for name, value in space.items() if not isinstance(value, dict)}
+        return {**fixed, **trial.params}
 
     def as_study(self) -> optuna.Study:
         """Return the snapshot as an Optuna study in memory, for Optuna's own plots and importances."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+
+from hpo.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from hpo.space import SearchSpace
@@ -50,6 +53,20 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
+def make(name: str, arguments: Mapping[str, Any], seed: int) -> BaseSampler:
+    """Build a sampler, seeded if it takes a seed and the arguments name none."""
+    build = factory(name)
+    if build is None:
+        raise ValueError(f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers")
+    takes_seed = "seed" in inspect.signature(build).parameters
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
+        try:
+            return build(**({"seed": seed} if takes_seed else {}) | dict(arguments))
+        except ImportError:
+            raise MissingExtraError(f"The sampler {name}", "samplers") from None
+
+
 class TrialSeededSampler(BaseSampler):
     """Draws all parameters of a trial at once, from a sampler seeded for that trial.
 
@@ -67,12 +84,9 @@ class TrialSeededSampler(BaseSampler):
         self.name, self.arguments, self.space, self.seed = name, dict(arguments), space, seed
 
     def _fresh(self, number: int, attempt: int) -> BaseSampler:
-        make = factory(self.name)
-        assert make is not None, self.name
         one = self.name in ONE_SEED_A_STUDY
         seed = self.seed if one else derived_seed(self.seed, number, "sampler", attempt)
-        takes_seed = "seed" in inspect.signature(make).parameters
-        return make(**({"seed": seed} if takes_seed else {}) | self.arguments)
+        return make(self.name, self.arguments, seed)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -118,9 +132,3 @@ class TrialSeededSampler(BaseSampler):
         return optuna.samplers.RandomSampler(seed).sample_independent(
             study, trial, param_name, param_distribution
         )
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """Let the sampler keep what it keeps in the storage (generations of genetic algorithms)."""
-        self._fresh(trial.number, 0).after_trial(study, trial, state, values)

@@ -201,6 +201,11 @@ class SearchSpace:
                 drawn[name] = _suggest(trial, name, parameter)
         return {**self.fixed, **drawn}
 
+    def contains(self, params: Mapping[str, Any]) -> bool:
+        """Return whether parameters are a point of this space, as far as it is finite."""
+        choices = {name: self.parameters[name].points() for name in params if name in self.parameters}
+        return all(points is None or params[name] in points for name, points in choices.items())
+
     def grid(self) -> list[Params] | None:
         """Return every point, conditions respected; None if a parameter is continuous."""
         points: list[Params] = [{}]
@@ -244,11 +249,11 @@ class SearchSpace:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space as plain JSON values, the same for equal spaces."""
-        adapters: TypeAdapter[Any] = TypeAdapter(Parameter)
+        """Return the space as plain JSON values that `parse` reads."""
+        adapter: TypeAdapter[Any] = TypeAdapter(Parameter)
+        searched = {name: adapter.dump_python(p, mode="json") for name, p in self.parameters.items()}
         return {
-            "parameters": {n: adapters.dump_python(p, mode="json") for n, p in self.parameters.items()},
-            "fixed": dict(self.fixed),
+            "parameters": {**searched, **self.fixed},
             "baseline": dict(self.baseline),
             "source": self.source,
         }

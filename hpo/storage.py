@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -89,7 +88,6 @@ def connect(url: str) -> BaseStorage:
             f"storage {redacted(url)!r}: not understood. Write sqlite:///hpo.db, journal:///hpo.log "
             "or postgresql://user@host/database"
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return SCHEMES[scheme](url)
     except (StorageError, MissingExtraError):

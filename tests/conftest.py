@@ -20,7 +20,7 @@ from hpo.results import Results
 
 @pytest.fixture
 def sample_results() -> Callable[..., Results]:
-    """Return a builder of studies as a tuner leaves them: complete, pruned, failed, running and waiting trials."""
+    """Return a builder of studies as a tuner leaves them, with trials in every state."""
     start = datetime.datetime(2025, 3, 1, 9, 0, 0)
     space: dict[str, BaseDistribution] = {
         "learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
@@ -40,7 +40,9 @@ def sample_results() -> Callable[..., Results]:
         return {**params, "power": draw.uniform(0.5, 3.0)} if params["schedule"] == "polynomial" else params
 
     def score(params: dict[str, Any], share: float, draw: random.Random) -> float:
-        height = 0.93 - 0.08 * (math.log10(params["learning_rate"]) + 4.2) ** 2 - 0.0005 * params["batch_size"]
+        height = (
+            0.93 - 0.08 * (math.log10(params["learning_rate"]) + 4.2) ** 2 - 0.0005 * params["batch_size"]
+        )
         return height * (1 - 0.35 * math.exp(-4 * share)) + draw.uniform(-0.004, 0.004)
 
     def trial(number: int, state: TrialState, draw: random.Random) -> FrozenTrial:
@@ -64,7 +66,9 @@ def sample_results() -> Callable[..., Results]:
             intermediate_values=curve,
         )
         made.number = number
-        made.datetime_start = None if state == TrialState.WAITING else start + datetime.timedelta(seconds=40 * number)
+        made.datetime_start = (
+            None if state == TrialState.WAITING else start + datetime.timedelta(seconds=40 * number)
+        )
         ended = start + datetime.timedelta(seconds=40 * number + 10 * max(last, 1))
         made.datetime_complete = ended if state.is_finished() else None
         return made

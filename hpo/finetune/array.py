@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.config import StudyConfig
-from hpo.errors import DivergedError, OutOfMemoryError, TrialEndedError
+from hpo.errors import DivergedError, OutOfMemoryError
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.batches import boundaries, by_length, epoch_batches
 from hpo.finetune.data import Dataset
@@ -75,15 +77,15 @@ class FineTuneArray:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.task = TASKS[data.task]
-        self._data = data
+        self.data = data
         self.tokenizer = load_tokenizer(config.model, folder)
         model, head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
         model.to(self.device)  # type: ignore[arg-type]
         self._spare = [model]
         self._starter = Starter(model, head)
-        length = longest_input(config.max_length, self.tokenizer, model.config)
+        self.max_length = longest_input(config.max_length, self.tokenizer, model.config)
         self.tokens: dict[str, Tokens] = {
-            name: encode(split, self.tokenizer, length, self.device) for name, split in data.splits.items()
+            name: encode(split, self.tokenizer, self.max_length, self.device) for name, split in data.splits.items()
         }
         rows = len(data.splits["train"])
         self.segment = boundaries(rows, self.evaluations_per_epoch, 1)[0]
@@ -91,6 +93,7 @@ class FineTuneArray:
         self._occupied: dict[int, _Slot] = {}
         self.facts: dict[str, Any] = {
             "task": data.task,
+            "metric": self.metric,
             "data": data.digest,
             "weights": _weights_digest(self._starter.pristine),
             "precision": self.precision,
@@ -232,7 +235,30 @@ class FineTuneArray:
                 logits.append(model(**inputs).logits.float())
         order = np.argsort(np.concatenate(chunks))
         stacked = torch.cat(logits).cpu().numpy()[order]
-        return Outputs(self._data.task, self._data.splits[split].targets, stacked)
+        return Outputs(self.data.task, self.data.splits[split].targets, stacked)
+
+
+    def outputs_of(self, folder: Path, split: str) -> Outputs:
+        """Return the outputs of weights that `keep` wrote."""
+        model, _ = load_model(str(folder.resolve()), folder, self.data.task, self.data.labels)
+        model.to(self.device)  # type: ignore[arg-type]
+        return self.predict(model, split)
+
+    def seconds_per_example(self) -> float:
+        """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
+        batches = epoch_batches(self.tokens["train"].lengths, min(16, len(self.tokens["train"].lengths)), 0, 0)
+        model = self._spare[-1].train()
+        examples, began = 0, 0.0
+        for i, rows in enumerate(batches[:6]):
+            if i == 2:  # the first ones warm up
+                examples, began = 0, time.perf_counter()
+            inputs, targets = self.tokens["train"].batch(rows)
+            with self._autocast():
+                logits = model(**inputs).logits
+            self.task.loss(logits.float(), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
+            model.zero_grad(set_to_none=True)
+            examples += len(rows)
+        return (time.perf_counter() - began) / examples if began else 0.0
 
 
 def _device(setting: str) -> torch.device:
@@ -258,13 +284,9 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def _weights_digest(weights: dict[str, torch.Tensor]) -> str:
     """Return a short fingerprint of the pretrained weights: their names, shapes and sums."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.double().sum().cpu().numpy().tobytes())
     return digest.hexdigest()
 
-
-__all__ = ["FineTuneArray", "TrialEndedError"]

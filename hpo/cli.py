@@ -1,0 +1,190 @@
+"""The command line: one function a command, no logic."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from hpo.errors import HpoError
+
+app = typer.Typer(
+    help="Tune the fine-tuning of a transformer: one command, a study you can trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study in the storage.")]
+Storage = Annotated[str | None, typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, else hpo.db here.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, e.g. --set data.rows=500.")]
+
+
+@app.command()
+def run(
+    study: StudyName,
+    trials: Annotated[int | None, typer.Option(help="Rows of the study in all.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop.")] = None,
+    storage: Storage = None,
+    slots: Annotated[int | None, typer.Option(help="Trials that run at once.")] = None,
+    set_: Set = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study, or go on with it: the same command resumes."""
+    from hpo import commands, live
+
+    chosen = {"trials": trials, "timeout": timeout, "slots": slots}
+    loaded, url = commands.study_to_run(study, storage, set_ or [], chosen)
+    watch = live.view(quiet or as_json, Console(stderr=as_json))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        outcome = commands.run(loaded, url, watch)
+    except KeyboardInterrupt:
+        _stop("stopped; the trial that ran is put back, and the same command goes on from here", 130)
+    if as_json:
+        _print_json(outcome.json)
+    else:
+        typer.echo(outcome.text)
+    if outcome.stopped_by_failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: Json = False) -> None:
+    """Validate a study file, its data and its model without training, and say what would run."""
+    from hpo import commands
+
+    loaded, _ = commands.study_to_run(study, storage, set_ or [], {})
+    plan = commands.check(loaded)
+    if as_json:
+        _print_json(plan.json)
+    else:
+        typer.echo(plan.text)
+
+
+@app.command("list")
+def list_(storage: Storage = None, as_json: Json = False) -> None:
+    """List the studies of a storage."""
+    from hpo import commands
+
+    found = commands.summaries(storage)
+    if as_json:
+        _print_json(found)
+    else:
+        Console().print(commands.table(found))
+
+
+@app.command()
+def show(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Show a study: its trials by state, its best trial, what to look at."""
+    from hpo import commands, results
+
+    found = commands.results_of(study, storage)
+    if as_json:
+        _print_json(results.study_json(found))
+    else:
+        typer.echo(commands.described(found))
+
+
+@app.command()
+def trials(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """List the trials of a study."""
+    from hpo import commands, results
+
+    found = commands.results_of(study, storage)
+    if as_json:
+        _print_json([results.trial_json(trial, curve=True) for trial in found.trials])
+    else:
+        Console().print(commands.trial_table(found))
+
+
+@app.command()
+def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Print the best trial."""
+    from hpo import commands, results
+
+    found = commands.best_of(commands.results_of(study, storage))
+    if as_json:
+        _print_json(results.trial_json(found))
+    else:
+        typer.echo(commands.trial_text(found))
+
+
+@app.command()
+def report(
+    study: StudyName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write. Default: runs/STUDY/report.html.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Write the report: one HTML file that needs no network."""
+    from hpo import commands
+    from hpo.report import write
+    from hpo.study import folder_of
+
+    found = commands.results_of(study, storage)
+    typer.echo(write(found, output or folder_of(found.name) / "report.html"))
+
+
+@app.command()
+def dashboard(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open at this study.")] = None,
+    storage: Storage = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
+) -> None:
+    """Open Optuna Dashboard on the storage, on this machine only."""
+    from hpo import commands
+
+    commands.dashboard(study, storage, port, open_browser=not no_browser)
+
+
+@app.command()
+def export(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    storage: Storage = None,
+) -> None:
+    """Write the best trial's weights as a Hugging Face folder with a model card."""
+    from hpo import commands
+    from hpo.export import export as write
+    from hpo.study import folder_of
+
+    found = commands.results_of(study, storage)
+    typer.echo(write(found, folder_of(found.name) / "trials", output))
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one screen and exit code 2."""
+    # Threads that wait by spinning steal the cores of everything else; must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except HpoError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

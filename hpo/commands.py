@@ -1,0 +1,245 @@
+"""What the commands do, as functions: find the study, run or read it, say it in text or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+from rich.table import Table
+from rich.text import Text
+
+from hpo import check as checks
+from hpo import config, report, storage, tune, yaml
+from hpo.errors import ConfigError, Problem, StudyError
+from hpo.findings import findings
+from hpo.holdout import judge, sentence
+from hpo.results import Results, read, study_json, trial_json
+from hpo.runner import Watcher
+from hpo.study import folder_of, load_by_name
+
+if TYPE_CHECKING:
+    from hpo.finetune.array import FineTuneArray
+
+# ---------------------------------------------------------------- finding the study
+
+
+def study_to_run(
+    name: str, storage_flag: str | None, sets: Sequence[str], flags: Mapping[str, Any]
+) -> tuple[config.Study, str]:
+    """Return the validated study that a name or path means, and the URL of its storage.
+
+    Args:
+        name: Path of a study file, name of one in `studies/`, or name of a study in the storage.
+        storage_flag: `--storage`, if given.
+        sets: `key=value` overrides.
+        flags: Other settings from the command line; None is not given.
+    """
+    overrides = _overrides(sets) | {key: value for key, value in flags.items() if value is not None}
+    path = config.find(name, "studies")
+    if path is not None:
+        study = config.load(path, overrides)
+        return study, storage.choose(storage_flag, study.config.storage)
+    _refuse_missing_file(name)
+    url = storage.choose(storage_flag)
+    stored = _opened(name, url).user_attrs.get("config")
+    if stored is None:
+        raise StudyError(f"study {name!r} in {storage.redacted(url)} was not created by hpo; write a study file for it")
+    again = config.from_dict(stored)
+    if not overrides:
+        return again, url
+    return config.build(config.overridden(again.to_dict(), overrides), f"study {name!r}", again.folder), url
+
+
+def _overrides(sets: Sequence[str]) -> dict[str, Any]:
+    malformed = [item for item in sets if "=" not in item or item.startswith("=")]
+    if malformed:
+        raise ConfigError("--set", [Problem((item,), "must be KEY=VALUE, e.g. data.rows=500") for item in malformed])
+    return {key.strip(): yaml.scalar(value) for key, _, value in (item.partition("=") for item in sets)}
+
+
+def _refuse_missing_file(name: str) -> None:
+    if Path(name).suffix in (".yaml", ".yml"):
+        shipped = sorted(path.stem for path in config.shipped("studies").glob("*.yaml"))
+        raise StudyError(f"there is no study file {name}; studies that come with hpo: {', '.join(shipped)}")
+
+
+def _opened(name: str, url: str) -> optuna.Study:
+    if not storage.exists(url):
+        raise StudyError(
+            f"no study {name!r}: there is no storage {storage.redacted(url)} yet. Name the right one with --storage, "
+            f"or run a study first: hpo run {name}"
+        )
+    return load_by_name(name, storage.connect(url), storage.redacted(url))
+
+
+def _located(name: str, storage_flag: str | None) -> tuple[str, str]:
+    """Return the name and the storage's URL of a study that has been run."""
+    path = config.find(name, "studies")
+    if path is None:
+        _refuse_missing_file(name)
+        return name, storage.choose(storage_flag)
+    raw, _ = yaml.read(path)
+    return str(raw.get("name", path.stem)), storage.choose(storage_flag, raw.get("storage"))
+
+
+def results_of(name: str, storage_flag: str | None) -> Results:
+    """Return a snapshot of a study, by file or name."""
+    return read(_opened(*_located(name, storage_flag)))
+
+
+# ---------------------------------------------------------------- running
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command has to say, in text and as JSON values."""
+
+    text: str
+    json: Any
+    stopped_by_failures: bool = False
+
+
+def run(study: config.Study, url: str, watch: Watcher) -> Outcome:
+    """Run a study to its end, look once at the test split, and write the report."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    done = tune.run(study, url, watch)
+    verdict = None
+    if study.config.objective is None and done.stopped is None:
+        verdict = judge(done.study, cast("FineTuneArray", done.array), done.folder / "trials")
+    results = read(done.study)
+    written = report.write(results, done.folder / "report.html")
+    failed = done.stopped is not None and "failed in a row" in done.stopped
+    return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, failed)
+
+
+def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:
+    if results.best is None:
+        return f"no trial of {results.name} has completed\nreport: {written}"
+    lines = [trial_text(results.best, results)]
+    if verdict is not None:
+        lines.append(f"test: {sentence(verdict)}")
+    lines += [f"note: {finding}" for finding in findings(results)]
+    weights = folder_of(results.name) / "trials" / str(results.best.number)
+    third = f"hpo export {results.name} -o model" if weights.is_dir() else f"hpo trials {results.name}"
+    lines += [
+        f"report: {written}",
+        "",
+        "next:",
+        f"  hpo show {results.name}",
+        f"  hpo dashboard {results.name}",
+        f"  {third}",
+    ]
+    return "\n".join(lines)
+
+
+def check(study: config.Study) -> Outcome:
+    """Say what a study would do."""
+    plan = checks.check(study)
+    width = max(map(len, plan.facts))
+    lines = [f"{label:<{width}}  {fact}" for label, fact in plan.facts.items()]
+    if plan.seconds is not None:
+        lines.append(f"{'time':<{width}}  at most about {_duration(plan.seconds)}, if no trial is pruned")
+    lines += [f"note: {note}" for note in plan.notes]
+    lines.append("nothing is wrong with it, and nothing has been written")
+    return Outcome("\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds})
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+# ---------------------------------------------------------------- looking
+
+
+def summaries(storage_flag: str | None) -> list[dict[str, Any]]:
+    """Return every study of a storage: name, direction, counts, best."""
+    url = storage.choose(storage_flag)
+    if not storage.exists(url):
+        raise StudyError(f"there is no storage {storage.redacted(url)} yet; run a study first: hpo run quickstart")
+    kept: BaseStorage = storage.connect(url)
+    names = sorted(optuna.get_all_study_names(kept))
+    return [study_json(read(optuna.load_study(study_name=name, storage=kept))) for name in names]
+
+
+def table(studies: Sequence[Mapping[str, Any]]) -> Table:
+    """Return studies as a table."""
+    shown = Table("study", "direction", "complete", "pruned", "fail", "running", "waiting", "best", box=None)
+    for study in studies:
+        best = study["best"]
+        value = "" if best is None else f"{best['value']:.4f}"
+        shown.add_row(Text(study["name"]), study["direction"], *map(str, study["counts"].values()), value)
+    return shown
+
+
+def described(results: Results) -> str:
+    """Return a study in a few lines: counts, best, verdict, findings."""
+    counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count) or "no trials"
+    lines = [f"{results.name}: {results.direction} {results.metric}; {counts}"]
+    if results.best is not None:
+        lines.append(trial_text(results.best, results))
+    if results.attrs.get("test"):
+        lines.append(f"test: {sentence(results.attrs['test'])}")
+    return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
+
+
+def best_of(results: Results) -> FrozenTrial:
+    """Return the best trial.
+
+    Raises:
+        StudyError: None completed.
+    """
+    if results.best is None:
+        raise StudyError(f"no trial of {results.name!r} has completed; see hpo trials {results.name}")
+    return results.best
+
+
+def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
+    """Return the best trial as a line."""
+    params = trial.params if results is None else results.params(trial)
+    value = "no value" if trial.value is None else f"{trial.value:.4f}"
+    return f"best: trial {trial.number}, {value}, {json.dumps(params)}"
+
+
+def trial_table(results: Results) -> Table:
+    """Return the trials as a table."""
+    names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
+    shown = Table("trial", "state", "value", *names, "seconds", "reason", box=None)
+    for trial in results.trials:
+        row = trial_json(trial)
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        params = [_short(trial.params[name]) if name in trial.params else "" for name in names]
+        attrs = trial.user_attrs
+        reason = f"{attrs.get('reason', '')} {attrs.get('detail', '')}".strip()
+        if "duplicate_of" in attrs:
+            reason = f"duplicate of {attrs['duplicate_of']}"
+        cells = [str(trial.number), trial.state.name, value, *params, str(attrs.get("seconds", "")), reason]
+        shown.add_row(*(Text(cell) for cell in cells))
+    return shown
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def dashboard(name: str | None, storage_flag: str | None, port: int, open_browser: bool) -> None:
+    """Serve Optuna Dashboard until it is interrupted."""
+    from hpo.dashboard import serve
+
+    if name is None:
+        url = storage.choose(storage_flag)
+        if not storage.exists(url):
+            raise StudyError(f"there is no storage {storage.redacted(url)} yet; run a study first: hpo run quickstart")
+        serve(storage.connect(url), port=port, open_browser=open_browser)
+    else:
+        study = _opened(*_located(name, storage_flag))
+        serve(study._storage, port=port, open_browser=open_browser, study=study)
+
+

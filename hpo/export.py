@@ -1,0 +1,95 @@
+"""The best trial's weights as a Hugging Face folder, with a model card that says how they came about."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.errors import StudyError
+from hpo.holdout import sentence
+from hpo.results import Results
+
+
+def export(results: Results, weights: Path, target: Path) -> Path:
+    """Copy the best trial's kept weights and write their model card.
+
+    Args:
+        results: The study.
+        weights: Folder of the kept weights, one folder a trial.
+        target: Folder to write; must be new or empty.
+
+    Returns:
+        The folder, which `transformers.pipeline` loads.
+
+    Raises:
+        StudyError: No trial completed, its weights are gone, or the folder is not empty.
+    """
+    best = results.best
+    if best is None:
+        raise StudyError(f"study {results.name!r} has no completed trial to export; run it first: hpo run {results.name}")
+    source = weights / str(best.number)
+    if not source.is_dir():
+        raise StudyError(
+            f"the weights of trial {best.number} are not in {source}: export from the folder in which the study ran "
+            "(a custom objective keeps its weights itself)"
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StudyError(f"{target} exists and is not empty; name a new folder with -o")
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    (target / "README.md").write_text(card(results, best), encoding="utf-8")
+    return target
+
+
+def card(results: Results, best: FrozenTrial) -> str:
+    """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
+    config: dict[str, Any] = dict(results.attrs.get("config", {}))
+    facts: dict[str, Any] = results.attrs.get("fingerprint", {}).get("facts", {})
+    test = results.attrs.get("test")
+    space, data = config.get("space", {}), config.get("data") or {}
+    versions = {name: facts[name] for name in ("torch", "transformers") if name in facts}
+    counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        f"base_model: {json.dumps(config.get('model'))}",
+        f"metrics: [{json.dumps(results.metric)}]",
+        "---",
+        f"# {results.name}",
+        "",
+        f"Fine-tuned from `{config.get('model')}`: the best of the trials of an hpo study.",
+        "",
+        "## Scores",
+        "",
+        f"- validation {results.metric}: {best.value:.4f} (what the search optimised, so it flatters)",
+        f"- test: {sentence(test)}" if test else "- test: not scored",
+        "",
+        "## Hyperparameters",
+        "",
+        *(f"- {name}: {value}" for name, value in sorted(results.params(best).items())),
+        "",
+        "## How they were found",
+        "",
+        f"- trial {best.number} of {len(results.trials)} ({counts})",
+        f"- sampler: {json.dumps(config.get('sampler'))}; pruner: {json.dumps(config.get('pruner'))}; "
+        f"seed: {config.get('seed')}",
+        f"- data: {json.dumps(data)}, SHA-256 of the rows {facts.get('data')}",
+        f"- precision: {facts.get('precision')} on {facts.get('device')}; versions: {json.dumps(versions)}",
+        f"- search space ({space.get('source') or 'no source given'}):",
+        "",
+        "```json",
+        json.dumps(space.get("parameters", {}), indent=2),
+        "```",
+        "",
+        "To run the study again, from a folder with its study file and data:",
+        "",
+        "```",
+        f"hpo run {results.name}",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""One look at the test split: the best trial and the published default, and whether their difference is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+
+from hpo.finetune.metrics import METRICS, score
+from hpo.finetune.tasks import Outputs
+from hpo.results import read
+
+if TYPE_CHECKING:
+    from hpo.finetune.array import FineTuneArray
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def interval(metric: str, best: Outputs, baseline: Outputs, seed: int = 0) -> tuple[float, float]:
+    """Return a paired bootstrap interval of score(best) - score(baseline), in the metric's own direction.
+
+    Rows are drawn with replacement, the same for both models, so that what makes a row hard cancels
+    (Efron and Tibshirani, 1993, percentile method, `RESAMPLES` resamples, `CONFIDENCE` coverage).
+
+    Args:
+        metric: Name in `METRICS`.
+        best: Outputs of the one model on n rows.
+        baseline: Outputs of the other on the same rows.
+        seed: Seeds the resampling.
+    """
+    from scipy.stats import bootstrap
+
+    def difference(rows: np.ndarray[Any, Any]) -> float:
+        return score(metric, best.take(rows)) - score(metric, baseline.take(rows))
+
+    found = bootstrap(
+        (np.arange(len(best.targets)),),
+        difference,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=False,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, Any] | None:
+    """Score the kept weights on the test split and keep the verdict with the study.
+
+    A verdict is taken once for a best trial: running the study again with nothing new does not look again.
+
+    Args:
+        study: A study at rest.
+        array: What trained it.
+        folder: Folder of the kept weights, one folder a trial.
+
+    Returns:
+        `metric`, `examples`, `best` and `baseline` (`number`, `score`), and, where there are two, `difference`,
+        `low`, `high`, `confidence` and `shown` (whether the interval leaves out zero); None if no trial
+        completed.
+    """
+    results = read(study)
+    best, baseline = results.best, results.baseline
+    if best is None or not (folder / str(best.number)).is_dir():
+        return None
+    before: dict[str, Any] | None = results.attrs.get("test")
+    if before is not None and before["best"]["number"] == best.number:
+        return before
+    outputs = array.outputs_of(folder / str(best.number), "test")
+    verdict: dict[str, Any] = {
+        "metric": array.metric,
+        "examples": len(outputs.targets),
+        "best": {"number": best.number, "score": score(array.metric, outputs)},
+        "baseline": None,
+        "shown": False,
+        "confidence": CONFIDENCE,
+    }
+    if baseline is not None and (folder / str(baseline.number)).is_dir():
+        other = array.outputs_of(folder / str(baseline.number), "test")
+        low, high = (0.0, 0.0) if best.number == baseline.number else interval(array.metric, outputs, other)
+        verdict["baseline"] = {"number": baseline.number, "score": score(array.metric, other)}
+        verdict["difference"] = verdict["best"]["score"] - verdict["baseline"]["score"]
+        verdict |= {"low": low, "high": high, "shown": low > 0 or high < 0}
+    study.set_user_attr("test", verdict)
+    return verdict
+
+
+def sentence(verdict: dict[str, Any]) -> str:
+    """Return a verdict as a sentence; "no difference shown" where the interval includes zero."""
+    unit = f"{verdict['metric']} on {verdict['examples']} test rows"
+    best = verdict["best"]
+    said = f"best (trial {best['number']}): {best['score']:.4f} {unit}"
+    if verdict["baseline"] is None:
+        return f"{said}; there is no published default to compare with"
+    if best["number"] == verdict["baseline"]["number"]:
+        return f"{said}; the published default is the best trial: no difference shown"
+    better = (verdict["difference"] > 0) == (METRICS[verdict["metric"]].direction == "maximize")
+    word = ("better" if better else "worse") if verdict["shown"] else "no difference shown"
+    return (
+        f"{said}; published default: {verdict['baseline']['score']:.4f}; difference {verdict['difference']:+.4f}, "
+        f"{verdict['confidence']:.0%} interval [{verdict['low']:+.4f}, {verdict['high']:+.4f}]: {word}"
+    )

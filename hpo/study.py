@@ -1,0 +1,183 @@
+"""Open a study: create or resume it, refuse one that has changed, and plan its rows.
+
+Every row of the budget is in the storage from the start, WAITING: the published default first, then the points
+of a grid or rows whose parameters the sampler draws when they start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo import pruners, samplers
+from hpo.config import RESUMABLE, Study
+from hpo.errors import StudyError
+from hpo.space import Params
+
+DEFAULT_TRIALS = 20
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a study's files, `runs/<study>` in the working folder."""
+    return Path("runs") / name
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold a study's lock, which the kernel releases when its owner dies.
+
+    Raises:
+        StudyError: Another process runs the study.
+    """
+    folder = folder_of(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudyError(f"study {name!r} is being run by another process here; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study:
+    """Create the study, or resume the one of that name.
+
+    Args:
+        study: The validated study file.
+        storage: Where it is kept.
+        facts: What the results depend on besides the file: data, weights, precision, versions.
+
+    Raises:
+        StudyError: The study in the storage is not this one.
+    """
+    name = study.config.name
+    fingerprint = {"settings": _settings(study), "facts": dict(facts)}
+    if name not in optuna.get_all_study_names(storage):
+        opened = optuna.create_study(storage=storage, study_name=name, direction=study.direction)
+        opened.set_user_attr("fingerprint", fingerprint)
+        opened.set_user_attr("config", study.to_dict())
+    opened = optuna.load_study(
+        study_name=name, storage=storage, sampler=sampler_of(study), pruner=optuna.pruners.NopPruner()
+    )
+    _refuse_changes(opened, fingerprint)
+    opened.set_user_attr("config", study.to_dict())
+    return opened
+
+
+def sampler_of(study: Study) -> samplers.TrialSeededSampler:
+    """Return the study's sampler, seeded trial by trial."""
+    name, arguments = pruners.named(study.config.sampler)
+    return samplers.TrialSeededSampler(name, arguments, study.space, study.config.seed)
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """Return what of the file decides the meaning of a value."""
+    settings = study.to_dict()
+    return {k: v for k, v in settings.items() if k not in RESUMABLE and k not in ("folder", "name", "checksums")}
+
+
+def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any]) -> None:
+    before = opened.user_attrs.get("fingerprint")
+    name = opened.study_name
+    if before is None:
+        raise StudyError(
+            f"the storage has a study {name!r} that hpo did not create; choose another name with --set name=..."
+        )
+    changed = [
+        f"  {path}: was {old!r}, is {new!r}" for path, old, new in _differences(before, now) if old != new
+    ]
+    if changed:
+        raise StudyError(
+            f"study {name!r} was begun with other settings, so its trials would not compare:\n"
+            + "\n".join(changed)
+            + f"\nChange them back, or begin a new study with --set name={name}-2"
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, old, new) of every leaf that differs; the first two keys only name the part."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            inner = key if path in ("", "settings", "facts") else f"{path}.{key}"
+            yield from _differences(old.get(key), new.get(key), inner)
+    elif old != new:
+        yield path, old, new
+
+
+def load_by_name(name: str, storage: BaseStorage, where: str) -> optuna.Study:
+    """Return a study of the storage.
+
+    Raises:
+        StudyError: There is none of that name.
+    """
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        have = f"it has {', '.join(sorted(names))}" if names else "it has none"
+        raise StudyError(f"no study {name!r} in {where} ({have}). Run it first: hpo run {name}")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int]:
+    """Return the rows to plan, in order, as (parameters, attributes), and the budget N.
+
+    Rows with no parameters are drawn by the sampler when they start. A finite space is planned with no more
+    rows than it has points.
+    """
+    space, config = study.space, study.config
+    rows: list[tuple[Params, dict[str, Any]]] = []
+    if config.baseline and space.baseline:
+        rows.append((space.first_trial(), {"baseline": True}))
+    points = space.grid() if pruners.named(config.sampler)[0] == "grid" else None
+    if points is not None:
+        rest = [point for point in points if not rows or point != rows[0][0]]
+        budget = config.trials or len(rows) + len(rest)
+        order = np.random.default_rng(samplers.derived_seed(config.seed, "grid")).permutation(len(rest))
+        rows += [(rest[i], {}) for i in sorted(order[: budget - len(rows)].tolist())]
+        return rows[:budget], budget
+    budget = config.trials or DEFAULT_TRIALS
+    outside = sum(not space.contains(params) for params, _ in rows)
+    wanted = int(min(budget, space.size + outside))
+    rows += [({}, {}) for _ in range(wanted - len(rows))]
+    return rows[:budget], budget
+
+
+def plan(opened: optuna.Study, study: Study) -> int:
+    """Add the rows that are not in the storage yet, and return the budget N."""
+    rows, budget = planned_rows(study)
+    present = len(opened.get_trials(deepcopy=False))
+    for params, attrs in rows[present:]:
+        opened.enqueue_trial(params, user_attrs=attrs)
+    return budget
+
+
+def put_back(opened: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
+    """Make a running trial WAITING again, with its parameters.
+
+    Optuna's storages allow it and say nothing of it; `tests/test_study.py` pins it.
+    """
+    opened._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+def put_back_orphans(opened: optuna.Study) -> int:
+    """Put back the trials that a killed process left RUNNING; the caller holds the study's lock."""
+    orphans = opened.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in orphans:
+        put_back(opened, trial)
+    return len(orphans)

@@ -1,0 +1,214 @@
+"""The way through the house: a study file, or a Python objective, to a finished `optuna.Study`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo import config as configs
+from hpo import pruners, samplers
+from hpo import storage as storages
+from hpo.files import verify
+from hpo.hyperparameters import DEFAULTS
+from hpo.objective import GeneratorArray, Objective, TrialArray, imported
+from hpo.runner import Rules, Runner, Silent, Watcher
+from hpo.space import SearchSpace
+from hpo.study import DEFAULT_TRIALS, folder_of, locked, open_study, plan, put_back_orphans
+
+if TYPE_CHECKING:
+    from hpo.finetune.array import FineTuneArray
+
+Named = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study at rest.
+
+    Attributes:
+        study: The Optuna study.
+        array: What trained it, still open, to score the test split with.
+        stopped: Why it stopped early, or None.
+        folder: Where its files are, `runs/<study>`.
+    """
+
+    study: optuna.Study
+    array: TrialArray
+    stopped: str | None
+    folder: Path
+
+
+def open_array(study: configs.Study) -> TrialArray:
+    """Build what trains the trials of a study: reads the data and the model, writes nothing.
+
+    Raises:
+        HpoError: The data, the model or the custom objective is not as the file says.
+    """
+    verify(study.config.checksums, study.folder)
+    if study.config.objective is not None:
+        objective = imported(study.config.objective, study.folder)
+        configs.custom_parameters(study, objective)
+        return GeneratorArray(objective, study.config.slots)
+    return open_finetuning(study)
+
+
+def open_finetuning(study: configs.Study) -> FineTuneArray:
+    """Build the built-in objective's array; the only place from which torch is reached."""
+    data = importlib.import_module("hpo.finetune.data")
+    array = importlib.import_module("hpo.finetune.array")
+    assert study.config.data is not None
+    dataset = data.load(study.config.data, study.config.task, study.config.seed, study.folder)
+    opened: FineTuneArray = array.FineTuneArray(study.config, dataset, study.folder, _most_epochs(study.space))
+    return opened
+
+
+def _most_epochs(space: SearchSpace) -> int:
+    if "epochs" in space.parameters:
+        return int(max(space.parameters["epochs"].points() or [1]))
+    return int(space.fixed.get("epochs", DEFAULTS["epochs"]))
+
+
+def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finished:
+    """Run a study file to its end, or go on with it.
+
+    Args:
+        study: The validated file.
+        url: URL of the storage.
+        watch: Told of everything.
+
+    Raises:
+        HpoError: The data, model, storage or study is not as the file says; nothing has been written.
+    """
+    array = open_array(study)
+    with locked(study.config.name):
+        opened = open_study(study, storages.connect(url), array.facts)
+        put_back_orphans(opened)
+        weights = folder_of(study.config.name) / "trials"
+        stopped = _run(opened, study, array, watch or Silent(), weights)
+    return Finished(opened, array, stopped, folder_of(study.config.name))
+
+
+def _run(
+    opened: optuna.Study, study: configs.Study, array: TrialArray, watch: Watcher, weights: Path | None
+) -> str | None:
+    config = study.config
+    name, arguments = pruners.named(config.pruner)
+    opened.pruner = pruners.make(name, arguments, array.segment, array.horizon)
+    budget = plan(opened, study)
+    metric = config.metric or array.facts.get("metric") or "value"
+    finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
+    watch.opened(config.name, metric, study.direction, budget, finished)
+    rules = Rules(budget, config.seed, config.timeout, config.patience, config.max_consecutive_failures)
+    try:
+        stopped = Runner(opened, study.space, array, rules, watch, weights).run()
+        if stopped is not None:
+            watch.note(stopped)
+    finally:
+        watch.closed()
+    return stopped
+
+
+# ---------------------------------------------------------------- Python API
+
+
+def optimize(
+    objective: Objective | Callable[[optuna.Trial], Any],
+    space: SearchSpace | Mapping[str, Any] | str | None = None,
+    *,
+    direction: Literal["maximize", "minimize"] = "maximize",
+    trials: int | None = None,
+    name: str = "study",
+    storage: str | None = None,
+    sampler: Named = "tpe",
+    pruner: Named = "median",
+    seed: int = 0,
+    timeout: float | None = None,
+    patience: int | None = None,
+    max_consecutive_failures: int = 3,
+    watch: Watcher | None = None,
+) -> optuna.Study:
+    """Optimise a custom objective.
+
+    With a `space`, the objective takes `params` (name -> value) and either yields scores, of which the best
+    counts and after each of which the trial may be pruned, or returns one. With `space=None` it is an unchanged
+    Optuna objective: it takes an `optuna.Trial`, suggests and prunes by itself.
+
+    Args:
+        objective: The function; its attribute `parameters`, if it has one, lists the names it reads.
+        space: A search space, the mapping it is read from, or the name of a file in `search_spaces/`.
+        direction: Which way is better.
+        trials: Rows of the study in all; every point for a grid, otherwise 20.
+        name: The study's name.
+        storage: URL of an Optuna storage, in which a study of that name goes on; in memory if None.
+        sampler: As in a study file.
+        pruner: As in a study file; steps are what `Evaluation.at` says, or count yields.
+        seed: Everything random in the search derives from it.
+        timeout: Seconds after which trials that run are put back.
+        patience: Evaluations without a better one after which a trial ends.
+        max_consecutive_failures: Failed trials in a row after which the study stops.
+        watch: Told of everything.
+
+    Returns:
+        The Optuna study.
+
+    Raises:
+        HpoError: The space, sampler, pruner or storage is not usable.
+    """
+    settings = {
+        "name": name,
+        "objective": f"{objective.__module__}:{getattr(objective, '__qualname__', type(objective).__name__)}",
+        "direction": direction,
+        "space": space.to_dict() if isinstance(space, SearchSpace) else space or {"suggested_by_itself": [0, 1]},
+        "sampler": sampler if isinstance(sampler, str) else dict(sampler),
+        "pruner": pruner if isinstance(pruner, str) else dict(pruner),
+        "trials": trials,
+        "seed": seed,
+        "timeout": timeout,
+        "patience": patience,
+        "max_consecutive_failures": max_consecutive_failures,
+    }
+    study = configs.build(settings, "optimize()", Path.cwd())
+    configs.custom_parameters(study, objective)
+    kept = optuna.storages.InMemoryStorage() if storage is None else storages.connect(storage)
+    if space is None:
+        return _optimize_unchanged(objective, study, kept)
+    array = GeneratorArray(cast(Objective, objective))
+    with locked(name) if storage is not None else nullcontext():
+        opened = open_study(study, kept, array.facts)
+        put_back_orphans(opened)
+        _run(opened, study, array, watch or Silent(), None)
+    return opened
+
+
+def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage) -> optuna.Study:
+    """Run an Optuna objective as Optuna does, with the budget in rows and the failures bounded."""
+    config = study.config
+    opened = optuna.create_study(
+        storage=kept,
+        study_name=config.name,
+        direction=study.direction,
+        load_if_exists=True,
+        pruner=pruners.make(*pruners.named(config.pruner)),
+    )
+    before = len(opened.get_trials(deepcopy=False))
+    # The trial number in the seed: a resumed study must not draw its first trials again.
+    opened.sampler = samplers.make(*pruners.named(config.sampler), samplers.derived_seed(config.seed, before))
+    failures = 0
+
+    def stop_after_failures(ran: optuna.Study, trial: FrozenTrial) -> None:
+        nonlocal failures
+        failures = failures + 1 if trial.state == TrialState.FAIL else 0
+        if failures >= config.max_consecutive_failures:
+            ran.stop()
+
+    left = max(0, (config.trials or DEFAULT_TRIALS) - before)
+    opened.optimize(objective, left, config.timeout, catch=(Exception,), callbacks=[stop_after_failures])
+    return opened
