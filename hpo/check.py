@@ -64,9 +64,7 @@ def _trials(study: Study, rows: list[Any], budget: int) -> str:
     return text
 
 
-def _describe(
-    study: Study, array: FineTuneArray, trials: int, facts: dict[str, str], notes: list[str]
-) -> float:
+def _describe(study: Study, array: FineTuneArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
     data = array.data
     facts["model"] = f"{study.config.model}, {array.precision} on {array.device.type}"
     facts["task, metric"] = f"{data.task}, {array.metric} ({study.direction})"
@@ -92,5 +90,3 @@ def _mean_epochs(study: Study) -> float:
     sampler = optuna.samplers.RandomSampler(seed=0)
     drawn = optuna.create_study(sampler=sampler)
     return mean(study.space.suggest(drawn.ask()).get("epochs", 3) for _ in range(64))
-
-

@@ -22,9 +22,14 @@ app = typer.Typer(
 )
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study in the storage.")]
-Storage = Annotated[str | None, typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, else hpo.db here.")]
+Storage = Annotated[
+    str | None, typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, else hpo.db here.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, e.g. --set data.rows=500.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, e.g. --set data.rows=500."),
+]
 
 
 @app.command()
@@ -121,7 +126,9 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
 @app.command()
 def report(
     study: StudyName,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write. Default: runs/STUDY/report.html.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: runs/STUDY/report.html.")
+    ] = None,
     storage: Storage = None,
 ) -> None:
     """Write the report: one HTML file that needs no network."""

@@ -241,5 +241,3 @@ def dashboard(name: str | None, storage_flag: str | None, port: int, open_browse
     else:
         study = _opened(*_located(name, storage_flag))
         serve(study._storage, port=port, open_browser=open_browser, study=study)
-
-

@@ -30,7 +30,9 @@ def export(results: Results, weights: Path, target: Path) -> Path:
     """
     best = results.best
     if best is None:
-        raise StudyError(f"study {results.name!r} has no completed trial to export; run it first: hpo run {results.name}")
+        raise StudyError(
+            f"study {results.name!r} has no completed trial to export; run it first: hpo run {results.name}"
+        )
     source = weights / str(best.number)
     if not source.is_dir():
         raise StudyError(

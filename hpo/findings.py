@@ -1,4 +1,4 @@
-"""Findings: what a tuner should know before trusting a study, a sentence each, with the numbers and a next step."""
+"""Findings: what a tuner should know before trusting a study, a sentence each, with a next step."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def _collapsed(results: Results) -> Iterator[str]:
     best = results.best
     if best and best.user_attrs.get("collapsed") is True:
         yield (
-            f"The best trial ({best.number}) has collapsed: it gives every example the same answer, so its "
-            f"{results.metric} of {number(best.value)} says nothing; search lower learning rates or train longer."
+            f"The best trial ({best.number}) has collapsed: it gives every example the same answer, so "
+            f"its {results.metric} of {number(best.value)} says nothing; "
+            "search lower learning rates or train longer."
         )
     count = sum(trial.user_attrs.get("collapsed") is True for trial in results.complete)
     if count > 1 and count >= MANY * len(results.complete):
         yield (
-            f"{_share(count, len(results.complete))} completed trials collapsed to one answer for every example: "
-            "search lower learning rates or more warm-up."
+            f"{_share(count, len(results.complete))} completed trials collapsed to one answer for every "
+            "example: search lower learning rates or more warm-up."
         )
 
 
@@ -63,15 +64,15 @@ def _duplicates(results: Results) -> Iterator[str]:
     count = sum(trial.user_attrs.get("duplicate_of") is not None for trial in results.trials)
     if count:
         yield (
-            f"{_share(count, len(results.trials))} trials repeat the parameters of another: the space is nearly "
-            "exhausted; widen it, or stop here."
+            f"{_share(count, len(results.trials))} trials repeat the parameters of another: the space is "
+            "nearly exhausted; widen it, or stop here."
         )
 
 
 def _too_few(results: Results) -> Iterator[str]:
     count = len(results.complete)
     if not count:
-        yield "No trial has completed, so there is no best one: let the study run on, or read why trials ended."
+        yield "No trial has completed, so none is the best: let the study run on, or read why trials ended."
     elif count < ENOUGH:
         were = "trial has" if count == 1 else "trials have"
         yield (
@@ -84,8 +85,8 @@ def _nothing_better(results: Results) -> Iterator[str]:
     best = results.best
     if best and best.user_attrs.get("baseline") is True and len(results.complete) > 1:
         yield (
-            f"The published default (trial {best.number}) is the best of {len(results.complete)} completed trials: "
-            "the search found nothing better; keep the default, or search more trials or another space."
+            f"The published default (trial {best.number}) is the best of {len(results.complete)} completed "
+            "trials: the search found nothing better; keep it, or search more trials or another space."
         )
 
 
@@ -99,8 +100,8 @@ def _boundaries(results: Results) -> Iterator[str]:
         if ends is None or side is None or _natural(name, ends[0] if side == "lower" else ends[1]):
             continue
         yield (
-            f"The best trial ({best.number}) has {name} = {number(value)}, at the {side} end of what was searched "
-            f"({number(ends[0])} to {number(ends[1])}): "
+            f"The best trial ({best.number}) has {name} = {number(value)}, at the {side} end of what was "
+            f"searched ({number(ends[0])} to {number(ends[1])}): "
             f"search {'lower' if side == 'lower' else 'higher'} values in a new study."
         )
 
@@ -120,7 +121,7 @@ def _side(trial: FrozenTrial, name: str) -> str | None:
 
 
 def _ends(distribution: BaseDistribution) -> tuple[float, float] | None:
-    """Return the ends of an ordered range of three values or more; of two, one end or the other is no news."""
+    """Return the ends of an ordered range of three values or more; an end of two is no news."""
     if isinstance(distribution, CategoricalDistribution):
         values = [v for v in distribution.choices if isinstance(v, int | float) and not isinstance(v, bool)]
         ordered = len(values) == len(distribution.choices) >= 3

@@ -16,7 +16,7 @@ def number(value: Any, digits: int = 4) -> str:
         digits: Significant digits; a number of 1 or more keeps all digits before its point up to a million.
     """
     if value is None:
-        return "–"
+        return "-"
     if not isinstance(value, float):
         return plain(str(value))
     if not math.isfinite(value):
@@ -29,7 +29,7 @@ def number(value: Any, digits: int = 4) -> str:
 def duration(seconds: float | None) -> str:
     """Return a time span as `8 s`, `3 min 20 s` or `2 h 5 min`; None is a dash."""
     if seconds is None:
-        return "–"
+        return "-"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -57,7 +57,7 @@ def finite(trial: FrozenTrial) -> float | None:
 
 
 def remarks(trial: FrozenTrial) -> str:
-    """Return what sets a trial apart: why it ended, that it is the published default, a duplicate, collapsed."""
+    """Return what sets a trial apart: why it ended, and whether it is the default or a duplicate."""
     attrs = trial.user_attrs
     said = ["published default"] if attrs.get("baseline") else []
     if attrs.get("reason"):

@@ -44,9 +44,9 @@ class Hyperparameter:
             return None if value in self.choices else f"{value!r} is not one of {', '.join(self.choices)}"
         if value is None and self.default is None:
             return None
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if isinstance(value, bool) or not isinstance(value, int | float) or (self.kind is int and not whole):
-            return f"{value!r} is not {'a whole number' if self.kind is int else 'a number'}"
+        if isinstance(value, bool) or not isinstance(value, int if self.kind is int else int | float):
+            whole = f"; write {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
+            return f"{value!r} is not {'a whole number' if self.kind is int else 'a number'}{whole}"
         below = value <= self.low if self.low_open else value < self.low
         above = value >= self.high if self.high_open else value > self.high
         if below or above or value != value:

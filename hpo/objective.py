@@ -95,7 +95,7 @@ class TrialArray(Protocol):
         """Write the weights of the slot's best evaluation; False if the array has none to keep."""
 
     def unload(self, slot: int) -> None:
-        """Empty a slot, whatever state its trial is in."""
+        """Empty a slot, whatever state its trial is in; nothing happens to an empty one."""
 
 
 class GeneratorArray:
@@ -129,7 +129,8 @@ class GeneratorArray:
 
     def unload(self, slot: int) -> None:
         """Close the generator, so that its `finally` cleans up."""
-        self._running.pop(slot).close()
+        if slot in self._running:
+            self._running.pop(slot).close()
 
 
 def _evaluations(objective: Objective, params: Mapping[str, Any]) -> Generator[Any, None, Any]:

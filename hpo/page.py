@@ -7,30 +7,36 @@ from string import Template
 STYLE = """
 :root { color-scheme: light dark; --text: #1f2937; --soft: #6b7280; --page: #f8fafc; --card: #fff;
   --line: #e5e7eb; --mark: #eff6ff; --accent: #2563eb; --warn: #b45309; }
-@media (prefers-color-scheme: dark) { :root { --text: #e5e7eb; --soft: #9ca3af; --page: #0f172a; --card: #1e293b;
-  --line: #334155; --mark: #1e3a5f; --accent: #93c5fd; --warn: #fbbf24; } }
+@media (prefers-color-scheme: dark) { :root { --text: #e5e7eb; --soft: #9ca3af; --page: #0f172a;
+  --card: #1e293b; --line: #334155; --mark: #1e3a5f; --accent: #93c5fd; --warn: #fbbf24; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 60rem; color: var(--text); background: var(--page);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; overflow-wrap: break-word; }
 h1 { margin: 0 0 1.25rem; font-size: 1.9rem; line-height: 1.2; }
 h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem; }
 h3 { margin: 0 0 .5rem; font-size: 1rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .75rem; margin: 0; }
-.facts div, .card { padding: .75rem 1rem; border: 1px solid var(--line); border-radius: .6rem; background: var(--card); }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr));
+  gap: .75rem; margin: 0; }
+.facts div, .card { padding: .75rem 1rem; border: 1px solid var(--line); border-radius: .6rem;
+  background: var(--card); }
 dt { color: var(--soft); font-size: .8rem; }
 dd { margin: 0; font-weight: 600; }
+dd.soft { font-weight: 400; font-size: .8rem; }
 .findings { padding-left: 1.25rem; }
 .findings li { margin: .4rem 0; }
 .findings li::marker { color: var(--warn); }
 .plot, .missing { margin: 0 0 1rem; }
-.plot { padding: 1rem; border: 1px solid var(--line); border-radius: .6rem; background: #fff; color: #1f2937; }
+.plot { padding: 1rem; border: 1px solid var(--line); border-radius: .6rem; background: #fff;
+  color: #1f2937; }
 .wide { overflow-x: auto; }
-.plot .wide > div { min-width: 36rem; }
+.wide.card { width: fit-content; max-width: 100%; }
+.broad .wide > div { min-width: 36rem; }
 .soft { color: var(--soft); }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .75rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+th, td { padding: .35rem .75rem; border-bottom: 1px solid var(--line); text-align: left;
+  white-space: nowrap; }
 td.long { min-width: 14rem; white-space: normal; }
-th { color: var(--soft); font-weight: 600; }
+th { color: var(--soft); font-weight: 600; white-space: normal; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort] { color: var(--accent); }
@@ -50,7 +56,8 @@ document.querySelectorAll("th button").forEach(button => button.onclick = () => 
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   const key = row => { const cell = row.cells[head.cellIndex];
     return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v); };
-  const order = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+  const order = (a, b) => typeof a === "number" && typeof b === "number" ? a - b
+    : String(a).localeCompare(String(b));
   [...body.rows].sort((x, y) => { const a = key(x), b = key(y);
     if (a === "" || b === "") return (a === "") - (b === "");
     return down ? order(b, a) : order(a, b); }).forEach(row => body.append(row));

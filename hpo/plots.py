@@ -1,7 +1,8 @@
-"""The plots of a study: a plain dict, name -> function of the results, in the order in which a report shows them.
+"""The plots of a study: a plain dict, name -> function of the results, in a report's order.
 
-Optuna draws them; here they get one look, the metric's name on their axes and titles that say what they rest on.
-A plot that a study is too small for raises `ValueError` with the reason, which a report shows in its place.
+Optuna draws them; here they get one look, the metric's name on their axes and titles that say what they
+rest on. A plot that a study is too small for raises `ValueError` with the reason, which a report shows in
+its place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import optuna
 import plotly.graph_objects as go
 import plotly.io as pio
 from optuna import visualization
+from optuna.trial import TrialState
 
 from hpo.results import Results
 
@@ -46,6 +48,7 @@ def history(results: Results) -> go.Figure:
     _need(results, 1)
     figure = _optuna(visualization.plot_optimization_history, results, target_name=results.metric)
     figure.update_traces(name="best so far", line={"shape": "hv", "width": 2}, selector={"mode": "lines"})
+    figure.update_layout(xaxis_title="trial")
     return _styled(figure, "History")
 
 
@@ -54,17 +57,19 @@ def learning_curves(results: Results) -> go.Figure:
     if not any(trial.intermediate_values for trial in results.trials):
         raise ValueError("no trial has reported a score while it trained")
     figure = _optuna(visualization.plot_intermediate_values, results)
-    states = {f"Trial{trial.number}": trial.state.name for trial in results.trials}
-    best = f"Trial{results.best.number}" if results.best else ""
+    # Optuna numbers the rows of the study that it is given, which leaves out those that wait.
+    begun = [trial for trial in results.trials if trial.state != TrialState.WAITING]
     shown: set[str] = set()
     for trace in figure.data:
-        group = f"best ({best})" if trace.name == best else states[trace.name].lower()
-        color = BEST_COLOR if trace.name == best else STATE_COLORS[states[trace.name]]
+        trial = begun[int(trace.name.removeprefix("Trial"))]
+        best = results.best is not None and trial.number == results.best.number
+        group = f"best (trial {trial.number})" if best else trial.state.name.lower()
+        color = BEST_COLOR if best else STATE_COLORS[trial.state.name]
         trace.update(
-            line={"color": color, "width": 3 if trace.name == best else 1.5},
-            marker={"size": 6 if trace.name == best else 4},
-            opacity=1 if trace.name == best else 0.5,
-            hovertemplate=f"{trace.name}: %{{y:.4g}} at %{{x}}<extra></extra>",
+            line={"color": color, "width": 3 if best else 1.5},
+            marker={"size": 6 if best else 4},
+            opacity=1 if best else 0.5,
+            hovertemplate=f"trial {trial.number}: %{{y:.4g}} at %{{x}}<extra></extra>",
             legendgroup=group,
             showlegend=group not in shown,
             name=group,
@@ -90,24 +95,25 @@ def slices(results: Results) -> go.Figure:
     figure = _optuna(visualization.plot_slice, results, target_name=results.metric)
     count = sum(1 for _ in figure.select_xaxes())
     rows = math.ceil(count / COLUMNS)
+    gap = 0.28 / rows
+    height = (1 - gap * (rows - 1)) / rows
     # Optuna puts all slices in one row, which no page is wide enough for.
     for index in range(count if rows > 1 else 0):
         row, column = divmod(index, COLUMNS)
         name = index + 1 if index else ""
-        left, top = column / COLUMNS, 1 - row / rows
+        left, top = column / COLUMNS, 1 - row * (height + gap)
         figure.layout[f"xaxis{name}"].domain = (left + 0.015, left + 1 / COLUMNS - 0.015)
-        figure.layout[f"yaxis{name}"].domain = (top - 0.62 / rows if rows > 2 else top - 0.7 / rows, top)
+        figure.layout[f"yaxis{name}"].domain = (max(0, top - height), top)
         if column == 0:
             figure.layout[f"yaxis{name}"].update(title_text=results.metric, showticklabels=True)
-    figure.update_layout(width=None, height=max(420, 300 * rows))
+    figure.update_layout(width=None, height=max(420, 290 * rows))
     return _styled(figure, "Slices: each parameter alone")
 
 
 def contour(results: Results) -> go.Figure:
     """Draw the value over pairs of the two to four most important parameters."""
     _need(results, 3)
-    varied = {name for name in _searched(results) if _values(results, name) > 1}
-    ranked = [(name, share) for name, share in importances(results).items() if name in varied]
+    ranked = list(importances(results).items())
     names = [name for rank, (name, share) in enumerate(ranked[:4]) if rank < 2 or share >= IMPORTANT]
     if len(names) < 2:
         raise ValueError("it needs two parameters that differ between completed trials")
@@ -117,16 +123,24 @@ def contour(results: Results) -> go.Figure:
 
 
 def importance(results: Results) -> go.Figure:
-    """Draw the share of the value's variation that each parameter explains (PED-ANOVA, arXiv:2304.10255)."""
-    _need(results, 2)
-    if len(_searched(results)) < 2:
-        raise ValueError("with one parameter there is nothing to compare")
-    importances(results)
-    figure = _optuna(visualization.plot_param_importances, results, target_name=results.metric)
+    """Draw the share of the value's variation that each parameter explains (fANOVA, Hutter et al., 2014)."""
+    _need(results, 3)
+    names = _compared(results)
+    if len(names) < 2:
+        raise ValueError("it needs two parameters that all completed trials have, with values that differ")
+    figure = _optuna(
+        visualization.plot_param_importances,
+        results,
+        evaluator=_evaluator(),
+        params=names,
+        target_name=results.metric,
+    )
     figure.update_layout(
         xaxis_title=f"share of the importance for {results.metric}", yaxis_title=None, yaxis_automargin=True
     )
-    return _styled(figure, f"Importance, from {len(results.complete)} completed trials")
+    left_out = sorted(_searched(results) - set(names))
+    without = f" (without {', '.join(left_out)}: not in every trial, or always the same)" if left_out else ""
+    return _styled(figure, f"Importance, from {len(results.complete)} completed trials{without}")
 
 
 def timeline(results: Results) -> go.Figure:
@@ -135,7 +149,7 @@ def timeline(results: Results) -> go.Figure:
         raise ValueError("no trial has started")
     figure = _optuna(visualization.plot_timeline, results)
     for trace in figure.data:
-        trace.update(marker_color=STATE_COLORS.get(trace.name, STATE_COLORS["WAITING"]), name=trace.name.lower())
+        trace.update(marker_color=STATE_COLORS[trace.name], name=trace.name.lower(), width=0.8)
     figure.update_layout(xaxis_title=None, yaxis_title="trial", barmode="overlay", legend_traceorder="normal")
     return _styled(figure, "Timeline")
 
@@ -152,15 +166,28 @@ PLOTS: dict[str, Plot] = {
 
 
 def importances(results: Results) -> dict[str, float]:
-    """Return parameter -> share of the importance, the highest first, from completed trials.
+    """Return parameter -> share of the importance, the highest first.
+
+    Only completed trials count, and only parameters that all of them have: Optuna's own default also ranks
+    conditional ones, and at 30 trials put one without any effect first in most studies of our test function.
 
     Raises:
-        ValueError: They cannot be computed, e.g. because all values are equal.
+        ValueError: They cannot be computed, e.g. of a single trial.
     """
-    shares: dict[str, float] = _optuna(optuna.importance.get_param_importances, results)
-    if not shares or any(math.isnan(share) for share in shares.values()):
-        raise ValueError("importances cannot be computed from these trials")
-    return shares
+    names = _compared(results)
+    shares = _optuna(optuna.importance.get_param_importances, results, evaluator=_evaluator(), params=names)
+    return {name: float(share) for name, share in shares.items()}
+
+
+def _evaluator() -> optuna.importance.BaseImportanceEvaluator:
+    return optuna.importance.FanovaImportanceEvaluator(seed=0)
+
+
+def _compared(results: Results) -> list[str]:
+    """Return the parameters that every completed trial has, and not always with the same value."""
+    trials = [trial.params for trial in results.complete]
+    shared = [name for name in sorted(_searched(results)) if all(name in params for params in trials)]
+    return [name for name in shared if len({repr(params[name]) for params in trials}) > 1]
 
 
 def _need(results: Results, count: int) -> None:
@@ -176,10 +203,6 @@ def _searched(results: Results) -> set[str]:
     return {name for trial in results.complete for name in trial.params}
 
 
-def _values(results: Results, name: str) -> int:
-    return len({str(trial.params[name]) for trial in results.complete if name in trial.params})
-
-
 def _optuna(call: Callable[..., Any], results: Results, **options: Any) -> Any:
     """Call Optuna on the study; whatever it raises becomes the reason why there is no plot."""
     try:
@@ -191,6 +214,8 @@ def _optuna(call: Callable[..., Any], results: Results, **options: Any) -> Any:
 
 
 def _styled(figure: go.Figure, title: str) -> go.Figure:
+    figure.update_xaxes(exponentformat="power", selector={"type": "log"})
+    figure.update_yaxes(exponentformat="power", selector={"type": "log"})
     figure.update_layout(template=TEMPLATE, title={"text": title, "x": 0, "xanchor": "left"})
     return go.Figure(_inert(figure.to_plotly_json()))
 

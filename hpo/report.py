@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
 import plotly.io as pio
-from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
 from hpo.errors import HpoError
@@ -19,6 +18,16 @@ from hpo.formatting import duration, finite, number, remarks, seconds
 from hpo.page import PAGE, SORT, STYLE
 from hpo.plots import PLOTS, Plot
 from hpo.results import Results
+
+# Plotly's own bar offers to upload the chart; a report must not.
+PLOTLY = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,
+    "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
+}
+
+BROAD = {"parallel coordinates", "slices", "contour"}  # scroll sideways on a phone rather than shrink
 
 
 def write(results: Results, path: Path) -> Path:
@@ -73,16 +82,20 @@ def _facts(results: Results) -> str:
     data = config.get("data")
     if isinstance(data, Mapping):
         data = data.get("dataset") or data.get("train")
-    facts = {
-        "Metric": f"{results.metric}, {results.direction}",
-        f"Best {results.metric}": f"{number(best.value)} (trial {best.number})" if best else "none yet",
-        "Trials": f"{len(results.trials)}: {states}" if states else "none",
-        "Duration": duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None,
-        "Model": config.get("model") or config.get("objective"),
-        "Data": data if isinstance(data, str | None) else json.dumps(data),
-        "Task": config.get("task") if config.get("model") else None,
-    }
-    shown = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items() if v)
+    facts = (
+        ("Metric", results.metric, results.direction),
+        ("Best", number(best.value) if best else "none yet", f"trial {best.number}" if best else ""),
+        ("Trials", len(results.trials), states),
+        ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
+        ("Model", config.get("model") or config.get("objective"), ""),
+        ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
+        ("Task", config.get("task") if config.get("model") else None, ""),
+    )
+    shown = "".join(
+        f"<div><dt>{name}</dt><dd>{_text(value)}</dd><dd class=soft>{_text(more)}</dd></div>"
+        for name, value, more in facts
+        if value is not None
+    )
     return f'<dl class="facts">{shown}</dl>'
 
 
@@ -91,7 +104,8 @@ def _verdict(results: Results) -> str:
     if not test:
         return ""
     metric, best, baseline = test["metric"], test["best"], test.get("baseline")
-    said = f"On {test['examples']} test examples, trial {best['number']} scores {metric} {number(best['score'])}"
+    score = f"{number(best['score'])} ({metric})"
+    said = f"On {test['examples']} test examples, trial {best['number']} scores {score}"
     if baseline is None or test.get("difference") is None:
         return _card(f"{said}. There is no published default to compare it with.")
     interval = f"{test['low']:+.4g} to {test['high']:+.4g}, {test['confidence']:.0%} confidence"
@@ -105,7 +119,8 @@ def _verdict(results: Results) -> str:
 
 
 def _card(said: str, verdict: str = "") -> str:
-    return f'<p class="card">{_text(said)}' + (f"<strong>{_text(verdict)}</strong>." if verdict else "") + "</p>"
+    strong = f"<strong>{_text(verdict)}</strong>." if verdict else ""
+    return f'<p class="card">{_text(said)}{strong}</p>'
 
 
 def _findings(results: Results) -> str:
@@ -125,7 +140,7 @@ def _best(results: Results) -> str:
     params = [results.params(trial) for trial in columns]
     rows = [[_cell(results.metric), *(_cell(finite(trial)) for trial in columns)]]
     for name in dict.fromkeys(name for each in params for name in each):
-        rows.append([_cell(name), *(_cell(each[name], digits=6) if name in each else _cell("–") for each in params)])
+        rows.append([_cell(name), *(_setting(each, name, digits=6) for each in params)])
     return _table(heads, rows, marked={0})
 
 
@@ -133,9 +148,9 @@ def _plot(name: str, draw: Plot, results: Results) -> str:
     try:
         figure = draw(results)
     except ValueError as reason:
-        title = _text(name.capitalize())
-        return f'<section class="card missing"><h3>{title}</h3><span class="soft">Not drawn: {_text(reason)}.</span></section>'
-    title = figure.layout.title.text
+        why = f'<span class="soft">Not drawn: {_text(reason)}.</span>'
+        return f'<section class="card missing"><h3>{_text(name.capitalize())}</h3>{why}</section>'
+    title = unescape(figure.layout.title.text)
     # The page's own heading wraps on a phone; Plotly's would be cut off.
     figure.update_layout(title=None, margin_t=40)
     inner = pio.to_html(
@@ -144,9 +159,10 @@ def _plot(name: str, draw: Plot, results: Results) -> str:
         include_plotlyjs=False,
         div_id=f"plot-{name.replace(' ', '-')}",
         default_height=f"{figure.layout.height or 420}px",
-        config={"displaylogo": False, "responsive": True},
+        config=PLOTLY,
     )
-    return f'<section class="plot"><h3>{_text(title)}</h3><div class="wide">{inner}</div></section>'
+    css = "plot broad" if name in BROAD else "plot"
+    return f'<section class="{css}"><h3>{_text(title)}</h3><div class="wide">{inner}</div></section>'
 
 
 def _trials(results: Results) -> str:
@@ -156,18 +172,15 @@ def _trials(results: Results) -> str:
             _cell(trial.number),
             _cell(trial.state.name.lower()),
             _cell(finite(trial)),
-            *(_cell(trial.params[name] if name in trial.params else "") for name in names),
-            _cell(remarks(trial), css="long"),
             _cell(seconds(trial), digits=3),
+            *(_setting(trial.params, name) for name in names),
+            _cell(remarks(trial), css="long"),
         ]
         for trial in results.trials
     ]
-    heads = ["trial", "state", results.metric, *names, "reason", "seconds"]
-    return _table(heads, rows, {_row(results, results.best)}, sortable=True) if rows else ""
-
-
-def _row(results: Results, trial: FrozenTrial | None) -> int | None:
-    return None if trial is None else results.trials.index(trial)
+    best = results.trials.index(results.best) if results.best else None
+    heads = ["trial", "state", results.metric, "seconds", *names, "reason"]
+    return _table(heads, rows, {best}, sortable=True) if rows else ""
 
 
 def _config(results: Results) -> str:
@@ -175,7 +188,8 @@ def _config(results: Results) -> str:
     if not config:
         return ""
     shown = json.dumps(config, indent=2, ensure_ascii=False, default=str)
-    return f'<details class="card"><summary>The study file, as it was run</summary><pre>{escape(shown)}</pre></details>'
+    summary = "<summary>The study file, as it was run</summary>"
+    return f'<details class="card">{summary}<pre>{escape(shown)}</pre></details>'
 
 
 # ---------------------------------------------------------------- parts
@@ -193,12 +207,18 @@ def _cell(value: Any, digits: int = 4, css: str = "") -> str:
     return f"<td{attributes}>{escape(shown)}</td>"
 
 
+def _setting(params: Mapping[str, Any], name: str, digits: int = 4) -> str:
+    """Return the cell of a hyperparameter: empty if the trial has none, `None` if that is its value."""
+    value = params.get(name, "")
+    return _cell("None" if value is None else value, digits)
+
+
 def _table(
-    heads: Iterable[str], rows: Iterable[list[str]], marked: set[int | None], sortable: bool = False
+    heads: Sequence[str], rows: Sequence[Sequence[str]], marked: set[int | None], sortable: bool = False
 ) -> str:
     tag = "<th><button>{}</button></th>" if sortable else "<th>{}</th>"
     head = "".join(tag.format(_text(title)) for title in heads)
-    body = "".join(
-        f"<tr{' class=best' if index in marked else ''}>{''.join(cells)}</tr>\n" for index, cells in enumerate(rows)
-    )
-    return f'<div class="wide card"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+    classes = [" class=best" if index in marked else "" for index, _ in enumerate(rows)]
+    body = "\n".join(f"<tr{css}>{''.join(cells)}</tr>" for css, cells in zip(classes, rows, strict=True))
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wide card"><table>{inner}</table></div>'

@@ -1,9 +1,9 @@
 """The loop: ask, load, advance, report, prune or stop or go on, tell.
 
-    while there is a slot to fill or a trial in one:
-        fill the free slots             a waiting row; the sampler draws what it lacks; duplicates are told at once
-        advance the array one segment
-        settle each slot's outcome      report -> last? patience? pruner? -> tell, keep the weights, free the slot
+while there is a slot to fill or a trial in one:
+    fill the free slots             a waiting row; the sampler draws what it lacks; duplicates are told at once
+    advance the array one segment
+    settle each slot's outcome      report -> last? patience? pruner? -> tell, keep the weights, free the slot
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ from hpo.study import put_back
 class Watcher(Protocol):
     """What is told about a study while it runs."""
 
-    def opened(
-        self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]
-    ) -> None:
+    def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """The study is open; `finished` are the rows that ended in earlier runs."""
 
     def started(self, number: int, params: Mapping[str, Any]) -> None:
@@ -55,9 +53,7 @@ class Watcher(Protocol):
 class Silent:
     """A watcher that looks away."""
 
-    def opened(
-        self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]
-    ) -> None:
+    def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """Do nothing."""
 
     def started(self, number: int, params: Mapping[str, Any]) -> None:
@@ -214,7 +210,10 @@ class Runner:
         self._slots[slot] = _Running(trial, time.monotonic())
         self.watch.started(trial.number, params)
         seed = derived_seed(self.rules.seed, trial.number, "trial")
-        self.array.load(slot, TrialSpec(trial.number, params, seed))
+        try:
+            self.array.load(slot, TrialSpec(trial.number, params, seed))
+        except Exception as error:  # the trial's, not the study's
+            self._settle(slot, error)
 
     # ------------------------------------------------------------ duplicates
 
@@ -259,9 +258,7 @@ class Runner:
         if ended is not None:
             self._end(slot, *ended)
 
-    def _judge(
-        self, running: _Running, outcome: Evaluation | Exception
-    ) -> tuple[TrialState, dict[str, Any]] | None:
+    def _judge(self, running: _Running, outcome: Evaluation | Exception) -> tuple[TrialState, dict[str, Any]] | None:
         """Return the state a trial ends with, and attributes; None if it goes on."""
         if isinstance(outcome, StopIteration):
             if outcome.value is not None:
@@ -329,7 +326,10 @@ class Runner:
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
         if better:
-            protected = {str(trial.number), *(str(row.number) for row in rows if row.user_attrs.get("baseline"))}
+            protected = {
+                str(trial.number),
+                *(str(row.number) for row in rows if row.user_attrs.get("baseline")),
+            }
             for folder in self.weights.iterdir():
                 if folder.name not in protected:
                     shutil.rmtree(folder)

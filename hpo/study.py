@@ -149,7 +149,7 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
         rest = [point for point in points if not rows or point != rows[0][0]]
         budget = config.trials or len(rows) + len(rest)
         order = np.random.default_rng(samplers.derived_seed(config.seed, "grid")).permutation(len(rest))
-        rows += [(rest[i], {}) for i in sorted(order[: budget - len(rows)].tolist())]
+        rows += [(rest[i], {}) for i in order[: budget - len(rows)].tolist()]  # a larger budget only adds to them
         return rows[:budget], budget
     budget = config.trials or DEFAULT_TRIALS
     outside = sum(not space.contains(params) for params, _ in rows)

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import random
 from collections.abc import Callable
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers: no test asks the network
+
+import hypothesis
+import optuna
 import pytest
 from optuna.distributions import (
     BaseDistribution,
@@ -16,6 +21,10 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.results import Results
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+hypothesis.settings.register_profile("hpo", deadline=None, max_examples=60, derandomize=True, database=None)
+hypothesis.settings.load_profile("hpo")
 
 
 @pytest.fixture
@@ -85,7 +94,7 @@ def sample_results() -> Callable[..., Results]:
             "model": "bert-base-uncased",
             "task": "single_label",
             "data": {"dataset": None, "train": "train.csv", "validation": 0.1},
-            "space": {"parameters": {}, "fixed": {"warmup_ratio": 0.1}, "baseline": {}, "source": "BERT"},
+            "space": {"parameters": {"warmup_ratio": 0.1}, "baseline": {}, "source": "BERT"},
         }
         trials = tuple(trial(number, state, draw) for number, state in enumerate(states))
         return Results(name, direction, trials, {"config": config, **attrs})

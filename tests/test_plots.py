@@ -13,6 +13,7 @@ from hpo.plots import PLOTS
 from hpo.results import Results
 
 Build = Callable[..., Results]
+LINK = '<a href="http://example.org">x</a>'
 
 
 def drawn(results: Results) -> dict[str, str]:
@@ -30,7 +31,7 @@ def study(*rows: dict[str, Any], value: Callable[[int], float] = float, **extra:
     trials = []
     for number, params in enumerate(rows):
         ranges = {
-            name: CategoricalDistribution((x, "other")) if isinstance(x, str) else FloatDistribution(0, 9)
+            name: CategoricalDistribution((LINK, "other")) if isinstance(x, str) else FloatDistribution(0, 9)
             for name, x in params.items()
         }
         made = create_trial(value=value(number), params=params, distributions=ranges, **extra)
@@ -113,7 +114,7 @@ def test_curves_keep_their_numbers_behind_a_waiting_trial(sample_results: Build)
 
 def test_importance_rests_on_parameters_of_every_trial(sample_results: Build) -> None:
     shares = plots.importances(sample_results())
-    assert list(shares)[0] == "learning_rate"
+    assert next(iter(shares)) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1)
     assert "power" not in shares
     title = plots.importance(sample_results()).layout.title.text
@@ -128,7 +129,7 @@ def test_contours_show_two_to_four_parameters() -> None:
 
 
 def test_many_slices_share_a_page() -> None:
-    figure = plots.slices(study(*({name: n / 9 for name in "abcdefg"} for n in range(4))))
+    figure = plots.slices(study(*(dict.fromkeys("abcdefg", n / 9) for n in range(4))))
     assert figure.layout.width is None
     places = {
         (a.domain[0], b.domain[0]) for a, b in zip(figure.select_xaxes(), figure.select_yaxes(), strict=True)
@@ -138,8 +139,7 @@ def test_many_slices_share_a_page() -> None:
 
 
 def test_markup_in_names_and_choices_stays_text() -> None:
-    link = '<a href="http://example.org">x</a>'
-    rows = [{link: link if n % 2 else "other", "x": n / 2} for n in range(4)]
-    results = study(*rows, user_attrs={"reason": link})
+    rows = [{LINK: LINK if n % 2 else "other", "x": n / 2} for n in range(4)]
+    results = study(*rows, user_attrs={"reason": LINK})
     for name in ("slices", "parallel coordinates", "timeline", "importance", "contour"):
         assert "<a" not in json.dumps(PLOTS[name](results).to_plotly_json(), default=list), name

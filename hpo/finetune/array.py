@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from hpo.config import StudyConfig
 from hpo.errors import DivergedError, OutOfMemoryError
+from hpo.finetune import dropout as cheap_dropout
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.batches import boundaries, by_length, epoch_batches
 from hpo.finetune.data import Dataset
@@ -27,6 +28,8 @@ from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.model import Starter, load_model, load_tokenizer, longest_input
 from hpo.finetune.tasks import TASKS, Outputs
 from hpo.finetune.tokens import Tokens, encode
+from hpo.finetune.vocabulary import Vocabulary
+from hpo.hyperparameters import DEFAULTS
 from hpo.objective import Evaluation, TrialSpec
 from hpo.samplers import derived_seed
 
@@ -51,6 +54,8 @@ class _Slot:
     evaluations: int = 0
     best: float = math.nan
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_decay: float = 1.0
+    decay: float = 1.0  # what weight decay has left of an embedding row that no text uses
 
 
 class FineTuneArray:
@@ -81,12 +86,19 @@ class FineTuneArray:
         self.tokenizer = load_tokenizer(config.model, folder)
         model, head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
         model.to(self.device)  # type: ignore[arg-type]
-        self._spare = [model]
-        self._starter = Starter(model, head)
+        if self.device.type == "cpu":
+            cheap_dropout.install(model)
         self.max_length = longest_input(config.max_length, self.tokenizer, model.config)
-        self.tokens: dict[str, Tokens] = {
+        encoded = {
             name: encode(split, self.tokenizer, self.max_length, self.device) for name, split in data.splits.items()
         }
+        weights_digest = _digest(model.state_dict())
+        self._vocabulary = Vocabulary(model, np.unique(torch.cat([t.ids for t in encoded.values()]).cpu()))
+        self.tokens: dict[str, Tokens] = {
+            name: replace(tokens, ids=self._vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
+        }
+        self._spare = [model]
+        self._starter = Starter(model, head)
         rows = len(data.splits["train"])
         self.segment = boundaries(rows, self.evaluations_per_epoch, 1)[0]
         self.horizon: int | None = rows * horizon_epochs
@@ -95,7 +107,7 @@ class FineTuneArray:
             "task": data.task,
             "metric": self.metric,
             "data": data.digest,
-            "weights": _weights_digest(self._starter.pristine),
+            "weights": weights_digest,
             "precision": self.precision,
             "device": self.device.type,
             "torch": torch.__version__.partition("+")[0],
@@ -107,6 +119,7 @@ class FineTuneArray:
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
         model = self._spare.pop() if self._spare else copy.deepcopy(self._any_model())
+        trial = replace(trial, params={**DEFAULTS, **trial.params})
         params = trial.params
         self._starter.start(model, derived_seed(trial.seed, "head"), params["dropout"])
         rows, size, epochs = len(self.tokens["train"].lengths), params["batch_size"], params["epochs"]
@@ -134,13 +147,15 @@ class FineTuneArray:
         held = self._occupied[slot]
         if not held.best_weights:
             return False
-        held.model.save_pretrained(folder, state_dict=held.best_weights)
+        weights = self._vocabulary.restored(held.best_weights, held.best_decay)
+        held.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
         return True
 
     def unload(self, slot: int) -> None:
         """Empty a slot; its model is used again."""
-        self._spare.append(self._occupied.pop(slot).model)
+        if slot in self._occupied:
+            self._spare.append(self._occupied.pop(slot).model)
 
     # ------------------------------------------------------------ training
 
@@ -167,7 +182,7 @@ class FineTuneArray:
             raise DivergedError(f"{self.metric} is {value} after {boundary} examples")
         better = value > slot.best if METRICS[self.metric].direction == "maximize" else value < slot.best
         if better or not slot.best_weights:
-            slot.best = value
+            slot.best, slot.best_decay = value, slot.decay
             slot.best_weights = {name: tensor.clone() for name, tensor in slot.model.state_dict().items()}
         return Evaluation(
             value,
@@ -199,6 +214,7 @@ class FineTuneArray:
         nn.utils.clip_grad_norm_(slot.model.parameters(), params["max_grad_norm"])
         optimizers.set_learning_rate(slot.optimizer, slot.step, slot.total_steps, params)
         slot.optimizer.step()
+        slot.decay *= optimizers.decay_of_unused_rows(slot.optimizer)
         slot.optimizer.zero_grad(set_to_none=True)
         slot.step += 1
         slot.seen += len(rows)
@@ -237,11 +253,11 @@ class FineTuneArray:
         stacked = torch.cat(logits).cpu().numpy()[order]
         return Outputs(self.data.task, self.data.splits[split].targets, stacked)
 
-
     def outputs_of(self, folder: Path, split: str) -> Outputs:
         """Return the outputs of weights that `keep` wrote."""
         model, _ = load_model(str(folder.resolve()), folder, self.data.task, self.data.labels)
         model.to(self.device)  # type: ignore[arg-type]
+        self._vocabulary.cut(model)
         return self.predict(model, split)
 
     def seconds_per_example(self) -> float:
@@ -282,11 +298,10 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def _weights_digest(weights: dict[str, torch.Tensor]) -> str:
+def _digest(weights: dict[str, torch.Tensor]) -> str:
     """Return a short fingerprint of the pretrained weights: their names, shapes and sums."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.double().sum().cpu().numpy().tobytes())
     return digest.hexdigest()
-

@@ -232,9 +232,7 @@ def _matching(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
 # ---------------------------------------------------------------- splitting
 
 
-def _set_aside(
-    frames: dict[str, pd.DataFrame], config: DataConfig, task: str, rng: np.random.Generator
-) -> None:
+def _set_aside(frames: dict[str, pd.DataFrame], config: DataConfig, task: str, rng: np.random.Generator) -> None:
     """Take the splits that have no files out of train: stratified, seeded, exact duplicates on one side."""
     pool = frames["train"]
     total = len(pool)
@@ -251,9 +249,7 @@ def _set_aside(
         frames["train"] = frames["train"][~chosen].reset_index(drop=True)
 
 
-def _stratified(
-    table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator
-) -> Array:
+def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator) -> Array:
     """Return which rows to set aside: about `wanted`, classes in proportion, duplicates together. [n] bool."""
     keys = list(zip(*(table[c] for c in (config.text, config.text_pair) if c), strict=True))
     groups: dict[Any, list[int]] = {}

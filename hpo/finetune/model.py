@@ -23,6 +23,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hpo.errors import ModelError
 from hpo.files import SCHEME, locate
+from hpo.finetune import dropout as cheap_dropout
 from hpo.finetune.tasks import TASKS
 
 transformers.logging.set_verbosity_error()
@@ -30,26 +31,46 @@ transformers.utils.logging.disable_progress_bar()
 
 
 # RoBERTa and its kin count positions from the padding id on, so their tables hold fewer tokens than rows.
-POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "roberta-prelayernorm", "camembert", "data2vec-text", "mpnet"}
+POSITIONS_AFTER_PADDING = {
+    "roberta",
+    "xlm-roberta",
+    "roberta-prelayernorm",
+    "camembert",
+    "data2vec-text",
+    "mpnet",
+}
 
 
 # ---------------------------------------------------------------- attention
 
 
 def _attention(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Fused attention, in float32 on a CPU: its bf16 backward is three times slower there."""
-    if query.device.type != "cpu" or query.dtype == torch.float32:
-        output, _ = sdpa_attention_forward(module, query, key, value, *args, **kwargs)
+    """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there."""
+    if query.device.type != "cpu":
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
         return output, None
+    plain = attention_mask is not None and attention_mask.dtype == torch.bool and query.shape == key.shape
     with torch.autocast("cpu", enabled=False):
-        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), *args, **kwargs)
+        if dropout > 0 and plain and kwargs.get("position_bias") is None:
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            output = cheap_dropout.attention(query, key, value, attention_mask, dropout, scaling)
+        else:
+            q, k, v = query.float(), key.float(), value.float()
+            output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, dropout, scaling, **kwargs)
     return output.to(query.dtype), None
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """transformers' mask without its shortcut for rows of one length, which asks the device and waits."""
+    """Make transformers' mask without its shortcut for rows of one length, which asks the device and waits."""
     return sdpa_mask(*args, **{**kwargs, "allow_is_bidirectional_skip": False})
 
 
@@ -210,4 +231,3 @@ class Starter:
                 module.p = self.dropouts[name] if dropout is None else dropout
             elif dropout is not None and isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = dropout
-

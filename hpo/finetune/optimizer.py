@@ -44,7 +44,8 @@ def build(model: nn.Module, head: frozenset[str], params: Mapping[str, Any]) -> 
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((depth[name], parameter.ndim > 1), []).append(parameter)
+            below = depth[name] if params["layer_decay"] != 1.0 else 0  # few groups make few, long operations
+            groups.setdefault((below, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
@@ -66,3 +67,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, p
     rate = params["learning_rate"] * multiplier(step, total, params)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
+
+
+def decay_of_unused_rows(optimizer: torch.optim.Optimizer) -> float:
+    """Return what one step's weight decay leaves of an embedding row without gradient.
+
+    The embeddings are in the deepest decayed group, the one with the smallest `scale`.
+    """
+    group = min((g for g in optimizer.param_groups if g["weight_decay"] > 0), key=lambda g: g["scale"], default=None)
+    return 1.0 if group is None else 1.0 - group["lr"] * group["weight_decay"]

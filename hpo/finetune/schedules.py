@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions of the step, and the dict that names them.
 
-Each maps (step, warm-up steps, total steps, params) to the multiplier of the peak learning rate. All but the
-constant one equal `transformers.optimization`'s schedule of the same name, which a test shows step by step.
+Each maps (step, warm-up steps, total steps, params) to the multiplier of the peak learning rate. They equal
+`transformers.optimization`'s schedules of the same names, which a test shows step by step; there, `constant` is
+`constant_with_warmup`, and `polynomial` ends at 1e-7 unless `lr_end` says 0.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ class Tokens:
         return inputs, self.targets[index]
 
 
-def encode(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, device: torch.device
-) -> Tokens:
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, device: torch.device) -> Tokens:
     """Tokenise a split and put it on the device."""
     types = "token_type_ids" in tokenizer.model_input_names
     encoded = tokenizer(

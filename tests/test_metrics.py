@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import sklearn.metrics as sk
+
+from hpo.finetune.metrics import METRICS, score
+from hpo.finetune.tasks import TASKS, Outputs
+
+draw = np.random.default_rng(3)
+LOGITS = draw.normal(size=(80, 4))
+CLASSES = draw.integers(4, size=80)
+BINARY = Outputs("single_label", draw.integers(2, size=80), draw.normal(size=(80, 2)))
+OUTPUTS = {
+    "single_label": Outputs("single_label", CLASSES, LOGITS + np.eye(4)[CLASSES]),
+    "multi_label": Outputs("multi_label", draw.integers(2, size=(80, 4)), LOGITS),
+    "regression": Outputs("regression", LOGITS[:, 0] ** 3 + draw.normal(size=80), LOGITS[:, :1]),
+}
+
+
+def f(name: str, average: str) -> Callable[[Outputs], Any]:
+    return lambda o: getattr(sk, name)(o.targets, o.predicted, average=average, zero_division=0)
+
+
+REFERENCE: dict[str, Callable[[Outputs], Any]] = {
+    "accuracy": lambda o: sk.accuracy_score(o.targets, o.predicted),
+    "matthews": lambda o: sk.matthews_corrcoef(o.targets, o.predicted),
+    "pearson": lambda o: np.corrcoef(o.targets, o.predicted)[0, 1],
+    "spearman": lambda o: np.corrcoef(scipy.stats.rankdata(o.targets), scipy.stats.rankdata(o.predicted))[0, 1],
+    **{
+        f"{kind}_{average}": f(f"{kind}_score", average)
+        for kind in ("f1", "precision", "recall")
+        for average in ("macro", "micro", "weighted", "binary")
+    },
+    "roc_auc": lambda o: (
+        np.mean([sk.roc_auc_score(o.targets[:, i], o.logits[:, i]) for i in range(o.logits.shape[1])])
+        if o.task == "multi_label"
+        else np.mean([sk.roc_auc_score(o.targets == i, o.probabilities[:, i]) for i in range(o.logits.shape[1])])
+    ),
+    "loss": lambda o: {
+        "single_label": lambda: sk.log_loss(o.targets, scipy.special.softmax(o.logits, -1)),
+        "multi_label": lambda: np.mean(
+            [sk.log_loss(o.targets[:, i], scipy.special.expit(o.logits[:, i])) for i in range(o.logits.shape[1])]
+        ),
+        "regression": lambda: sk.mean_squared_error(o.targets, o.logits[:, 0]),
+    }[o.task](),
+}
+CASES = [(metric, task) for metric, entry in METRICS.items() for task in entry.tasks]
+
+
+def test_every_metric_has_a_reference() -> None:
+    assert set(REFERENCE) == set(METRICS)
+    assert all(set(entry.tasks) <= set(TASKS) for entry in METRICS.values())
+
+
+@pytest.mark.parametrize(("metric", "task"), CASES)
+def test_equals_scikit_learn_and_scipy(metric: str, task: str) -> None:
+    outputs = BINARY if metric.endswith("_binary") else OUTPUTS[task]
+    value = score(metric, outputs)
+    assert type(value) is float
+    assert value == pytest.approx(float(REFERENCE[metric](outputs)), abs=1e-12)
+
+
+def test_the_area_of_two_classes_is_that_of_the_second() -> None:
+    assert score("roc_auc", BINARY) == pytest.approx(sk.roc_auc_score(BINARY.targets, BINARY.probabilities[:, 1]))
+
+
+@pytest.mark.parametrize(("metric", "task"), CASES)
+def test_the_direction_is_the_way_in_which_right_outputs_are_better(metric: str, task: str) -> None:
+    outputs = BINARY if metric.endswith("_binary") else OUTPUTS[task]
+    hot = np.eye(outputs.logits.shape[1])[outputs.targets] if task == "single_label" else outputs.targets
+    logits = outputs.targets[:, None] if task == "regression" else 20.0 * hot - 10.0
+    better, worse = score(metric, Outputs(task, outputs.targets, logits)), score(metric, outputs)
+    assert (better > worse) == (METRICS[metric].direction == "maximize")
+    assert better != worse
+
+
+@pytest.mark.parametrize(
+    ("metric", "outputs"),
+    [
+        ("roc_auc", Outputs("single_label", np.array([1, 1, 1]), np.eye(3)[:, :2])),  # one class only
+        ("roc_auc", Outputs("single_label", np.array([0, 1, 1]), np.eye(3))),  # a class of three is absent
+        ("roc_auc", Outputs("multi_label", np.array([[1, 0], [1, 1]]), np.eye(2))),
+        ("f1_binary", OUTPUTS["single_label"]),  # four classes
+        ("loss", Outputs("regression", np.array([0.0, 1.0]), np.array([[math.nan], [1.0]]))),
+    ],
+)
+def test_what_is_not_defined_is_nan_and_no_error(metric: str, outputs: Outputs) -> None:
+    assert math.isnan(score(metric, outputs))
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_constant_prediction_correlates_with_nothing(metric: str) -> None:
+    assert score(metric, Outputs("regression", np.arange(5.0), np.ones((5, 1)))) == 0.0
+    assert math.isnan(score(metric, Outputs("regression", np.arange(3.0), np.array([[1.0], [math.nan], [2.0]]))))
+
+
+def test_a_class_that_is_never_predicted_scores_zero_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    outputs = Outputs("single_label", np.array([0, 1, 2]), np.array([[1.0, 0, 0]] * 3))
+    assert score("precision_macro", outputs) == pytest.approx(1 / 9)
+    assert score("matthews", outputs) == 0.0
+    assert not recwarn.list

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage, RDBStorage
+
+from hpo import storage
+from hpo.errors import StorageError
+
+CANARY = "c4n4ry-p4ss"
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("flag", "file", "environment", "chosen"),
+    [
+        ("sqlite:///flag.db", "sqlite:///file.db", "sqlite:///env.db", "sqlite:///flag.db"),
+        (None, "sqlite:///file.db", "sqlite:///env.db", "sqlite:///file.db"),
+        (None, None, "sqlite:///env.db", "sqlite:///env.db"),
+        (None, None, None, "sqlite:///hpo.db"),
+        (None, None, "", "sqlite:///hpo.db"),
+        ("a/b.db", None, None, "sqlite:///a/b.db"),
+        ("/a/b.sqlite3", None, None, "sqlite:////a/b.sqlite3"),
+        ("hpo.log", None, None, "journal:///hpo.log"),
+    ],
+)
+def test_the_command_line_wins_over_the_file_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch, flag: str | None, file: str | None, environment: str | None, chosen: str
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("HPO_STORAGE", environment)
+    assert storage.choose(flag, file) == chosen
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("sqlite:///a.db", RDBStorage),
+        ("sqlite:////{here}/a.db", RDBStorage),
+        ("journal:///a.log", JournalStorage),
+        ("journal:////{here}/a.log", JournalStorage),
+    ],
+)
+def test_a_study_is_still_there_when_the_storage_is_opened_again(tmp_path: Path, url: str, kind: type) -> None:
+    url = url.format(here=str(tmp_path)[1:])
+    assert not storage.exists(url)
+    first = storage.connect(url)
+    assert isinstance(first, kind)
+    assert storage.exists(url)
+    optuna.create_study(storage=first, study_name="kept").add_trial(optuna.create_trial(value=2.5))
+    again = optuna.load_study(study_name="kept", storage=storage.connect(url))
+    assert [trial.value for trial in again.trials] == [2.5]
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://me:{canary}@host/db", "not understood"),
+        ("unknown:///what", "not understood"),
+        ("postgresql://me:{canary}@127.0.0.1:{port}/db", "cannot be opened"),
+        ("postgres://me:{canary}@127.0.0.1:{port}/db", "cannot be opened"),
+        ("postgresql+psycopg://me:{canary}@127.0.0.1:{port}/db", "cannot be opened"),
+        ("postgresql://127.0.0.1:{port}/db?user=me&password={canary}&connect_timeout=2", "cannot be opened"),
+        ("postgresql://me:{canary}@127.0.0.1:noport/db", "cannot be opened"),
+        ("postgresql://me:a@b/{canary}@127.0.0.1:{port}/db", "cannot be opened"),
+        ("postgresql://me:{canary}@127.0.0.1:{port}/db?no_such_option=1", "cannot be opened"),
+    ],
+)
+def test_no_error_shows_a_password(url: str, said: str) -> None:
+    with pytest.raises(StorageError, match=said) as caught:
+        storage.connect(url.format(canary=CANARY, port=closed_port()))
+    assert CANARY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__  # a traceback does not show the cause, which has the URL
+
+
+@pytest.mark.parametrize("url", ["sqlite:///no/such/a.db", "journal:///no/such/a.log"])
+def test_a_missing_folder_is_named(url: str) -> None:
+    with pytest.raises(StorageError, match="there is no folder no/such; create it"):
+        storage.connect(url)
+    assert not Path("no").exists()
+
+
+@pytest.mark.parametrize("name", ["sqlite:///it", "journal:///it"])
+def test_a_file_that_is_no_storage_cannot_be_opened(name: str) -> None:
+    Path("it").write_bytes(b"\x00\x01 this is no storage\n\xff\n" * 50)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        storage.connect(name)
+
+
+@pytest.mark.parametrize("name", ["sqlite:///it", "journal:///it"])
+def test_a_folder_cannot_be_opened(name: str) -> None:
+    Path("it").mkdir()
+    with pytest.raises(StorageError, match="cannot be opened"):
+        storage.connect(name)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:///hpo.db", "sqlite:///hpo.db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql://me:pw@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:p@w@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:p/w:x@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql://:pw@host/db", "postgresql://:***@host/db"),
+        ("postgresql://host/db?user=me&password=pw&sslmode=on", "postgresql://host/db?user=me&password=***&sslmode=on"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert storage.redacted(url) == shown
+
+
+def test_a_server_is_taken_to_exist() -> None:
+    assert storage.exists("postgresql://me@host/db")
+    assert not storage.exists("sqlite:///:memory:")
