@@ -89,4 +89,4 @@ def _mean_epochs(study: Study) -> float:
         return float(study.space.fixed.get("epochs", 3))
     sampler = optuna.samplers.RandomSampler(seed=0)
     drawn = optuna.create_study(sampler=sampler)
-    return mean(study.space.suggest(drawn.ask()).get("epochs", 3) for _ in range(64))
+    return mean(float(study.space.suggest(drawn.ask()).get("epochs", 3)) for _ in range(64))

@@ -84,7 +84,7 @@ def list_(storage: Storage = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(found)
     else:
-        Console().print(commands.table(found))
+        _console().print(commands.table(found))
 
 
 @app.command()
@@ -108,7 +108,7 @@ def trials(study: StudyName, storage: Storage = None, as_json: Json = False) -> 
     if as_json:
         _print_json([results.trial_json(trial, curve=True) for trial in found.trials])
     else:
-        Console().print(commands.trial_table(found))
+        _console().print(commands.trial_table(found))
 
 
 @app.command()
@@ -166,6 +166,11 @@ def export(
 
     found = commands.results_of(study, storage)
     typer.echo(write(found, folder_of(found.name) / "trials", output))
+
+
+def _console() -> Console:
+    """Return a console; where nobody watches, wide enough that no column is cut."""
+    return Console(width=None if sys.stdout.isatty() else 250)
 
 
 def _print_json(value: Any) -> None:

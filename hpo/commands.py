@@ -123,7 +123,7 @@ def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) ->
         return f"no trial of {results.name} has completed\nreport: {written}"
     lines = [trial_text(results.best, results)]
     if verdict is not None:
-        lines.append(f"test: {sentence(verdict)}")
+        lines.append(sentence(verdict))
     lines += [f"note: {finding}" for finding in findings(results)]
     weights = folder_of(results.name) / "trials" / str(results.best.number)
     third = f"hpo export {results.name} -o model" if weights.is_dir() else f"hpo trials {results.name}"
@@ -186,7 +186,7 @@ def described(results: Results) -> str:
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     if results.attrs.get("test"):
-        lines.append(f"test: {sentence(results.attrs['test'])}")
+        lines.append(sentence(results.attrs["test"]))
     return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
 
 
@@ -240,4 +240,4 @@ def dashboard(name: str | None, storage_flag: str | None, port: int, open_browse
         serve(storage.connect(url), port=port, open_browser=open_browser)
     else:
         study = _opened(*_located(name, storage_flag))
-        serve(study._storage, port=port, open_browser=open_browser, study=study)
+        serve(study._storage, port=port, open_browser=open_browser, study=study.study_name)

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hpo import pruners, samplers, yaml
-from hpo.errors import ConfigError, HpoError, Problem
+from hpo.errors import ConfigError, Problem
 from hpo.finetune.metrics import METRICS, Direction
 from hpo.finetune.tasks import TASKS
 from hpo.hyperparameters import HYPERPARAMETERS

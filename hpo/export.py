@@ -68,7 +68,7 @@ def card(results: Results, best: FrozenTrial) -> str:
         "## Scores",
         "",
         f"- validation {results.metric}: {best.value:.4f} (what the search optimised, so it flatters)",
-        f"- test: {sentence(test)}" if test else "- test: not scored",
+        f"- {sentence(test)}" if test else "- test: not scored",
         "",
         "## Hyperparameters",
         "",

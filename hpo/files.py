@@ -67,10 +67,12 @@ def verify(checksums: Mapping[str, str], folder: Path) -> None:
     """Compare files with their SHA-256.
 
     Raises:
-        DataError: A file is missing or differs.
+        DataError: A file is missing, is a folder, or differs.
     """
-    for name, expected in checksums.items():
-        (path,) = expand(name, folder)
+    named = [(path, name, expected) for name, expected in checksums.items() for path in expand(name, folder)]
+    for path, name, expected in named:
+        if path.is_dir():
+            raise DataError(f"{name} is a folder; `checksums` takes files")
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual != expected.lower():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -61,7 +62,9 @@ def remarks(trial: FrozenTrial) -> str:
     attrs = trial.user_attrs
     said = ["published default"] if attrs.get("baseline") else []
     if attrs.get("reason"):
-        said.append(plain(str(attrs["reason"])).replace("_", " "))
+        said.append(plain(str(attrs["reason"]).replace("_", " ")))
+    if trial.state == TrialState.FAIL and attrs.get("detail"):
+        said[-1:] = [": ".join([*said[-1:], textwrap.shorten(plain(str(attrs["detail"])), 160)])]
     if attrs.get("duplicate_of") is not None:
         said.append(f"duplicate of {attrs['duplicate_of']}")
     if attrs.get("collapsed") is True:

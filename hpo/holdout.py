@@ -91,16 +91,16 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
 
 def sentence(verdict: dict[str, Any]) -> str:
     """Return a verdict as a sentence; "no difference shown" where the interval includes zero."""
-    unit = f"{verdict['metric']} on {verdict['examples']} test rows"
-    best = verdict["best"]
-    said = f"best (trial {best['number']}): {best['score']:.4f} {unit}"
-    if verdict["baseline"] is None:
-        return f"{said}; there is no published default to compare with"
-    if best["number"] == verdict["baseline"]["number"]:
-        return f"{said}; the published default is the best trial: no difference shown"
-    better = (verdict["difference"] > 0) == (METRICS[verdict["metric"]].direction == "maximize")
-    word = ("better" if better else "worse") if verdict["shown"] else "no difference shown"
+    best, baseline, metric = verdict["best"], verdict["baseline"], verdict["metric"]
+    said = f"On {verdict['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"
+    if baseline is None:
+        return f"{said}. There is no published default to compare it with"
+    if best["number"] == baseline["number"]:
+        return f"{said}. The published default is the best trial: no difference shown"
+    better = (verdict["difference"] > 0) == (METRICS[metric].direction == "maximize")
+    shown = f"the best trial is {'better' if better else 'worse'}" if verdict["shown"] else "no difference shown"
     return (
-        f"{said}; published default: {verdict['baseline']['score']:.4f}; difference {verdict['difference']:+.4f}, "
-        f"{verdict['confidence']:.0%} interval [{verdict['low']:+.4f}, {verdict['high']:+.4f}]: {word}"
+        f"{said}; the published default (trial {baseline['number']}) scores {baseline['score']:.4g}. The difference "
+        f"is {verdict['difference']:+.4g} ({verdict['low']:+.4g} to {verdict['high']:+.4g}, "
+        f"{verdict['confidence']:.0%} confidence): {shown}"
     )

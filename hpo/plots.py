@@ -17,7 +17,6 @@ import optuna
 import plotly.graph_objects as go
 import plotly.io as pio
 from optuna import visualization
-from optuna.trial import TrialState
 
 from hpo.results import Results
 
@@ -57,11 +56,9 @@ def learning_curves(results: Results) -> go.Figure:
     if not any(trial.intermediate_values for trial in results.trials):
         raise ValueError("no trial has reported a score while it trained")
     figure = _optuna(visualization.plot_intermediate_values, results)
-    # Optuna numbers the rows of the study that it is given, which leaves out those that wait.
-    begun = [trial for trial in results.trials if trial.state != TrialState.WAITING]
     shown: set[str] = set()
     for trace in figure.data:
-        trial = begun[int(trace.name.removeprefix("Trial"))]
+        trial = results.trials[int(trace.name.removeprefix("Trial"))]
         best = results.best is not None and trial.number == results.best.number
         group = f"best (trial {trial.number})" if best else trial.state.name.lower()
         color = BEST_COLOR if best else STATE_COLORS[trial.state.name]
@@ -149,7 +146,14 @@ def timeline(results: Results) -> go.Figure:
         raise ValueError("no trial has started")
     figure = _optuna(visualization.plot_timeline, results)
     for trace in figure.data:
-        trace.update(marker_color=STATE_COLORS[trace.name], name=trace.name.lower(), width=0.8)
+        # Optuna's hover text holds every attribute of a trial, tracebacks too.
+        trace.update(
+            marker_color=STATE_COLORS[trace.name],
+            name=trace.name.lower(),
+            width=0.8,
+            text=None,
+            hovertemplate=f"trial %{{y}}: {trace.name.lower()}<extra></extra>",
+        )
     figure.update_layout(xaxis_title=None, yaxis_title="trial", barmode="overlay", legend_traceorder="normal")
     return _styled(figure, "Timeline")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,13 +35,14 @@ PRUNERS: dict[str, PrunerFactory] = {
 
 def _defaults(name: str, segment: int, horizon: int | None) -> dict[str, Any]:
     """Arguments that a study file may leave out; resources are counted in steps as they are reported."""
-    return {
+    defaults: dict[str, dict[str, Any]] = {
         "percentile": {"percentile": 25.0},
         "wilcoxon": {"p_threshold": 0.1},
         "asha": {"min_resource": segment},
         "successive_halving": {"min_resource": segment},
         "hyperband": {"min_resource": segment, "max_resource": horizon or "auto"},
-    }.get(name, {})
+    }
+    return defaults.get(name, {})
 
 
 def factory(name: str) -> PrunerFactory | None:
@@ -75,8 +77,12 @@ def make(name: str, arguments: Mapping[str, Any], segment: int = 1, horizon: int
     """
     build = factory(name)
     if build is None:
-        raise ValueError(f"no pruner is called {name!r}; one of {', '.join(PRUNERS)}, or a class of optuna.pruners")
-    try:
-        return build(**(_defaults(name, segment, horizon) | dict(arguments)))
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(
+            f"no pruner is called {name!r}; one of {', '.join(PRUNERS)}, or a class of optuna.pruners"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
+        try:
+            return build(**(_defaults(name, segment, horizon) | dict(arguments)))
+        except TypeError as error:
+            raise ValueError(str(error)) from None

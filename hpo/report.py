@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from hpo.errors import HpoError
 from hpo.findings import findings
 from hpo.formatting import duration, finite, number, remarks, seconds
+from hpo.holdout import sentence
 from hpo.page import PAGE, SORT, STYLE
 from hpo.plots import PLOTS, Plot
 from hpo.results import Results
@@ -101,26 +102,7 @@ def _facts(results: Results) -> str:
 
 def _verdict(results: Results) -> str:
     test = results.attrs.get("test")
-    if not test:
-        return ""
-    metric, best, baseline = test["metric"], test["best"], test.get("baseline")
-    score = f"{number(best['score'])} ({metric})"
-    said = f"On {test['examples']} test examples, trial {best['number']} scores {score}"
-    if baseline is None or test.get("difference") is None:
-        return _card(f"{said}. There is no published default to compare it with.")
-    interval = f"{test['low']:+.4g} to {test['high']:+.4g}, {test['confidence']:.0%} confidence"
-    better = (test["difference"] > 0) == (results.direction == "maximize")
-    shown = f"the best trial is {'better' if better else 'worse'}" if test["shown"] else "no difference shown"
-    return _card(
-        f"{said}; the published default (trial {baseline['number']}) scores {number(baseline['score'])}. "
-        f"The difference is {test['difference']:+.4g} ({interval}): ",
-        shown,
-    )
-
-
-def _card(said: str, verdict: str = "") -> str:
-    strong = f"<strong>{_text(verdict)}</strong>." if verdict else ""
-    return f'<p class="card">{_text(said)}{strong}</p>'
+    return f'<p class="card">{_text(sentence(test))}.</p>' if test else ""
 
 
 def _findings(results: Results) -> str:

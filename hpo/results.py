@@ -9,7 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from hpo.finetune.metrics import Direction
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -33,7 +36,7 @@ class Results:
     """
 
     name: str
-    direction: str
+    direction: Direction
     trials: tuple[FrozenTrial, ...]
     attrs: Mapping[str, Any]
 
@@ -76,7 +79,7 @@ class Results:
     def as_study(self) -> optuna.Study:
         """Return the snapshot as an Optuna study in memory, for Optuna's own plots and importances."""
         study = optuna.create_study(study_name=self.name, direction=self.direction)
-        study.add_trials([t for t in self.trials if t.state != TrialState.WAITING])
+        study.add_trials(self.trials)  # waiting rows too: without them the others would be renumbered
         return study
 
 
@@ -84,7 +87,7 @@ def read(study: optuna.Study) -> Results:
     """Read a study once, whole."""
     return Results(
         study.study_name,
-        study.direction.name.lower(),
+        "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
         tuple(study.get_trials(deepcopy=True)),
         study.user_attrs,
     )

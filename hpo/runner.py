@@ -144,7 +144,8 @@ class Runner:
             while (stop := self._stop(deadline)) is None:
                 self._fill()
                 if not self._slots:
-                    return self._exhausted()
+                    self._note_exhausted()
+                    return None
                 for slot, outcome in self.array.advance().items():
                     self._settle(slot, outcome)
             return stop
@@ -200,7 +201,7 @@ class Runner:
         inside = {tuple(sorted(row.params.items())) for row in rows if row.params and self.space.contains(row.params)}
         return len(inside)
 
-    def _exhausted(self) -> None:
+    def _note_exhausted(self) -> None:
         rows = self.study.get_trials(deepcopy=False)
         tried = sum(row.state != TrialState.WAITING for row in rows)
         if tried < self.rules.budget and self._used_up(rows):

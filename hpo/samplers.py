@@ -6,7 +6,9 @@ neither repeats its trials (as one seed for all would) nor depends on which proc
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -42,7 +44,9 @@ ONE_SEED_A_STUDY = ("qmc", "QMCSampler", "BruteForceSampler")
 
 def factory(name: str) -> SamplerFactory | None:
     """Return the sampler called `name`: a key of `SAMPLERS` or any class of `optuna.samplers`."""
-    found = SAMPLERS.get(name) or getattr(optuna.samplers, name, None)
+    if name in SAMPLERS:
+        return SAMPLERS[name]
+    found = getattr(optuna.samplers, name, None)
     is_sampler = inspect.isclass(found) and issubclass(found, BaseSampler) and not inspect.isabstract(found)
     return found if is_sampler else None
 
@@ -57,14 +61,15 @@ def make(name: str, arguments: Mapping[str, Any], seed: int) -> BaseSampler:
     """Build a sampler, seeded if it takes a seed and the arguments name none."""
     build = factory(name)
     if build is None:
-        raise ValueError(f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers")
+        raise ValueError(
+            f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers"
+        )
+    if build is optuna.samplers.CmaEsSampler and importlib.util.find_spec("cmaes") is None:
+        raise MissingExtraError(f"The sampler {name}", "samplers")  # Optuna would say so in the middle of a trial
     takes_seed = "seed" in inspect.signature(build).parameters
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
-        try:
-            return build(**({"seed": seed} if takes_seed else {}) | dict(arguments))
-        except ImportError:
-            raise MissingExtraError(f"The sampler {name}", "samplers") from None
+        return build(**({"seed": seed} if takes_seed else {}) | dict(arguments))
 
 
 class TrialSeededSampler(BaseSampler):
@@ -84,9 +89,12 @@ class TrialSeededSampler(BaseSampler):
         self.name, self.arguments, self.space, self.seed = name, dict(arguments), space, seed
 
     def _fresh(self, number: int, attempt: int) -> BaseSampler:
-        one = self.name in ONE_SEED_A_STUDY
-        seed = self.seed if one else derived_seed(self.seed, number, "sampler", attempt)
-        return make(self.name, self.arguments, seed)
+        of_trial = derived_seed(self.seed, number, "sampler", attempt)
+        if self.name not in ONE_SEED_A_STUDY:
+            return make(self.name, self.arguments, of_trial)
+        # What is not part of the sequence, such as a conditional parameter, is drawn for each trial on its own.
+        beside = {"independent_sampler": optuna.samplers.RandomSampler(of_trial)} if "Brute" not in self.name else {}
+        return make(self.name, beside | self.arguments, self.seed)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -113,6 +121,7 @@ class TrialSeededSampler(BaseSampler):
         joint = sampler.infer_relative_search_space(study, trial)
         relative = sampler.sample_relative(study, trial, joint)
         params: dict[str, Any] = {}
+        trial = copy.copy(trial)
         for name, distribution in self.space.distributions().items():
             if not self.space.active(name, params):
                 continue
@@ -122,6 +131,7 @@ class TrialSeededSampler(BaseSampler):
                 params[name] = self.space.only_value(name)
             else:
                 params[name] = sampler.sample_independent(study, trial, name, distribution)
+            trial.params, trial.distributions = params, {**trial.distributions, name: distribution}
         return params
 
     def sample_independent(

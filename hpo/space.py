@@ -11,10 +11,10 @@ A space is read from YAML or from a plain dict:
 from __future__ import annotations
 
 import difflib
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -61,8 +61,10 @@ class Float:
             return [self.low]
         if self.step is None:
             return None
-        count = math.floor((self.high - self.low) / self.step + 1e-8)
-        return [self.low + i * self.step for i in range(count + 1)]
+        low, high, step = (Decimal(str(end)) for end in (self.low, self.high, self.step))
+        count = int((high - low) // step)
+        top = float(low + count * step)
+        return [min(self.low + i * self.step, top) for i in range(count + 1)]  # to the bit as Optuna draws them
 
     def nearest(self, value: Value) -> Value:
         """Return the value as it is: Optuna stores a number outside its range too."""
@@ -90,9 +92,9 @@ class Int:
 
         return IntDistribution(self.low, self.high, self.log, self.step)
 
-    def points(self) -> list[int] | None:
+    def points(self) -> Sequence[int] | None:
         """Return every value."""
-        return list(range(self.low, self.high + 1, self.step))
+        return range(self.low, self.high + 1, self.step)
 
     def nearest(self, value: Value) -> Value:
         """Return the value as it is: Optuna stores a number outside its range too."""
@@ -110,8 +112,7 @@ class Categorical:
     def _check(self) -> Categorical:
         if not self.values:
             raise ValueError("needs at least one value")
-        keys = [(type(value) is bool, value) for value in self.values]
-        if len(set(keys)) < len(keys):
+        if len(set(self.values)) < len(self.values):  # 1, 1.0 and true are one value to Optuna
             raise ValueError(f"has a value twice: {self.values}")
         return self
 
@@ -293,8 +294,10 @@ def parse(
     parameters = raw["parameters"] if whole else raw
     problems: list[Problem] = []
     if whole:
-        extra = set(raw) - {"parameters", "baseline", "source"}
-        problems += [Problem((key,), f"is not a key of a search space{nearest(key, ['baseline', 'source'])}") for key in extra]
+        extra = [key for key in raw if key not in ("parameters", "baseline", "source")]
+        problems += [
+            Problem((key,), f"is not a key of a search space{nearest(key, ['baseline', 'source'])}") for key in extra
+        ]
     if not isinstance(parameters, Mapping) or not parameters:
         raise ConfigError(source, [*problems, Problem(prefix, "must map parameter names to values or ranges")])
     read = set(known or {}) | set(names or ())

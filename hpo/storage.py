@@ -54,7 +54,7 @@ def _path(url: str) -> str:
 
 def redacted(url: str) -> str:
     """Return a URL without its password, for messages and reports."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(password=)[^&\s]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
 
 
 def choose(flag: str | None, file: str | None = None) -> str:

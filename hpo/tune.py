@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +71,8 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
 
 
 def _most_epochs(space: SearchSpace) -> int:
-    if "epochs" in space.parameters:
-        return int(max(space.parameters["epochs"].points() or [1]))
-    return int(space.fixed.get("epochs", DEFAULTS["epochs"]))
+    points: Sequence[Any] | None = space.parameters["epochs"].points() if "epochs" in space.parameters else None
+    return max(map(int, points or [space.fixed.get("epochs", DEFAULTS["epochs"])]))
 
 
 def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finished:

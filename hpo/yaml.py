@@ -44,10 +44,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {said}", line)]) from None
     except YAMLError as error:
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {error}")]) from None
+    except RecursionError:
+        raise ConfigError(str(path), [Problem((), "is nested too deeply")]) from None
     if not isinstance(document, Mapping):
         raise ConfigError(str(path), [Problem((), "must be a mapping, `key: value` lines")])
     lines: dict[SourcePath, int] = {}
     _collect_lines(document, (), lines)
+    for place, line in lines.items():
+        if isinstance(place[-1], tuple | Mapping):
+            raise ConfigError(str(path), [Problem((), "has a list or a mapping as a key", line)])
     plain = _plain(document)
     assert isinstance(plain, dict)
     return plain, lines
@@ -76,7 +81,7 @@ def _collect_lines(node: Any, path: SourcePath, lines: dict[SourcePath, int]) ->
     else:
         return
     for key, child in children:
-        lines[(*path, key)] = node.lc.data[key][0] + 1  # type: ignore[union-attr]
+        lines[(*path, key)] = node.lc.data[key][0] + 1
         _collect_lines(child, (*path, key), lines)
 
 

@@ -65,7 +65,11 @@ def sample_results() -> Callable[..., Results]:
         if state == TrialState.PRUNED:
             attrs["reason"] = "diverged" if number % 2 else "median"
         if state == TrialState.FAIL:
-            attrs["reason"] = "ValueError: <b>shape</b> mismatch"
+            attrs |= {
+                "reason": "ValueError",
+                "detail": "<b>shape</b> mismatch",
+                "traceback": "File secret.py",
+            }
         made = create_trial(
             state=state,
             value=curve[1000 * last] if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,

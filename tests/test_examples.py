@@ -46,9 +46,7 @@ def test_every_example_is_known() -> None:
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_an_example_says_how_to_run_it_and_does(
-    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_an_example_says_how_to_run_it_and_does(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     example = importlib.import_module(name)
     assert f"python examples/{name}.py" in (example.__doc__ or "")
     study = example.main(trials=TRIALS[name])
@@ -72,7 +70,7 @@ def test_the_study_file_runs_and_resumes(tmp_path: Path) -> None:
 
 def test_the_study_file_is_checked_against_what_the_objective_reads(tmp_path: Path) -> None:
     study = config.load(EXAMPLES / "pytorch_lstm.yaml", {"space.parameters.hiden_size": [8, 16]})
-    with pytest.raises(ConfigError, match="hiden_size.*did you mean hidden_size"):
+    with pytest.raises(ConfigError, match=r"hiden_size.*did you mean hidden_size"):
         tune.run(study, f"sqlite:///{tmp_path / 'hpo.db'}")
 
 
@@ -85,8 +83,8 @@ def test_the_adding_problem_marks_two_numbers_and_sums_them() -> None:
 # ---------------------------------------------------------------- Trainer as a generator
 
 
-@pytest.fixture(scope="module")
-def trainers() -> ModuleType:
+@pytest.fixture
+def trainers(small_machine: None) -> ModuleType:
     return importlib.import_module("huggingface_trainer")
 
 

@@ -81,6 +81,10 @@ def test_plotly_is_inside_once_and_draws_every_plot(page: Page) -> None:
     assert all('"showSendToCloud": false' in script for script in drawn)
 
 
+def test_tracebacks_stay_in_the_storage(sample_results: Build) -> None:
+    assert "secret.py" not in report.html(sample_results())
+
+
 def test_facts_findings_and_config(page: Page) -> None:
     for words in ("sst2", "accuracy", "maximize", "24 complete, 3 pruned, 1 fail, 1 running, 1 waiting"):
         assert words in page.text
@@ -111,8 +115,9 @@ def test_the_table_of_trials_is_whole_and_sorts(page: Page) -> None:
     ("test", "direction", "words"),
     [
         ({**COMPARED, "shown": True}, "maximize", "the best trial is better"),
-        ({**COMPARED, "shown": True}, "minimize", "the best trial is worse"),
+        ({**COMPARED, "shown": True, "metric": "loss"}, "minimize", "the best trial is worse"),
         ({**COMPARED, "shown": False}, "maximize", "no difference shown"),
+        ({**COMPARED, "baseline": SCORES["best"], "shown": False}, "maximize", "is the best trial: no diff"),
         ({**SCORES, "baseline": None, "shown": False}, "maximize", "no published default to compare"),
     ],
 )

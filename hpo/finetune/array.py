@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,7 +103,7 @@ class FineTuneArray:
         self.segment = boundaries(rows, self.evaluations_per_epoch, 1)[0]
         self.horizon: int | None = rows * horizon_epochs
         self._occupied: dict[int, _Slot] = {}
-        self.facts: dict[str, Any] = {
+        self.facts: Mapping[str, Any] = {
             "task": data.task,
             "metric": self.metric,
             "data": data.digest,
@@ -241,7 +241,7 @@ class FineTuneArray:
     @torch.inference_mode()
     def predict(self, model: PreTrainedModel, split: str) -> Outputs:
         """Return a model's outputs on a split, in the split's order."""
-        model.eval()
+        model.train(False)
         tokens = self.tokens[split]
         chunks = by_length(tokens.lengths, SCORING_BATCH)
         logits = []

@@ -1,0 +1,398 @@
+"""Compare the speed of a search with `hpo` and with `Trainer.hyperparameter_search` on the same trials.
+
+Both sides fine-tune the same model (by default of MiniLM-L6's shape, with random weights) on the same synthetic
+sentences, at the same learning rates, for as many epochs, evaluated as often, with nothing pruned, no
+checkpoints and no trackers. Every measurement is one call, from imports done to search finished: reading and
+tokenising the rows, loading the model, all trials, and on hpo's side the storage and the best trial's weights.
+It runs in a process of its own, forked from a server that has imported everything and computed nothing.
+
+The peer is given what a careful user would give it: rows encoded once into a plain list (indexing a `datasets`
+table is slower), dynamic padding, a large evaluation batch, and a fresh model for each trial (a model used
+again keeps the precision of the first `Trainer` it was given to). With `--group-by-length` it also batches rows
+of similar length, as hpo always does; that is not the default.
+
+The sides alternate within each round, and the ratio of a round compares its own measurements only, so that a
+machine that slows down in between favours neither. A ratio above 1 says that hpo took less.
+
+Run it: python benchmarks/trials_per_hour.py [--write]
+"""
+
+from __future__ import annotations
+
+import os
+
+# A spinning thread that waits counts as CPU time, and takes the core from whoever has work.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import argparse
+import csv
+import datetime
+import gc
+import json
+import multiprocessing
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import tokenizers
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.utils import logging
+
+from hpo import config, tune
+
+RESULTS = Path(__file__).parent / "results"
+IMPORTED = ["accelerate", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert"]
+IMPORTED += ["hpo.tune", "hpo.finetune.array", "hpo.finetune.data"]
+IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
+SCORING_BATCH = 128  # rows; hpo's own
+MAX_LENGTH = 64
+
+Settings = dict[str, Any]
+Measured = dict[str, Any]
+
+# ---------------------------------------------------------------- the model and the rows
+
+
+def prepare(settings: Settings, folder: Path) -> None:
+    """Write the model, its tokenizer and the three splits."""
+    shape = BertConfig(
+        vocab_size=settings["vocabulary"],
+        hidden_size=settings["hidden"],
+        num_hidden_layers=settings["layers"],
+        num_attention_heads=settings["heads"],
+        intermediate_size=4 * settings["hidden"],
+    )
+    torch.manual_seed(0)
+    BertModel(shape).save_pretrained(folder / "model")  # no head: both sides draw one for each trial
+    words = [f"w{i}" for i in range(settings["vocabulary"] - 5)]
+    _tokenizer(words).save_pretrained(folder / "model")
+    rng = np.random.default_rng(0)
+    for split, rows in (("train", settings["rows"]), ("validation", settings["validation"]), ("test", 10)):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *_sentences(rng, words, rows)])
+
+
+def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return a WordPiece tokenizer that has every word whole: n words make n tokens, [CLS] and [SEP]."""
+    special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    vocabulary = {token: i for i, token in enumerate([*special.values(), *words])}
+    pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    pieces.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {f"{name}_token": token for name, token in special.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=pieces, model_max_length=512, **names)
+
+
+def _sentences(rng: np.random.Generator, words: Sequence[str], rows: int) -> list[tuple[str, str]]:
+    """Return (text, label) of sentences of 5 to 60 words, 24 on average, drawn as in real text (Zipf).
+
+    A seventh of the words is drawn from ten that only sentences of that label have.
+    """
+    cues, common = np.array(words[:20]).reshape(2, 10), np.array(words[20:])
+    shares = 1.0 / (np.arange(len(common)) + 2.7)
+    lengths = np.clip(rng.gamma(4.0, 6.0, rows).round().astype(int), 5, 60)
+    sentences = []
+    for length in lengths:
+        label = int(rng.integers(2))
+        plain = rng.choice(common, length, p=shares / shares.sum())
+        text = np.where(rng.random(length) < 1 / 7, rng.choice(cues[label], length), plain)
+        sentences.append((" ".join(text), ("negative", "positive")[label]))
+    return sentences
+
+
+# ---------------------------------------------------------------- the two sides
+
+
+def search_with_hpo(settings: Settings, folder: Path) -> Measured:
+    """Search with hpo, and return what it ran."""
+    study = config.build(
+        {
+            "name": "benchmark",
+            "model": str(folder / "model"),
+            "data": {split: str(folder / f"{split}.csv") for split in ("train", "validation", "test")},
+            "space": {
+                "learning_rate": settings["learning_rates"],
+                "batch_size": settings["batch"],
+                "epochs": settings["epochs"],
+            },
+            "baseline": False,
+            "sampler": "grid",
+            "pruner": "none",
+            "evaluations_per_epoch": settings["evaluations"],
+            "max_length": MAX_LENGTH,
+            "precision": settings["precision"],
+            "device": settings["device"],
+            "threads": settings["threads"],
+            "slots": settings["slots"],
+        },
+        "the benchmark",
+        folder,
+    )
+    finished = tune.run(study, f"sqlite:///{folder / 'hpo.db'}")
+    trials = finished.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    return {
+        "precision": finished.array.facts["precision"],
+        "learning_rates": sorted(trial.params["learning_rate"] for trial in trials),
+        "evaluations": sum(len(trial.intermediate_values) for trial in trials),
+        "best": finished.study.best_value,
+    }
+
+
+def search_with_trainer(settings: Settings, folder: Path, precision: str) -> Measured:
+    """Search with `Trainer.hyperparameter_search`, and return what it ran."""
+    rates, scored = settings["learning_rates"], []
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+
+    def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+        value = float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())
+        scored.append((trainer.args.learning_rate, value))
+        return {"accuracy": value}
+
+    trainer = Trainer(
+        model_init=lambda: BertForSequenceClassification.from_pretrained(folder / "model", num_labels=2),
+        args=_arguments(settings, folder, precision),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=_encoded(folder / "train.csv", tokenizer),
+        eval_dataset=_encoded(folder / "validation.csv", tokenizer),
+        compute_metrics=accuracy,
+    )
+    trainer.remove_callback(PrinterCallback)
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", rates)},
+        compute_objective=lambda metrics: metrics["eval_accuracy"],
+        n_trials=len(rates),
+        direction="maximize",
+        backend="optuna",
+        sampler=optuna.samplers.GridSampler({"learning_rate": rates}, seed=0),
+        pruner=optuna.pruners.NopPruner(),
+    )
+    return {
+        "precision": precision,
+        "learning_rates": sorted({rate for rate, _ in scored}),
+        "evaluations": len(scored),
+        "best": best.objective,
+    }
+
+
+def _arguments(settings: Settings, folder: Path, precision: str) -> TrainingArguments:
+    """Return the peer's arguments; what is not named here has the same value on both sides."""
+    steps = settings["rows"] // settings["batch"]
+    return TrainingArguments(
+        str(folder / "trainer"),
+        per_device_train_batch_size=settings["batch"],
+        per_device_eval_batch_size=SCORING_BATCH,
+        num_train_epochs=settings["epochs"],
+        warmup_steps=0.1,  # a share of all steps, as hpo's default
+        weight_decay=0.01,
+        eval_strategy="steps",
+        eval_steps=steps // settings["evaluations"],
+        train_sampling_strategy="group_by_length" if settings["group_by_length"] else "random",
+        bf16=precision == "bf16",
+        use_cpu=settings["device"] == "cpu",
+        dataloader_pin_memory=settings["device"] != "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _encoded(path: Path, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    encoded = tokenizer([row["text"] for row in rows], truncation=True, max_length=MAX_LENGTH)
+    labels = [int(row["label"] == "positive") for row in rows]
+    return [{**{key: encoded[key][i] for key in encoded}, "labels": label} for i, label in enumerate(labels)]
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure(side: str, settings: Settings, model_and_rows: Path) -> Measured:
+    """Run one side and return what it ran, with the seconds and the CPU seconds (of all threads) it took.
+
+    Args:
+        side: `hpo`, or the peer with its precision: `fp32` or `bf16`.
+        settings: The benchmark's.
+        model_and_rows: Folder that `prepare` has written.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(settings["threads"])
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for source in model_and_rows.iterdir():
+            (folder / source.name).symlink_to(source)
+        os.chdir(folder)
+        gc.freeze()  # the peer collects garbage three times a trial, and shall not search all that is imported here
+        wall, cpu = time.perf_counter(), time.process_time()
+        ran = search_with_hpo(settings, folder) if side == "hpo" else search_with_trainer(settings, folder, side)
+        ran |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        os.chdir("/")
+    return ran
+
+
+def _apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a fresh process that has done its imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    with context.Pool(1) as process:
+        return process.apply(call, arguments)
+
+
+def _precisions(device: str) -> list[str]:
+    """Return the peer's precisions: bf16 only where the processor has it."""
+    if device == "cpu":
+        has = torch.cpu.get_capabilities()
+        return ["fp32", "bf16"] if has.get("amx_bf16") or has.get("avx512_bf16") else ["fp32"]
+    return ["fp32", "bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["fp32"]
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Run all rounds.
+
+    Returns:
+        `rounds`: what each side ran and took; `ratios`: precision -> `wall` and `cpu` -> median, min and max of
+        the peer's over hpo's; `trials_per_hour`: side -> from the median of its seconds.
+    """
+    peers = _precisions(settings["device"])
+    # hpo in the middle, next to either peer, and every other round backwards.
+    order = [peers[0], "hpo", *peers[1:]]
+    rounds: list[dict[str, Measured]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        _apart(prepare, settings, Path(scratch))
+        for number in range(settings["pairs"]):
+            sides = order if number % 2 == 0 else order[::-1]
+            rounds.append({})
+            for side in sides:
+                ran = rounds[-1][side] = _apart(measure, side, settings, Path(scratch))
+                print(f"round {number + 1}, {_name(side)}: {ran['wall']:.1f} s, CPU {ran['cpu']:.1f} s", flush=True)
+    trials = len(settings["learning_rates"])
+    seconds = {side: statistics.median(ran[side]["wall"] for ran in rounds) for side in order}
+    return {
+        "rounds": rounds,
+        "ratios": {peer: {kind: _ratio(rounds, peer, kind) for kind in ("wall", "cpu")} for peer in peers},
+        "trials_per_hour": {side: 3600 * trials / taken for side, taken in seconds.items()},
+    }
+
+
+def _ratio(rounds: Sequence[dict[str, Measured]], peer: str, kind: str) -> dict[str, float]:
+    ratios = [ran[peer][kind] / ran["hpo"][kind] for ran in rounds]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+# ---------------------------------------------------------------- reporting
+
+
+def _name(side: str) -> str:
+    return "hpo" if side == "hpo" else f"Trainer {side}"
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the ratios as a Markdown table."""
+    ours, precision = results["trials_per_hour"]["hpo"], results["rounds"][0]["hpo"]["precision"]
+    lines = [
+        f"| peer | its trials an hour | hpo's ({precision}) | wall: peer / hpo | CPU: peer / hpo |",
+        "|---|---|---|---|---|",
+    ]
+    for peer, ratio in results["ratios"].items():
+        cells = ["{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio[kind]) for kind in ("wall", "cpu")]
+        theirs = results["trials_per_hour"][peer]
+        lines.append(f"| {_name(peer)} | {theirs:.0f} | {ours:.0f} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def _circumstances(device: str) -> dict[str, Any]:
+    """Return when and on what the benchmark ran."""
+    info = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("hpo", "torch", "transformers", "accelerate", "optuna")},
+    }
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Write the results as JSON and as a page."""
+    settings, on = results["settings"], results["circumstances"]
+    stem = folder / f"trials_per_hour_{settings['device']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    shape = f"{settings['layers']} layers of {settings['hidden']}"
+    hardware = f"{on['gpu']}, " if on["gpu"] else ""
+    versions = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
+    lines = [
+        f"# Trials an hour on {settings['device']}",
+        "",
+        f"{on['date']}, {hardware}{on['cpu']}, {on['cores']} cores ({settings['threads']} threads); {versions}.",
+        f"BERT of {shape}, {settings['rows']} rows, batch size {settings['batch']}, {settings['epochs']} epochs, "
+        f"{settings['evaluations']} evaluations an epoch on {settings['validation']} rows; "
+        f"{len(settings['learning_rates'])} trials a side, {settings['pairs']} rounds: median (min to max).",
+        "",
+        table(results),
+        "",
+        "`python benchmarks/trials_per_hour.py --write` says in its docstring what is measured.",
+    ]
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    numbers = {"rows": 480, "validation": 120, "trials": 2, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
+    shape = {"hidden": 384, "layers": 6, "heads": 12, "vocabulary": 30522}
+    for name, default in {**numbers, **shape, "slots": 1, "threads": os.cpu_count()}.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=" ")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of hpo's trials")
+    parser.add_argument("--group-by-length", action="store_true", help="let the peer batch rows of similar length")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark as the command line says, print it, and return its results."""
+    parser = _parser()
+    settings = vars(parser.parse_args(arguments))
+    writes = settings.pop("write")
+    if settings["rows"] % (settings["batch"] * settings["evaluations"]):
+        parser.error(
+            "--rows must be a multiple of batch size x evaluations, or the sides would be scored unequally often"
+        )
+    settings["learning_rates"] = np.geomspace(2e-5, 2e-4, settings.pop("trials")).round(8).tolist()
+    results = {"settings": settings, "circumstances": _circumstances(settings["device"]), **run(settings)}
+    print(f"\n{table(results)}")
+    if writes:
+        write(results, RESULTS)
+    return results
+
+
+if __name__ == "__main__":
+    main()

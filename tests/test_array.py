@@ -1,0 +1,252 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from hpo import config, tune
+from hpo.errors import DivergedError, OutOfMemoryError
+from hpo.finetune.optimizer import build
+from hpo.finetune.schedules import multiplier
+from hpo.hyperparameters import DEFAULTS
+from hpo.objective import TrialSpec
+
+
+def open_array(folder, **overrides):
+    return tune.open_finetuning(config.build(tiny.study(folder, **overrides), "test", folder))
+
+
+def run(array, params=None, seed=1, slot=0):
+    """Run one trial to its end and return its evaluations, or the exception that ended it."""
+    array.load(slot, TrialSpec(0, {"learning_rate": 3e-3, "epochs": 2, "batch_size": 16, **(params or {})}, seed))
+    evaluations = []
+    while True:
+        outcome = array.advance()[slot]
+        if isinstance(outcome, Exception):
+            array.unload(slot)
+            raise outcome
+        evaluations.append(outcome)
+        if outcome.last:
+            return evaluations
+
+
+def values(evaluations):
+    return [(e.value, e.at, dict(e.metrics)) for e in evaluations]
+
+
+def test_same_seed_same_evaluations_and_another_seed_others(tmp_path):
+    array = open_array(tmp_path)
+    first = run(array)
+    array.unload(0)
+    assert values(run(array)) == values(first)
+    array.unload(0)
+    assert values(run(array, seed=2)) != values(first)
+
+
+def test_a_trial_does_not_depend_on_its_neighbour(tmp_path):
+    alone = values(run(open_array(tmp_path)))
+    array = open_array(tmp_path, slots=2)
+    array.load(1, TrialSpec(7, {"learning_rate": 1e-2, "epochs": 5, "batch_size": 8, "dropout": 0.5}, 9))
+    assert values(run(array)) == alone
+
+
+def test_evaluations_are_at_the_same_examples_for_every_batch_size(tmp_path):
+    array = open_array(tmp_path, evaluations_per_epoch=3)
+    points = {}
+    for size in (7, 8, 60):
+        points[size] = [e.at for e in run(array, {"batch_size": size})]
+        array.unload(0)
+    assert points[7] == points[8] == points[60] == [20, 40, 60, 80, 100, 120]
+    assert array.segment == 20
+    assert array.horizon == 120
+
+
+def test_a_tiny_model_overfits_eight_rows(tmp_path):
+    tiny.write_csv(tmp_path / "eight.csv", 8, seed=3)
+    data = {"train": "eight.csv", "validation": "eight.csv", "test": "eight.csv"}
+    array = open_array(tmp_path, data=data, evaluations_per_epoch=1)
+    last = run(array, {"epochs": 40, "batch_size": 8, "learning_rate": 5e-3, "dropout": 0.0})[-1]
+    assert last.value == 1.0
+    assert last.metrics["loss"] < 0.01
+
+
+def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
+    """Reference: batches of the array's own plan through transformers' model, padded, with its own loss."""
+    array = open_array(tmp_path)
+    params = {**DEFAULTS, "learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "dropout": 0.0}
+    array.load(0, TrialSpec(0, params, 5))
+    slot = array._occupied[0]
+    reference = copy.deepcopy(slot.model).train()
+    optimizer = build(reference, array._starter.head, params)
+    for step, rows in enumerate(list(array._batches(slot.trial))[:4]):
+        inputs, targets = array.tokens["train"].batch(rows)
+        loss = reference(**inputs, labels=targets).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * multiplier(step, slot.total_steps, params)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert array._step(slot, next(slot.batches)).item() == pytest.approx(loss.item(), abs=1e-6)
+    for ours, theirs in zip(slot.model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path):
+    whole = run(open_array(tmp_path), {"dropout": 0.0})
+    parts = run(open_array(tmp_path, micro_batch=3), {"dropout": 0.0})
+    np.testing.assert_allclose(
+        [e.metrics["loss"] for e in parts], [e.metrics["loss"] for e in whole], rtol=1e-4
+    )
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_kept_weights_are_those_of_the_best_evaluation_and_load_with_the_whole_vocabulary(tmp_path):
+    array = open_array(tmp_path, evaluations_per_epoch=1)
+    assert array._vocabulary.rows is not None, "the table of 200 rows should have been cut"
+    evaluations = run(array, {"weight_decay": 0.5, "epochs": 4, "batch_size": 8})
+    slot = array._occupied[0]
+    assert array.keep(0, tmp_path / "kept")
+    best = max(range(len(evaluations)), key=lambda i: evaluations[i].value)
+    outputs = array.outputs_of(tmp_path / "kept", "validation")
+    assert float((outputs.predicted == outputs.targets).mean()) == evaluations[best].value
+
+    from transformers import AutoModelForSequenceClassification
+
+    whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept")
+    table = whole.get_input_embeddings().weight
+    assert table.shape[0] == 200
+    unused = np.setdiff1d(np.arange(200), array._vocabulary.rows.numpy())
+    pretrained = array._vocabulary.whole[unused]
+    torch.testing.assert_close(table.detach()[unused], pretrained * slot.best_decay)
+    assert slot.best_decay < 1.0
+
+
+def test_a_cut_table_trains_as_the_whole_one_does(tmp_path, monkeypatch):
+    params = {"weight_decay": 0.3, "dropout": 0.0}
+    cut = open_array(tmp_path)
+    curve = run(cut, params)
+    cut.keep(0, tmp_path / "cut")
+    monkeypatch.setattr("hpo.finetune.vocabulary.MOST_KEPT", -1)
+    whole = open_array(tmp_path)
+    assert whole._vocabulary.rows is None
+    np.testing.assert_allclose([e.metrics["loss"] for e in run(whole, params)], [e.metrics["loss"] for e in curve], rtol=1e-5)
+    whole.keep(0, tmp_path / "whole")
+    from safetensors.torch import load_file
+
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole"))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(set(tiny.SIZES) - {"bert"}))
+def test_other_architectures_train_and_are_kept(tmp_path, kind):
+    tiny.save_model(tmp_path / "model", kind)
+    array = open_array(tmp_path)
+    evaluations = run(array)
+    array.keep(0, tmp_path / "kept")
+    outputs = array.outputs_of(tmp_path / "kept", "validation")
+    assert float((outputs.predicted == outputs.targets).mean()) == max(e.value for e in evaluations)
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def test_regression_pairs_and_many_labels_learn(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = {"regression": ["text,label"], "pairs": ["text,other,label"], "many": ["text,good,bad"]}
+    for _ in range(150):
+        label, other = rng.choice(["good", "bad"], 2)
+        text, second = tiny.sentence(rng, label), tiny.sentence(rng, other)
+        lines["regression"].append(f"{text},{0.25 + 2.5 * (label == 'good')}")
+        lines["pairs"].append(f"{text},{second},{'same' if label == other else 'other'}")
+        lines["many"].append(f"{text} {second},{int('good' in (label, other))},{int('bad' in (label, other))}")
+    for name, rows in lines.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows))
+    params = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8}
+
+    numbers = open_array(tmp_path, data={"train": "regression.csv"})
+    assert (numbers.data.task, numbers.metric) == ("regression", "spearman")
+    assert max(e.value for e in run(numbers, params)) > 0.7
+
+    many = open_array(tmp_path, data={"train": "many.csv", "label": ["good", "bad"]})
+    assert (many.data.task, many.metric) == ("multi_label", "f1_micro")
+    assert max(e.value for e in run(many, params)) > 0.85
+
+    pairs = open_array(tmp_path, data={"train": "pairs.csv", "text_pair": "other"})
+    inputs, _ = pairs.tokens["train"].batch(np.arange(4))
+    assert "token_type_ids" in inputs
+    assert set(inputs["token_type_ids"].unique().tolist()) == {0, 1}
+    assert len(run(pairs, params)) == 12
+
+
+def test_bf16_trains_to_a_close_loss(tmp_path):
+    exact, rounded = open_array(tmp_path), open_array(tmp_path, precision="bf16")
+    a = run(exact, {"dropout": 0.0})[-1].metrics["loss"]
+    b = run(rounded, {"dropout": 0.0})[-1].metrics["loss"]
+    assert b == pytest.approx(a, rel=0.2)
+    assert b != a
+
+
+# ---------------------------------------------------------------- trials that go wrong
+
+
+def test_a_diverged_trial_is_named_and_the_slot_is_as_new(tmp_path):
+    array = open_array(tmp_path)
+    expected = values(run(array))
+    array.unload(0)
+    array.load(0, TrialSpec(0, {"batch_size": 16}, 1))
+    with torch.no_grad():
+        array._occupied[0].model.classifier.weight.fill_(math.inf)
+    outcome = array.advance()[0]
+    assert isinstance(outcome, DivergedError)
+    assert "not finite after 32 examples" in str(outcome)
+    array.unload(0)
+    assert values(run(array)) == expected
+
+
+def test_a_collapsed_model_is_named(tmp_path):
+    last = run(open_array(tmp_path), {"learning_rate": 1e-9})[-1]
+    assert dict(last.notes) == {"collapsed": True}
+
+
+def limited(monkeypatch, array, most):
+    """Let forward passes of more than `most` rows run out of memory."""
+    inner = type(array._spare[0]).forward
+
+    def forward(self, input_ids, **inputs):
+        if self.training and len(input_ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return inner(self, input_ids, **inputs)
+
+    monkeypatch.setattr(type(array._spare[0]), "forward", forward)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_the_trial_goes_on(tmp_path, monkeypatch):
+    expected = run(open_array(tmp_path), {"dropout": 0.0})
+    array = open_array(tmp_path)
+    limited(monkeypatch, array, 5)
+    found = run(array, {"dropout": 0.0})
+    assert array.micro_batch == 4
+    np.testing.assert_allclose([e.metrics["loss"] for e in found], [e.metrics["loss"] for e in expected], rtol=1e-4)
+
+
+def test_a_trial_that_fits_at_no_micro_batch_is_out_of_memory(tmp_path, monkeypatch):
+    array = open_array(tmp_path)
+    limited(monkeypatch, array, 0)
+    with pytest.raises(OutOfMemoryError, match="one example"):
+        run(array)
+
+
+def test_the_time_of_an_example_is_measured_without_a_trace(tmp_path):
+    array = open_array(tmp_path)
+    before = {name: t.clone() for name, t in array._spare[0].state_dict().items()}
+    assert 0 < array.seconds_per_example() < 10
+    assert math.isfinite(array.seconds_per_example())
+    assert all(torch.equal(before[name], t) for name, t in array._spare[0].state_dict().items())

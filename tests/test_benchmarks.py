@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY = "--hidden 16 --heads 2 --layers 1 --vocabulary 300 --rows 32 --validation 16 --batch 8 --pairs 1 --threads 1"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("trials_per_hour")
+
+
+def test_every_benchmark_is_known() -> None:
+    assert {path.name for path in BENCHMARKS.rglob("*.py")} == {"trials_per_hour.py"}
+
+
+def test_both_sides_run_the_same_trials(
+    benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = benchmark.main(TINY.split())
+    assert results["settings"]["learning_rates"] == [2e-5, 2e-4]
+    (ran,) = results["rounds"]
+    peers = set(ran) - {"hpo"}
+    assert "fp32" in peers
+    for side, measured in ran.items():
+        assert measured["learning_rates"] == [2e-5, 2e-4], side
+        assert measured["evaluations"] == 2 * 1 * 2, side  # trials x epochs x evaluations an epoch
+        assert 0 <= measured["best"] <= 1
+        assert measured["precision"] == (side if side in peers else measured["precision"])
+    check_ratios(results, peers)
+    check_files(benchmark, results, tmp_path, capsys.readouterr().out)
+
+
+def check_ratios(results: dict[str, Any], peers: set[str]) -> None:
+    assert set(results["ratios"]) == peers
+    for ratio in results["ratios"].values():
+        for kind in ("wall", "cpu"):
+            assert 0 < ratio[kind]["min"] <= ratio[kind]["median"] <= ratio[kind]["max"] < math.inf
+    assert all(0 < rate < math.inf for rate in results["trials_per_hour"].values())
+
+
+def check_files(benchmark: ModuleType, results: dict[str, Any], folder: Path, printed: str) -> None:
+    benchmark.write(results, folder)
+    assert json.loads((folder / "trials_per_hour_cpu.json").read_text()) == results
+    page = (folder / "trials_per_hour_cpu.md").read_text()
+    table = benchmark.table(results)
+    assert table in page
+    assert table in printed
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+    for fact in ("date", "cpu"):
+        assert results["circumstances"][fact] in page
+
+
+def test_ratios_are_taken_within_a_round(benchmark: ModuleType) -> None:
+    seconds = [(4.0, 2.0), (30.0, 10.0), (5.0, 5.0)]  # the second round met a busy machine
+    rounds = [{"fp32": {"wall": theirs}, "hpo": {"wall": ours}} for theirs, ours in seconds]
+    assert benchmark._ratio(rounds, "fp32", "wall") == {"median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_the_sentences_are_as_long_as_said_and_can_be_told_apart(benchmark: ModuleType) -> None:
+    words = [f"w{i}" for i in range(3000)]
+    sentences = benchmark._sentences(np.random.default_rng(0), words, 1000)
+    lengths = [len(text.split()) for text, _ in sentences]
+    assert min(lengths) >= 5
+    assert max(lengths) <= 60
+    assert np.mean(lengths) == pytest.approx(24, abs=1)
+    cues = {"negative": set(words[:10]), "positive": set(words[10:20])}
+    told = [bool(cues[label] & set(text.split())) for text, label in sentences]
+    assert np.mean(told) > 0.9
+    other = {"negative": "positive", "positive": "negative"}
+    assert not any(cues[other[label]] & set(text.split()) for text, label in sentences)
+    counts = np.unique([word for text, _ in sentences for word in text.split()], return_counts=True)[1]
+    assert np.sort(counts)[::-1][:100].sum() > counts.sum() / 2  # Zipf: a few words make most of a text
+
+
+def test_a_word_is_a_token(benchmark: ModuleType) -> None:
+    tokenizer = benchmark._tokenizer([f"w{i}" for i in range(50)])
+    assert tokenizer("w3 w49 w7").tokens() == ["[CLS]", "w3", "w49", "w7", "[SEP]"]
+
+
+def test_rows_must_divide_into_evaluations(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main(["--rows", "100"])
+    assert "--rows must be a multiple" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpo.config import DataConfig
+from hpo.errors import DataError
+from hpo.finetune import data
+
+
+def config(**settings):
+    return DataConfig.model_validate({"train": "train.csv", **settings})
+
+
+def load(folder, task="auto", seed=0, **settings):
+    return data.load(config(**settings), task, seed, folder)
+
+
+def frame(folder, name="train.csv", **columns):
+    pd.DataFrame(columns).to_csv(folder / name, index=False)
+
+
+# ---------------------------------------------------------------- formats
+
+
+def test_every_format_gives_the_same_rows(tmp_path):
+    table = pd.DataFrame(tiny.rows(60), columns=["text", "label"])
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    table.to_csv(tmp_path / "rows.tsv", index=False, sep="\t")
+    table.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    table.to_parquet(tmp_path / "rows.parquet")
+    digests = {load(tmp_path, train=f"rows.{kind}").digest for kind in ("csv", "tsv", "jsonl", "parquet")}
+    assert len(digests) == 1
+
+
+def test_files_and_patterns_are_joined(tmp_path):
+    for i in range(3):
+        tiny.write_csv(tmp_path / f"part{i}.csv", 20, seed=i)
+    joined = load(tmp_path, train="part*.csv", validation=10, test=10)
+    assert [len(joined.splits[name]) for name in data.SPLITS] == [40, 10, 10]
+
+
+def test_words_that_pandas_takes_for_missing_are_texts(tmp_path):
+    frame(tmp_path, text=["NA", "null", "None", *(f"x{i}" for i in range(37))], label=["a", "b"] * 20)
+    texts = {t for s in load(tmp_path).splits.values() for t in s.texts}
+    assert {"NA", "null", "None"} <= texts
+
+
+def test_only_matching_rows_are_kept_and_a_sample_is_seeded(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(100)], label=["a", "b"] * 50, source=["x"] * 60 + ["y"] * 40)
+    kept = load(tmp_path, where={"source": "x"}, rows=40)
+    texts = sorted(t for s in kept.splits.values() for t in s.texts)
+    assert len(texts) == 40
+    assert all(int(t[1:]) < 60 for t in texts)
+    assert kept.digest == load(tmp_path, where={"source": "x"}, rows=40).digest
+    assert kept.digest != load(tmp_path, where={"source": "x"}, rows=40, seed=1).digest
+
+
+# ---------------------------------------------------------------- tasks and labels
+
+
+def test_labels_that_are_numbers_are_sorted_as_numbers(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(60)], label=[10, 9, 2] * 20)
+    assert load(tmp_path).labels == ("2", "9", "10")
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [(["x", "y"], "single_label"), (["0", "1"], "single_label"), (["0.5", "2.25"], "regression"), ([1, 3], "single_label")],
+)
+def test_the_task_is_read_off_the_labels(tmp_path, labels, task):
+    frame(tmp_path, text=[f"t{i}" for i in range(40)], label=labels * 20)
+    assert load(tmp_path).task == task
+
+
+def test_several_columns_or_lists_are_many_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (40, 2))
+    frame(tmp_path, text=[f"t{i}" for i in range(40)], hot=targets[:, 0], wet=targets[:, 1])
+    columns = load(tmp_path, label=["hot", "wet"])
+    names = [[name for name, on in zip(("hot", "wet"), row, strict=True) if on] for row in targets]
+    lines = [json.dumps({"text": f"t{i}", "label": row}) for i, row in enumerate(names)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    lists = load(tmp_path, train="rows.jsonl")
+    assert columns.task == lists.task == "multi_label"
+    assert columns.labels == lists.labels == ("hot", "wet")
+    by_text = [{t: tuple(y) for s in d.splits.values() for t, y in zip(s.texts, s.targets, strict=True)} for d in (columns, lists)]
+    assert by_text[0] == by_text[1] == {f"t{i}": tuple(map(float, row)) for i, row in enumerate(targets)}
+
+
+def test_pairs_keep_both_texts(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(40)], other=[f"o{i}" for i in range(40)], label=["a", "b"] * 20)
+    split = load(tmp_path, text_pair="other").splits["train"]
+    assert [t[1:] for t in split.texts] == [o[1:] for o in split.pairs]
+
+
+# ---------------------------------------------------------------- splits
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(st.integers(0, 30), min_size=30, max_size=120),
+    shares=st.tuples(st.sampled_from([0.1, 0.25, 5]), st.sampled_from([0.1, 0.2, 4])),
+    seed=st.integers(0, 5),
+)
+def test_made_splits_are_a_partition_with_duplicates_on_one_side(tmp_path_factory, texts, shares, seed):
+    folder = tmp_path_factory.mktemp("splits")
+    frame(folder, text=[f"t{i}" for i in texts], label=["ab"[i % 2] for i in texts])
+    try:
+        splits = load(folder, seed=seed, validation=shares[0], test=shares[1]).splits
+    except DataError as error:
+        assert "rows" in str(error) or "label" in str(error)
+        return
+    assert sorted(t for s in splits.values() for t in s.texts) == sorted(f"t{i}" for i in texts)
+    sets = [set(split.texts) for split in splits.values()]
+    assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+
+
+def test_made_splits_have_the_size_asked_for_and_the_classes_in_proportion(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(1000)], label=["a"] * 700 + ["b"] * 250 + ["c"] * 50)
+    splits = load(tmp_path, validation=100, test=0.2).splits
+    assert [len(splits[name]) for name in data.SPLITS] == [700, 100, 200]
+    assert np.bincount(splits["validation"].targets).tolist() == [70, 25, 5]
+    assert np.bincount(splits["test"].targets).tolist() == [140, 50, 10]
+
+
+def test_declared_splits_are_taken_as_they_are_and_leaks_are_noted(tmp_path):
+    for name, count in (("train", 40), ("validation", 20), ("test", 10)):
+        tiny.write_csv(tmp_path / f"{name}.csv", count, seed=0)
+    found = load(tmp_path, validation="validation.csv", test="test.csv")
+    assert [len(found.splits[name]) for name in data.SPLITS] == [40, 20, 10]
+    assert "20 of 20 rows of validation are in train too" in found.notes[0]
+
+
+# ---------------------------------------------------------------- bad input
+
+GOOD = {"text": [f"t{i}" for i in range(40)], "label": ["a", "b"] * 20}
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "says"),
+    [
+        (GOOD, {"text": "sentence"}, "no column 'sentence'; it has text, label"),
+        (GOOD, {"train": "nowhere.csv"}, "there is no file nowhere.csv"),
+        (GOOD, {"train": "no*.csv"}, "there is no file no"),
+        (GOOD, {"validation": 40}, "validation: 40 asks for 40 rows"),
+        (GOOD, {"validation": 0.001}, "validation: 0.001 asks for 0 rows"),
+        (GOOD, {"where": {"label": "z"}}, "no row has label = 'z'; the column has a, b"),
+        ({**GOOD, "label": ["a"] * 40}, {}, "every row of train has the label 'a'"),
+        ({**GOOD, "label": ["a", ""] * 20}, {}, "no label in 20 rows, first in row 2"),
+        ({**GOOD, "label": [f"l{i}" for i in range(40)]}, {}, "40 different labels"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, columns, settings, says):
+    frame(tmp_path, **columns)
+    with pytest.raises(DataError, match=says.replace("(", r"\(")):
+        load(tmp_path, **settings)
+
+
+def test_a_label_seen_only_in_evaluation_is_named_with_its_split(tmp_path):
+    frame(tmp_path, **GOOD)
+    frame(tmp_path, "test.csv", text=["x", "y"], label=["a", "zebra"])
+    with pytest.raises(DataError, match="test has the label 'zebra', which train has not; train has 'a', 'b'"):
+        load(tmp_path, test="test.csv")
+
+
+def test_an_empty_split_is_named(tmp_path):
+    frame(tmp_path, **GOOD)
+    (tmp_path / "test.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match="the test split has no rows"):
+        load(tmp_path, test="test.csv")
+
+
+def test_text_that_is_not_utf8_names_the_row(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"text,label\nfine,a\ncaf\xe9,b\n")
+    with pytest.raises(DataError, match=r"line 3 \(row 2\) has the byte 0xe9"):
+        load(tmp_path)
+
+
+def test_a_broken_line_of_json_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": \n')
+    with pytest.raises(DataError, match="line 2: not a JSON object"):
+        load(tmp_path, train="rows.jsonl")
+
+
+def test_a_number_that_is_none_is_named(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(40)], label=["0.5", "high"] * 20)
+    with pytest.raises(DataError, match="label 'high' in row .* is not a number"):
+        load(tmp_path, task="regression")
+
+
+def test_a_hub_data_set_without_network_gets_one_error_with_the_way_on(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be had from the Hub.*local files"):
+        load(tmp_path, dataset="nobody/nothing-at-all", train="train")

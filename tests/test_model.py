@@ -1,0 +1,107 @@
+import pytest
+import tiny
+import torch
+
+from hpo.errors import ModelError
+from hpo.finetune import dropout
+from hpo.finetune.model import Starter, load_model, load_tokenizer, longest_input
+
+
+@pytest.mark.parametrize("kind", sorted(tiny.SIZES))
+def test_our_attention_gives_the_outputs_of_transformers_own(tmp_path, kind):
+    folder = tiny.save_model(tmp_path / kind, kind)
+    ours, head = load_model(str(folder), folder, "single_label", ["a", "b"])
+    assert head
+    theirs = type(ours).from_pretrained(folder, num_labels=2, attn_implementation="eager", pad_token_id=0)
+    theirs.load_state_dict(ours.state_dict())
+    ids = torch.randint(4, 70, (3, 9))
+    mask = (torch.arange(9) < torch.tensor([9, 5, 2])[:, None]).long()
+    inputs = {"input_ids": torch.where(mask == 1, ids, 0), "attention_mask": mask}
+    with torch.no_grad():
+        torch.testing.assert_close(ours.train(False)(**inputs).logits, theirs.train(False)(**inputs).logits)
+
+
+def test_a_trial_starts_from_the_pretrained_weights_with_a_head_of_its_seed(tmp_path):
+    folder = tiny.save_model(tmp_path)
+    model, head = load_model(str(folder), folder, "single_label", ["a", "b", "c"])
+    starter = Starter(model, head)
+    before = model.bert.encoder.layer[0].output.dense.weight.detach().clone()
+    heads = {}
+    for seed in (1, 2, 1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        starter.start(model, seed, None)
+        assert torch.equal(model.bert.encoder.layer[0].output.dense.weight, before)
+        if seed in heads:
+            assert torch.equal(heads[seed], model.classifier.weight)
+        heads[seed] = model.classifier.weight.detach().clone()
+    assert not torch.equal(heads[1], heads[2])
+    assert heads[1].std().item() == pytest.approx(0.02, rel=0.5)
+    assert model.classifier.bias.abs().max() == 0
+
+
+def test_dropout_is_set_everywhere_and_taken_back(tmp_path):
+    folder = tiny.save_model(tmp_path)
+    model, head = load_model(str(folder), folder, "single_label", ["a", "b"])
+    dropout.install(model)
+    starter = Starter(model, head)
+
+    def rates():
+        return {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+
+    starter.start(model, 0, 0.35)
+    assert rates() == {0.35}
+    starter.start(model, 0, None)
+    assert rates() == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("https://tfhub.dev/google/bert/1", "huggingface.co"),
+        ("pytorch/fairseq:main", "Hugging Face"),
+        ("./nowhere", "no model folder"),
+        ("package:not_there/model", "pip install not-there"),
+        ("someone/some-model", "./bert-base-uncased"),
+    ],
+)
+def test_a_model_that_cannot_be_had_gets_one_error_with_the_way_on(tmp_path, name, says):
+    with pytest.raises(ModelError, match=says):
+        load_tokenizer(name, tmp_path)
+
+
+def test_a_folder_without_tokenizer_is_named(tmp_path):
+    folder = tiny.save_model(tmp_path)
+    for file in folder.glob("token*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(str(folder), folder)
+
+
+def test_weights_that_must_be_unpickled_are_refused(tmp_path):
+    folder = tiny.save_model(tmp_path)
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        load_model(str(folder), folder, "single_label", ["a", "b"])
+
+
+def test_a_tokenizer_without_padding_token_takes_another(tmp_path):
+    folder = tiny.save_model(tmp_path)
+    loaded = tiny.tokenizer()
+    loaded.pad_token = None
+    loaded.eos_token = "[SEP]"
+    loaded.save_pretrained(folder)
+    assert load_tokenizer(str(folder), folder).pad_token == "[SEP]"
+
+
+def test_texts_are_cut_at_what_the_model_can_take(tmp_path):
+    bert, _ = load_model(str(tiny.save_model(tmp_path / "b")), tmp_path, "single_label", ["a", "b"])
+    loaded = tiny.tokenizer()
+    assert longest_input(32, loaded, bert.config) == 32
+    assert longest_input(500, loaded, bert.config) == 64
+    loaded.model_max_length = int(1e30)
+    assert longest_input(10_000, loaded, bert.config) == 512
+    bert.config.model_type, bert.config.pad_token_id = "roberta", 1
+    assert longest_input(10_000, loaded, bert.config) == 510
