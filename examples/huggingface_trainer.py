@@ -50,9 +50,7 @@ class Gate(TrainerCallback):
         self.evaluations: queue.SimpleQueue[hpo.Evaluation | None] = queue.SimpleQueue()
         self.go_on: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Pass the score on, and wait for the answer."""
         seen, total = (steps * args.train_batch_size for steps in (state.global_step, state.max_steps))
         metrics = kwargs["metrics"]

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import optuna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hpo import pruners, samplers, yaml
-from hpo.errors import ConfigError, Problem
+from hpo.errors import ConfigError, HpoError, Problem
 from hpo.finetune.metrics import METRICS, Direction
 from hpo.finetune.tasks import TASKS
 from hpo.hyperparameters import HYPERPARAMETERS
@@ -261,7 +262,8 @@ def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
     path = find(setting, "search_spaces", folder)
     if path is None:
         offered = sorted(p.stem for p in shipped("search_spaces").glob("*.yaml"))
-        raise ConfigError("space", [Problem((), f"there is no search space {setting!r}; shipped: {', '.join(offered)}")])
+        message = f"there is no search space {setting!r}; shipped: {', '.join(offered)}"
+        raise ConfigError("space", [Problem((), message)])
     raw, lines = yaml.read(path)
     try:
         return parse(raw, known, source=path.name)
@@ -275,7 +277,7 @@ def _pydantic_problems(error: ValidationError) -> list[Problem]:
     for item in error.errors():
         # A union reports each of its members; the field is one problem.
         path = tuple(part for part in item["loc"] if isinstance(part, int) or part.isidentifier())
-        path = path[:-1] if path and path[-1] in ("str", "int", "float", "dict", "list") else path
+        path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             model = DataConfig if path[:1] == ("data",) else StudyConfig
@@ -296,6 +298,8 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
         elif task in TASKS and task not in METRICS[metric].tasks:
             fit = [name for name, entry in METRICS.items() if task in entry.tasks]
             problems.append(Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(fit)}"))
+    if raw.get("direction") is not None and not custom:
+        problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
     problems += _sampler_problems(raw.get("sampler", "tpe"))
     pruner = raw.get("pruner", "median")
     if isinstance(pruner, str | Mapping):
@@ -312,11 +316,17 @@ def _sampler_problems(setting: Any) -> list[Problem]:
     name, arguments = pruners.named(setting)
     make = samplers.factory(name)
     if make is None:
-        known = [*samplers.SAMPLERS, *(n for n in dir(samplers.optuna.samplers) if n.endswith("Sampler"))]
+        known = [*samplers.SAMPLERS, *(n for n in dir(optuna.samplers) if n.endswith("Sampler"))]
         return [Problem(("sampler",), f"{name!r} is not a sampler{nearest(name, known)}")]
     takes = inspect.signature(make).parameters
     unknown = [key for key in arguments if key not in takes]
-    return [Problem(("sampler", key), f"is not an argument of {name}{nearest(key, takes)}") for key in unknown]
+    if unknown:
+        return [Problem(("sampler", key), f"is not an argument of {name}{nearest(key, takes)}") for key in unknown]
+    try:
+        samplers.make(name, arguments, 0)
+    except (ValueError, TypeError, HpoError) as error:
+        return [Problem(("sampler",), str(error))]
+    return []
 
 
 def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:

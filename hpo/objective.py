@@ -15,8 +15,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from hpo.errors import ConfigError, Problem
 
 Score = float | int
 Yielded = "Evaluation | Score"
-Objective = Callable[[Mapping[str, Any]], "Generator[Evaluation | Score, None, Any] | Evaluation | Score"]
+Objective = Callable[[Mapping[str, Any]], "Iterator[Evaluation | Score] | Evaluation | Score"]
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,9 @@ class GeneratorArray:
 def _evaluations(objective: Objective, params: Mapping[str, Any]) -> Generator[Any, None, Any]:
     """Return the objective as a generator; a plain function yields once."""
     result = objective(params)
-    if inspect.isgenerator(result):
+    if isinstance(result, Iterator):
         return (yield from result)
-    evaluation = _evaluation(result)
-    yield Evaluation(evaluation.value, evaluation.at, evaluation.metrics, last=True)
+    yield replace(_evaluation(result), last=True)
     return None
 
 
@@ -182,11 +181,12 @@ def imported(name: str, folder: Path) -> Callable[..., Any]:
         if str(place.resolve()) not in sys.path:
             sys.path.insert(0, str(place.resolve()))
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise problem(f"{name!r}: {error}; looked in {folder} and in the working folder") from None
-    except AttributeError:
-        raise problem(f"module {module!r} has no {attribute!r}") from None
+    if not hasattr(loaded, attribute):
+        raise problem(f"module {module!r} has no {attribute!r}")
+    found = getattr(loaded, attribute)
     if not callable(found):
         raise problem(f"{name!r} is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]

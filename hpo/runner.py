@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,7 +173,9 @@ class Runner:
     def _fill(self) -> None:
         for slot in range(self.array.slots):
             while slot not in self._slots and (trial := self._next()) is not None:
-                params = self.space.suggest(trial)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may lie outside
+                    params = self.space.suggest(trial)
                 earlier = self._earlier(trial)
                 if earlier is None:
                     self._load(slot, trial, params)

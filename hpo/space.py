@@ -392,7 +392,7 @@ def _ordered(
         for other, wanted in parameter.when.items():
             path = (*prefix, name, "when", other)
             if other in fixed:
-                possible: list[Any] | None = [fixed[other]]
+                possible: Sequence[Any] | None = [fixed[other]]
             elif other in searched:
                 possible = searched[other].points()
             else:

@@ -6,6 +6,7 @@ of a grid or rows whose parameters the sampler draws when they start.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import pruners, samplers
@@ -65,7 +66,7 @@ def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> 
         StudyError: The study in the storage is not this one.
     """
     name = study.config.name
-    fingerprint = {"settings": _settings(study), "facts": dict(facts)}
+    fingerprint = json.loads(json.dumps({"settings": _settings(study), "facts": dict(facts)}))  # as it is stored
     if name not in optuna.get_all_study_names(storage):
         opened = optuna.create_study(storage=storage, study_name=name, direction=study.direction)
         opened.set_user_attr("fingerprint", fingerprint)
@@ -161,8 +162,9 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
 def plan(opened: optuna.Study, study: Study) -> int:
     """Add the rows that are not in the storage yet, and return the budget N."""
     rows, budget = planned_rows(study)
-    present = len(opened.get_trials(deepcopy=False))
-    for params, attrs in rows[present:]:
+    present = [row.params or row.system_attrs.get("fixed_params") for row in opened.get_trials(deepcopy=False)]
+    new = [(params, attrs) for params, attrs in rows if not params or params not in present]
+    for params, attrs in new[: max(0, len(rows) - len(present))]:
         opened.enqueue_trial(params, user_attrs=attrs)
     return budget
 
@@ -172,7 +174,10 @@ def put_back(opened: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
 
     Optuna's storages allow it and say nothing of it; `tests/test_study.py` pins it.
     """
-    opened._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    storage = opened._storage
+    storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    if isinstance(storage, InMemoryStorage):  # it looks for waiting trials only after the last one that it gave out
+        storage._prev_waiting_trial_number[opened._study_id] = 0
 
 
 def put_back_orphans(opened: optuna.Study) -> int:

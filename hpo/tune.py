@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -87,6 +87,8 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
         HpoError: The data, model, storage or study is not as the file says; nothing has been written.
     """
     array = open_array(study)
+    if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
+        study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
     with locked(study.config.name):
         opened = open_study(study, storages.connect(url), array.facts)
         put_back_orphans(opened)
@@ -102,9 +104,8 @@ def _run(
     name, arguments = pruners.named(config.pruner)
     opened.pruner = pruners.make(name, arguments, array.segment, array.horizon)
     budget = plan(opened, study)
-    metric = config.metric or array.facts.get("metric") or "value"
     finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
-    watch.opened(config.name, metric, study.direction, budget, finished)
+    watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
     rules = Rules(budget, config.seed, config.timeout, config.patience, config.max_consecutive_failures)
     try:
         stopped = Runner(opened, study.space, array, rules, watch, weights).run()

@@ -49,9 +49,7 @@ def sample_results() -> Callable[..., Results]:
         return {**params, "power": draw.uniform(0.5, 3.0)} if params["schedule"] == "polynomial" else params
 
     def score(params: dict[str, Any], share: float, draw: random.Random) -> float:
-        height = (
-            0.93 - 0.08 * (math.log10(params["learning_rate"]) + 4.2) ** 2 - 0.0005 * params["batch_size"]
-        )
+        height = 0.93 - 0.08 * (math.log10(params["learning_rate"]) + 4.2) ** 2 - 0.0005 * params["batch_size"]
         return height * (1 - 0.35 * math.exp(-4 * share)) + draw.uniform(-0.004, 0.004)
 
     def trial(number: int, state: TrialState, draw: random.Random) -> FrozenTrial:
@@ -79,9 +77,7 @@ def sample_results() -> Callable[..., Results]:
             intermediate_values=curve,
         )
         made.number = number
-        made.datetime_start = (
-            None if state == TrialState.WAITING else start + datetime.timedelta(seconds=40 * number)
-        )
+        made.datetime_start = None if state == TrialState.WAITING else start + datetime.timedelta(seconds=40 * number)
         ended = start + datetime.timedelta(seconds=40 * number + 10 * max(last, 1))
         made.datetime_complete = ended if state.is_finished() else None
         return made

@@ -20,10 +20,6 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("trials_per_hour")
 
 
-def test_every_benchmark_is_known() -> None:
-    assert {path.name for path in BENCHMARKS.rglob("*.py")} == {"trials_per_hour.py"}
-
-
 def test_both_sides_run_the_same_trials(
     benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

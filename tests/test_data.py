@@ -151,8 +151,8 @@ GOOD = {"text": [f"t{i}" for i in range(40)], "label": ["a", "b"] * 20}
         (GOOD, {"validation": 0.001}, "validation: 0.001 asks for 0 rows"),
         (GOOD, {"where": {"label": "z"}}, "no row has label = 'z'; the column has a, b"),
         ({**GOOD, "label": ["a"] * 40}, {}, "every row of train has the label 'a'"),
-        ({**GOOD, "label": ["a", ""] * 20}, {}, "no label in 20 rows, first in row 2"),
-        ({**GOOD, "label": [f"l{i}" for i in range(40)]}, {}, "40 different labels"),
+        ({**GOOD, "label": ["a", ""] * 20}, {}, "train: column 'label' has no label in 20 rows, first in row 2"),
+        ({**GOOD, "label": [f"l{i}" for i in range(40)]}, {}, "32 different labels in 32 rows"),
     ],
 )
 def test_bad_input_is_named(tmp_path, columns, settings, says):

@@ -36,7 +36,9 @@ def test_a_missing_extra_says_what_to_install() -> None:
 def test_the_tree_at_the_top_names_every_error_under_its_parent() -> None:
     assert errors.__doc__ is not None
     drawn = {line.split()[0 if line[0] not in "├└" else 1] for line in errors.__doc__.splitlines() if "Error " in line}
-    defined = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
+    defined = {
+        name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)
+    }
     assert drawn == set(defined)
     below = errors.__doc__.index("TrialEndedError ")
     for name, kind in defined.items():

@@ -55,7 +55,9 @@ def test_a_file_of_a_package_is_found_without_importing_it(package: str, tmp_pat
     assert package not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["no_such_package_at_all/x", "some_rows/data/none.csv", "/x", "no.such.parent/x", "sys/x"])
+@pytest.mark.parametrize(
+    "name", ["no_such_package_at_all/x", "some_rows/data/none.csv", "/x", "no.such.parent/x", "sys/x"]
+)
 def test_what_a_package_has_not_is_not_found(package: str, tmp_path: Path, name: str) -> None:
     assert locate(f"package:{name}", tmp_path) is None
 

@@ -42,9 +42,7 @@ def run(study: optuna.Study, space: SearchSpace, count: int) -> list[dict[str, A
     return [trial.params for trial in study.trials]
 
 
-def opened(
-    name: str, space: SearchSpace, seed: int = 0, storage: Any = None, **arguments: Any
-) -> optuna.Study:
+def opened(name: str, space: SearchSpace, seed: int = 0, storage: Any = None, **arguments: Any) -> optuna.Study:
     sampler = TrialSeededSampler(name, arguments, space, seed)
     return optuna.create_study(storage=storage, study_name="s", load_if_exists=True, sampler=sampler)
 

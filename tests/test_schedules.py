@@ -25,11 +25,11 @@ PEERS: dict[str, Callable[[torch.optim.Optimizer, int, int, dict[str, Any]], Lam
     "constant": lambda o, w, t, p: optimization.get_constant_schedule_with_warmup(o, w),
     "linear": lambda o, w, t, p: optimization.get_linear_schedule_with_warmup(o, w, t),
     "cosine": lambda o, w, t, p: optimization.get_cosine_schedule_with_warmup(o, w, t),
-    "cosine_with_restarts": lambda o, w, t, p: (
-        optimization.get_cosine_with_hard_restarts_schedule_with_warmup(o, w, t, num_cycles=p["num_cycles"])
+    "cosine_with_restarts": lambda o, w, t, p: optimization.get_cosine_with_hard_restarts_schedule_with_warmup(
+        o, w, t, num_cycles=p["num_cycles"]
     ),
-    "polynomial": lambda o, w, t, p: (
-        optimization.get_polynomial_decay_schedule_with_warmup(o, w, t, lr_end=0.0, power=p["power"])
+    "polynomial": lambda o, w, t, p: optimization.get_polynomial_decay_schedule_with_warmup(
+        o, w, t, lr_end=0.0, power=p["power"]
     ),
     "inverse_sqrt": lambda o, w, t, p: optimization.get_inverse_sqrt_schedule(o, w),
     "warmup_stable_decay": _wsd,

@@ -100,7 +100,9 @@ def test_a_value_without_a_line_has_that_of_what_contains_it(path: yaml.SourcePa
     assert yaml.line_of(path, {("a",): 1, ("a", "b"): 2}) == line
 
 
-BOMB = "a: &a [x, x]\n" + "\n".join(f"{new}: &{new} [*{old}, *{old}]" for old, new in zip("abcdefgh", "bcdefghi"))
+BOMB = "a: &a [x, x]\n" + "\n".join(
+    f"{new}: &{new} [*{old}, *{old}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
 
 
 @pytest.mark.parametrize(

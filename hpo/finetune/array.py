@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.config import StudyConfig
-from hpo.errors import DivergedError, OutOfMemoryError
+from hpo.errors import DataError, DivergedError, ModelError, OutOfMemoryError
 from hpo.finetune import dropout as cheap_dropout
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.batches import boundaries, by_length, epoch_batches
@@ -75,6 +75,9 @@ class FineTuneArray:
         assert config.model is not None
         self.slots = config.slots
         self.metric = config.metric or TASKS[data.task].metric
+        if data.task not in METRICS[self.metric].tasks:
+            fit = ", ".join(name for name, entry in METRICS.items() if data.task in entry.tasks)
+            raise DataError(f"metric {self.metric!r} is not defined for {data.task}, which the labels are; one of {fit}")
         self.evaluations_per_epoch = config.evaluations_per_epoch
         self.micro_batch = config.micro_batch
         self.device = _device(config.device)
@@ -92,7 +95,7 @@ class FineTuneArray:
         encoded = {
             name: encode(split, self.tokenizer, self.max_length, self.device) for name, split in data.splits.items()
         }
-        weights_digest = _digest(model.state_dict())
+        weights_digest = _digest(model, head)
         self._vocabulary = Vocabulary(model, np.unique(torch.cat([t.ids for t in encoded.values()]).cpu()))
         self.tokens: dict[str, Tokens] = {
             name: replace(tokens, ids=self._vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
@@ -118,9 +121,11 @@ class FineTuneArray:
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
-        model = self._spare.pop() if self._spare else copy.deepcopy(self._any_model())
         trial = replace(trial, params={**DEFAULTS, **trial.params})
         params = trial.params
+        if not self._spare:
+            self._spare.append(copy.deepcopy(self._any_model()))
+        model = self._spare[-1]
         self._starter.start(model, derived_seed(trial.seed, "head"), params["dropout"])
         rows, size, epochs = len(self.tokens["train"].lengths), params["batch_size"], params["epochs"]
         self._occupied[slot] = _Slot(
@@ -131,6 +136,7 @@ class FineTuneArray:
             boundaries(rows, self.evaluations_per_epoch, epochs),
             total_steps=epochs * math.ceil(rows / size),
         )
+        self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train every occupied slot to its next boundary and score it on the validation split."""
@@ -278,11 +284,12 @@ class FineTuneArray:
 
 
 def _device(setting: str) -> torch.device:
-    if setting != "auto":
-        return torch.device(setting)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if setting == "auto":
+        return torch.device(next(name for name, available in there.items() if available))
+    if not there[setting]:
+        raise ModelError(f"device: {setting} is not available here; write device: auto, or install torch for it")
+    return torch.device(setting)
 
 
 def _precision(setting: str, device: torch.device) -> str:
@@ -298,10 +305,11 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def _digest(weights: dict[str, torch.Tensor]) -> str:
-    """Return a short fingerprint of the pretrained weights: their names, shapes and sums."""
+def _digest(model: nn.Module, head: frozenset[str]) -> str:
+    """Return the SHA-256 of the pretrained weights; the head is drawn anew for every trial."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.double().sum().cpu().numpy().tobytes())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in head:
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

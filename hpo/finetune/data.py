@@ -81,6 +81,8 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
         if not isinstance(setting, int | float):
             frames[name] = _table(config, name, setting, folder)
     train = _matching(frames["train"], config)
+    for name, table in {**frames, "train": train}.items():
+        _no_missing(name, table, config)
     rng = np.random.default_rng(seed)
     if config.rows is not None and config.rows < len(train):
         train = train.iloc[np.sort(rng.permutation(len(train))[: config.rows])]
@@ -316,7 +318,6 @@ def _encoder(
     if task == "multi_label":
         names = _sorted({str(label) for value in train[column] for label in _listed(value)})
         return names, lambda name, rows: _many_hot(name, rows, column, names)
-    _no_missing("train", train, column)
     names = _sorted({_label(value) for value in train[column]})
     if len(names) < 2:
         raise DataError(f"every row of train has the label {names[0]!r}; a classifier needs at least two")
@@ -342,14 +343,17 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(every))
 
 
-def _no_missing(split: str, rows: pd.DataFrame, column: str) -> None:
-    empty = [i + 1 for i, value in enumerate(rows[column]) if _is_missing(value) or value == ""]
+def _no_missing(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
+    column = config.label
+    if not isinstance(column, str):
+        return  # several columns are read value by value
+    labels = zip(rows.index, rows[column], strict=True)
+    empty = [row + 1 for row, value in labels if _is_missing(value) or (isinstance(value, str) and not value)]
     if empty:
         raise DataError(f"{split}: column {column!r} has no label in {len(empty)} rows, first in row {empty[0]}")
 
 
 def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) -> Array:
-    _no_missing(split, rows, column)
     index = {name: i for i, name in enumerate(names)}
     labels = [_label(value) for value in rows[column]]
     unseen = sorted(set(labels) - set(index))

@@ -1,0 +1,339 @@
+"""The commands, end to end: a real tiny transformer on real files, in a folder of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+import tiny
+from ruamel.yaml import YAML
+
+from hpo import cli
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Return a function that runs `hpo ...` here, in `tmp_path`: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = error.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def write(path, content):
+    YAML().dump(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a study that has run, with its output."""
+    folder = tmp_path_factory.mktemp("finished")
+    write(folder / "tiny.yaml", tiny.study(folder, trials=4, pruner={"name": "median", "n_startup_trials": 1}))
+    done = subprocess.run(
+        [sys.executable, "-m", "hpo.cli", "run", "tiny.yaml"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture
+def there(finished, call, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    return call
+
+
+# ---------------------------------------------------------------- running and looking
+
+
+def test_run_says_best_verdict_report_and_what_to_type_next(finished):
+    folder, out = finished
+    assert "best: trial" in out
+    assert "test examples" in out
+    assert "confidence" in out or "no difference shown" in out
+    assert "report: runs/tiny/report.html" in out
+    assert [line.strip() for line in out.splitlines()[-3:]] == [
+        "hpo show tiny",
+        "hpo dashboard tiny",
+        "hpo export tiny -o model",
+    ]
+    assert (folder / "runs" / "tiny" / "report.html").stat().st_size > 1_000_000
+    assert out.count("trial 0 state=complete") == 1
+    assert "\x1b" not in out
+
+
+def test_json_of_a_study(there):
+    code, out, _ = there("show", "tiny", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert list(shown) == ["name", "direction", "counts", "best"]
+    assert (shown["name"], shown["direction"]) == ("tiny", "maximize")
+    assert list(shown["counts"]) == ["complete", "pruned", "fail", "running", "waiting"]
+    assert sum(shown["counts"].values()) == shown["counts"]["complete"] + shown["counts"]["pruned"] == 4
+
+
+def test_json_of_trials_and_of_the_best(there):
+    rows = json.loads(there("trials", "tiny", "--json")[1])
+    best = json.loads(there("best", "tiny.yaml", "--json")[1])
+    assert list(best) == ["number", "state", "value", "params", "user_attrs"]
+    assert [set(row) for row in rows] == [{*best, "intermediate_values"}] * 4
+    assert rows[0]["user_attrs"]["baseline"] is True
+    assert rows[0]["params"]["learning_rate"] == 5e-5
+    assert best["value"] == max(row["value"] for row in rows if row["state"] == "COMPLETE")
+    assert set(best["params"]) == {"learning_rate", "batch_size"}
+
+
+def test_list_show_trials_best_in_text(there):
+    assert "tiny" in there("list")[1]
+    assert json.loads(there("list", "--json")[1])[0]["name"] == "tiny"
+    assert "maximize accuracy" in there("show", "tiny")[1]
+    assert "learning_rate" in there("trials", "tiny")[1]
+    assert there("best", "tiny")[1].startswith("best: trial ")
+
+
+def test_running_it_again_trains_nothing_and_more_trials_go_on(there):
+    before = json.loads(there("trials", "tiny", "--json")[1])
+    code, out, _ = there("run", "tiny.yaml", "--json")
+    assert code == 0
+    assert json.loads(out)["counts"]["complete"] + json.loads(out)["counts"]["pruned"] == 4
+    assert json.loads(there("trials", "tiny", "--json")[1]) == before
+    there("run", "tiny.yaml", "--trials", 5, "--quiet")
+    after = json.loads(there("trials", "tiny", "--json")[1])
+    assert after[:4] == before
+    assert len(after) == 5
+    assert after[4]["params"] not in [row["params"] for row in before]
+
+
+def test_a_study_goes_on_by_name_alone(there):
+    code, out, _ = there("run", "tiny", "--quiet", "--trials", 5)
+    assert code == 0
+    assert "best: trial" in out
+
+
+def test_report_goes_where_it_is_told(there, tmp_path):
+    code, out, _ = there("report", "tiny", "-o", tmp_path / "r.html")
+    assert code == 0
+    assert out.strip() == str(tmp_path / "r.html")
+    assert "<html" in (tmp_path / "r.html").read_text()
+
+
+def test_export_loads_as_a_pipeline_with_label_names_and_a_card(there, tmp_path):
+    code, _, _ = there("export", "tiny", "-o", tmp_path / "model")
+    assert code == 0
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", str(tmp_path / "model"))
+    assert {answer["label"] for answer in classify(["w1 fine warm", "w2 dull grim"])} <= {"good", "bad"}
+    card = (tmp_path / "model" / "README.md").read_text()
+    for words in ("learning_rate", "seed: 0", "hpo run tiny", "validation accuracy", "test examples", '"torch"'):
+        assert words in card
+    assert str(tiny.VOCABULARY[0]) in json.dumps(classify.tokenizer.special_tokens_map)
+
+
+def test_export_refuses_a_folder_that_is_in_use(there, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    code, _, err = there("export", "tiny", "-o", tmp_path / "used")
+    assert code == 2
+    assert "not empty" in err
+
+
+def test_a_changed_space_or_data_is_refused_with_what_changed(there):
+    code, _, err = there("run", "tiny.yaml", "--set", "space.epochs=1")
+    assert code == 2
+    assert "space.parameters.epochs: was 2, is 1" in err
+    assert "--set name=tiny-2" in err
+    code, _, err = there("run", "tiny.yaml", "--set", "data.rows=90")
+    assert code == 2
+    assert "data.rows: was None, is 90" in err
+
+
+def test_a_changed_file_of_data_is_refused(call, tmp_path):
+    path = write(tmp_path / "s.yaml", tiny.study(tmp_path, trials=1, space={"learning_rate": [1e-3, 1e-2], "epochs": 1}))
+    assert call("run", path, "-q")[0] == 0
+    tiny.write_csv(tmp_path / "data.csv", seed=9)
+    code, _, err = call("run", path, "-q")
+    assert code == 2
+    assert "data: was" in err
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_check_says_what_would_run_and_writes_nothing(call, tmp_path):
+    path = write(tmp_path / "s.yaml", tiny.study(tmp_path, trials=7))
+    before = sorted(tmp_path.iterdir())
+    code, out, _ = call("check", path)
+    assert code == 0
+    for words in ("7 rows, trial 0 is the published default", "60 train, 30 validation, 30 test", "single_label", "at most"):
+        assert words in out
+    assert sorted(tmp_path.iterdir()) == before
+    assert json.loads(call("check", path, "--json")[1])["seconds"] > 0
+
+
+def test_check_names_a_default_that_the_space_moves(call, tmp_path):
+    raw = tiny.study(tmp_path, space={"learning_rate": [1e-3, 1e-2], "batch_size": [4, 8], "epochs": 1})
+    _, out, _ = call("check", write(tmp_path / "s.yaml", raw))
+    assert "published batch_size 32 is not a choice of the space; trial 0 takes 8" in out
+    assert "(the space has only 4 points" not in out
+
+
+# ---------------------------------------------------------------- bad input
+
+BROKEN = [
+    ({"modle": "x"}, "modle: is not a key; did you mean model?"),
+    ({"trials": "many"}, "trials: "),
+    ({"space": {"learning_rate": {"low": 1e-2, "high": 1e-4}}}, "space.learning_rate: is empty"),
+    ({"space": {"learning_rat": [1, 2]}}, "space.learning_rat: is not read by the objective; did you mean learning_rate?"),
+    ({"space": "nope"}, "there is no search space 'nope'; shipped: bert"),
+    ({"data": {"train": "nowhere.csv"}}, "there is no file nowhere.csv"),
+    ({"data": {"train": "data.csv", "label": "stars"}}, "no column 'stars'; it has text, label"),
+    ({"metric": "pearson", "task": "single_label"}, "'pearson' is not defined for single_label"),
+    ({"metric": "spearman"}, "'spearman' is not defined for single_label"),
+    ({"model": "./nowhere"}, "there is no model folder ./nowhere"),
+    ({"checksums": {"data.csv": "0" * 64}}, "has SHA-256"),
+    ({"device": "cuda"}, "device: cuda"),
+    ({"objective": "nowhere:objective"}, "No module named 'nowhere'"),
+    ({"sampler": "grid"}, "is a range; a grid needs a list of values"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BROKEN, ids=[next(iter(change)) + str(i) for i, (change, _) in enumerate(BROKEN)])
+def test_bad_input_is_one_error_exit_2_and_nothing_written(call, tmp_path, change, says):
+    path = write(tmp_path / "s.yaml", tiny.study(tmp_path) | change)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = call("run", path)
+    assert code == 2
+    assert says in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in out + err
+    assert len(err.splitlines()) < 15
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_problem_of_a_file_is_listed_with_its_line(call, tmp_path):
+    (tmp_path / "s.yaml").write_text("model: m\ntrails: 3\ndata: {train: 1}\nspace:\n  epochs: 0\n  lr: [1, 2]\n")
+    code, _, err = call("check", "s.yaml")
+    assert code == 2
+    assert [line.split(":")[0].strip() for line in err.splitlines()[1:]] == ["line 2", "line 3", "line 5", "line 6"]
+
+
+@pytest.mark.parametrize("command", ["show", "trials", "best", "report", "run"])
+def test_a_study_that_is_nowhere_is_named(call, tmp_path, command):
+    code, _, err = call(command, "ghost")
+    assert code == 2
+    assert "no study 'ghost'" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_storage_that_cannot_be_opened_is_named(call, tmp_path):
+    path = write(tmp_path / "s.yaml", tiny.study(tmp_path))
+    for url in ("sqlite:////no/such/folder/x.db", "redis://localhost", "postgresql://u:canary@127.0.0.1:1/db"):
+        code, _, err = call("run", path, "--storage", url, "-q")
+        assert code == 2
+        assert "storage" in err
+        assert "canary" not in err
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """Return a study whose objective sleeps, and a function that starts it."""
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "def objective(params):\n"
+        "    for step in range(3):\n"
+        "        time.sleep(0.25)\n"
+        "        yield params['x'] * (step + 1)\n"
+    )
+    content = {"name": "slow", "objective": "slow:objective", "space": {"x": [1, 2, 3, 4]}, "sampler": "grid", "pruner": "none"}
+    write(tmp_path / "slow.yaml", content)
+
+    def start():
+        command = [sys.executable, "-m", "hpo.cli", "run", "slow.yaml"]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return tmp_path, start
+
+
+def rows(folder):
+    study = optuna.load_study(study_name="slow", storage=f"sqlite:///{folder}/hpo.db")
+    return [(t.state.name, t.params.get("x"), t.value) for t in study.get_trials()]
+
+
+def wait_for_a_running_trial(folder):
+    for _ in range(1500):
+        time.sleep(0.02)
+        if (folder / "hpo.db").exists():
+            try:
+                with contextlib.closing(sqlite3.connect(folder / "hpo.db")) as database:
+                    states = {row[0] for row in database.execute("select state from trials")}
+            except sqlite3.OperationalError:  # its tables are being made
+                continue
+            if {"COMPLETE", "RUNNING"} <= states:
+                return
+    raise AssertionError("no trial ran")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_an_interrupted_study_ends_as_an_undisturbed_one(slow, sent, code):
+    folder, start = slow
+    process = start()
+    wait_for_a_running_trial(folder)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    left = [row[0] for row in rows(folder)]
+    assert ("RUNNING" in left) == (sent == signal.SIGKILL)
+    out, err = start().communicate(timeout=60)
+    assert "finished=4/4" in out, err
+    assert sorted(rows(folder), key=str) == [("COMPLETE", x, 3.0 * x) for x in (1, 2, 3, 4)]
+
+
+def test_two_processes_cannot_run_one_study(slow):
+    folder, start = slow
+    first = start()
+    wait_for_a_running_trial(folder)
+    second = start()
+    _, err = second.communicate(timeout=30)
+    assert second.returncode == 2
+    assert "is being run by another process" in err
+    assert first.wait(timeout=30) == 0
+
+
+def test_failures_stop_the_study_with_exit_1(call, tmp_path):
+    (tmp_path / "broken.py").write_text("def objective(params):\n    raise KeyError('text')\n")
+    content = {"objective": "broken:objective", "space": {"x": [1, 2, 3, 4]}, "trials": 4, "max_consecutive_failures": 2}
+    code, out, err = call("run", write(tmp_path / "broken.yaml", content))
+    assert code == 1
+    assert "2 trials failed in a row" in out + err
+    counts = json.loads(call("show", "broken", "--json")[1])["counts"]
+    assert (counts["fail"], counts["waiting"]) == (2, 2)
+    assert "KeyError" in call("trials", "broken")[1]
+
+
+def test_the_console_script_is_the_same_program():
+    done = subprocess.run(["hpo", "--help"], capture_output=True, text=True, check=True, env=os.environ)
+    for name in ("run", "check", "list", "show", "trials", "best", "report", "dashboard", "export"):
+        assert f" {name} " in done.stdout

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from hpo.finetune.tasks import Outputs
+from hpo.holdout import interval, sentence
+
+
+def outputs(targets, right):
+    """Return outputs of a two-class model that is right where `right` says so."""
+    predicted = np.where(right, targets, 1 - targets)
+    return Outputs("single_label", targets, np.eye(2)[predicted])
+
+
+def test_the_interval_of_a_real_difference_leaves_out_zero():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 400)
+    low, high = interval("accuracy", outputs(targets, rng.random(400) < 0.9), outputs(targets, rng.random(400) < 0.7))
+    assert 0.1 < low < 0.2 < high < 0.3
+
+
+def test_the_interval_is_paired():
+    """Two models that are wrong on the same rows differ by nothing, however few the rows."""
+    targets = np.arange(60) % 2
+    right = np.arange(60) % 3 > 0
+    assert interval("accuracy", outputs(targets, right), outputs(targets, right)) == (0.0, 0.0)
+
+
+def test_the_interval_covers_the_true_difference_about_as_often_as_it_says(monkeypatch):
+    monkeypatch.setattr("hpo.holdout.RESAMPLES", 200)
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(40):
+        targets = rng.integers(0, 2, 150)
+        shared = rng.random(150)
+        low, high = interval("accuracy", outputs(targets, shared < 0.8), outputs(targets, shared < 0.7))
+        covered += low <= 0.1 <= high
+    assert 33 <= covered <= 40
+
+
+BASE = {"metric": "accuracy", "examples": 500, "confidence": 0.95, "best": {"number": 3, "score": 0.8}}
+COMPARED = {**BASE, "baseline": {"number": 0, "score": 0.78}, "difference": 0.02, "low": -0.01, "high": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ({**COMPARED, "shown": False}, "+0.02 (-0.01 to +0.05, 95% confidence): no difference shown"),
+        ({**COMPARED, "low": 0.01, "shown": True}, "the best trial is better"),
+        ({**COMPARED, "metric": "loss", "low": 0.01, "shown": True}, "the best trial is worse"),
+        ({**COMPARED, "baseline": BASE["best"], "shown": False}, "is the best trial: no difference shown"),
+        ({**BASE, "baseline": None, "shown": False}, "no published default to compare"),
+    ],
+)
+def test_a_verdict_says_no_more_than_was_shown(verdict, words):
+    assert words in sentence(verdict)

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState
+
+from hpo import storage as storages
+from hpo.config import RESUMABLE, Study, build
+from hpo.errors import StudyError
+from hpo.study import (
+    DEFAULT_TRIALS,
+    folder_of,
+    load_by_name,
+    locked,
+    open_study,
+    plan,
+    planned_rows,
+    put_back,
+    put_back_orphans,
+)
+
+FACTS = {"data": "abc", "weights": {"model": "1", "head": "2"}}
+
+
+def study(**changes: Any) -> Study:
+    raw = {"name": "s", "model": "m", "data": {"train": "rows.csv"}, "space": "bert", **changes}
+    return build(raw, "study.yaml", Path())
+
+
+def custom(space: Mapping[str, Any], **changes: Any) -> Study:
+    return build({"name": "s", "objective": "t:f", "space": space, **changes}, "study.yaml", Path())
+
+
+@pytest.fixture(params=["memory", "sqlite", "journal"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage:
+    places: dict[str, Callable[[], BaseStorage]] = {
+        "memory": InMemoryStorage,
+        "sqlite": lambda: storages.connect(f"sqlite:///{tmp_path}/a.db"),
+        "journal": lambda: storages.connect(f"journal:///{tmp_path}/a.log"),
+    }
+    return places[request.param]()
+
+
+# ---------------------------------------------------------------- opening
+
+
+def test_a_study_is_created_once_and_then_resumed(storage: BaseStorage) -> None:
+    first = open_study(study(metric="loss"), storage, FACTS)
+    first.add_trial(optuna.create_trial(value=0.5))
+    again = open_study(study(metric="loss"), storage, FACTS)
+    assert again.direction == optuna.study.StudyDirection.MINIMIZE
+    assert [trial.value for trial in again.trials] == [0.5]
+    assert again.user_attrs["config"] == study(metric="loss").to_dict()
+
+
+CHANGES: list[tuple[dict[str, Any], Mapping[str, Any], str]] = [
+    ({"seed": 1}, FACTS, "seed: was 0, is 1"),
+    ({"model": "n"}, FACTS, "model: was 'm', is 'n'"),
+    ({"data": {"train": "rows.csv", "rows": 50}}, FACTS, "data.rows: was None, is 50"),
+    ({"evaluations_per_epoch": 5}, FACTS, "evaluations_per_epoch: was 2, is 5"),
+    ({"micro_batch": 8}, FACTS, "micro_batch: was 64, is 8"),
+    ({}, {**FACTS, "data": "abd"}, "data: was 'abc', is 'abd'"),
+    ({}, {**FACTS, "weights": {"model": "1", "head": "3"}}, "weights.head: was '2', is '3'"),
+    ({}, {**FACTS, "more": 1}, "more: was None, is 1"),
+    ({}, {"weights": FACTS["weights"]}, "data: was 'abc', is None"),
+]
+
+
+@pytest.mark.parametrize(("change", "facts", "said"), CHANGES)
+def test_a_study_begun_with_other_settings_is_refused_with_what_changed(
+    change: dict[str, Any], facts: Mapping[str, Any], said: str
+) -> None:
+    storage = InMemoryStorage()
+    before = open_study(study(), storage, FACTS).user_attrs
+    with pytest.raises(StudyError) as caught:
+        open_study(study(**change), storage, facts)
+    assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == [said]
+    assert "--set name=s-2" in str(caught.value)
+    assert optuna.load_study(study_name="s", storage=storage).user_attrs == before
+
+
+def test_a_change_of_the_space_is_refused_wherever_it_is() -> None:
+    storage = InMemoryStorage()
+    open_study(study(), storage, FACTS)
+    with pytest.raises(StudyError, match=r"space\.parameters\.learning_rate"):
+        open_study(study(space="roberta"), storage, FACTS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trials": 50},
+        {"timeout": 5},
+        {"slots": 4},
+        {"max_consecutive_failures": 9},
+        {"device": "cpu"},
+        {"storage": "sqlite:///other.db"},
+        {"sampler": "random"},
+        {"pruner": "none"},
+        {"checksums": {"a": "b"}},
+    ],
+)
+def test_what_says_how_much_and_where_may_change(change: dict[str, Any]) -> None:
+    storage = InMemoryStorage()
+    open_study(study(), storage, FACTS)
+    opened = open_study(study(**change), storage, FACTS)
+    assert opened.user_attrs["config"] == study(**change).to_dict()
+    assert set(change) <= RESUMABLE | {"checksums"}
+
+
+def test_facts_are_compared_as_the_storage_keeps_them(storage: BaseStorage) -> None:
+    facts = {"labels": ("neg", "pos"), "counts": {"a": [1, (2, 3)]}}  # tuples come back as lists
+    open_study(study(), storage, facts)
+    open_study(study(), storage, facts)
+
+
+def test_a_study_that_hpo_did_not_create_is_left_alone(storage: BaseStorage) -> None:
+    optuna.create_study(storage=storage, study_name="s")
+    with pytest.raises(StudyError, match="that hpo did not create; choose another name"):
+        open_study(study(), storage, FACTS)
+
+
+def test_a_study_is_loaded_by_name_or_the_names_there_are_listed(storage: BaseStorage) -> None:
+    with pytest.raises(StudyError, match=r"no study 'x' in here \(it has none\)\. Run it first: hpo run x"):
+        load_by_name("x", storage, "here")
+    open_study(study(name="b"), storage, FACTS)
+    open_study(study(name="a"), storage, FACTS)
+    assert load_by_name("b", storage, "here").study_name == "b"
+    with pytest.raises(StudyError, match=r"it has a, b"):
+        load_by_name("x", storage, "here")
+
+
+# ---------------------------------------------------------------- rows
+
+GRID = {"sampler": "grid"}
+
+
+@pytest.mark.parametrize(
+    ("planned", "rows", "budget"),
+    [
+        (study(space="default"), DEFAULT_TRIALS, DEFAULT_TRIALS),
+        (study(space="default", trials=7), 7, 7),
+        (study(space="default", trials=1), 1, 1),
+        (study(space="default", trials=7, baseline=False), 7, 7),
+        (study(trials=50), 18, 50),  # 18 points, one of which is the published default
+        (study(space="electra", trials=50), 4, 50),
+        (study(space={"epochs": [2, 4], "learning_rate": [1e-5, 5e-5]}, trials=50), 4, 50),
+        (study(space={"epochs": {"low": 5, "high": 6}}, trials=50), 3, 50),  # the default of 3 is outside
+        (study(**GRID), 18, 18),
+        (study(**GRID, baseline=False), 18, 18),
+        (study(space={"epochs": {"low": 5, "high": 6}}, **GRID), 3, 3),
+        (study(**GRID, trials=5), 5, 5),
+        (study(**GRID, trials=1), 1, 1),
+        (study(**GRID, trials=99), 18, 99),
+        (custom({"x": [1, 2, 3]}, **GRID), 3, 3),
+        (custom({"x": {"low": 0.0, "high": 1.0}}), DEFAULT_TRIALS, DEFAULT_TRIALS),
+    ],
+)
+def test_a_budget_counts_all_rows(planned: Study, rows: int, budget: int) -> None:
+    found, wanted = planned_rows(planned)
+    assert (len(found), wanted) == (rows, budget)
+    baselines = [i for i, (_, attrs) in enumerate(found) if attrs.get("baseline")]
+    assert baselines == ([0] if planned.config.baseline and planned.space.baseline else [])
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "deberta", "small_data"])
+@pytest.mark.parametrize("baseline", [True, False])
+def test_a_grid_has_each_point_once(name: str, baseline: bool) -> None:
+    planned = study(space=name, baseline=baseline, **GRID)
+    points = [tuple(sorted(params.items())) for params, _ in planned_rows(planned)[0]]
+    grid = planned.space.grid()
+    assert grid is not None
+    assert len(set(points)) == len(points)
+    assert set(points) == {tuple(sorted(point.items())) for point in grid}
+
+
+def test_a_smaller_grid_is_a_seeded_subset_that_a_larger_budget_adds_to() -> None:
+    whole = [params for params, _ in planned_rows(study(**GRID))[0]]
+    for count in range(1, 19):
+        assert [params for params, _ in planned_rows(study(**GRID, trials=count))[0]] == whole[:count]
+    other = [params for params, _ in planned_rows(study(**GRID, seed=1))[0]]
+    assert other != whole
+    assert other[0] == whole[0] == study().space.first_trial()
+
+
+@pytest.mark.parametrize("name", ["bert", "default"])
+def test_planning_again_adds_nothing_and_a_larger_budget_adds_the_rest(storage: BaseStorage, name: str) -> None:
+    sampler = "grid" if name == "bert" else "tpe"
+    opened = open_study(study(space=name, sampler=sampler, trials=5), storage, FACTS)
+    for count, rows in ((5, 5), (5, 5), (3, 5), (9, 9)):
+        assert plan(opened, study(space=name, sampler=sampler, trials=count)) == count
+        assert len(opened.trials) == rows
+    assert {trial.state for trial in opened.trials} == {TrialState.WAITING}
+    fixed = [trial.system_attrs["fixed_params"] for trial in opened.trials]
+    assert fixed == [params for params, _ in planned_rows(study(space=name, sampler=sampler, trials=9))[0]]
+    assert opened.trials[0].user_attrs == {"baseline": True}
+    assert not any(trial.user_attrs for trial in opened.trials[1:])
+
+
+def test_a_study_that_turns_to_a_grid_still_gets_each_point_once() -> None:
+    opened = open_study(study(trials=4), InMemoryStorage(), FACTS)
+    plan(opened, study(trials=4))
+    for _ in range(4):
+        trial = opened.ask()
+        study().space.suggest(trial)
+        opened.tell(trial, 0.5)
+    budget = plan(opened, study(**GRID))
+    points = [t.params or t.system_attrs["fixed_params"] for t in opened.trials]
+    assert len(opened.trials) == budget
+    assert len({tuple(sorted(point.items())) for point in points}) == 18
+
+
+# ---------------------------------------------------------------- putting back
+
+
+def test_a_trial_that_is_put_back_waits_with_its_parameters_and_is_asked_again(storage: BaseStorage) -> None:
+    planned = study(space="default", trials=3)
+    opened = open_study(planned, storage, FACTS)
+    plan(opened, planned)
+    opened.tell(opened.ask(), 0.1)
+    trial = opened.ask()
+    params = planned.space.suggest(trial)
+    trial.report(0.5, 10)
+    trial.set_user_attr("seen", 1)
+    put_back(opened, trial)
+    row = opened.trials[1]
+    assert (row.state, row.params) == (TrialState.WAITING, trial.params)
+    fresh = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.RandomSampler(99))
+    again = fresh.ask()
+    assert again.number == 1
+    assert planned.space.suggest(again) == params
+    assert fresh.trials[1].state == TrialState.RUNNING
+    assert fresh.trials[1].intermediate_values == {10: 0.5}
+    assert again.user_attrs == {"seen": 1}
+    fresh.tell(again, 0.7)
+    assert fresh.best_trial.number == 1
+    assert fresh.ask().number == 2
+
+
+def test_the_only_waiting_trial_is_the_one_put_back(storage: BaseStorage) -> None:
+    planned = study(space="default", trials=2)
+    opened = open_study(planned, storage, FACTS)
+    plan(opened, planned)
+    first, second = opened.ask(), opened.ask()
+    opened.tell(second, 0.5)
+    assert opened.get_trials(states=(TrialState.WAITING,)) == []
+    put_back(opened, first)
+    assert opened.ask().number == 0
+    assert len(opened.trials) == 2
+
+
+def test_orphans_are_put_back_and_nothing_else(storage: BaseStorage) -> None:
+    planned = study(space="default", trials=5)
+    opened = open_study(planned, storage, FACTS)
+    plan(opened, planned)
+    asked = [opened.ask() for _ in range(4)]
+    opened.tell(asked[0], 0.5)
+    opened.tell(asked[2], state=TrialState.FAIL)
+    assert put_back_orphans(opened) == 2
+    states = [trial.state for trial in opened.trials]
+    waiting, complete, failed = TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
+    assert states == [complete, waiting, failed, waiting, waiting]
+    assert put_back_orphans(opened) == 0
+    assert opened.ask().number == 1
+
+
+# ---------------------------------------------------------------- the lock
+
+HOLDER = """
+import sys
+from hpo.study import locked
+with locked("s"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_lock_refuses_a_second_holder_and_is_free_when_the_first_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StudyError, match="study 's' is being run by another process here"), locked("s"):
+            pytest.fail("two hold the lock")
+        with locked("another"):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with locked("s"):
+        assert (folder_of("s") / "lock").exists()
+    with locked("s"):
+        pass
+
+
+def test_the_lock_is_free_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="inside"), locked("s"):
+        raise RuntimeError("inside")
+    with locked("s"):
+        pass
