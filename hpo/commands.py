@@ -50,10 +50,7 @@ def study_to_run(
     stored = _opened(name, url).user_attrs.get("config")
     if stored is None:
         raise StudyError(f"study {name!r} in {storage.redacted(url)} was not created by hpo; write a study file for it")
-    again = config.from_dict(stored)
-    if not overrides:
-        return again, url
-    return config.build(config.overridden(again.to_dict(), overrides), f"study {name!r}", again.folder), url
+    return config.from_dict(stored, overrides), url
 
 
 def _overrides(sets: Sequence[str]) -> dict[str, Any]:

@@ -128,6 +128,12 @@ RESUMABLE = frozenset(
 )
 
 
+# What only the built-in objective reads.
+FINE_TUNING = (
+    "model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device", "threads",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Study:
     """A validated study: its settings, its space, and where its file lies.
@@ -224,7 +230,7 @@ def build(
     problems: list[Problem] = []
     config: StudyConfig | None = None
     try:
-        config = StudyConfig.model_validate({key: value for key, value in raw.items() if key != "folder"})
+        config = StudyConfig.model_validate(dict(raw))
     except ValidationError as error:
         problems += _pydantic_problems(error)
     custom = raw.get("objective") is not None
@@ -248,9 +254,11 @@ def build(
     return Study(config, space, folder)
 
 
-def from_dict(stored: Mapping[str, Any]) -> Study:
-    """Return the study that `Study.to_dict` wrote."""
-    return build(stored, f"the stored study {stored['name']!r}", Path(stored["folder"]))
+def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Study:
+    """Return the study that `Study.to_dict` wrote, with dotted keys overridden."""
+    settings = {key: value for key, value in stored.items() if key != "folder"}
+    settings = overridden(settings, overrides or {})
+    return build(settings, f"the stored study {stored['name']!r}", Path(stored["folder"]))
 
 
 def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
@@ -298,7 +306,11 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
         elif task in TASKS and task not in METRICS[metric].tasks:
             fit = [name for name, entry in METRICS.items() if task in entry.tasks]
             problems.append(Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(fit)}"))
-    if raw.get("direction") is not None and not custom:
+    if custom:
+        fields = {key: StudyConfig.model_fields[key] for key in FINE_TUNING if key in raw}
+        unread = [key for key, entry in fields.items() if raw[key] != entry.default]
+        problems += [Problem((key,), "is not read with an objective of your own; leave it out") for key in unread]
+    elif raw.get("direction") is not None:
         problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
     problems += _sampler_problems(raw.get("sampler", "tpe"))
     pruner = raw.get("pruner", "median")

@@ -57,8 +57,10 @@ def expand(names: str | Iterable[str], folder: Path) -> list[Path]:
 
 def _missing(names: list[str], folder: Path) -> str:
     packages = sorted({n.removeprefix(SCHEME).partition("/")[0] for n in names if n.startswith(SCHEME)})
-    hint = f"install the package {', '.join(packages).replace('_', '-')}" if packages else (
-        f"paths are looked up in {Path.cwd()} and in {folder}"
+    hint = (
+        f"install the package {', '.join(packages).replace('_', '-')}"
+        if packages
+        else (f"paths are looked up in {Path.cwd()} and in {folder}")
     )
     return f"there is no file {', '.join(names)}; {hint}"
 

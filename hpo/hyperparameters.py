@@ -60,15 +60,11 @@ class Hyperparameter:
 
 
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
-    "learning_rate": Hyperparameter(
-        float, 5e-5, "peak learning rate of AdamW", high=1, low_open=True
-    ),
+    "learning_rate": Hyperparameter(float, 5e-5, "peak learning rate of AdamW", high=1, low_open=True),
     "batch_size": Hyperparameter(int, 32, "examples an optimiser step", low=1, high=65536),
     "epochs": Hyperparameter(int, 3, "passes over the training split", low=1, high=10000),
     "warmup_ratio": Hyperparameter(float, 0.1, "share of the steps that warm up linearly", high=1),
-    "weight_decay": Hyperparameter(
-        float, 0.01, "decoupled decay of matrices (not of biases and norms)", high=10
-    ),
+    "weight_decay": Hyperparameter(float, 0.01, "decoupled decay of matrices (not of biases and norms)", high=10),
     "schedule": Hyperparameter(str, "linear", "shape of the learning rate after warm-up", choices=tuple(SCHEDULES)),
     "num_cycles": Hyperparameter(int, 1, "restarts of cosine_with_restarts", low=1, high=1000),
     "power": Hyperparameter(float, 1.0, "exponent of polynomial", low_open=True, high=100),

@@ -43,9 +43,7 @@ class LiveView:
         self._lock = threading.Lock()  # the table is drawn from a thread of its own
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
-    def opened(
-        self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]
-    ) -> None:
+    def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """Show an open study with what has already ended."""
         with self._lock:
             self._progress = Progress.of(name, metric, direction, total, finished)
@@ -83,11 +81,7 @@ class LiveView:
 
     def _header(self) -> RenderableType:
         progress = self._progress
-        best = (
-            "-"
-            if progress.best is None
-            else f"{number(finite(progress.best))} (trial {progress.best.number})"
-        )
+        best = "-" if progress.best is None else f"{number(finite(progress.best))} (trial {progress.best.number})"
         left = "unknown" if progress.left is None else duration(progress.left)
         return Text.assemble(
             (progress.name, "bold"),
@@ -134,9 +128,7 @@ class LineView:
         self.console = console
         self._progress = Progress()
 
-    def opened(
-        self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]
-    ) -> None:
+    def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """Print the study's name and how far it is."""
         self._progress = Progress.of(name, metric, direction, total, finished)
         self._print(f"study {_word(name)} metric={_word(metric)} direction={direction} {self._count()}")
@@ -178,9 +170,7 @@ class LineView:
 class QuietView:
     """Nothing but notes, on the standard error."""
 
-    def opened(
-        self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]
-    ) -> None:
+    def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """Say nothing."""
 
     def started(self, number: int, params: Mapping[str, Any]) -> None:

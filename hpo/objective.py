@@ -13,7 +13,7 @@ segment (the stretch between two evaluations) at a time. A generator is an array
 from __future__ import annotations
 
 import importlib
-import inspect
+import importlib.machinery
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,6 @@ from typing import Any, Protocol
 from hpo.errors import ConfigError, Problem
 
 Score = float | int
-Yielded = "Evaluation | Score"
 Objective = Callable[[Mapping[str, Any]], "Iterator[Evaluation | Score] | Evaluation | Score"]
 
 
@@ -177,9 +176,11 @@ def imported(name: str, folder: Path) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise problem(f"{name!r} must be module:function, e.g. train:objective")
-    for place in (Path.cwd(), folder):
-        if str(place.resolve()) not in sys.path:
-            sys.path.insert(0, str(place.resolve()))
+    places = list(dict.fromkeys(str(place.resolve()) for place in (folder, Path.cwd())))
+    sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
+    spec = importlib.machinery.PathFinder.find_spec(module, places)
+    if spec is not None and getattr(sys.modules.get(module), "__file__", None) != spec.origin:
+        sys.modules.pop(module, None)  # another study's module of the same name
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -38,9 +38,7 @@ class Progress:
     since: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(
-        cls, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]
-    ) -> Progress:
+    def of(cls, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> Progress:
         """Return the progress of a study that has just been opened, perhaps not for the first time."""
         progress = cls(plain(name), plain(metric), -1 if direction == "minimize" else 1, total)
         for trial in finished:

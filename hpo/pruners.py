@@ -13,9 +13,7 @@ from optuna.pruners import BasePruner
 PrunerFactory = Callable[..., BasePruner]
 
 
-def patient(
-    wrapped: str | Mapping[str, Any] | None = None, patience: int = 2, min_delta: float = 0.0
-) -> BasePruner:
+def patient(wrapped: str | Mapping[str, Any] | None = None, patience: int = 2, min_delta: float = 0.0) -> BasePruner:
     """Prune after `patience` evaluations without improvement, and only if the wrapped pruner would."""
     inner = None if wrapped is None else make(*named(wrapped))
     return optuna.pruners.PatientPruner(inner, patience, min_delta)
@@ -32,6 +30,7 @@ PRUNERS: dict[str, PrunerFactory] = {
     "wilcoxon": optuna.pruners.WilcoxonPruner,
     "threshold": optuna.pruners.ThresholdPruner,
 }
+
 
 def _defaults(name: str, segment: int, horizon: int | None) -> dict[str, Any]:
     """Arguments that a study file may leave out; resources are counted in steps as they are reported."""
@@ -77,9 +76,7 @@ def make(name: str, arguments: Mapping[str, Any], segment: int = 1, horizon: int
     """
     build = factory(name)
     if build is None:
-        raise ValueError(
-            f"no pruner is called {name!r}; one of {', '.join(PRUNERS)}, or a class of optuna.pruners"
-        )
+        raise ValueError(f"no pruner is called {name!r}; one of {', '.join(PRUNERS)}, or a class of optuna.pruners")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
         try:

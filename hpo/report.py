@@ -67,9 +67,7 @@ def html(results: Results) -> str:
         ("Configuration", _config(results)),
     ]
     body = "\n".join((f"<h2>{title}</h2>\n" if title else "") + inner for title, inner in sections if inner)
-    return PAGE.substitute(
-        title=escape(results.name), style=STYLE, plotly=get_plotlyjs(), body=body, sort=SORT
-    )
+    return PAGE.substitute(title=escape(results.name), style=STYLE, plotly=get_plotlyjs(), body=body, sort=SORT)
 
 
 # ---------------------------------------------------------------- sections
@@ -195,9 +193,7 @@ def _setting(params: Mapping[str, Any], name: str, digits: int = 4) -> str:
     return _cell("None" if value is None else value, digits)
 
 
-def _table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], marked: set[int | None], sortable: bool = False
-) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], marked: set[int | None], sortable: bool = False) -> str:
     tag = "<th><button>{}</button></th>" if sortable else "<th>{}</th>"
     head = "".join(tag.format(_text(title)) for title in heads)
     classes = [" class=best" if index in marked else "" for index, _ in enumerate(rows)]

@@ -54,9 +54,7 @@ class Results:
     def complete(self) -> tuple[FrozenTrial, ...]:
         """The trials told COMPLETE with a finite value."""
         return tuple(
-            t
-            for t in self.trials
-            if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)
+            t for t in self.trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)
         )
 
     @cached_property

@@ -26,7 +26,7 @@ from hpo.objective import Evaluation, TrialArray, TrialSpec
 from hpo.samplers import derived_seed
 from hpo.space import Params, SearchSpace
 from hpo.stopping import best_index, out_of_patience
-from hpo.study import put_back
+from hpo.study import put_back, put_back_orphans
 
 
 class Watcher(Protocol):
@@ -108,6 +108,8 @@ class _Running:
 class Runner:
     """Runs the waiting rows of a study through an array.
 
+    One runner at a time: the caller holds the study's lock, so that a running row is this runner's.
+
     Args:
         study: An open study, its pruner and sampler set.
         space: What its trials are made of.
@@ -151,18 +153,17 @@ class Runner:
                     self._settle(slot, outcome)
             return stop
         finally:  # after a stop, an interrupt or an error, what still runs goes back with its parameters
-            for slot, running in list(self._slots.items()):
-                self.array.unload(slot)
-                put_back(self.study, running.trial)
-            for twin, _ in self._twins:
-                put_back(self.study, twin)
+            for slot in list(self._slots):
+                self._unload(slot)
+            put_back_orphans(self.study)  # of every row: an interrupt may fall between its start and its slot
             self._slots.clear()
 
     def _stop(self, deadline: float) -> str | None:
         if self._failures >= self.rules.max_consecutive_failures:
+            last = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.FAIL][-1].user_attrs
             return (
-                f"{self._failures} trials failed in a row; the rest is left waiting. The reason is in "
-                f"`hpo trials {self.study.study_name}`; mend it and run the same command again"
+                f"{self._failures} trials failed in a row, the last with {last['reason']}: {last['detail']}. The rest "
+                "is left waiting; mend the cause and run the same study again"
             )
         if time.monotonic() >= deadline:
             return "the time is up; run the same command again to go on"
@@ -307,11 +308,17 @@ class Runner:
             self._keep(slot, trial, value)
         self.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
-        self.array.unload(slot)
-        del self._slots[slot]
+        del self._slots[slot]  # told: whatever unloading raises, the trial is not put back
+        self._unload(slot)
         row = self._row(trial)
         self.watch.ended(row)
         self._settle_twins(row)
+
+    def _unload(self, slot: int) -> None:
+        try:
+            self.array.unload(slot)
+        except Exception as error:  # an objective's `finally`; its trial has ended, the study goes on
+            self.watch.note(f"cleaning up after a trial raised {type(error).__name__}: {error}")
 
     def _keep(self, slot: int, trial: Trial, value: float) -> None:
         """Keep the weights of the published default and of the best trial so far; drop the former best's."""

@@ -61,9 +61,7 @@ def make(name: str, arguments: Mapping[str, Any], seed: int) -> BaseSampler:
     """Build a sampler, seeded if it takes a seed and the arguments name none."""
     build = factory(name)
     if build is None:
-        raise ValueError(
-            f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers"
-        )
+        raise ValueError(f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers")
     if build is optuna.samplers.CmaEsSampler and importlib.util.find_spec("cmaes") is None:
         raise MissingExtraError(f"The sampler {name}", "samplers")  # Optuna would say so in the middle of a trial
     takes_seed = "seed" in inspect.signature(build).parameters
@@ -96,9 +94,7 @@ class TrialSeededSampler(BaseSampler):
         beside = {"independent_sampler": optuna.samplers.RandomSampler(of_trial)} if "Brute" not in self.name else {}
         return make(self.name, beside | self.arguments, self.seed)
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the whole space, conditional parameters too: this sampler draws them together."""
         return self.space.distributions()
 
@@ -139,6 +135,4 @@ class TrialSeededSampler(BaseSampler):
     ) -> Any:
         """Draw one parameter that is not in the space (an objective may suggest more by itself)."""
         seed = derived_seed(self.seed, trial.number, param_name)
-        return optuna.samplers.RandomSampler(seed).sample_independent(
-            study, trial, param_name, param_distribution
-        )
+        return optuna.samplers.RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)

@@ -399,8 +399,9 @@ def _ordered(
                 problems.append(Problem(path, f"is not a parameter of this space{nearest(other, searched)}"))
                 continue
             wishes = wanted if isinstance(wanted, list) else [wanted]
-            if possible is not None and not any(wish in possible for wish in wishes):
-                problems.append(Problem(path, f"is never {wanted!r}, so {name} would never be searched"))
+            never = [wish for wish in wishes if possible is not None and wish not in possible]
+            if never:
+                problems.append(Problem(path, f"is never {', '.join(map(repr, never))}{_offer(possible)}"))
     while waiting:
         ready = [n for n, p in waiting.items() if not any(other in waiting for other in p.when)]
         if not ready:
@@ -409,6 +410,10 @@ def _ordered(
         for name in ready:
             ordered[name] = waiting.pop(name)
     return ordered
+
+
+def _offer(possible: Sequence[Any] | None) -> str:
+    return f"; it is one of {', '.join(map(repr, possible))}" if possible is not None and len(possible) < 20 else ""
 
 
 def nearest(name: Any, names: Iterable[str]) -> str:

@@ -94,13 +94,14 @@ def _settings(study: Study) -> dict[str, Any]:
 def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any]) -> None:
     before = opened.user_attrs.get("fingerprint")
     name = opened.study_name
+    if before is None and not opened.get_trials(deepcopy=False):  # killed between its creation and this line
+        opened.set_user_attr("fingerprint", now)
+        return
     if before is None:
         raise StudyError(
             f"the storage has a study {name!r} that hpo did not create; choose another name with --set name=..."
         )
-    changed = [
-        f"  {path}: was {old!r}, is {new!r}" for path, old, new in _differences(before, now) if old != new
-    ]
+    changed = [f"  {path}: was {old!r}, is {new!r}" for path, old, new in _differences(before, now) if old != new]
     if changed:
         raise StudyError(
             f"study {name!r} was begun with other settings, so its trials would not compare:\n"

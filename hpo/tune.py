@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -166,7 +167,7 @@ def optimize(
         "name": name,
         "objective": f"{objective.__module__}:{getattr(objective, '__qualname__', type(objective).__name__)}",
         "direction": direction,
-        "space": space.to_dict() if isinstance(space, SearchSpace) else space or {"suggested_by_itself": [0, 1]},
+        "space": space.to_dict() if isinstance(space, SearchSpace) else space,
         "sampler": sampler if isinstance(sampler, str) else dict(sampler),
         "pruner": pruner if isinstance(pruner, str) else dict(pruner),
         "trials": trials,
@@ -175,16 +176,20 @@ def optimize(
         "patience": patience,
         "max_consecutive_failures": max_consecutive_failures,
     }
+    if space is None:
+        settings["space"] = {"suggested_by_the_objective": [0, 1]}  # a study has one; it is not read
     study = configs.build(settings, "optimize()", Path.cwd())
-    configs.custom_parameters(study, objective)
     kept = optuna.storages.InMemoryStorage() if storage is None else storages.connect(storage)
     if space is None:
         return _optimize_unchanged(objective, study, kept)
+    configs.custom_parameters(study, objective)
     array = GeneratorArray(cast(Objective, objective))
     with locked(name) if storage is not None else nullcontext():
         opened = open_study(study, kept, array.facts)
         put_back_orphans(opened)
-        _run(opened, study, array, watch or Silent(), None)
+        stopped = _run(opened, study, array, watch or Silent(), None)
+    if stopped is not None:
+        warnings.warn(stopped, stacklevel=2)
     return opened
 
 

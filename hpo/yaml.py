@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
         document = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        said = " ".join(str(error.problem or error.context).split('\n')[:1])
+        said = " ".join(str(error.problem or error.context).split("\n")[:1])
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {said}", line)]) from None
     except YAMLError as error:
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {error}")]) from None

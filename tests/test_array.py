@@ -98,9 +98,7 @@ def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
 def test_micro_batches_add_up_to_the_batch(tmp_path):
     whole = run(open_array(tmp_path), {"dropout": 0.0})
     parts = run(open_array(tmp_path, micro_batch=3), {"dropout": 0.0})
-    np.testing.assert_allclose(
-        [e.metrics["loss"] for e in parts], [e.metrics["loss"] for e in whole], rtol=1e-4
-    )
+    np.testing.assert_allclose([e.metrics["loss"] for e in parts], [e.metrics["loss"] for e in whole], rtol=1e-4)
 
 
 # ---------------------------------------------------------------- what is kept
@@ -135,7 +133,9 @@ def test_a_cut_table_trains_as_the_whole_one_does(tmp_path, monkeypatch):
     monkeypatch.setattr("hpo.finetune.vocabulary.MOST_KEPT", -1)
     whole = open_array(tmp_path)
     assert whole._vocabulary.rows is None
-    np.testing.assert_allclose([e.metrics["loss"] for e in run(whole, params)], [e.metrics["loss"] for e in curve], rtol=1e-5)
+    np.testing.assert_allclose(
+        [e.metrics["loss"] for e in run(whole, params)], [e.metrics["loss"] for e in curve], rtol=1e-5
+    )
     whole.keep(0, tmp_path / "whole")
     from safetensors.torch import load_file
 

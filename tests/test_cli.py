@@ -167,7 +167,9 @@ def test_a_changed_space_or_data_is_refused_with_what_changed(there):
 
 
 def test_a_changed_file_of_data_is_refused(call, tmp_path):
-    path = write(tmp_path / "s.yaml", tiny.study(tmp_path, trials=1, space={"learning_rate": [1e-3, 1e-2], "epochs": 1}))
+    path = write(
+        tmp_path / "s.yaml", tiny.study(tmp_path, trials=1, space={"learning_rate": [1e-3, 1e-2], "epochs": 1})
+    )
     assert call("run", path, "-q")[0] == 0
     tiny.write_csv(tmp_path / "data.csv", seed=9)
     code, _, err = call("run", path, "-q")
@@ -183,7 +185,12 @@ def test_check_says_what_would_run_and_writes_nothing(call, tmp_path):
     before = sorted(tmp_path.iterdir())
     code, out, _ = call("check", path)
     assert code == 0
-    for words in ("7 rows, trial 0 is the published default", "60 train, 30 validation, 30 test", "single_label", "at most"):
+    for words in (
+        "7 rows, trial 0 is the published default",
+        "60 train, 30 validation, 30 test",
+        "single_label",
+        "at most",
+    ):
         assert words in out
     assert sorted(tmp_path.iterdir()) == before
     assert json.loads(call("check", path, "--json")[1])["seconds"] > 0
@@ -202,7 +209,10 @@ BROKEN = [
     ({"modle": "x"}, "modle: is not a key; did you mean model?"),
     ({"trials": "many"}, "trials: "),
     ({"space": {"learning_rate": {"low": 1e-2, "high": 1e-4}}}, "space.learning_rate: is empty"),
-    ({"space": {"learning_rat": [1, 2]}}, "space.learning_rat: is not read by the objective; did you mean learning_rate?"),
+    (
+        {"space": {"learning_rat": [1, 2]}},
+        "space.learning_rat: is not read by the objective; did you mean learning_rate?",
+    ),
     ({"space": "nope"}, "there is no search space 'nope'; shipped: bert"),
     ({"data": {"train": "nowhere.csv"}}, "there is no file nowhere.csv"),
     ({"data": {"train": "data.csv", "label": "stars"}}, "no column 'stars'; it has text, label"),
@@ -216,9 +226,14 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("change", "says"), BROKEN, ids=[next(iter(change)) + str(i) for i, (change, _) in enumerate(BROKEN)])
+@pytest.mark.parametrize(
+    ("change", "says"), BROKEN, ids=[next(iter(change)) + str(i) for i, (change, _) in enumerate(BROKEN)]
+)
 def test_bad_input_is_one_error_exit_2_and_nothing_written(call, tmp_path, change, says):
-    path = write(tmp_path / "s.yaml", tiny.study(tmp_path) | change)
+    content = tiny.study(tmp_path) | change
+    if "objective" in change:  # of one's own: what only fine-tuning reads would be the first problem
+        content = {"name": "own", **change, "space": {"x": [1, 2]}}
+    path = write(tmp_path / "s.yaml", content)
     before = sorted(tmp_path.rglob("*"))
     code, out, err = call("run", path)
     assert code == 2
@@ -266,7 +281,13 @@ def slow(tmp_path):
         "        time.sleep(0.25)\n"
         "        yield params['x'] * (step + 1)\n"
     )
-    content = {"name": "slow", "objective": "slow:objective", "space": {"x": [1, 2, 3, 4]}, "sampler": "grid", "pruner": "none"}
+    content = {
+        "name": "slow",
+        "objective": "slow:objective",
+        "space": {"x": [1, 2, 3, 4]},
+        "sampler": "grid",
+        "pruner": "none",
+    }
     write(tmp_path / "slow.yaml", content)
 
     def start():
@@ -324,7 +345,12 @@ def test_two_processes_cannot_run_one_study(slow):
 
 def test_failures_stop_the_study_with_exit_1(call, tmp_path):
     (tmp_path / "broken.py").write_text("def objective(params):\n    raise KeyError('text')\n")
-    content = {"objective": "broken:objective", "space": {"x": [1, 2, 3, 4]}, "trials": 4, "max_consecutive_failures": 2}
+    content = {
+        "objective": "broken:objective",
+        "space": {"x": [1, 2, 3, 4]},
+        "trials": 4,
+        "max_consecutive_failures": 2,
+    }
     code, out, err = call("run", write(tmp_path / "broken.yaml", content))
     assert code == 1
     assert "2 trials failed in a row" in out + err

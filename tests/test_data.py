@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hpo.config import DataConfig
@@ -70,7 +70,12 @@ def test_labels_that_are_numbers_are_sorted_as_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "task"),
-    [(["x", "y"], "single_label"), (["0", "1"], "single_label"), (["0.5", "2.25"], "regression"), ([1, 3], "single_label")],
+    [
+        (["x", "y"], "single_label"),
+        (["0", "1"], "single_label"),
+        (["0.5", "2.25"], "regression"),
+        ([1, 3], "single_label"),
+    ],
 )
 def test_the_task_is_read_off_the_labels(tmp_path, labels, task):
     frame(tmp_path, text=[f"t{i}" for i in range(40)], label=labels * 20)
@@ -88,7 +93,10 @@ def test_several_columns_or_lists_are_many_labels(tmp_path):
     lists = load(tmp_path, train="rows.jsonl")
     assert columns.task == lists.task == "multi_label"
     assert columns.labels == lists.labels == ("hot", "wet")
-    by_text = [{t: tuple(y) for s in d.splits.values() for t, y in zip(s.texts, s.targets, strict=True)} for d in (columns, lists)]
+    by_text = [
+        {t: tuple(y) for s in d.splits.values() for t, y in zip(s.texts, s.targets, strict=True)}
+        for d in (columns, lists)
+    ]
     assert by_text[0] == by_text[1] == {f"t{i}": tuple(map(float, row)) for i, row in enumerate(targets)}
 
 
@@ -112,12 +120,11 @@ def test_made_splits_are_a_partition_with_duplicates_on_one_side(tmp_path_factor
     frame(folder, text=[f"t{i}" for i in texts], label=["ab"[i % 2] for i in texts])
     try:
         splits = load(folder, seed=seed, validation=shares[0], test=shares[1]).splits
-    except DataError as error:
-        assert "rows" in str(error) or "label" in str(error)
-        return
+    except DataError:  # too few texts to make three splits of
+        assume(False)
     assert sorted(t for s in splits.values() for t in s.texts) == sorted(f"t{i}" for i in texts)
     sets = [set(split.texts) for split in splits.values()]
-    assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+    assert sum(map(len, sets)) == len(set().union(*sets))
 
 
 def test_made_splits_have_the_size_asked_for_and_the_classes_in_proportion(tmp_path):
@@ -189,7 +196,7 @@ def test_a_broken_line_of_json_is_named(tmp_path):
 
 def test_a_number_that_is_none_is_named(tmp_path):
     frame(tmp_path, text=[f"t{i}" for i in range(40)], label=["0.5", "high"] * 20)
-    with pytest.raises(DataError, match="label 'high' in row .* is not a number"):
+    with pytest.raises(DataError, match=r"label 'high' in row .* is not a number"):
         load(tmp_path, task="regression")
 
 

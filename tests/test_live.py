@@ -20,9 +20,7 @@ from hpo.results import Results
 PARAMS = {"learning_rate": 2.1234e-5, "name": "[red]x[/red]"}
 
 
-def trial(
-    number: int, value: float | None = 0.5, state: TrialState = TrialState.COMPLETE, **attrs: Any
-) -> FrozenTrial:
+def trial(number: int, value: float | None = 0.5, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> FrozenTrial:
     made = create_trial(
         state=state,
         value=value,
@@ -125,9 +123,7 @@ def test_one_plain_line_an_ended_trial() -> None:
     assert first.startswith("trial 1 state=complete value=0.9 seconds=0.0 finished=2/3 best=0.9 best_trial=1")
     assert first.endswith('learning_rate=2.123e-05 name="[red]x[/red]"')
     assert "\x1b" not in second
-    assert re.match(
-        r'trial 2 state=fail seconds=12.0 reason="ValueError: bad.*" finished=3/3 best=0.9', second
-    )
+    assert re.match(r'trial 2 state=fail seconds=12.0 reason="ValueError: bad.*" finished=3/3 best=0.9', second)
     assert note == 'note "the space is exhausted"'
 
 

@@ -18,7 +18,9 @@ def bert(tmp_path_factory):
 def test_depths_follow_electra(bert):
     model, head = bert
     found = optimizer.depths(model, head)
-    assert {name: found[name] for name in found if "layer.0.output.dense" in name or "layer.1.output.dense" in name} == {
+    assert {
+        name: found[name] for name in found if "layer.0.output.dense" in name or "layer.1.output.dense" in name
+    } == {
         "bert.encoder.layer.0.output.dense.weight": 3,
         "bert.encoder.layer.0.output.dense.bias": 3,
         "bert.encoder.layer.1.output.dense.weight": 2,

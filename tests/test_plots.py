@@ -131,9 +131,7 @@ def test_contours_show_two_to_four_parameters() -> None:
 def test_many_slices_share_a_page() -> None:
     figure = plots.slices(study(*(dict.fromkeys("abcdefg", n / 9) for n in range(4))))
     assert figure.layout.width is None
-    places = {
-        (a.domain[0], b.domain[0]) for a, b in zip(figure.select_xaxes(), figure.select_yaxes(), strict=True)
-    }
+    places = {(a.domain[0], b.domain[0]) for a, b in zip(figure.select_xaxes(), figure.select_yaxes(), strict=True)}
     assert len(places) == 7
     assert all(0 <= low < high <= 1 for axis in figure.select_yaxes() for low, high in [axis.domain])
 

@@ -218,8 +218,8 @@ def test_the_distribution_is_optunas(parameter: Parameter, distribution: Any) ->
             {"x": [1], "y": {"values": [1], "when": {"xx": 1}}},
             "y.when.xx: is not a parameter of this space; did you mean x?",
         ),
-        ({"x": [1], "y": {"values": [1], "when": {"x": 2}}}, "y.when.x: is never 2, so y would never be searched"),
-        ({"x": 1, "y": {"values": [1], "when": {"x": 2}}}, "y.when.x: is never 2, so y would never be searched"),
+        ({"x": [1], "y": {"values": [1], "when": {"x": 2}}}, "y.when.x: is never 2; it is one of 1"),
+        ({"x": 1, "y": {"values": [1], "when": {"x": 2}}}, "y.when.x: is never 2; it is one of 1"),
         ({"x": {"values": [1], "when": {"x": 1}}}, "x.when: conditions run in a circle"),
         (
             {"x": {"values": [1], "when": {"y": 1}}, "y": {"values": [1], "when": {"x": 1}}},

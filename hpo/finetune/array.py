@@ -77,7 +77,9 @@ class FineTuneArray:
         self.metric = config.metric or TASKS[data.task].metric
         if data.task not in METRICS[self.metric].tasks:
             fit = ", ".join(name for name, entry in METRICS.items() if data.task in entry.tasks)
-            raise DataError(f"metric {self.metric!r} is not defined for {data.task}, which the labels are; one of {fit}")
+            raise DataError(
+                f"metric {self.metric!r} is not defined for {data.task}, which the labels are; one of {fit}"
+            )
         self.evaluations_per_epoch = config.evaluations_per_epoch
         self.micro_batch = config.micro_batch
         self.device = _device(config.device)

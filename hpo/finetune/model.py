@@ -111,7 +111,7 @@ def _explained(name: str, what: str, error: Exception) -> ModelError:
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if os.environ.get("HF_HUB_OFFLINE") == "1" or "connect" in str(error).lower() or "couldn't" in str(error).lower():
         hint = (
-            "If it is a Hub name, it is neither in the local cache nor can the Hub be reached: download the model where "
+            "If it is a Hub name, it is not in the local cache and the Hub cannot be reached: download the model where "
             "there is a network and name its folder, e.g. model: ./bert-base-uncased"
         )
     else:
@@ -131,7 +131,9 @@ def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # transformers, tokenizers and the Hub each raise their own kinds
         raise _explained(name, "tokenizer", error) from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
-        raise ModelError(f"model {name!r} has no tokenizer; save it beside the weights: tokenizer.save_pretrained(folder)")
+        raise ModelError(
+            f"model {name!r} has no tokenizer; save it beside the weights: tokenizer.save_pretrained(folder)"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
