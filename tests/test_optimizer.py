@@ -64,6 +64,7 @@ def test_one_step_is_a_plain_hand_written_adamw_step():
             second.mul_(0.999).add_(gradient**2, alpha=0.001)
             corrected = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
             value.sub_(rate * (first / (1 - 0.9 ** (step + 1))) / corrected)
+        optimizer.clip(built, 1e9)
         built.step()
         built.zero_grad()
         torch.testing.assert_close(layer.weight.detach(), weight)
@@ -83,3 +84,21 @@ def test_decay_of_unused_rows_is_what_adamw_does_to_a_row_without_gradient():
         left *= optimizer.decay_of_unused_rows(built)
     torch.testing.assert_close(table.weight.detach()[4], before * left)
     assert not math.isclose(left, 1.0)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 2.0, 1e6])
+def test_clipping_is_that_of_torch(max_norm):
+    ours, theirs = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    params = DEFAULTS | {"learning_rate": 0.01}
+    built, reference = (optimizer.build(layer, frozenset(), params) for layer in (ours, theirs))
+    for step in range(3):
+        x = torch.full((5, 4), step + 1.0)
+        ours(x).pow(2).sum().backward()
+        theirs(x).pow(2).sum().backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+        optimizer.clip(built, max_norm)
+        for each in (built, reference):
+            each.step()
+            each.zero_grad()
+        torch.testing.assert_close(ours.weight, theirs.weight)
