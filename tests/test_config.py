@@ -250,7 +250,7 @@ def test_a_custom_objective_may_read_anything() -> None:
 # ---------------------------------------------------------------- files that ship
 
 SPACES = {"bert", "deberta", "default", "electra", "roberta", "small_data", "wide"}
-STUDIES = {"quickstart"}
+STUDIES = {"long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam"}
 
 
 def test_the_yaml_files_are_those_tested_here() -> None:

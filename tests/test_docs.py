@@ -1,0 +1,93 @@
+"""What the README and docs show is run, or checked against the program."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from hpo import config
+from hpo.cli import app
+from hpo.config import DataConfig, StudyConfig
+from hpo.finetune.metrics import METRICS
+from hpo.pruners import PRUNERS
+from hpo.samplers import SAMPLERS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    """Return (page, code) of every fenced block of a language."""
+    found = []
+    for page in PAGES:
+        found += [(page.name, code) for code in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)]
+    return found
+
+
+def test_pages_are_there():
+    assert {page.name for page in PAGES} == {"README.md", "objectives.md", "study-file.md"}
+
+
+@pytest.mark.parametrize(
+    ("page", "code"), blocks("python"), ids=[f"{p}-{i}" for i, (p, _) in enumerate(blocks("python"))]
+)
+def test_python_runs(page, code):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        names = {"__name__": "shown"}
+        exec(compile(code, page, "exec"), names)
+    assert all(trial.state.is_finished() for trial in names["study"].trials)
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("yaml"), ids=[f"{p}-{i}" for i, (p, _) in enumerate(blocks("yaml"))])
+def test_yaml_is_a_study_or_a_part_of_one(tmp_path, page, code):
+    complete = "model:" in code or "objective:" in code
+    (tmp_path / "shown.yaml").write_text(code if complete else f"model: m\ndata: {{}}\n{code}")
+    assert config.load(tmp_path / "shown.yaml").space.parameters
+
+
+def commands():
+    return sorted(
+        {line for _, code in blocks("console") for line in re.findall(r"^\$ (hpo .*?)(?:  +#.*)?$", code, re.MULTILINE)}
+    )
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_and_options_exist(line):
+    _, name, *arguments = line.split()
+    command = get_command(app).commands[name]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {argument for argument in arguments if argument.startswith("-")} <= options
+
+
+def test_every_command_is_shown():
+    assert {line.split()[1] for line in commands()} == set(get_command(app).commands)
+
+
+def test_every_key_of_a_study_file_is_in_its_page():
+    page = (ROOT / "docs" / "study-file.md").read_text()
+    keys = set(re.findall(r"`([a-z_]+)`", "\n".join(line for line in page.splitlines() if line.startswith("| `"))))
+    assert set(StudyConfig.model_fields) | set(DataConfig.model_fields) <= keys
+
+
+def test_the_readme_names_every_sampler_pruner_and_make_target():
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in (*SAMPLERS, *PRUNERS) if f"`{name}`" not in readme] == []
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^\$ make (\w+)", readme, re.MULTILINE)) <= set(targets)
+
+
+def test_metrics_of_the_page_are_the_metrics():
+    page = (ROOT / "docs" / "study-file.md").read_text()
+    stems = {
+        name.rpartition("_")[0] + "_" if name.count("_") and not name.startswith("roc") else name for name in METRICS
+    }
+    assert [stem for stem in stems if f"`{stem}`" not in page] == []
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,86 @@
+"""Every study and search space that ships is run: as it is, but on a tiny model and on rows of the same columns."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import tiny
+
+from hpo import config, tune
+
+STUDIES = sorted(config.shipped("studies").rglob("*.yaml"))
+SPACES = sorted(config.shipped("search_spaces").rglob("*.yaml"))
+
+
+def names(paths):
+    return [path.stem for path in paths]
+
+
+def test_what_ships():
+    assert names(STUDIES) == [
+        "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam",
+    ]  # fmt: skip
+    assert names(SPACES) == ["bert", "deberta", "default", "electra", "roberta", "small_data", "wide"]
+    for folder in ("studies", "search_spaces"):
+        shipped = {path.name for path in config.shipped(folder).iterdir()}
+        assert shipped == {path.name for path in (*STUDIES, *SPACES) if path.parent.name == folder}
+
+
+def hub(study):
+    """Return what stands in for `datasets.load_dataset`: rows with the columns that a study names."""
+    wanted = study.config.data
+
+    def load_dataset(name, subset=None, *, split):
+        assert (name, subset) == (wanted.dataset, wanted.subset)
+        rng = np.random.default_rng(len(split))
+        rows = {"train": 90, "validation": 24, "test": 24}[split]
+        labels = rng.integers(0, 2, rows)
+        columns = {wanted.text: [tiny.sentence(rng, ("bad", "good")[label]) for label in labels]}
+        if wanted.text_pair:
+            columns[wanted.text_pair] = [tiny.sentence(rng, "good") for _ in labels]
+        if study.config.task == "regression":
+            columns[wanted.label] = (labels + rng.random(rows)).tolist()
+            return datasets.Dataset.from_dict(columns)
+        columns[wanted.label] = labels.tolist()
+        features = datasets.Features(
+            {key: datasets.Value("string") for key in columns}
+            | {wanted.label: datasets.ClassLabel(names=["negative", "positive"])}
+        )
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    return load_dataset
+
+
+@pytest.mark.parametrize("path", [path for path in STUDIES if path.stem != "quickstart"], ids=lambda path: path.stem)
+def test_a_study_runs(path: Path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.save_model(tmp_path / "tiny")
+    study = config.load(path, {"model": "tiny", "trials": 2, "precision": "fp32", "threads": 1})
+    monkeypatch.setattr(datasets, "load_dataset", hub(study))
+    finished = tune.run(study, "sqlite:///hpo.db").study
+    assert [trial.state.is_finished() for trial in finished.trials] == [True, True]
+    assert finished.trials[0].state.name == "COMPLETE"
+    task = finished.user_attrs["fingerprint"]["facts"]["task"]
+    assert task == ("regression" if study.config.task == "regression" else "single_label")
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_a_space_runs(path: Path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = tiny.study(tmp_path, space=path.stem, trials=2, evaluations_per_epoch=1)
+    finished = tune.run(config.build(raw, "test", tmp_path), "sqlite:///hpo.db").study
+    assert [trial.state.name for trial in finished.trials] == ["COMPLETE", "COMPLETE"]
+    assert finished.trials[0].user_attrs["baseline"]
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_on_the_real_model_and_the_real_sentences(tmp_path, monkeypatch):
+    """As `make demo`, with a quarter of the rows and two trials."""
+    monkeypatch.chdir(tmp_path)
+    path = config.find("quickstart", "studies")
+    small = {"data.rows": 700, "data.validation": 200, "data.test": 100, "trials": 2, "space.parameters.epochs": 1}
+    finished = tune.run(config.load(path, small), "sqlite:///hpo.db")
+    assert finished.array.facts["weights"] == finished.study.user_attrs["fingerprint"]["facts"]["weights"]
+    assert all(trial.state.is_finished() for trial in finished.study.trials)
+    assert (tmp_path / "runs" / "quickstart" / "trials" / "0" / "model.safetensors").stat().st_size > 90_000_000
