@@ -368,7 +368,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     numbers = {"rows": 480, "validation": 120, "trials": 2, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
     shape = {"hidden": 384, "layers": 6, "heads": 12, "vocabulary": 30522}
-    for name, default in {**numbers, **shape, "slots": 1, "threads": os.cpu_count()}.items():
+    for name, default in {**numbers, **shape, "slots": min(2, os.cpu_count() or 1), "threads": os.cpu_count()}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of hpo's trials")

@@ -99,7 +99,7 @@ class StudyConfig(_Model):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Everything random derives from it."""
     slots: int = Field(default=1, ge=1)
-    """Trials that run at once in one array."""
+    """Trials that train at once; on a CPU, each in a thread of its own."""
     evaluations_per_epoch: int = Field(default=2, ge=1)
     """How often a trial is scored, and may be pruned."""
     patience: int | None = Field(default=None, ge=1)
@@ -113,7 +113,7 @@ class StudyConfig(_Model):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; `auto` takes the first of cuda, mps, cpu."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of a trial; all physical cores if empty."""
+    """CPU threads, shared by the slots; all physical cores if empty."""
     max_consecutive_failures: int = Field(default=3, ge=1)
     """Failed trials in a row after which the study stops."""
     storage: str | None = None

@@ -53,6 +53,27 @@ def test_a_trial_does_not_depend_on_its_neighbour(tmp_path):
     assert values(run(array)) == alone
 
 
+def test_trials_side_by_side_get_what_they_get_alone(tmp_path):
+    params = [{"learning_rate": 1e-3 * (i + 1), "epochs": 2, "batch_size": 8} for i in range(3)]
+    alone, curves = open_array(tmp_path), []
+    for i, each in enumerate(params):
+        curves.append(values(run(alone, each, seed=i)))
+        alone.unload(0)
+    array, together = open_array(tmp_path, slots=3), [[], [], []]
+    assert array._side_by_side
+    for i, each in enumerate(params):
+        array.load(i, TrialSpec(i, each, i))
+    for _ in range(4):
+        for i, evaluation in array.advance().items():
+            together[i].append(evaluation)
+    assert [values(evaluations) for evaluations in together] == curves
+
+
+def test_a_model_that_draws_its_own_masks_trains_one_trial_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpo.finetune.dropout.install", lambda model: None)
+    assert not open_array(tmp_path, slots=2)._side_by_side
+
+
 def test_evaluations_are_at_the_same_examples_for_every_batch_size(tmp_path):
     array = open_array(tmp_path, evaluations_per_epoch=3)
     points = {}

@@ -1,18 +1,37 @@
 """Dropout for a CPU, where drawing the mask otherwise costs an eighth of a training step.
 
-A 64-bit random number makes four mask elements in place of one: p is met to 1 in 65,536.
+A 64-bit random number makes four mask elements in place of one: p is met to 1 in 65,536. Masks come from the
+generator of the trial in whose thread they are drawn, so that trials can train side by side.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
+_thread = threading.local()
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let the masks that this thread draws come from a generator."""
+    _thread.generator = generator
+    try:
+        yield
+    finally:
+        _thread.generator = None
+
 
 def mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
-    """Return a mask of 0 (with probability `p`) and 1 / (1 - p), drawn from the global generator."""
+    """Return a mask of 0 (with probability `p`) and 1 / (1 - p)."""
     count = shape.numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(
+        -(2**63), None, generator=getattr(_thread, "generator", None)
+    )
     draws = words.view(torch.int16)[:count].view(shape)  # uniform over -32768 ... 32767
     return (draws >= round(p * 65536) - 32768).to(dtype).mul_(1.0 / (1.0 - p))
 
