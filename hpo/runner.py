@@ -30,47 +30,35 @@ from hpo.study import put_back, put_back_orphans
 
 
 class Watcher(Protocol):
-    """What is told about a study while it runs."""
+    """What is told about a study while it runs; what a subclass leaves out is not listened to."""
 
     def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """The study is open; `finished` are the rows that ended in earlier runs."""
+        return
 
     def started(self, number: int, params: Mapping[str, Any]) -> None:
         """A trial has been loaded."""
+        return
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
         """A trial has been scored."""
+        return
 
     def ended(self, trial: FrozenTrial) -> None:
         """A trial has been told."""
+        return
 
     def note(self, message: str) -> None:
         """Something the user should read."""
+        return
 
     def closed(self) -> None:
         """The study is at rest."""
+        return
 
 
-class Silent:
+class Silent(Watcher):
     """A watcher that looks away."""
-
-    def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
-        """Do nothing."""
-
-    def started(self, number: int, params: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        """Do nothing."""
-
-    def ended(self, trial: FrozenTrial) -> None:
-        """Do nothing."""
-
-    def note(self, message: str) -> None:
-        """Do nothing."""
-
-    def closed(self) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,15 @@ ROOT = Path(hpo.__file__).parent
 LAYERS = [
     ["errors", "formatting", "page", "stopping", "finetune.__init__", "finetune.batches", "finetune.dropout"],
     ["finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
-    ["files", "hyperparameters", "yaml", "finetune.metrics", "finetune.optimizer"],
+    [
+        "files",
+        "hyperparameters",
+        "yaml",
+        "finetune.first_token",
+        "finetune.metrics",
+        "finetune.optimizer",
+        "finetune.readers",
+    ],
     ["space", "finetune.model"],
     ["objective", "pruners", "samplers", "storage"],
     ["config"],

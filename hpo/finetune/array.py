@@ -181,6 +181,8 @@ class FineTuneArray:
         try:
             return self._segment(slot)
         except Exception as error:  # one trial's end; the runner decides what it means
+            if isinstance(error, RuntimeError) and _out_of_memory(error):  # outside the passes that can be halved
+                return OutOfMemoryError(f"the optimiser or the scoring does not fit in memory ({error})")
             return error
 
     def _draws_all_masks(self, model: PreTrainedModel) -> bool:

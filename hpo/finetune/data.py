@@ -5,10 +5,7 @@ The search sees train and validation; test is there for one look at the end.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +17,7 @@ import pandas as pd
 from hpo.config import DataConfig
 from hpo.errors import DataError
 from hpo.files import expand
+from hpo.finetune.readers import read_rows
 
 SPLITS = ("train", "validation", "test")
 Array = np.ndarray[Any, Any]
@@ -119,7 +117,7 @@ def _table(config: DataConfig, split: str, source: str | list[str], folder: Path
         frames = [(f"{config.dataset} ({source})", frame)]
     else:
         paths = expand(source, folder)
-        frames = [(str(path), _read_file(path)) for path in paths]
+        frames = [(str(path), read_rows(path)) for path in paths]
     wanted = [*_columns(config), *(config.where if split == "train" else ())]
     for name, frame in frames:
         missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
@@ -160,65 +158,6 @@ def _from_hub(config: DataConfig, split: str) -> pd.DataFrame:
             raise DataError(f"split {split!r} of {config.dataset!r} has no public labels; set test: 0.1 to make one")
         frame[config.label] = [names[index] for index in frame[config.label]]
     return frame
-
-
-def _text_of(path: Path) -> str:
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path} is not UTF-8 text: line {line} (row {max(line - 1, 1)}) has the byte 0x{raw[error.start]:02x}. "
-            "Convert it, e.g. with: iconv -f latin1 -t utf-8"
-        ) from None
-
-
-def _read_delimited(path: Path, delimiter: str) -> pd.DataFrame:
-    text = _text_of(path)
-    try:
-        return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path} is empty") from None
-    except (pd.errors.ParserError, csv.Error) as error:
-        raise DataError(f"{path} is not a well-formed table: {error}") from None
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(_text_of(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not a JSON object ({error.msg})") from None
-        if not isinstance(rows[-1], dict):
-            raise DataError(f"{path}, line {number}: not a JSON object")
-    return pd.DataFrame(rows)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a Parquet file ({error})") from None
-
-
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": lambda path: _read_delimited(path, ","),
-    ".tsv": lambda path: _read_delimited(path, "\t"),
-    ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-
-
-def _read_file(path: Path) -> pd.DataFrame:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(READERS)}")
-    return reader(path)
 
 
 def _matching(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:

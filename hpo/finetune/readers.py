@@ -1,0 +1,77 @@
+"""Files of rows as tables: file ending -> reader. What is malformed is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from hpo.errors import DataError
+
+
+def _text_of(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path} is not UTF-8 text: line {line} (row {max(line - 1, 1)}) has the byte 0x{raw[error.start]:02x}. "
+            "Convert it, e.g. with: iconv -f latin1 -t utf-8"
+        ) from None
+
+
+def _read_delimited(path: Path, delimiter: str) -> pd.DataFrame:
+    text = _text_of(path)
+    try:
+        return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} is empty") from None
+    except (pd.errors.ParserError, csv.Error) as error:
+        raise DataError(f"{path} is not a well-formed table: {error}") from None
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(_text_of(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not a JSON object ({error.msg})") from None
+        if not isinstance(rows[-1], dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+    return pd.DataFrame(rows)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file ({error})") from None
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": lambda path: _read_delimited(path, ","),
+    ".tsv": lambda path: _read_delimited(path, "\t"),
+    ".jsonl": _read_jsonl,
+    ".json": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Return the rows of a file; those of a CSV or TSV file as text.
+
+    Raises:
+        DataError: The file is not UTF-8, malformed, or of an unknown kind.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(READERS)}")
+    return reader(path)
