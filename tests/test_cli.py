@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -360,6 +361,7 @@ def test_failures_stop_the_study_with_exit_1(call, tmp_path):
 
 
 def test_the_console_script_is_the_same_program():
-    done = subprocess.run(["hpo", "--help"], capture_output=True, text=True, check=True, env=os.environ)
+    script = Path(sys.executable).with_name("hpo")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True, env=os.environ)
     for name in ("run", "check", "list", "show", "trials", "best", "report", "dashboard", "export"):
         assert f" {name} " in done.stdout

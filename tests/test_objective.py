@@ -74,7 +74,7 @@ def test_any_number_is_a_score(score: Any) -> None:
     assert outcome.value == pytest.approx(float(score), nan_ok=True)
 
 
-@pytest.mark.parametrize("score", [None, True, "0.5", b"1", [0.5], {"accuracy": 1}, torch.zeros(2), iter([0.5])])
+@pytest.mark.parametrize("score", [None, True, "0.5", b"1", [0.5], {"accuracy": 1}, torch.zeros(2)])
 def test_what_is_no_number_ends_the_trial_with_its_name(score: Any) -> None:
     def objective(params: Params) -> Iterator[Any]:
         yield score
@@ -207,3 +207,9 @@ def test_an_error_inside_the_module_keeps_its_traceback(places: tuple[Path, Path
     (study / "hpo_test_broken.py").write_text(line)
     with pytest.raises(kind):
         imported("hpo_test_broken:objective", study)
+
+
+def test_an_iterator_is_as_good_as_a_generator() -> None:
+    array = loaded(lambda params: iter([0.5, 0.75]))
+    assert [array.advance()[0].value for _ in range(2)] == [0.5, 0.75]  # type: ignore[union-attr]
+    assert isinstance(array.advance()[0], StopIteration)

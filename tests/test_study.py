@@ -122,9 +122,14 @@ def test_facts_are_compared_as_the_storage_keeps_them(storage: BaseStorage) -> N
 
 
 def test_a_study_that_hpo_did_not_create_is_left_alone(storage: BaseStorage) -> None:
-    optuna.create_study(storage=storage, study_name="s")
+    optuna.create_study(storage=storage, study_name="s").add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(StudyError, match="that hpo did not create; choose another name"):
         open_study(study(), storage, FACTS)
+
+
+def test_a_study_whose_creation_was_cut_short_is_taken_over(storage: BaseStorage) -> None:
+    optuna.create_study(storage=storage, study_name="s")
+    assert open_study(study(), storage, FACTS).user_attrs["fingerprint"]["facts"] == FACTS
 
 
 def test_a_study_is_loaded_by_name_or_the_names_there_are_listed(storage: BaseStorage) -> None:
