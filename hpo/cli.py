@@ -67,8 +67,8 @@ def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: 
     """Validate a study file, its data and its model without training, and say what would run."""
     from hpo import commands
 
-    loaded, _ = commands.study_to_run(study, storage, set_ or [], {})
-    plan = commands.check(loaded)
+    loaded, url = commands.study_to_run(study, storage, set_ or [], {})
+    plan = commands.check(loaded, url)
     if as_json:
         _print_json(plan.json)
     else:
@@ -116,11 +116,12 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
     """Print the best trial."""
     from hpo import commands, results
 
-    found = commands.best_of(commands.results_of(study, storage))
+    snapshot = commands.results_of(study, storage)
+    found = commands.best_of(snapshot)
     if as_json:
         _print_json(results.trial_json(found))
     else:
-        typer.echo(commands.trial_text(found))
+        typer.echo(commands.trial_text(found, snapshot))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from hpo import check as checks
 from hpo import config, report, storage, tune, yaml
 from hpo.errors import ConfigError, Problem, StudyError
 from hpo.findings import findings
+from hpo.formatting import duration, remarks
 from hpo.holdout import judge, sentence
 from hpo.results import Results, read, study_json, trial_json
 from hpo.runner import Watcher
@@ -82,7 +83,8 @@ def _located(name: str, storage_flag: str | None) -> tuple[str, str]:
         _refuse_missing_file(name)
         return name, storage.choose(storage_flag)
     raw, _ = yaml.read(path)
-    return str(raw.get("name", path.stem)), storage.choose(storage_flag, raw.get("storage"))
+    kept = raw.get("storage")
+    return str(raw.get("name", path.stem)), storage.choose(storage_flag, None if kept is None else str(kept))
 
 
 def results_of(name: str, storage_flag: str | None) -> Results:
@@ -107,12 +109,11 @@ def run(study: config.Study, url: str, watch: Watcher) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = tune.run(study, url, watch)
     verdict = None
-    if study.config.objective is None and done.stopped is None:
+    if study.config.objective is None and not done.failed:
         verdict = judge(done.study, cast("FineTuneArray", done.array), done.folder / "trials")
     results = read(done.study)
     written = report.write(results, done.folder / "report.html")
-    failed = done.stopped is not None and "failed in a row" in done.stopped
-    return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, failed)
+    return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, done.failed)
 
 
 def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:
@@ -135,22 +136,17 @@ def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) ->
     return "\n".join(lines)
 
 
-def check(study: config.Study) -> Outcome:
+def check(study: config.Study, url: str) -> Outcome:
     """Say what a study would do."""
+    storage.refuse(url)
     plan = checks.check(study)
     width = max(map(len, plan.facts))
     lines = [f"{label:<{width}}  {fact}" for label, fact in plan.facts.items()]
     if plan.seconds is not None:
-        lines.append(f"{'time':<{width}}  at most about {_duration(plan.seconds)}, if no trial is pruned")
+        lines.append(f"{'time':<{width}}  at most about {duration(plan.seconds)}, if no trial is pruned")
     lines += [f"note: {note}" for note in plan.notes]
     lines.append("nothing is wrong with it, and nothing has been written")
     return Outcome("\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds})
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 # ---------------------------------------------------------------- looking
@@ -182,8 +178,8 @@ def described(results: Results) -> str:
     lines = [f"{results.name}: {results.direction} {results.metric}; {counts}"]
     if results.best is not None:
         lines.append(trial_text(results.best, results))
-    if results.attrs.get("test"):
-        lines.append(sentence(results.attrs["test"]))
+    if results.verdict is not None:
+        lines.append(sentence(results.verdict))
     return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
 
 
@@ -213,11 +209,8 @@ def trial_table(results: Results) -> Table:
         row = trial_json(trial)
         value = "" if row["value"] is None else f"{row['value']:.4f}"
         params = [_short(trial.params[name]) if name in trial.params else "" for name in names]
-        attrs = trial.user_attrs
-        reason = f"{attrs.get('reason', '')} {attrs.get('detail', '')}".strip()
-        if "duplicate_of" in attrs:
-            reason = f"duplicate of {attrs['duplicate_of']}"
-        cells = [str(trial.number), trial.state.name, value, *params, str(attrs.get("seconds", "")), reason]
+        seconds = str(trial.user_attrs.get("seconds", ""))
+        cells = [str(trial.number), trial.state.name, value, *params, seconds, remarks(trial)]
         shown.add_row(*(Text(cell) for cell in cells))
     return shown
 

@@ -57,6 +57,13 @@ class DataConfig(_Model):
     rows: int | None = Field(default=None, ge=10)
     """Use a seeded sample of this many rows of `train`, before anything is set aside."""
 
+    @field_validator("label")
+    @classmethod
+    def _some_label(cls, value: Files) -> Files:
+        if not value:
+            raise ValueError("names no column")
+        return value
+
     @field_validator("validation", "test")
     @classmethod
     def _share(cls, value: Share) -> Share:
@@ -124,7 +131,7 @@ class StudyConfig(_Model):
 
 # What may differ when a study is resumed: how much, where and how carefully, but not what is measured.
 RESUMABLE = frozenset(
-    {"trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "sampler", "pruner"}
+    {"trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler", "pruner"}
 )
 
 
@@ -285,6 +292,7 @@ def _pydantic_problems(error: ValidationError) -> list[Problem]:
     for item in error.errors():
         # A union reports each of its members; the field is one problem.
         path = tuple(part for part in item["loc"] if isinstance(part, int) or part.isidentifier())
+        path = item["loc"] if item["type"] == "extra_forbidden" else path
         path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":

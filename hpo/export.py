@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.errors import StudyError
+from hpo.errors import HpoError, StudyError
 from hpo.holdout import sentence
 from hpo.results import Results
 
@@ -41,8 +41,11 @@ def export(results: Results, weights: Path, target: Path) -> Path:
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StudyError(f"{target} exists and is not empty; name a new folder with -o")
-    shutil.copytree(source, target, dirs_exist_ok=True)
-    (target / "README.md").write_text(card(results, best), encoding="utf-8")
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        (target / "README.md").write_text(card(results, best), encoding="utf-8")
+    except OSError as error:
+        raise HpoError(f"{target} cannot be written: {error.strerror or error}; name another folder with -o") from None
     return target
 
 
@@ -50,7 +53,7 @@ def card(results: Results, best: FrozenTrial) -> str:
     """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
     config: dict[str, Any] = dict(results.attrs.get("config", {}))
     facts: dict[str, Any] = results.attrs.get("fingerprint", {}).get("facts", {})
-    test = results.attrs.get("test")
+    test = results.verdict
     space, data = config.get("space", {}), config.get("data") or {}
     versions = {name: facts[name] for name in ("torch", "transformers") if name in facts}
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,21 +33,14 @@ def interval(metric: str, best: Outputs, baseline: Outputs, seed: int = 0) -> tu
         baseline: Outputs of the other on the same rows.
         seed: Seeds the resampling.
     """
-    from scipy.stats import bootstrap
-
-    def difference(rows: np.ndarray[Any, Any]) -> float:
-        return score(metric, best.take(rows)) - score(metric, baseline.take(rows))
-
-    found = bootstrap(
-        (np.arange(len(best.targets)),),
-        difference,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=False,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    rng, differences = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        rows = rng.integers(0, len(best.targets), len(best.targets))
+        differences.append(score(metric, best.take(rows)) - score(metric, baseline.take(rows)))
+    defined = [difference for difference in differences if math.isfinite(difference)]  # a resample may lack a class
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(defined or [0.0], [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, Any] | None:
@@ -89,7 +84,7 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
     return verdict
 
 
-def sentence(verdict: dict[str, Any]) -> str:
+def sentence(verdict: Mapping[str, Any]) -> str:
     """Return a verdict as a sentence; "no difference shown" where the interval includes zero."""
     best, baseline, metric = verdict["best"], verdict["baseline"], verdict["metric"]
     said = f"On {verdict['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"

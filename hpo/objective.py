@@ -183,6 +183,8 @@ def imported(name: str, folder: Path) -> Callable[..., Any]:
         sys.modules.pop(module, None)  # another study's module of the same name
     try:
         loaded = importlib.import_module(module)
+    except SyntaxError as error:
+        raise problem(f"{name!r} cannot be imported: {error}") from None
     except ModuleNotFoundError as error:
         raise problem(f"{name!r}: {error}; looked in {folder} and in the working folder") from None
     if not hasattr(loaded, attribute):

@@ -13,9 +13,18 @@ from optuna.pruners import BasePruner
 PrunerFactory = Callable[..., BasePruner]
 
 
-def patient(wrapped: str | Mapping[str, Any] | None = None, patience: int = 2, min_delta: float = 0.0) -> BasePruner:
+def patient(
+    wrapped: str | Mapping[str, Any] | None = None,
+    patience: int = 2,
+    min_delta: float = 0.0,
+    segment: int = 1,
+    horizon: int | None = None,
+) -> BasePruner:
     """Prune after `patience` evaluations without improvement, and only if the wrapped pruner would."""
-    inner = None if wrapped is None else make(*named(wrapped))
+    inner = None
+    if wrapped is not None:
+        name, arguments = named(wrapped)
+        inner = make(name, arguments, segment, horizon)
     return optuna.pruners.PatientPruner(inner, patience, min_delta)
 
 
@@ -37,6 +46,7 @@ def _defaults(name: str, segment: int, horizon: int | None) -> dict[str, Any]:
     defaults: dict[str, dict[str, Any]] = {
         "percentile": {"percentile": 25.0},
         "wilcoxon": {"p_threshold": 0.1},
+        "patient": {"segment": segment, "horizon": horizon},
         "asha": {"min_resource": segment},
         "successive_halving": {"min_resource": segment},
         "hyperband": {"min_resource": segment, "max_resource": horizon or "auto"},

@@ -99,7 +99,7 @@ def _facts(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
-    test = results.attrs.get("test")
+    test = results.verdict
     return f'<p class="card">{_text(sentence(test))}.</p>' if test else ""
 
 

@@ -68,6 +68,12 @@ class Results:
         """The trial that ran the published default, if the study has one."""
         return next((t for t in self.trials if t.user_attrs.get("baseline")), None)
 
+    @cached_property
+    def verdict(self) -> Mapping[str, Any] | None:
+        """The scores on the test split, if they were taken of what is now the best trial."""
+        test: Mapping[str, Any] | None = self.attrs.get("test")
+        return test if test and self.best and test["best"]["number"] == self.best.number else None
+
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, those that the space fixes too."""
         space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
@@ -99,11 +105,18 @@ def trial_json(trial: FrozenTrial, curve: bool = False) -> dict[str, Any]:
         "state": trial.state.name,
         "value": trial.value if finite else None,
         "params": trial.params,
-        "user_attrs": trial.user_attrs,
+        "user_attrs": _finite(trial.user_attrs),
     }
     if curve:
-        fields["intermediate_values"] = {str(step): v for step, v in sorted(trial.intermediate_values.items())}
+        fields["intermediate_values"] = {str(step): _finite(v) for step, v in sorted(trial.intermediate_values.items())}
     return fields
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON values with None for the numbers that JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def study_json(results: Results) -> dict[str, Any]:

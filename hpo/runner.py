@@ -14,14 +14,16 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.errors import DivergedError, TrialEndedError
+from hpo.errors import DivergedError, HpoError, StudyError, TrialEndedError
 from hpo.objective import Evaluation, TrialArray, TrialSpec
 from hpo.samplers import derived_seed
 from hpo.space import Params, SearchSpace
@@ -123,6 +125,7 @@ class Runner:
         self._slots: dict[int, _Running] = {}
         self._twins: list[tuple[Trial, int]] = []  # duplicates of a trial that still runs
         self._failures = 0
+        self.stopped: str | None = None
 
     def run(self) -> str | None:
         """Run until no row is left.
@@ -139,6 +142,7 @@ class Runner:
                     return None
                 for slot, outcome in self.array.advance().items():
                     self._settle(slot, outcome)
+            self.stopped = stop
             return stop
         finally:  # after a stop, an interrupt or an error, what still runs goes back with its parameters
             for slot in list(self._slots):
@@ -146,8 +150,13 @@ class Runner:
             put_back_orphans(self.study)  # of every row: an interrupt may fall between its start and its slot
             self._slots.clear()
 
+    @property
+    def failed(self) -> bool:
+        """Whether trials failed in a row until the study had to stop."""
+        return self._failures >= self.rules.max_consecutive_failures
+
     def _stop(self, deadline: float) -> str | None:
-        if self._failures >= self.rules.max_consecutive_failures:
+        if self.failed:
             last = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.FAIL][-1].user_attrs
             return (
                 f"{self._failures} trials failed in a row, the last with {last['reason']}: {last['detail']}. The rest "
@@ -162,9 +171,7 @@ class Runner:
     def _fill(self) -> None:
         for slot in range(self.array.slots):
             while slot not in self._slots and (trial := self._next()) is not None:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may lie outside
-                    params = self.space.suggest(trial)
+                params = self._drawn(trial)
                 earlier = self._earlier(trial)
                 if earlier is None:
                     self._load(slot, trial, params)
@@ -172,6 +179,19 @@ class Runner:
                     self._twins.append((trial, earlier.number))
                 else:
                     self._tell_duplicate(trial, earlier)
+
+    def _drawn(self, trial: Trial) -> Params:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may lie outside
+                return self.space.suggest(trial)
+        except (HpoError, OSError, SQLAlchemyError, StorageInternalError):
+            raise
+        except Exception as error:  # of a sampler with arguments or a space that it cannot work with
+            kind = type(error).__name__
+            raise StudyError(
+                f"the sampler cannot draw trial {trial.number} ({kind}: {error}); see `sampler`"
+            ) from error
 
     def _next(self) -> Trial | None:
         """Return the first waiting row within the budget; plan one more where duplicates used rows up."""
@@ -187,7 +207,7 @@ class Runner:
 
     def _used_up(self, rows: Sequence[FrozenTrial]) -> bool:
         """Return whether every point of a finite space has had its trial."""
-        return math.isfinite(self.space.size) and self._distinct(rows) >= self.space.size
+        return self.space.size <= len(rows) and self._distinct(rows) >= self.space.size
 
     def _distinct(self, rows: Sequence[FrozenTrial]) -> int:
         inside = {tuple(sorted(row.params.items())) for row in rows if row.params and self.space.contains(row.params)}
@@ -212,7 +232,7 @@ class Runner:
 
     def _earlier(self, trial: Trial) -> FrozenTrial | None:
         """Return the first trial with the same parameters that ran or runs; a failed one does not count."""
-        for row in self.study.get_trials(deepcopy=False):
+        for row in self.study._get_trials(deepcopy=False, use_cache=True):  # as it was when this trial was asked
             same = row.number != trial.number and row.params == trial.params
             if same and row.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 return row
@@ -255,13 +275,17 @@ class Runner:
         """Return the state a trial ends with, and attributes; None if it goes on."""
         if isinstance(outcome, StopIteration):
             if outcome.value is not None:
-                running.evaluations.append(Evaluation(_finite(outcome.value), at=len(running.evaluations) + 1))
+                given = outcome.value if isinstance(outcome.value, Evaluation) else Evaluation(outcome.value)
+                last = running.evaluations[-1].at if running.evaluations else None
+                at = last if given.at is None else given.at
+                running.evaluations.append(replace(given, value=_finite(given.value), at=at))
             if not running.evaluations:
                 raise ValueError("the objective ended without yielding or returning a score")
             return TrialState.COMPLETE, {"returned": True} if outcome.value is not None else {}
         if isinstance(outcome, Exception):
             raise outcome
-        _finite(outcome.value)
+        metrics = {name: float(value) for name, value in outcome.metrics.items()}
+        outcome = replace(outcome, value=_finite(outcome.value), metrics=metrics)
         step = len(running.evaluations) + 1 if outcome.at is None else outcome.at
         running.evaluations.append(outcome)
         trial = running.trial
@@ -286,7 +310,7 @@ class Runner:
             index = len(running.evaluations) - 1 if returned else best_index(running.values, self.direction)
             best = running.evaluations[index]
             value = best.value
-            facts |= {"best_value": value, "best_at": best.at or index + 1, **best.notes}
+            facts |= {"best_value": value, "best_at": index + 1 if best.at is None else best.at, **best.notes}
             if best.metrics:
                 facts["metrics"] = dict(best.metrics)
         for name, fact in facts.items():
@@ -313,8 +337,9 @@ class Runner:
         if self.weights is None:
             return
         rows = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        values = [row.value for row in rows if row.value is not None]
-        better = all(value > v if self.direction == "maximize" else value < v for v in values)
+        sign = -1 if self.direction == "maximize" else 1
+        rank = (sign * value, trial.number)  # as `Results.best`: of equals the lowest number, whoever ends first
+        better = all(rank < (sign * row.value, row.number) for row in rows if row.value is not None)
         baseline = bool(self._row(trial).user_attrs.get("baseline"))
         if not better and not baseline:
             return
@@ -330,7 +355,7 @@ class Runner:
                 *(str(row.number) for row in rows if row.user_attrs.get("baseline")),
             }
             for folder in self.weights.iterdir():
-                if folder.name not in protected:
+                if folder.is_dir() and folder.name not in protected:
                     shutil.rmtree(folder)
 
     def _row(self, trial: Trial) -> FrozenTrial:

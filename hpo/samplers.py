@@ -102,7 +102,7 @@ class TrialSeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draw a proposal that no earlier trial has, if `MAX_REDRAWS` redraws find one."""
-        earlier = study.get_trials(deepcopy=False)
+        earlier = study._get_trials(deepcopy=False, use_cache=True)  # one read a trial: the sampler's own
         seen = [other.params for other in earlier if other.number != trial.number and other.params]
         params: dict[str, Any] = {}
         for attempt in range(1 + MAX_REDRAWS):

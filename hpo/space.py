@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -221,7 +222,7 @@ class SearchSpace:
             ]
         return points
 
-    @property
+    @cached_property
     def size(self) -> float:
         """How many points there are; infinite if a parameter is continuous."""
         every = [parameter.points() for parameter in self.parameters.values()]

@@ -16,9 +16,6 @@ DEFAULT = "sqlite:///hpo.db"
 
 
 def _sqlite(url: str) -> BaseStorage:
-    folder = Path(_path(url)).parent
-    if not folder.is_dir():
-        raise StorageError(f"storage {url}: there is no folder {folder}; create it, or name another place")
     return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
@@ -32,10 +29,8 @@ def _postgresql(url: str) -> BaseStorage:
 
 
 def _journal(url: str) -> BaseStorage:
-    path = Path(_path(url))
-    if not path.parent.is_dir():
-        raise StorageError(f"storage {url}: there is no folder {path.parent}; create it, or name another place")
-    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+    path = _path(url)
+    return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
 
 
 SCHEMES: dict[str, Callable[[str], BaseStorage]] = {
@@ -75,12 +70,11 @@ def exists(url: str) -> bool:
     return Path(_path(url)).exists() if scheme in ("sqlite", "journal") else True
 
 
-def connect(url: str) -> BaseStorage:
-    """Open a storage, with its tables made if it is new.
+def refuse(url: str) -> None:
+    """Refuse a URL that cannot be opened, before anything else is done.
 
     Raises:
-        StorageError: The URL is not understood or the storage cannot be opened.
-        MissingExtraError: PostgreSQL's driver is not installed.
+        StorageError: The scheme is not known, or there is no folder for the file.
     """
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
@@ -88,8 +82,21 @@ def connect(url: str) -> BaseStorage:
             f"storage {redacted(url)!r}: not understood. Write sqlite:///hpo.db, journal:///hpo.log "
             "or postgresql://user@host/database"
         )
+    folder = Path(_path(url)).parent
+    if scheme in ("sqlite", "journal") and not folder.is_dir():
+        raise StorageError(f"storage {url}: there is no folder {folder}; create it, or name another place")
+
+
+def connect(url: str) -> BaseStorage:
+    """Open a storage, with its tables made if it is new.
+
+    Raises:
+        StorageError: The URL is not understood or the storage cannot be opened.
+        MissingExtraError: PostgreSQL's driver is not installed.
+    """
+    refuse(url)
     try:
-        return SCHEMES[scheme](url)
+        return SCHEMES[url.partition("://")[0]](url)
     except (StorageError, MissingExtraError):
         raise
     except Exception as error:  # SQLAlchemy, psycopg and the journal raise their own kinds; the URL stays out

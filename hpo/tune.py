@@ -38,12 +38,14 @@ class Finished:
         study: The Optuna study.
         array: What trained it, still open, to score the test split with.
         stopped: Why it stopped early, or None.
+        failed: Whether it stopped because trials failed in a row.
         folder: Where its files are, `runs/<study>`.
     """
 
     study: optuna.Study
     array: TrialArray
     stopped: str | None
+    failed: bool
     folder: Path
 
 
@@ -87,20 +89,20 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
     Raises:
         HpoError: The data, model, storage or study is not as the file says; nothing has been written.
     """
+    storages.refuse(url)
     array = open_array(study)
     if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
+    kept = storages.connect(url)
     with locked(study.config.name):
-        opened = open_study(study, storages.connect(url), array.facts)
+        opened = open_study(study, kept, array.facts)
         put_back_orphans(opened)
         weights = folder_of(study.config.name) / "trials"
-        stopped = _run(opened, study, array, watch or Silent(), weights)
-    return Finished(opened, array, stopped, folder_of(study.config.name))
+        runner = _run(opened, study, array, watch or Silent(), weights)
+    return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
 
 
-def _run(
-    opened: optuna.Study, study: configs.Study, array: TrialArray, watch: Watcher, weights: Path | None
-) -> str | None:
+def _run(opened: optuna.Study, study: configs.Study, array: TrialArray, watch: Watcher, weights: Path | None) -> Runner:
     config = study.config
     name, arguments = pruners.named(config.pruner)
     opened.pruner = pruners.make(name, arguments, array.segment, array.horizon)
@@ -108,13 +110,14 @@ def _run(
     finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
     watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
     rules = Rules(budget, config.seed, config.timeout, config.patience, config.max_consecutive_failures)
+    runner = Runner(opened, study.space, array, rules, watch, weights)
     try:
-        stopped = Runner(opened, study.space, array, rules, watch, weights).run()
+        stopped = runner.run()
         if stopped is not None:
             watch.note(stopped)
     finally:
         watch.closed()
-    return stopped
+    return runner
 
 
 # ---------------------------------------------------------------- Python API
@@ -187,9 +190,9 @@ def optimize(
     with locked(name) if storage is not None else nullcontext():
         opened = open_study(study, kept, array.facts)
         put_back_orphans(opened)
-        stopped = _run(opened, study, array, watch or Silent(), None)
-    if stopped is not None:
-        warnings.warn(stopped, stacklevel=2)
+        runner = _run(opened, study, array, watch or Silent(), None)
+    if runner.stopped is not None:
+        warnings.warn(runner.stopped, stacklevel=2)
     return opened
 
 
@@ -212,6 +215,7 @@ def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage)
         nonlocal failures
         failures = failures + 1 if trial.state == TrialState.FAIL else 0
         if failures >= config.max_consecutive_failures:
+            warnings.warn(f"{failures} trials failed in a row; the study stops", stacklevel=2)
             ran.stop()
 
     left = max(0, (config.trials or DEFAULT_TRIALS) - before)

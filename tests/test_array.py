@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from hpo import config, tune
-from hpo.errors import DivergedError, OutOfMemoryError
+from hpo.errors import DataError, DivergedError, OutOfMemoryError
+from hpo.finetune.array import FineTuneArray
 from hpo.finetune.optimizer import build
 from hpo.finetune.schedules import multiplier
 from hpo.hyperparameters import DEFAULTS
@@ -271,3 +272,40 @@ def test_the_time_of_an_example_is_measured_without_a_trace(tmp_path):
     assert 0 < array.seconds_per_example() < 10
     assert math.isfinite(array.seconds_per_example())
     assert all(torch.equal(before[name], t) for name, t in array._spare[0].state_dict().items())
+
+
+def test_a_real_failed_allocation_is_out_of_memory(tmp_path, monkeypatch):
+    array, inner = open_array(tmp_path), FineTuneArray._accumulate
+
+    def greedy(self, slot, rows):
+        if self.micro_batch > 2:
+            torch.empty(10**16)
+        return inner(self, slot, rows)
+
+    monkeypatch.setattr(FineTuneArray, "_accumulate", greedy)
+    assert run(array)[-1].last
+    assert array.micro_batch == 2
+
+
+def test_outputs_that_are_not_finite_end_the_trial_even_if_its_loss_was(tmp_path):
+    array = open_array(tmp_path)
+    array.load(0, TrialSpec(0, {"batch_size": 64, "epochs": 1}, 1))
+    step = array._step
+
+    def last_step(slot, rows):
+        loss = step(slot, rows)
+        with torch.no_grad():
+            slot.model.classifier.bias.fill_(math.nan)
+        return loss
+
+    array._step = last_step
+    outcome = array.advance()[0]
+    assert isinstance(outcome, DivergedError)
+    assert "outputs are not finite" in str(outcome)
+
+
+def test_a_metric_that_a_split_cannot_define_is_refused_before_training(tmp_path):
+    tiny.write_csv(tmp_path / "train.csv", 40)
+    (tmp_path / "one.csv").write_text("text,label\nw1 fine,good\nw2 warm,good\n")
+    with pytest.raises(DataError, match="'roc_auc' is not defined on the validation split"):
+        open_array(tmp_path, data={"train": "train.csv", "validation": "one.csv", "test": 10}, metric="roc_auc")

@@ -223,6 +223,8 @@ BROKEN = [
     ({"checksums": {"data.csv": "0" * 64}}, "has SHA-256"),
     ({"device": "cuda"}, "device: cuda"),
     ({"objective": "nowhere:objective"}, "No module named 'nowhere'"),
+    ({"batch-size": 3}, "batch-size: is not a key"),
+    ({"data": {"train": "data.csv", "label": []}}, "data.label: names no column"),
     ({"sampler": "grid"}, "is a range; a grid needs a list of values"),
 ]
 
@@ -267,6 +269,7 @@ def test_a_storage_that_cannot_be_opened_is_named(call, tmp_path):
         assert code == 2
         assert "storage" in err
         assert "canary" not in err
+    assert not (tmp_path / "runs").exists()
 
 
 # ---------------------------------------------------------------- interruptions

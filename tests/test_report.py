@@ -122,9 +122,17 @@ def test_the_table_of_trials_is_whole_and_sorts(page: Page) -> None:
     ],
 )
 def test_the_verdict(sample_results: Build, test: dict[str, Any], direction: str, words: str) -> None:
-    text = Page(report.html(sample_results(5, test=test, direction=direction))).text
+    number = sample_results(5, direction=direction).best.number  # a verdict on another trial is not shown
+    baseline = test["baseline"] and {**test["baseline"], "number": number if words.startswith("is the best") else 99}
+    verdict = {**test, "best": {"number": number, "score": 0.921}, "baseline": baseline}
+    text = Page(report.html(sample_results(5, test=verdict, direction=direction))).text
     assert words in text
-    assert "On 872 test examples, trial 12 scores 0.921" in text
+    assert f"On 872 test examples, trial {number} scores 0.921" in text
+
+
+def test_a_verdict_on_what_is_no_longer_the_best_trial_is_not_shown(sample_results: Build) -> None:
+    stale = {**COMPARED, "shown": True, "best": {"number": 99, "score": 0.5}}
+    assert "Verdict" not in Page(report.html(sample_results(5, test=stale))).text
 
 
 def test_no_verdict_before_the_test_split_was_taken(sample_results: Build) -> None:

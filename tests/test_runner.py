@@ -1,11 +1,12 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hpo.errors import DivergedError, OutOfMemoryError
+from hpo.errors import DivergedError, OutOfMemoryError, StudyError
 from hpo.objective import Evaluation, GeneratorArray
 from hpo.pruners import make
 from hpo.runner import Rules, Runner, Silent
@@ -353,3 +354,44 @@ def test_a_trial_that_cannot_be_loaded_fails_alone():
     study = study_of(points(1, 2, 3))
     run(study, Refusing(lambda params: params["x"]))
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_of_equal_trials_the_weights_of_the_lowest_number_are_kept_whoever_ends_first(tmp_path):
+    def objective(params):
+        for _ in range(4 - params["x"]):  # the later trial ends first
+            yield 0.5
+
+    study = study_of(points(0, 3))
+    Runner(study, SPACE, Keeping(objective, slots=2), Rules(2), weights=tmp_path).run()
+    assert [folder.name for folder in tmp_path.iterdir()] == ["0"]
+
+
+def test_an_objective_whose_finally_raises_ends_its_trial_and_not_the_study():
+    def objective(params):
+        try:
+            yield params["x"]
+            yield params["x"]
+        finally:
+            if params["x"] == 1:
+                raise OSError("disk")
+
+    study, log = study_of(points(3, 1, 2), pruner="median", n_startup_trials=1), Log()
+    run(study, objective, watch=log)
+    assert states(study) == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert any("cleaning up after a trial raised OSError: disk" in str(line) for line in log.lines)
+
+
+def test_numbers_of_numpy_are_kept():
+    study = study_of(points(0))
+    value = np.float32(0.5)
+    run(study, lambda params: Evaluation(value, metrics={"loss": np.float32(0.25)}))
+    assert study.trials[0].value == 0.5
+    assert study.trials[0].user_attrs["metrics"] == {"loss": 0.25}
+
+
+def test_a_sampler_that_cannot_draw_is_an_error_that_names_it():
+    study = study_of(rows=2)
+    study.sampler = TrialSeededSampler("tpe", {"n_startup_trials": "8"}, SPACE, 0)
+    with pytest.raises(StudyError, match="the sampler cannot draw trial 0"):
+        run(study, lambda params: 1.0)
+    assert states(study) == ["WAITING", "WAITING"]

@@ -104,6 +104,7 @@ class FineTuneArray:
         self.tokens: dict[str, Tokens] = {
             name: replace(tokens, ids=self._vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
         }
+        self._refuse_undefined_metric()
         self._side_by_side = self.slots > 1 and self._draws_all_masks(model)
         self._halted = threading.Event()
         self._spare = [model]
@@ -202,6 +203,18 @@ class FineTuneArray:
                 outputs.append(model.train()(**inputs).logits)
         return torch.equal(*outputs)
 
+    def _refuse_undefined_metric(self) -> None:
+        """Find out before any training whether the splits have the classes that the metric needs."""
+        outputs = max(len(self.data.labels), 1)
+        for name in ("validation", "test"):
+            targets = self.data.splits[name].targets
+            logits = np.random.default_rng(0).normal(size=(len(targets), outputs))
+            if not math.isfinite(score(self.metric, Outputs(self.data.task, targets, logits))):
+                raise DataError(
+                    f"metric {self.metric!r} is not defined on the {name} split: it may lack a class, or the metric "
+                    "may be for two labels only. Choose another metric, or a larger split"
+                )
+
     def _any_model(self) -> PreTrainedModel:
         return next(iter(self._occupied.values())).model
 
@@ -223,6 +236,8 @@ class FineTuneArray:
         slot.evaluations += 1
         outputs = self.predict(slot.model, "validation")
         value = score(self.metric, outputs)
+        if not np.isfinite(outputs.logits).all():
+            raise DivergedError(f"the model's outputs are not finite after {boundary} examples")
         if not math.isfinite(value):
             raise DivergedError(f"{self.metric} is {value} after {boundary} examples")
         better = value > slot.best if METRICS[self.metric].direction == "maximize" else value < slot.best
@@ -344,7 +359,9 @@ def _precision(setting: str, device: torch.device) -> str:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory")
+    )
 
 
 def _digest(model: nn.Module, head: frozenset[str]) -> str:
