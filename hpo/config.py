@@ -181,11 +181,11 @@ def shipped(folder: str) -> Path:
 
 
 def find(name: str, folder: str, base: Path | None = None) -> Path | None:
-    """Find a YAML file by path, or by name in `folder` here or in the shipped one."""
+    """Find a YAML file by path, or by name here, in `folder` or in the shipped one."""
     given = Path(name).expanduser()
     if given.suffix in (".yaml", ".yml"):
         return next((place for place in (given, (base or Path()) / given) if place.is_file()), None)
-    places = (Path(folder), *([base] if base else []), shipped(folder))
+    places = (Path(), Path(folder), *([base] if base else []), shipped(folder))
     return next((path for place in places if (path := place / f"{name}.yaml").is_file()), None)
 
 

@@ -145,10 +145,20 @@ def _share(count: int, total: int) -> str:
     return f"{count} of {total} ({count / total:.0%})"
 
 
+def _moved_baseline(results: Results) -> Iterator[str]:
+    baseline = results.baseline
+    for name, (published, used) in (baseline.user_attrs.get("moved", {}) if baseline else {}).items():
+        yield (
+            f"The published {name}, {published}, is not a choice of the space: trial 0, called the published default, "
+            f"ran with {used}; add {published} to the choices to compare with what was published."
+        )
+
+
 CHECKS: tuple[Callable[[Results], Iterator[str]], ...] = (
     _too_few,
     _collapsed,
     _nothing_better,
+    _moved_baseline,
     _ended_early,
     _boundaries,
     _duplicates,

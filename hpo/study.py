@@ -145,7 +145,8 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
     space, config = study.space, study.config
     rows: list[tuple[Params, dict[str, Any]]] = []
     if config.baseline and space.baseline:
-        rows.append((space.first_trial(), {"baseline": True}))
+        moved = {name: list(pair) for name, pair in space.moved_baseline().items()}
+        rows.append((space.first_trial(), {"baseline": True} | ({"moved": moved} if moved else {})))
     points = space.grid() if pruners.named(config.sampler)[0] == "grid" else None
     if points is not None:
         rest = [point for point in points if not rows or point != rows[0][0]]

@@ -159,7 +159,7 @@ GOOD = {"text": [f"t{i}" for i in range(40)], "label": ["a", "b"] * 20}
         (GOOD, {"where": {"label": "z"}}, "no row has label = 'z'; the column has a, b"),
         ({**GOOD, "label": ["a"] * 40}, {}, "every row of train has the label 'a'"),
         ({**GOOD, "label": ["a", ""] * 20}, {}, "train: column 'label' has no label in 20 rows, first in row 2"),
-        ({**GOOD, "label": [f"l{i}" for i in range(40)]}, {}, "32 different labels in 32 rows"),
+        ({**GOOD, "label": [f"l{i}" for i in range(40)]}, {}, "40 different labels in 40 rows"),
     ],
 )
 def test_bad_input_is_named(tmp_path, columns, settings, says):
@@ -203,3 +203,22 @@ def test_a_number_that_is_none_is_named(tmp_path):
 def test_a_hub_data_set_without_network_gets_one_error_with_the_way_on(tmp_path):
     with pytest.raises(DataError, match=r"cannot be had from the Hub.*local files"):
         load(tmp_path, dataset="nobody/nothing-at-all", train="train")
+
+
+def test_a_rare_class_is_never_taken_out_of_train_whole(tmp_path):
+    labels = [f"rare{i}" for i in range(9)] + ["a", "b"] * 60
+    frame(tmp_path, text=[f"t{i}" for i in range(len(labels))], label=labels)
+    found = load(tmp_path, validation=0.2, test=0.2)
+    assert set(found.splits["train"].targets) == set(range(len(found.labels)))
+
+
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "fine,good,\ndull,bad,\n" * 20)
+    with pytest.raises(DataError, match="more fields in its rows than in its header"):
+        load(tmp_path)
+
+
+def test_a_line_of_json_may_hold_any_separator_of_unicode(tmp_path):
+    lines = [json.dumps({"text": f"a\u2028b{i}", "label": "xy"[i % 2]}, ensure_ascii=False) for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert sum(len(split) for split in load(tmp_path, train="rows.jsonl").splits.values()) == 40

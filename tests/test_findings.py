@@ -130,3 +130,13 @@ def test_the_direction_decides_which_is_best() -> None:
 def test_each_is_one_sentence(sample_results: Callable[..., Results]) -> None:
     for count in (0, 1, 5, 30):
         assert all(s.endswith(".") and "\n" not in s for s in findings(sample_results(count)))
+
+
+def test_a_baseline_that_the_space_moved_is_said(sample_results: Callable[..., Results]) -> None:
+    results = sample_results(12)
+    assert not [said for said in findings(results) if "is not a choice" in said]
+    results.trials[0].user_attrs.update(baseline=True, moved={"batch_size": [32, 16]})
+    moved = [said for said in findings(Results("s", "maximize", results.trials, {})) if "is not a choice" in said]
+    assert len(moved) == 1
+    assert "The published batch_size, 32, is not a choice of the space" in moved[0]
+    assert "ran with 16" in moved[0]

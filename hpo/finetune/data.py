@@ -86,6 +86,8 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
         train = train.iloc[np.sort(rng.permutation(len(train))[: config.rows])]
     frames["train"] = train.reset_index(drop=True)
     resolved = _task(frames["train"], config, task)
+    if resolved == "single_label" and isinstance(config.label, str):
+        _refuse_numbers(frames["train"][config.label])
     _set_aside(frames, config, resolved, rng)
     empty = [name for name in SPLITS if len(frames[name]) == 0]
     if empty:
@@ -208,6 +210,8 @@ def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int,
         quota[stratum] += 1
     chosen = np.zeros(len(table), dtype=bool)
     for stratum in sorted(strata, key=str):
+        sizes = [len(members) for members in strata[stratum]]
+        quota[stratum] = min(quota[stratum], sum(sizes) - max(sizes))  # train keeps some of every class
         taken = 0
         for index in rng.permutation(len(strata[stratum])):
             members = strata[stratum][index]
@@ -260,12 +264,16 @@ def _encoder(
     names = _sorted({_label(value) for value in train[column]})
     if len(names) < 2:
         raise DataError(f"every row of train has the label {names[0]!r}; a classifier needs at least two")
-    if len(names) > max(20, len(train) // 2):
+    return names, lambda name, rows: _classes(name, rows, column, names)
+
+
+def _refuse_numbers(labels: pd.Series[Any]) -> None:
+    count = len({_label(value) for value in labels})
+    if count > max(20, len(labels) // 2):
         raise DataError(
-            f"column {column!r} has {len(names)} different labels in {len(train)} rows; "
+            f"column {labels.name!r} has {count} different labels in {len(labels)} rows; "
             "if they are numbers to predict, set task: regression"
         )
-    return names, lambda name, rows: _classes(name, rows, column, names)
 
 
 def _label(value: Any) -> str:

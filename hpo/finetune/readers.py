@@ -28,11 +28,14 @@ def _text_of(path: Path) -> str:
 def _read_delimited(path: Path, delimiter: str) -> pd.DataFrame:
     text = _text_of(path)
     try:
-        return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False)
+        table = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty") from None
     except (pd.errors.ParserError, csv.Error) as error:
         raise DataError(f"{path} is not a well-formed table: {error}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for names of rows
+        raise DataError(f"{path} has more fields in its rows than in its header; name every column, or quote the text")
+    return table
 
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
