@@ -27,6 +27,8 @@ from hpo.study import folder_of, load_by_name
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
+
 # ---------------------------------------------------------------- finding the study
 
 
@@ -106,7 +108,6 @@ class Outcome:
 
 def run(study: config.Study, url: str, watch: Watcher) -> Outcome:
     """Run a study to its end, look once at the test split, and write the report."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     done = tune.run(study, url, watch)
     verdict = None
     if study.config.objective is None and not done.failed:

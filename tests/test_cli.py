@@ -128,8 +128,9 @@ def test_a_study_goes_on_by_name_alone(there):
 
 
 def test_report_goes_where_it_is_told(there, tmp_path):
-    code, out, _ = there("report", "tiny", "-o", tmp_path / "r.html")
+    code, out, err = there("report", "tiny", "-o", tmp_path / "r.html")
     assert code == 0
+    assert err == ""
     assert out.strip() == str(tmp_path / "r.html")
     assert "<html" in (tmp_path / "r.html").read_text()
 
