@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 
 from hpo.config import Study
-from hpo.pruners import named
+from hpo.named import named
 from hpo.study import planned_rows
 from hpo.tune import open_array
 

@@ -10,10 +10,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
-import optuna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hpo import pruners, samplers, yaml
@@ -21,7 +20,8 @@ from hpo.errors import ConfigError, HpoError, Problem
 from hpo.finetune.metrics import METRICS, Direction
 from hpo.finetune.tasks import TASKS
 from hpo.hyperparameters import HYPERPARAMETERS
-from hpo.space import SearchSpace, nearest, parse
+from hpo.named import argument_problems, named
+from hpo.space import MOST_POINTS, SearchSpace, nearest, parse
 
 PACKAGE = Path(__file__).resolve().parent
 Named = str | dict[str, Any]
@@ -253,6 +253,9 @@ def build(
         problems += [Problem((*prefix, *p.path), p.message, None if own else p.line) for p in error.problems]
     if space is not None:
         problems += _grid_problems(raw, space)
+    if space is not None and config is not None and not problems:
+        cannot = samplers.problem(*named(config.sampler), space)
+        problems += [Problem(("sampler",), cannot)] if cannot else []
     if problems:
         located = [Problem(p.path, p.message, p.line or yaml.line_of(p.path, lines)) for p in problems]
         raise ConfigError(source, sorted(located, key=lambda p: p.line or 0))
@@ -320,44 +323,44 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
         problems += [Problem((key,), "is not read with an objective of your own; leave it out") for key in unread]
     elif raw.get("direction") is not None:
         problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
-    problems += _sampler_problems(raw.get("sampler", "tpe"))
-    pruner = raw.get("pruner", "median")
-    if isinstance(pruner, str | Mapping):
-        try:
-            pruners.make(*pruners.named(pruner))
-        except (ValueError, TypeError) as error:
-            problems.append(Problem(("pruner",), str(error)))
+    for kind, room in (("sampler", samplers), ("pruner", pruners)):
+        setting = raw.get(kind, StudyConfig.model_fields[kind].default)
+        if isinstance(setting, str | Mapping):
+            problems += _named_problems(kind, room, *named(setting))
     return problems
 
 
-def _sampler_problems(setting: Any) -> list[Problem]:
-    if not isinstance(setting, str | Mapping):
-        return []
-    name, arguments = pruners.named(setting)
-    make = samplers.factory(name)
-    if make is None:
-        known = [*samplers.SAMPLERS, *(n for n in dir(optuna.samplers) if n.endswith("Sampler"))]
-        return [Problem(("sampler",), f"{name!r} is not a sampler{nearest(name, known)}")]
-    takes = inspect.signature(make).parameters
+def _named_problems(kind: str, room: ModuleType, name: str, arguments: Mapping[str, Any]) -> list[Problem]:
+    """Check a sampler or a pruner and its arguments; `room` is the module that knows them."""
+    build = room.factory(name)
+    if build is None:
+        return [Problem((kind,), f"{name!r} is not a {kind}{nearest(name, room.names())}")]
+    takes = inspect.signature(build).parameters
     unknown = [key for key in arguments if key not in takes]
     if unknown:
-        return [Problem(("sampler", key), f"is not an argument of {name}{nearest(key, takes)}") for key in unknown]
+        return [Problem((kind, key), f"is not an argument of {name}{nearest(key, takes)}") for key in unknown]
+    wrong = argument_problems(build, arguments)
+    if wrong:
+        return [Problem((kind, key), message) for key, message in wrong.items()]
     try:
-        samplers.make(name, arguments, 0)
+        room.make(name, arguments)
     except (ValueError, TypeError, HpoError) as error:
-        return [Problem(("sampler",), str(error))]
+        return [Problem((kind,), str(error))]
     return []
 
 
 def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
     setting = raw.get("sampler", "tpe")
-    if not isinstance(setting, str | Mapping) or pruners.named(setting)[0] != "grid":
+    if not isinstance(setting, str | Mapping) or named(setting)[0] != "grid":
         return []
-    return [
+    ranges = [
         Problem(("space", name), "is a range; a grid needs a list of values, or a step")
         for name, parameter in space.parameters.items()
         if parameter.points() is None
     ]
+    if not ranges and space.size > MOST_POINTS:
+        return [Problem(("space",), f"has {space.size:,.0f} points, and a grid plans each of {MOST_POINTS:,} at most")]
+    return ranges
 
 
 def custom_parameters(study: Study, objective: Any) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner
 
+from hpo.named import named
+
 PrunerFactory = Callable[..., BasePruner]
 
 
@@ -64,12 +66,9 @@ def factory(name: str) -> PrunerFactory | None:
     return found
 
 
-def named(setting: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Split `median` or `{name: median, n_startup_trials: 3}` into a name and arguments."""
-    if isinstance(setting, str):
-        return setting, {}
-    arguments = dict(setting)
-    return str(arguments.pop("name", "")), arguments
+def names() -> list[str]:
+    """Return every name that `factory` knows."""
+    return [*PRUNERS, *(name for name in dir(optuna.pruners) if factory(name) is not None)]
 
 
 def make(name: str, arguments: Mapping[str, Any], segment: int = 1, horizon: int | None = None) -> BasePruner:

@@ -51,23 +51,51 @@ def factory(name: str) -> SamplerFactory | None:
     return found if is_sampler else None
 
 
+def names() -> list[str]:
+    """Return every name that `factory` knows."""
+    return [*SAMPLERS, *(name for name in dir(optuna.samplers) if factory(name) is not None)]
+
+
 def derived_seed(*parts: int | str) -> int:
     """Return a 32-bit seed from a path such as (study seed, trial number, what is drawn)."""
     digest = hashlib.sha256(":".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
-def make(name: str, arguments: Mapping[str, Any], seed: int) -> BaseSampler:
+def make(name: str, arguments: Mapping[str, Any], seed: int = 0) -> BaseSampler:
     """Build a sampler, seeded if it takes a seed and the arguments name none."""
     build = factory(name)
     if build is None:
         raise ValueError(f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers")
+    if build is optuna.samplers.GridSampler:  # it can visit a point twice, and never one again that failed
+        raise ValueError("GridSampler is not used here; write grid, and the values in the space")
     if build is optuna.samplers.CmaEsSampler and importlib.util.find_spec("cmaes") is None:
         raise MissingExtraError(f"The sampler {name}", "samplers")  # Optuna would say so in the middle of a trial
     takes_seed = "seed" in inspect.signature(build).parameters
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
         return build(**({"seed": seed} if takes_seed else {}) | dict(arguments))
+
+
+def problem(name: str, arguments: Mapping[str, Any], space: SearchSpace) -> str | None:
+    """Return why a sampler cannot draw from a space, found out by two draws in memory."""
+    storage = optuna.storages.InMemoryStorage()
+    storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "trial")
+    study = optuna.load_study(
+        study_name="trial", storage=storage, sampler=TrialSeededSampler(name, arguments, space, 0)
+    )
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is said of real draws is said when they are made
+    try:
+        for value in range(2):
+            trial = study.ask()
+            space.suggest(trial)
+            study.tell(trial, value)
+    except Exception as error:  # each sampler raises its own kinds
+        return f"{name} cannot draw from this space ({error})"
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return None
 
 
 class TrialSeededSampler(BaseSampler):

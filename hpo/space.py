@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Scalar = bool | int | float | str
 Params = dict[str, Any]
 When = Mapping[str, Scalar | list[Scalar]]
+# A lattice, or a grid, with more points than this is not written out.
+MOST_POINTS = 100_000
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -57,10 +59,10 @@ class Float:
         return FloatDistribution(self.low, self.high, self.log, self.step)
 
     def points(self) -> list[float] | None:
-        """Return every value, or None for a continuous range."""
+        """Return every value, or None for a continuous range or one with so small a step that it is as good as one."""
         if self.low == self.high:
             return [self.low]
-        if self.step is None:
+        if self.step is None or (self.high - self.low) / self.step > MOST_POINTS:
             return None
         low, high, step = (Decimal(str(end)) for end in (self.low, self.high, self.step))
         count = int((high - low) // step)
@@ -205,8 +207,17 @@ class SearchSpace:
 
     def contains(self, params: Mapping[str, Any]) -> bool:
         """Return whether parameters are a point of this space, as far as it is finite."""
-        choices = {name: self.parameters[name].points() for name in params if name in self.parameters}
-        return all(points is None or params[name] in points for name, points in choices.items())
+        return all(params[name] in values for name, values in self._values.items() if name in params)
+
+    @cached_property
+    def _values(self) -> dict[str, Container[Any]]:
+        """Name -> the values of each parameter that is not continuous, quick to look up."""
+        every = {name: parameter.points() for name, parameter in self.parameters.items()}
+        return {
+            name: points if isinstance(points, range) else frozenset(points)
+            for name, points in every.items()
+            if points is not None
+        }
 
     def grid(self) -> list[Params] | None:
         """Return every point, conditions respected; None if a parameter is continuous."""
@@ -229,7 +240,7 @@ class SearchSpace:
         if any(points is None for points in every):
             return math.inf
         bound = math.prod(len(points) for points in every if points is not None)
-        if bound > 100_000 or not any(parameter.when for parameter in self.parameters.values()):
+        if bound > MOST_POINTS or not any(parameter.when for parameter in self.parameters.values()):
             return bound
         return len(self.grid() or [])
 

@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo import pruners, samplers
+from hpo import samplers
 from hpo.config import RESUMABLE, Study
 from hpo.errors import StudyError
+from hpo.named import named
 from hpo.space import Params
 
 DEFAULT_TRIALS = 20
@@ -81,8 +82,7 @@ def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> 
 
 def sampler_of(study: Study) -> samplers.TrialSeededSampler:
     """Return the study's sampler, seeded trial by trial."""
-    name, arguments = pruners.named(study.config.sampler)
-    return samplers.TrialSeededSampler(name, arguments, study.space, study.config.seed)
+    return samplers.TrialSeededSampler(*named(study.config.sampler), study.space, study.config.seed)
 
 
 def _settings(study: Study) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
     if config.baseline and space.baseline:
         moved = {name: list(pair) for name, pair in space.moved_baseline().items()}
         rows.append((space.first_trial(), {"baseline": True} | ({"moved": moved} if moved else {})))
-    points = space.grid() if pruners.named(config.sampler)[0] == "grid" else None
+    points = space.grid() if named(config.sampler)[0] == "grid" else None
     if points is not None:
         rest = [point for point in points if not rows or point != rows[0][0]]
         budget = config.trials or len(rows) + len(rest)

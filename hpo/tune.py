@@ -19,6 +19,7 @@ from hpo import pruners, samplers
 from hpo import storage as storages
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
+from hpo.named import named
 from hpo.objective import GeneratorArray, Objective, TrialArray, imported
 from hpo.runner import Rules, Runner, Silent, Watcher
 from hpo.space import SearchSpace
@@ -104,8 +105,7 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
 
 def _run(opened: optuna.Study, study: configs.Study, array: TrialArray, watch: Watcher, weights: Path | None) -> Runner:
     config = study.config
-    name, arguments = pruners.named(config.pruner)
-    opened.pruner = pruners.make(name, arguments, array.segment, array.horizon)
+    opened.pruner = pruners.make(*named(config.pruner), array.segment, array.horizon)
     budget = plan(opened, study)
     finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
     watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
@@ -204,11 +204,11 @@ def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage)
         study_name=config.name,
         direction=study.direction,
         load_if_exists=True,
-        pruner=pruners.make(*pruners.named(config.pruner)),
+        pruner=pruners.make(*named(config.pruner)),
     )
     before = len(opened.get_trials(deepcopy=False))
     # The trial number in the seed: a resumed study must not draw its first trials again.
-    opened.sampler = samplers.make(*pruners.named(config.sampler), samplers.derived_seed(config.seed, before))
+    opened.sampler = samplers.make(*named(config.sampler), samplers.derived_seed(config.seed, before))
     failures = 0
 
     def stop_after_failures(ran: optuna.Study, trial: FrozenTrial) -> None:

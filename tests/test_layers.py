@@ -16,7 +16,7 @@ ROOT = Path(hpo.__file__).parent
 
 # A module may import modules of lower layers only.
 LAYERS = [
-    ["errors", "formatting", "page", "stopping", "finetune.__init__", "finetune.batches", "finetune.dropout"],
+    ["errors", "formatting", "named", "page", "stopping", "finetune.__init__", "finetune.batches", "finetune.dropout"],
     ["finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
     [
         "files",

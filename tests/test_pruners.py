@@ -8,7 +8,7 @@ import pytest
 from optuna.pruners import BasePruner
 
 from hpo import pruners
-from hpo.pruners import PRUNERS, make, named
+from hpo.pruners import PRUNERS, make
 
 SLOW = {"interval_steps": 1, "n_startup_trials": 0, "n_warmup_steps": 0}
 
@@ -108,21 +108,6 @@ def test_hyperband_waits_for_a_complete_trial_where_the_horizon_is_not_known() -
     pruner = make("hyperband", {}, segment=1)
     assert pruned_at(pruner, lines(0.9, 0.5)) == [None, None]
     assert pruner._max_resource == 4 + 1  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [
-        ("median", ("median", {})),
-        ({"name": "median"}, ("median", {})),
-        ({"name": "asha", "reduction_factor": 3}, ("asha", {"reduction_factor": 3})),
-        ({"reduction_factor": 3}, ("", {"reduction_factor": 3})),
-    ],
-)
-def test_a_setting_is_a_name_or_a_mapping_with_one(setting: Any, expected: tuple[str, dict[str, Any]]) -> None:
-    given = setting if isinstance(setting, str) else dict(setting)
-    assert named(setting) == expected
-    assert setting == given
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from hpo.errors import ConfigError
 from hpo.hyperparameters import DEFAULTS, HYPERPARAMETERS
-from hpo.space import Categorical, Float, Int, Parameter, SearchSpace, nearest, parse
+from hpo.space import MOST_POINTS, Categorical, Float, Int, Parameter, SearchSpace, nearest, parse
 
 # Optuna lowers an end that is off the lattice, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:The distribution is specified by:UserWarning")
@@ -443,3 +443,16 @@ def test_the_only_value_is_known_without_drawing(raw: dict[str, Any]) -> None:
     space = parse(raw)
     assert space.distributions()["x"].single()
     assert space.only_value("x") == 5
+
+
+def test_what_has_too_many_points_to_write_out_is_not_written_out() -> None:
+    space = parse({"a": {"low": 0.0, "high": 1.0, "step": 1e-9}, "b": {"low": 1, "high": 10**12}})
+    assert space.grid() is None
+    assert space.size == math.inf
+    assert space.contains({"a": 0.25, "b": 10**12})
+    assert not space.contains({"a": 0.25, "b": 10**12 + 1})
+
+
+def test_a_lattice_of_the_most_points_is_written_out() -> None:
+    space = parse({"a": {"low": 0.0, "high": 1.0, "step": 1 / MOST_POINTS}})
+    assert space.size == MOST_POINTS + 1

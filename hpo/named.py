@@ -1,0 +1,62 @@
+"""Samplers and pruners as a study file names them: `median`, or `{name: median, n_startup_trials: 3}`."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy
+import optuna
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+# Optuna's annotations take names from here, but it imports them for type checkers only.
+_ROOMS = (collections.abc, typing, optuna, optuna.distributions, optuna.trial, optuna.samplers, optuna.samplers.nsgaii)
+_NAMES = {name: thing for room in _ROOMS for name, thing in vars(room).items()} | {"np": numpy}
+
+
+def named(setting: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Split a setting into a name and arguments."""
+    if isinstance(setting, str):
+        return setting, {}
+    arguments = dict(setting)
+    return str(arguments.pop("name", "")), arguments
+
+
+def argument_problems(build: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return argument -> what is wrong with its value, by the annotations of what takes it."""
+    hints = _hints(build)
+    return {key: wrong for key, value in arguments.items() if key in hints and (wrong := _wrong(value, hints[key]))}
+
+
+def _hints(build: Callable[..., Any]) -> dict[str, Any]:
+    function = build.__init__ if inspect.isclass(build) else build
+    try:
+        return typing.get_type_hints(function, localns=_NAMES)
+    except (NameError, TypeError):  # annotated with what only its module knows: its own checks must do
+        return {}
+
+
+def _wrong(value: Any, hint: Any) -> str | None:
+    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return f"must be {_words(hint)}, not {value!r}"
+    return None
+
+
+def _words(hint: Any) -> str:
+    """Return a type as a reader of a study file would say it."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " or ".join(_words(part) for part in typing.get_args(hint))
+    plain = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", types.NoneType: "null"}
+    origin = typing.get_origin(hint) or hint
+    if hint in plain:
+        return plain[hint]
+    if origin is collections.abc.Callable:
+        return "a Python function"
+    return f"a Python object ({getattr(origin, '__name__', origin)})"
