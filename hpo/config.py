@@ -129,7 +129,8 @@ class StudyConfig(_Model):
     """File -> SHA-256 that it must have before anything runs."""
 
 
-# What may differ when a study is resumed: how much, where and how carefully, but not what is measured.
+# What may differ when a study is resumed: how much, where and how carefully, but not what is measured. Of the
+# device, what `auto` came to counts: it is one of the array's facts.
 RESUMABLE = frozenset(
     {"trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler", "pruner"}
 )

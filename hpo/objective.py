@@ -120,6 +120,8 @@ class GeneratorArray:
                 outcomes[slot] = _evaluation(next(generator))
             except Exception as error:  # the runner decides what each kind means for the trial
                 outcomes[slot] = error
+            except SystemExit as error:  # the trial's end, not the study's
+                outcomes[slot] = RuntimeError(f"the objective called sys.exit({error.code!r})")
         return outcomes
 
     def keep(self, slot: int, folder: Path) -> bool:

@@ -115,6 +115,8 @@ class Categorical:
     def _check(self) -> Categorical:
         if not self.values:
             raise ValueError("needs at least one value")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in self.values):
+            raise ValueError(f"must have finite values, not {self.values}")
         if len(set(self.values)) < len(self.values):  # 1, 1.0 and true are one value to Optuna
             raise ValueError(f"has a value twice: {self.values}")
         return self
@@ -355,6 +357,8 @@ def parse(
 def _parameter(value: Any, hyperparameter: Hyperparameter | None) -> Parameter | Scalar | None:
     if isinstance(value, get_args(Parameter)):
         return value  # type: ignore[no-any-return]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"must be finite, not {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Sequence):

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo import config as configs
 from hpo import pruners, samplers
 from hpo import storage as storages
+from hpo.errors import ConfigError, Problem
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
 from hpo.named import named
@@ -156,9 +157,9 @@ def optimize(
         pruner: As in a study file; steps are what `Evaluation.at` says, or count yields.
         seed: Everything random in the search derives from it.
         timeout: Seconds after which trials that run are put back.
-        patience: Evaluations without a better one after which a trial ends.
+        patience: Evaluations without a better one after which a trial ends; needs a space.
         max_consecutive_failures: Failed trials in a row after which the study stops.
-        watch: Told of everything.
+        watch: Told of everything; without a space, of trials that end.
 
     Returns:
         The Optuna study.
@@ -180,11 +181,13 @@ def optimize(
         "max_consecutive_failures": max_consecutive_failures,
     }
     if space is None:
+        if patience is not None:
+            raise ConfigError("optimize()", [Problem(("patience",), "needs a space; without one, Optuna runs trials")])
         settings["space"] = {"suggested_by_the_objective": [0, 1]}  # a study has one; it is not read
     study = configs.build(settings, "optimize()", Path.cwd())
     kept = optuna.storages.InMemoryStorage() if storage is None else storages.connect(storage)
     if space is None:
-        return _optimize_unchanged(objective, study, kept)
+        return _optimize_unchanged(objective, study, kept, watch or Silent())
     configs.custom_parameters(study, objective)
     array = GeneratorArray(cast(Objective, objective))
     with locked(name) if storage is not None else nullcontext():
@@ -196,7 +199,7 @@ def optimize(
     return opened
 
 
-def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage) -> optuna.Study:
+def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage, watch: Watcher) -> optuna.Study:
     """Run an Optuna objective as Optuna does, with the budget in rows and the failures bounded."""
     config = study.config
     opened = optuna.create_study(
@@ -206,18 +209,24 @@ def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage)
         load_if_exists=True,
         pruner=pruners.make(*named(config.pruner)),
     )
-    before = len(opened.get_trials(deepcopy=False))
+    before = opened.get_trials(deepcopy=False)
     # The trial number in the seed: a resumed study must not draw its first trials again.
-    opened.sampler = samplers.make(*named(config.sampler), samplers.derived_seed(config.seed, before))
+    opened.sampler = samplers.make(*named(config.sampler), samplers.derived_seed(config.seed, len(before)))
     failures = 0
 
-    def stop_after_failures(ran: optuna.Study, trial: FrozenTrial) -> None:
+    def ended(ran: optuna.Study, trial: FrozenTrial) -> None:
         nonlocal failures
+        watch.ended(trial)
         failures = failures + 1 if trial.state == TrialState.FAIL else 0
         if failures >= config.max_consecutive_failures:
             warnings.warn(f"{failures} trials failed in a row; the study stops", stacklevel=2)
             ran.stop()
 
-    left = max(0, (config.trials or DEFAULT_TRIALS) - before)
-    opened.optimize(objective, left, config.timeout, catch=(Exception,), callbacks=[stop_after_failures])
+    budget = config.trials or DEFAULT_TRIALS
+    watch.opened(config.name, "value", study.direction, budget, [row for row in before if row.state.is_finished()])
+    try:
+        left = max(0, budget - len(before))
+        opened.optimize(objective, left, config.timeout, catch=(Exception,), callbacks=[ended])
+    finally:
+        watch.closed()
     return opened

@@ -456,3 +456,9 @@ def test_what_has_too_many_points_to_write_out_is_not_written_out() -> None:
 def test_a_lattice_of_the_most_points_is_written_out() -> None:
     space = parse({"a": {"low": 0.0, "high": 1.0, "step": 1 / MOST_POINTS}})
     assert space.size == MOST_POINTS + 1
+
+
+@pytest.mark.parametrize(("value", "said"), [(math.nan, "x: must be finite, not nan"), ([1.0, math.inf], "finite val")])
+def test_a_value_that_is_not_finite_is_refused(value: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse({"x": value, "y": [1, 2]})

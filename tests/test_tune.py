@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+import hpo
+from hpo.errors import ConfigError, StudyError
+from hpo.runner import Silent
+
+SPACE = {"x": {"low": 0.0, "high": 1.0}}
+
+
+class Log(Silent):
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+
+    def opened(self, name: str, metric: str, direction: str, total: int, finished: Any) -> None:
+        self.lines.append(("opened", name, direction, total, len(finished)))
+
+    def ended(self, trial: FrozenTrial) -> None:
+        self.lines.append(("ended", trial.number))
+
+    def closed(self) -> None:
+        self.lines.append("closed")
+
+
+def double(params: Mapping[str, Any]) -> float:
+    return 2.0 * params["x"]
+
+
+def plain(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0.0, 1.0)
+
+
+# ---------------------------------------------------------------- with a space
+
+
+def test_a_function_of_params_gives_a_study_of_the_budget() -> None:
+    study = hpo.optimize(double, SPACE, trials=5)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 5
+    assert all(trial.value == 2.0 * trial.params["x"] for trial in study.trials)
+
+
+def test_the_same_call_goes_on_with_the_study_in_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = hpo.optimize(double, SPACE, trials=5, storage="sqlite:///whole.db", seed=3)
+    hpo.optimize(double, SPACE, trials=2, storage="sqlite:///parts.db", seed=3)
+    parts = hpo.optimize(double, SPACE, trials=5, storage="sqlite:///parts.db", seed=3)
+    assert [trial.params for trial in parts.trials] == [trial.params for trial in whole.trials]
+    with pytest.raises(StudyError, match="seed: was 3, is 4"):
+        hpo.optimize(double, SPACE, trials=5, storage="sqlite:///parts.db", seed=4)
+
+
+def test_the_best_evaluation_counts_and_patience_ends_a_trial() -> None:
+    def rises_and_falls(params: Mapping[str, Any]) -> Iterator[float]:
+        yield from (params["x"], params["x"] + 1, params["x"], params["x"], params["x"] + 9)
+
+    study = hpo.optimize(rises_and_falls, SPACE, trials=1, pruner="none", patience=2)
+    assert study.best_value == study.trials[0].params["x"] + 1
+    assert study.trials[0].user_attrs["stopped_early_at"] == 4
+
+
+def test_an_objective_that_exits_fails_its_trial_only() -> None:
+    def leaves(params: Mapping[str, Any]) -> float:
+        if params["x"] == 1:
+            sys.exit(3)
+        return float(params["x"])
+
+    study = hpo.optimize(leaves, {"x": [0, 1, 2]}, sampler="grid")
+    by_x = {trial.params["x"]: trial for trial in study.trials}
+    assert by_x[1].state == TrialState.FAIL
+    assert by_x[1].user_attrs["detail"] == "the objective called sys.exit(3)"
+    assert [by_x[x].value for x in (0, 2)] == [0.0, 2.0]
+
+
+def test_too_many_failures_in_a_row_stop_the_study_and_leave_the_rest() -> None:
+    def fails(params: Mapping[str, Any]) -> float:
+        raise OSError("no such disk")
+
+    with pytest.warns(UserWarning, match="2 trials failed in a row, the last with OSError: no such disk"):
+        study = hpo.optimize(fails, SPACE, trials=6, max_consecutive_failures=2)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2 + [TrialState.WAITING] * 4
+
+
+def test_what_the_objective_declares_is_checked_against_the_space() -> None:
+    def declares(params: Mapping[str, Any]) -> float:
+        return 0.0
+
+    declares.parameters = ["learning_rate"]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"learning_rte: is not read by .*; did you mean learning_rate"):
+        hpo.optimize(declares, {"learning_rte": [1, 2]})
+
+
+# ---------------------------------------------------------------- without one
+
+
+def test_an_optuna_objective_runs_unchanged_and_goes_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    log = Log()
+    assert len(hpo.optimize(plain, trials=3, storage=url, direction="minimize", watch=log).trials) == 3
+    again = hpo.optimize(plain, trials=5, storage=url, direction="minimize", watch=log)
+    drawn = [trial.params["x"] for trial in again.trials]
+    assert len(set(drawn)) == 5  # the second run did not repeat the first one's draws
+    assert again.best_value == min(drawn)
+    ends = [("ended", number) for number in range(5)]
+    assert log.lines == [
+        ("opened", "study", "minimize", 3, 0), *ends[:3], "closed",
+        ("opened", "study", "minimize", 5, 3), *ends[3:], "closed",
+    ]  # fmt: skip
+
+
+def test_failures_of_an_optuna_objective_are_bounded_too() -> None:
+    def fails(trial: optuna.Trial) -> float:
+        raise ValueError
+
+    with pytest.warns(UserWarning, match="2 trials failed in a row; the study stops"):
+        study = hpo.optimize(fails, trials=6, max_consecutive_failures=2)
+    assert len(study.trials) == 2
+
+
+def test_patience_without_a_space_is_refused() -> None:
+    with pytest.raises(ConfigError, match="patience: needs a space"):
+        hpo.optimize(plain, patience=2)
