@@ -133,6 +133,6 @@ def test_a_server_is_taken_to_exist() -> None:
 
 def test_sqlite_does_not_wait_for_the_disk_at_every_commit(tmp_path: Path) -> None:
     kept = storage.connect(f"sqlite:///{tmp_path}/a.db")
-    with kept._backend.engine.connect() as connection:  # type: ignore[attr-defined]
+    with kept.engine.connect() as connection:  # type: ignore[attr-defined]
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
