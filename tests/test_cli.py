@@ -1,6 +1,7 @@
 """The commands, end to end: a real tiny transformer on real files, in a folder of its own."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import tiny
 from ruamel.yaml import YAML
 
+import hpo
 from hpo import cli
 
 
@@ -261,6 +263,35 @@ def test_a_study_that_is_nowhere_is_named(call, tmp_path, command):
     assert code == 2
     assert "no study 'ghost'" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def of_a_script(params):
+    return params["x"]
+
+
+class Scorer:
+    def __call__(self, params):
+        return params["x"]
+
+
+@pytest.mark.parametrize("objective", [of_a_script, lambda params: params["x"], Scorer(), lambda trial: 1.0])
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_study_of_a_script_is_left_to_the_script(call, monkeypatch, objective, command):
+    monkeypatch.setattr(of_a_script, "__module__", "__main__")
+    space = None if "trial" in getattr(objective, "__code__", of_a_script.__code__).co_varnames else {"x": [1, 2]}
+    hpo.optimize(objective, space, trials=1, name="mine", storage="sqlite:///hpo.db")
+    code, _, err = call(command, "mine")
+    assert code == 2
+    assert "'mine' in sqlite:///hpo.db was made by a script, not from a study file: run the script again" in err
+
+
+def test_a_study_whose_objective_can_be_imported_goes_on_by_name(call, tmp_path, monkeypatch):
+    (tmp_path / "hpo_test_scored.py").write_text("def objective(params): return params['x']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    objective = importlib.import_module("hpo_test_scored").objective
+    hpo.optimize(objective, {"x": [1, 2, 3]}, trials=1, name="mine", storage="sqlite:///hpo.db")
+    assert call("run", "mine", "--trials", 2, "-q")[0] == 0
+    assert json.loads(call("show", "mine", "--json")[1])["counts"]["complete"] == 2
 
 
 def test_a_storage_that_cannot_be_opened_is_named(call, tmp_path):
