@@ -17,7 +17,7 @@ import tiny
 from ruamel.yaml import YAML
 
 import hpo
-from hpo import cli
+from hpo import cli, config
 
 
 @pytest.fixture
@@ -147,9 +147,30 @@ def test_export_loads_as_a_pipeline_with_label_names_and_a_card(there, tmp_path)
     classify = pipeline("text-classification", str(tmp_path / "model"))
     assert {answer["label"] for answer in classify(["w1 fine warm", "w2 dull grim"])} <= {"good", "bad"}
     card = (tmp_path / "model" / "README.md").read_text()
-    for words in ("learning_rate", "seed: 0", "hpo run tiny", "validation accuracy", "test examples", '"torch"'):
+    for words in ("learning_rate", "seed: 0", "hpo run study.yaml", "validation accuracy", "test examples", '"torch"'):
         assert words in card
     assert str(tiny.VOCABULARY[0]) in json.dumps(classify.tokenizer.special_tokens_map)
+
+
+def test_an_exported_study_file_is_the_study_with_its_overrides_and_runs_anywhere(call, tmp_path, monkeypatch):
+    raw = tiny.study(tmp_path, trials=1, storage="sqlite:///hpo.db", sampler={"name": "tpe", "n_startup_trials": 3})
+    raw |= {"model": "model", "data": {**raw["data"], "train": "data.csv"}}
+    write(tmp_path / "tiny.yaml", raw)
+    overrides = {"max_length": 32, "data.rows": 100, "space.epochs": 1}
+    call("run", "tiny.yaml", "-q", *(f"--set={key}={value}" for key, value in overrides.items()))
+    assert call("export", "tiny", "-o", "exported")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = config.load(Path("../exported/study.yaml"))
+    found = {"model": str(tmp_path / "model"), "data.train": str(tmp_path / "data.csv"), "metric": "accuracy"}
+    study = config.load(tmp_path / "tiny.yaml", {**overrides, **found, "storage": None})
+    assert again.config.model_dump(exclude={"space"}) == study.config.model_dump(exclude={"space"})
+    assert again.space == study.space
+    assert {**again.to_dict(), "folder": ""} == {**study.to_dict(), "folder": ""}
+    assert "storage" not in (tmp_path / "exported" / "study.yaml").read_text()
+    code, out, err = call("check", "../exported/study.yaml")
+    assert code == 0, err
+    assert "1 rows" in out
 
 
 def test_export_refuses_a_folder_that_is_in_use(there, tmp_path):
