@@ -51,9 +51,18 @@ def study_to_run(
     _refuse_missing_file(name)
     url = storage.choose(storage_flag)
     stored = _opened(name, url).user_attrs.get("config")
-    if stored is None:
-        raise StudyError(f"study {name!r} in {storage.redacted(url)} was not created by hpo; write a study file for it")
+    if stored is None or _of_a_script(stored["objective"]):
+        raise StudyError(
+            f"study {name!r} in {storage.redacted(url)} was made by a script, not from a study file: "
+            "run the script again to go on"
+        )
     return config.from_dict(stored, overrides), url
+
+
+def _of_a_script(objective: str | None) -> bool:
+    """Return whether a stored objective cannot be imported: a function of a script, a lambda, an object."""
+    module, _, attribute = (objective or "module:name").partition(":")
+    return module == "__main__" or not attribute.isidentifier()
 
 
 def _overrides(sets: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class DataConfig(_Model):
 class StudyConfig(_Model):
     """One study, as its file says it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: str = Field(max_length=100)
     """Name in the storage, and of its folder under `runs/`."""
     model: str | None = None
     """Local folder, `package:NAME/folder`, or name on the Hub."""
@@ -127,6 +128,16 @@ class StudyConfig(_Model):
     """URL of the Optuna storage."""
     checksums: dict[str, str] = Field(default_factory=dict)
     """File -> SHA-256 that it must have before anything runs."""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError(
+                f"{value!r} cannot be a study's name: use letters, digits, dot, underscore and dash, a letter or digit "
+                "first. Where the file has no `name:`, the file's own name is taken; write `name:` in the file"
+            )
+        return value
 
 
 # What may differ when a study is resumed: how much, where and how carefully, but not what is measured. Of the

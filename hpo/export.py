@@ -1,21 +1,27 @@
-"""The best trial's weights as a Hugging Face folder, with a model card that says how they came about."""
+"""The best trial's weights as a Hugging Face folder, with a model card that says how they came about.
+
+Beside the card lies the study file that runs the study again.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from hpo import yaml
 from hpo.errors import HpoError, StudyError
+from hpo.files import absolute
 from hpo.holdout import sentence
 from hpo.results import Results
 
 
 def export(results: Results, weights: Path, target: Path) -> Path:
-    """Copy the best trial's kept weights and write their model card.
+    """Copy the best trial's kept weights and write their model card and study file.
 
     Args:
         results: The study.
@@ -44,9 +50,28 @@ def export(results: Results, weights: Path, target: Path) -> Path:
     try:
         shutil.copytree(source, target, dirs_exist_ok=True)
         (target / "README.md").write_text(card(results, best), encoding="utf-8")
+        yaml.write(study_file(results.attrs["config"]), target / "study.yaml")
     except OSError as error:
         raise HpoError(f"{target} cannot be written: {error.strerror or error}; name another folder with -o") from None
     return target
+
+
+def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored study as the content of a study file that runs from any folder of this machine.
+
+    Args:
+        config: What `Study.to_dict` wrote: the space is written out and there is no storage.
+    """
+    folder = Path(config["folder"])
+    settings = {key: value for key, value in config.items() if value is not None and key != "folder"}
+    data = {key: value for key, value in config["data"].items() if value is not None}
+    for split in ("train", "validation", "test") if "dataset" not in data else ():
+        if isinstance(data[split], str):
+            data[split] = absolute(data[split], folder)
+        elif isinstance(data[split], list):
+            data[split] = [absolute(name, folder) for name in data[split]]
+    checksums = {absolute(name, folder): digest for name, digest in config["checksums"].items()}
+    return {**settings, "model": absolute(config["model"], folder), "data": data, "checksums": checksums}
 
 
 def card(results: Results, best: FrozenTrial) -> str:
@@ -90,10 +115,10 @@ def card(results: Results, best: FrozenTrial) -> str:
         json.dumps(space.get("parameters", {}), indent=2),
         "```",
         "",
-        "To run the study again, from a folder with its study file and data:",
+        "To run the study again, where its model and data are, with the `study.yaml` beside this card:",
         "",
         "```",
-        f"hpo run {results.name}",
+        "hpo run study.yaml",
         "```",
         "",
     ]

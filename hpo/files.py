@@ -32,6 +32,17 @@ def locate(name: str, folder: Path) -> Path | None:
     return next((path for path in (given, folder / given) if path.exists()), None)
 
 
+def absolute(name: str, folder: Path) -> str:
+    """Return a file, folder or pattern by its absolute path, as it is found from here; any other name as it is."""
+    if name.startswith(SCHEME) or Path(name).is_absolute():
+        return name
+    if "*" in name:
+        found = next((place / name for place in (Path(), folder) if any(place.glob(name))), None)
+    else:
+        found = locate(name, folder)
+    return name if found is None else str(found.absolute())
+
+
 def expand(names: str | Iterable[str], folder: Path) -> list[Path]:
     """Return the files that names and `*` patterns stand for, sorted within a pattern.
 

@@ -44,7 +44,17 @@ def _postgresql(url: str) -> BaseStorage:
 
 def _journal(url: str) -> BaseStorage:
     path = _path(url)
-    return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+    backend = JournalFileBackend(path, JournalFileOpenLock(path))
+    try:
+        # Optuna takes a last line that it cannot read for one that is being written, so a file of one line is empty.
+        if next(backend.read_logs(0), None) is None and Path(path).stat().st_size:
+            raise ValueError("no line of it is a record")
+        return JournalStorage(backend)
+    except (ValueError, LookupError, TypeError, AssertionError) as error:  # what reading anything else ends in
+        raise StorageError(
+            f"storage {url} cannot be opened: {path} is not an Optuna journal, or is damaged "
+            f"({type(error).__name__}: {error}). Name another file"
+        ) from None
 
 
 SCHEMES: dict[str, Callable[[str], BaseStorage]] = {

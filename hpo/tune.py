@@ -169,7 +169,7 @@ def optimize(
     """
     settings = {
         "name": name,
-        "objective": f"{objective.__module__}:{getattr(objective, '__qualname__', type(objective).__name__)}",
+        "objective": f"{objective.__module__}:{getattr(objective, '__qualname__', f'{type(objective).__name__}()')}",
         "direction": direction,
         "space": space.to_dict() if isinstance(space, SearchSpace) else space,
         "sampler": sampler if isinstance(sampler, str) else dict(sampler),

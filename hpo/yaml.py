@@ -1,4 +1,4 @@
-"""YAML 1.2 with line numbers, strictly: no duplicate keys, no anchors (a few lines could expand to gigabytes)."""
+"""YAML 1.2 with line numbers, read strictly: no duplicate keys, no anchors (a few lines could expand to gigabytes)."""
 
 from __future__ import annotations
 
@@ -56,6 +56,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
     plain = _plain(document)
     assert isinstance(plain, dict)
     return plain, lines
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Write a mapping of plain values as a file that `read` gives back equal."""
+    writer = YAML(typ="rt", pure=True)
+    writer.width = 10_000  # no folded lines
+    writer.allow_unicode = False  # some of it would be read back as something else
+    writer.dump(dict(content), path)
 
 
 def scalar(text: str) -> Any:

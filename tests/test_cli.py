@@ -1,6 +1,7 @@
 """The commands, end to end: a real tiny transformer on real files, in a folder of its own."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ import pytest
 import tiny
 from ruamel.yaml import YAML
 
-from hpo import cli
+import hpo
+from hpo import cli, config
 
 
 @pytest.fixture
@@ -145,9 +147,30 @@ def test_export_loads_as_a_pipeline_with_label_names_and_a_card(there, tmp_path)
     classify = pipeline("text-classification", str(tmp_path / "model"))
     assert {answer["label"] for answer in classify(["w1 fine warm", "w2 dull grim"])} <= {"good", "bad"}
     card = (tmp_path / "model" / "README.md").read_text()
-    for words in ("learning_rate", "seed: 0", "hpo run tiny", "validation accuracy", "test examples", '"torch"'):
+    for words in ("learning_rate", "seed: 0", "hpo run study.yaml", "validation accuracy", "test examples", '"torch"'):
         assert words in card
     assert str(tiny.VOCABULARY[0]) in json.dumps(classify.tokenizer.special_tokens_map)
+
+
+def test_an_exported_study_file_is_the_study_with_its_overrides_and_runs_anywhere(call, tmp_path, monkeypatch):
+    raw = tiny.study(tmp_path, trials=1, storage="sqlite:///hpo.db", sampler={"name": "tpe", "n_startup_trials": 3})
+    raw |= {"model": "model", "data": {**raw["data"], "train": "data.csv"}}
+    write(tmp_path / "tiny.yaml", raw)
+    overrides = {"max_length": 32, "data.rows": 100, "space.epochs": 1}
+    call("run", "tiny.yaml", "-q", *(f"--set={key}={value}" for key, value in overrides.items()))
+    assert call("export", "tiny", "-o", "exported")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = config.load(Path("../exported/study.yaml"))
+    found = {"model": str(tmp_path / "model"), "data.train": str(tmp_path / "data.csv"), "metric": "accuracy"}
+    study = config.load(tmp_path / "tiny.yaml", {**overrides, **found, "storage": None})
+    assert again.config.model_dump(exclude={"space"}) == study.config.model_dump(exclude={"space"})
+    assert again.space == study.space
+    assert {**again.to_dict(), "folder": ""} == {**study.to_dict(), "folder": ""}
+    assert "storage" not in (tmp_path / "exported" / "study.yaml").read_text()
+    code, out, err = call("check", "../exported/study.yaml")
+    assert code == 0, err
+    assert "1 rows" in out
 
 
 def test_export_refuses_a_folder_that_is_in_use(there, tmp_path):
@@ -261,6 +284,35 @@ def test_a_study_that_is_nowhere_is_named(call, tmp_path, command):
     assert code == 2
     assert "no study 'ghost'" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def of_a_script(params):
+    return params["x"]
+
+
+class Scorer:
+    def __call__(self, params):
+        return params["x"]
+
+
+@pytest.mark.parametrize("objective", [of_a_script, lambda params: params["x"], Scorer(), lambda trial: 1.0])
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_study_of_a_script_is_left_to_the_script(call, monkeypatch, objective, command):
+    monkeypatch.setattr(of_a_script, "__module__", "__main__")
+    space = None if "trial" in getattr(objective, "__code__", of_a_script.__code__).co_varnames else {"x": [1, 2]}
+    hpo.optimize(objective, space, trials=1, name="mine", storage="sqlite:///hpo.db")
+    code, _, err = call(command, "mine")
+    assert code == 2
+    assert "'mine' in sqlite:///hpo.db was made by a script, not from a study file: run the script again" in err
+
+
+def test_a_study_whose_objective_can_be_imported_goes_on_by_name(call, tmp_path, monkeypatch):
+    (tmp_path / "hpo_test_scored.py").write_text("def objective(params): return params['x']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    objective = importlib.import_module("hpo_test_scored").objective
+    hpo.optimize(objective, {"x": [1, 2, 3]}, trials=1, name="mine", storage="sqlite:///hpo.db")
+    assert call("run", "mine", "--trials", 2, "-q")[0] == 0
+    assert json.loads(call("show", "mine", "--json")[1])["counts"]["complete"] == 2
 
 
 def test_a_storage_that_cannot_be_opened_is_named(call, tmp_path):

@@ -54,8 +54,11 @@ def written(folder: Path, text: str, name: str = "study") -> Path:
         ({"data": {"where": {"a": [1]}}}, "data.where.a", "not [1]"),
         ({"data": None}, "data", "is missing"),
         ({"model": None}, "model", "is missing"),
-        ({"name": "a b"}, "name", "should match pattern"),
-        ({"name": "../up"}, "name", "should match pattern"),
+        ({"name": "a b"}, "name", "'a b' cannot be a study's name: use letters, digits, dot, underscore and dash"),
+        ({"name": "../up"}, "name", "'../up' cannot be a study's name: use letters, digits, dot, underscore and dash"),
+        ({"name": "a\n"}, "name", "cannot be a study's name"),
+        ({"name": ""}, "name", "cannot be a study's name"),
+        ({"name": 3}, "name", "valid string, not 3"),
         ({"name": "x" * 101}, "name", "at most 100"),
         ({"trials": 0}, "trials", "greater than or equal to 1, not 0"),
         ({"trials": "ten"}, "trials", "valid integer, not 'ten'"),
@@ -210,6 +213,14 @@ def test_a_problem_of_the_command_line_has_no_line_of_the_file(tmp_path: Path) -
     with pytest.raises(ConfigError) as caught:
         load(path, {"trials": 0})
     assert {p.path: p.line for p in caught.value.problems} == {("trials",): None, ("slots",): 4}
+
+
+def test_a_file_whose_name_cannot_be_a_studys_is_told_to_name_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"  name: 'my study' cannot be a study's name: .*; write `name:` in the file"
+    ):
+        load(written(tmp_path, "model: m\ndata: {train: rows.csv}\n", "my study"))
+    assert load(written(tmp_path, "name: mine\nmodel: m\ndata: {}\n", "my study")).config.name == "mine"
 
 
 @pytest.mark.parametrize(

@@ -182,16 +182,28 @@ def test_an_empty_split_is_named(tmp_path):
         load(tmp_path, test="test.csv")
 
 
-def test_text_that_is_not_utf8_names_the_row(tmp_path):
-    (tmp_path / "train.csv").write_bytes(b"text,label\nfine,a\ncaf\xe9,b\n")
-    with pytest.raises(DataError, match=r"line 3 \(row 2\) has the byte 0xe9"):
-        load(tmp_path)
-
-
-def test_a_broken_line_of_json_is_named(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": \n')
-    with pytest.raises(DataError, match="line 2: not a JSON object"):
-        load(tmp_path, train="rows.jsonl")
+@pytest.mark.parametrize(
+    ("name", "raw", "says"),
+    [
+        ("rows.csv", b'text,label\n"two\nlines",a\ncaf\xe9,b\n', "line 4 has the byte 0xe9"),
+        ("rows.csv", b'text,label\r\n"two\r\nlines",a\r\ncaf\xe9,b\r\n', "line 4 has the byte 0xe9"),
+        ("rows.csv", b"text,label\rfine,a\rcaf\xe9,b\r", "line 3 has the byte 0xe9"),
+        ("rows.csv", b"\xef\xbb\xbftext,label\nfine,a\n\xe9,b\n", "line 3 has the byte 0xe9"),
+        ("rows.csv", b"caf\xe9,label\n", "line 1 has the byte 0xe9"),
+        ("rows.tsv", b'text\tlabel\n"two\nlines"\ta\ncaf\xe9\tb\n', "line 4 has the byte 0xe9"),
+        ("rows.jsonl", b'{"text": "a"}\n\n{"text": "caf\xe9"}\n', "line 3 has the byte 0xe9"),
+        ("rows.csv", b'text,label\n"two\nlines",a\n\nx,b\ny,b,c\n', "line 6: 3 fields, not 2"),
+        ("rows.csv", b'text,label\r\n5" pipe,a\r\n"two\r\nlines",a\r\ny,b,c\r\n', "line 5: 3 fields, not 2"),
+        ("rows.csv", b'text,label\n"' + b"x\n" * 70000 + b'",b\ny,b,c\n', "line 70003: 3 fields, not 2"),
+        ("rows.tsv", b'text\tlabel\n"two\nlines"\ta\ny\tb\tc\n', "line 4: 3 fields, not 2"),
+        ("rows.csv", b'text,label\n"two\nlines",a\n"y,b\nz,a\n', 'line 4: a " opens a text here'),
+        ("rows.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3: not a JSON object"),
+    ],
+)
+def test_what_is_malformed_is_named_by_the_line_that_an_editor_shows(tmp_path, name, raw, says):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(DataError, match=says):
+        load(tmp_path, train=name)
 
 
 def test_a_number_that_is_none_is_named(tmp_path):

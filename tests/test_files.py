@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import DataError
-from hpo.files import expand, locate, verify
+from hpo.files import absolute, expand, locate, verify
 
 
 @pytest.fixture
@@ -39,6 +39,18 @@ def test_the_working_folder_comes_before_the_studys(folders: tuple[Path, Path]) 
     assert locate("a.csv", study) == Path("a.csv")
     assert locate(str(study / "a.csv"), here) == study / "a.csv"
     assert locate("b.csv", study) is None
+
+
+def test_a_name_is_made_absolute_where_it_is_found_and_else_kept(folders: tuple[Path, Path]) -> None:
+    here, study = folders
+    (study / "a.csv").touch()
+    (study / "part1.csv").touch()
+    assert absolute("a.csv", study) == str(study / "a.csv")
+    assert absolute("part*.csv", study) == str(study / "part*.csv")
+    (here / "a.csv").symlink_to(study / "part1.csv")
+    assert absolute("a.csv", study) == str(here / "a.csv")
+    for name in ("bert-base-uncased", "package:some/model", str(study / "*.csv"), "no*.csv"):
+        assert absolute(name, study) == name
 
 
 def test_the_home_folder_is_understood(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,23 @@ def test_a_model_that_cannot_be_had_gets_one_error_with_the_way_on(tmp_path, nam
         load_tokenizer(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model", "someone/some-model", "./model", "some/where/model"])
+def test_a_model_that_is_not_found_names_the_folders_that_were_searched(tmp_path, monkeypatch, name):
+    here, study = tmp_path / "here", tmp_path / "study"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(name, study)
+    assert f"in {here} " in str(caught.value)
+    assert f"in {study}" in str(caught.value)
+
+
+def test_a_local_folder_that_cannot_be_read_is_not_taken_for_a_hub_name(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="Name a folder that save_pretrained"):
+        load_tokenizer(str(tmp_path), tmp_path)
+
+
 def test_a_folder_without_tokenizer_is_named(tmp_path):
     folder = tiny.save_model(tmp_path)
     for file in folder.glob("token*"):

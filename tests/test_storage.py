@@ -103,6 +103,25 @@ def test_a_file_that_is_no_storage_cannot_be_opened(name: str) -> None:
         storage.connect(name)
 
 
+@pytest.mark.parametrize(
+    "content", ["garbage", "garbage\n", "\n", "garbage\ngarbage\n", "3\n", '{"a": 1}\n', '{"op_code": 99}\n', "[1]\n"]
+)
+def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path, content: str) -> None:
+    Path("it.log").write_text(content)
+    with pytest.raises(StorageError, match=r"it\.log is not an Optuna journal, or is damaged"):
+        storage.connect("journal:///it.log")
+    assert Path("it.log").read_text() == content
+    assert list(tmp_path.iterdir()) == [tmp_path / "it.log"]
+
+
+def test_an_empty_file_is_a_new_journal_and_a_record_half_written_is_no_damage() -> None:
+    Path("it.log").touch()
+    optuna.create_study(storage=storage.connect("journal:///it.log"), study_name="kept")
+    with Path("it.log").open("a") as file:
+        file.write('{"op_code": 4, "wor')  # as another process may be seen writing it
+    assert optuna.get_all_study_names(storage.connect("journal:///it.log")) == ["kept"]
+
+
 @pytest.mark.parametrize("name", ["sqlite:///it", "journal:///it"])
 def test_a_folder_cannot_be_opened(name: str) -> None:
     Path("it").mkdir()

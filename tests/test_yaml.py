@@ -76,6 +76,25 @@ def test_numbers_keep_their_value_and_type(values: dict[str, Any]) -> None:
         assert type(yaml.scalar(text)) is type(value)
 
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.sampled_from([v for v, _ in VALUES]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_what_is_written_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.yaml"
+    yaml.write(content, path)
+    assert repr(yaml.read(path)[0]) == repr(content)
+
+
 def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
     text = "# comment\nname: x\ndata:\n  train: a\n  where: {source: b,\n    kind: c}\nlist:\n- 1\n- k: 2\n"
     _, lines = read(tmp_path, text)

@@ -107,16 +107,19 @@ def _source(name: str, folder: Path) -> str:
     return name
 
 
-def _explained(name: str, what: str, error: Exception) -> ModelError:
+def _explained(name: str, folder: Path, what: str, error: Exception) -> ModelError:
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if os.environ.get("HF_HUB_OFFLINE") == "1" or "connect" in str(error).lower() or "couldn't" in str(error).lower():
+    local = locate(name, folder) is not None
+    searched = "" if local else f"There is no such folder in {Path.cwd()} or in {folder}. "
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1" or any(w in str(error).lower() for w in ("connect", "couldn't"))
+    if offline and not local:
         hint = (
             "If it is a Hub name, it is not in the local cache and the Hub cannot be reached: download the model where "
             "there is a network and name its folder, e.g. model: ./bert-base-uncased"
         )
     else:
         hint = "Name a folder that save_pretrained() wrote (safetensors), or a name on huggingface.co"
-    return ModelError(f"model {name!r}: its {what} cannot be loaded ({first}). {hint}")
+    return ModelError(f"model {name!r}: its {what} cannot be loaded ({first}). {searched}{hint}")
 
 
 def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
@@ -129,7 +132,7 @@ def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers, tokenizers and the Hub each raise their own kinds
-        raise _explained(name, "tokenizer", error) from None
+        raise _explained(name, folder, "tokenizer", error) from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
         raise ModelError(
             f"model {name!r} has no tokenizer; save it beside the weights: tokenizer.save_pretrained(folder)"
@@ -172,7 +175,7 @@ def load_model(
             config.pad_token_id = pad
         model, info = _from_pretrained(source, config)
     except Exception as error:  # as above
-        raise _explained(name, "weights", error) from None
+        raise _explained(name, folder, "weights", error) from None
     return model, frozenset(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
 
 

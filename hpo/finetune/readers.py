@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -14,13 +16,12 @@ from hpo.errors import DataError
 
 
 def _text_of(path: Path) -> str:
-    raw = path.read_bytes()
     try:
-        return raw.decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+        read, byte = error.object[: error.start], error.object[error.start]  # without the byte-order mark
         raise DataError(
-            f"{path} is not UTF-8 text: line {line} (row {max(line - 1, 1)}) has the byte 0x{raw[error.start]:02x}. "
+            f"{path} is not UTF-8 text: line {len((read + b'.').splitlines())} has the byte 0x{byte:02x}. "
             "Convert it, e.g. with: iconv -f latin1 -t utf-8"
         ) from None
 
@@ -31,11 +32,28 @@ def _read_delimited(path: Path, delimiter: str) -> pd.DataFrame:
         table = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path} is empty") from None
-    except (pd.errors.ParserError, csv.Error) as error:
-        raise DataError(f"{path} is not a well-formed table: {error}") from None
+    except pd.errors.ParserError as error:
+        raise DataError(f"{path}{_malformed(text, delimiter, str(error))}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for names of rows
         raise DataError(f"{path} has more fields in its rows than in its header; name every column, or quote the text")
     return table
+
+
+def _malformed(text: str, delimiter: str, said: str) -> str:
+    """Return what pandas found, with the line of the file where it counts rows."""
+    fields = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", said)
+    quote = re.search(r"EOF inside string starting at row (\d+)", said)
+    if fields:
+        row, what = int(fields[2]) - 1, f"{fields[3]} fields, not {fields[1]}; quote the text that has a {delimiter!r}"
+    elif quote:
+        row, what = int(quote[1]), 'a " opens a text here and none closes it'
+    else:
+        return f" is not a well-formed table: {said.strip()}"
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    for _ in islice(rows, row):
+        pass
+    return f", line {rows.line_num + 1}: {what}"
 
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
