@@ -121,13 +121,14 @@ def _stack(module: nn.Module, slots: int) -> None:
 
 def _become(module: nn.Module, kind: type) -> None:
     """Change a module's class to its folded one."""
-    module.__class__ = _folded_class(type(module), kind)
+    cls: Any = type(module)
+    module.__class__ = _folded_class(cls, kind)
     if hasattr(kind, "settle"):
         kind.settle(module)
 
 
 @functools.cache
-def _folded_class(cls: Any, kind: Any) -> Any:
+def _folded_class(cls: type, kind: type) -> Any:
     """Mix a class with the folded one: a layer's subclass calls on the layer, a family's code overrides."""
     if issubclass(kind, cls):
         return kind

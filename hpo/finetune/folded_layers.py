@@ -97,7 +97,7 @@ class FoldedVectors:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to [K * b, ..., n]."""
         slots = len(next(self.parameters()))  # type: ignore[attr-defined]
-        y: torch.Tensor = super().forward(x.reshape(slots, -1, x.shape[-1]))  # type: ignore[misc]
+        y: torch.Tensor = super().forward(x.reshape(slots, -1, x.shape[-1]))
         return y.view(x.shape)
 
 
