@@ -4,6 +4,7 @@ HpoError                 what a user can mend; the command line prints it and ex
 ├── ConfigError          a study or search-space file, with every problem and its line
 ├── DataError            files, columns, labels, splits
 ├── ModelError           a model or tokenizer that cannot be loaded
+├── NotFoldableError     a model with modules that cannot hold several trials at once
 ├── StorageError         a storage that cannot be opened
 ├── StudyError           a study that is missing, differs from its file, or is in use
 └── MissingExtraError    an optional dependency, with the command that installs it
@@ -60,6 +61,22 @@ class DataError(HpoError):
 
 class ModelError(HpoError):
     """The model or its tokenizer cannot be loaded."""
+
+
+class NotFoldableError(HpoError):
+    """Modules stand in the way of training several trials in one model.
+
+    Attributes:
+        modules: What stands in the way, as `name (class)`.
+    """
+
+    def __init__(self, model: str, modules: Sequence[str]) -> None:
+        self.modules = tuple(modules)
+        more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
+        super().__init__(
+            f"{model} cannot hold several trials at once: {modules[0]}{more} would need code of its own "
+            "(hpo/finetune/folded_families.py). Train with slots: 1"
+        )
 
 
 class StorageError(HpoError):

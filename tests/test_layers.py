@@ -17,18 +17,19 @@ ROOT = Path(hpo.__file__).parent
 # A module may import modules of lower layers only.
 LAYERS = [
     ["errors", "formatting", "named", "page", "stopping", "finetune.__init__", "finetune.batches", "finetune.dropout"],
-    ["finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
+    ["finetune.folded_layers", "finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
     [
         "files",
         "hyperparameters",
         "yaml",
         "finetune.first_token",
+        "finetune.folded_families",
         "finetune.metrics",
         "finetune.optimizer",
         "finetune.readers",
     ],
-    ["space", "finetune.model"],
-    ["objective", "pruners", "samplers", "storage"],
+    ["space", "finetune.flat", "finetune.folded", "finetune.model"],
+    ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
     ["config"],
     ["study", "finetune.data"],
     ["runner", "finetune.tokens"],

@@ -1,0 +1,154 @@
+"""The layers of a folded model: each holds the weights of K slots, and meets the rows of all of them at once.
+
+A layer keeps its class, its attributes and its parameters' names; a parameter [...] becomes [K, ...]. Rows come
+slot by slot ([K * b, ...], or packed tokens [K, tokens, ...]), so a layer needs nothing but its weights to know
+whose rows are whose. The idea is HFTA's (Wang et al., MLSys 2021), which has models rewritten for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+
+class PerSlot(torch.Tensor):
+    """A tensor [K, ...] that model code meets where it expects [...], the same for all rows.
+
+    Added to rows, each slot's part goes to the slot's rows; in an einsum, rows are the letter `b`.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Give each slot's rows their own part in sums and einsums; leave everything else to torch."""
+        if func is torch.einsum:
+            return _einsum(*args)
+        if func in _SUMS:
+            own, rows = args if isinstance(args[0], PerSlot) else args[::-1]
+            if not isinstance(rows, PerSlot):
+                dim = rows.ndim - own.ndim
+                apart = rows.reshape(*rows.shape[:dim], len(own), -1, *rows.shape[dim + 1 :])
+                return (apart + own.as_subclass(torch.Tensor)[:, None]).flatten(dim, dim + 1)
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+_SUMS = {torch.add, torch.Tensor.add, torch.Tensor.add_}
+
+
+def _einsum(equation: str, rows: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Compute `einsum(equation, rows, own)` with `b` taken apart into slots (`z`) and a slot's rows."""
+    inputs, output = equation.split("->")
+    left, right = inputs.split(",")
+    dim = left.index("b")
+    apart = rows.reshape(*rows.shape[:dim], len(own), -1, *rows.shape[dim + 1 :])
+    equation = f"{left.replace('b', 'zb')},z{right}->{output.replace('b', 'zb')}"
+    result: torch.Tensor = torch.einsum(equation, apart, own.as_subclass(torch.Tensor))
+    return result.flatten(output.index("b"), output.index("b") + 1)
+
+
+def _affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Multiply the rows of all slots with their slot's weight [K, in, out], in one batched matmul."""
+    rows = x.reshape(len(weight), -1, x.shape[-1])
+    y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias[:, None], rows, weight)
+    return y.view(*x.shape[:-1], weight.shape[-1])
+
+
+class FoldedLinear(nn.Linear):
+    """K linear layers: weight [K, out, in], bias [K, out]."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map [K * b, ..., in] to [K * b, ..., out]."""
+        return _affine(input, self.weight.mT, self.bias)
+
+
+class FoldedConv1D(Conv1D):
+    """K of transformers' transposed linear layers: weight [K, in, out], bias [K, out]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [K * b, ..., in] to [K * b, ..., out]."""
+        return _affine(x, self.weight, self.bias)
+
+
+class FoldedLayerNorm(nn.LayerNorm):
+    """K layer norms over the last dimension: weight and bias [K, n]."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise [K * b, ..., n]."""
+        rows = F.layer_norm(input, self.normalized_shape, eps=self.eps).view(len(self.weight), -1, input.shape[-1])
+        weight = self.weight[:, None]
+        y = rows * weight if self.bias is None else torch.addcmul(self.bias[:, None], rows, weight)
+        return y.view(input.shape)
+
+
+class FoldedVectors:
+    """Mixed into a layer that owns vectors [n] and nothing else, such as an RMSNorm of any kind.
+
+    Its own code runs on [K, rows, n] and finds its vectors as [K, 1, n].
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a parameter [K, n] as [K, 1, n]."""
+        value = super().__getattr__(name)  # type: ignore[misc]
+        return value[:, None] if isinstance(value, nn.Parameter) else value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to [K * b, ..., n]."""
+        slots = len(next(self.parameters()))  # type: ignore[attr-defined]
+        y: torch.Tensor = super().forward(x.reshape(slots, -1, x.shape[-1]))
+        return y.view(x.shape)
+
+
+class _Lookup(torch.autograd.Function):
+    """`weight[slot, id]`, with the gradient of `F.embedding` for a weight that need not be contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, ids: torch.Tensor, padding: int | None) -> torch.Tensor:
+        """Look ids [K, m] up in tables [K, n, d]; `padding` gets no gradient."""
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.padding = weight.shape, padding
+        return weight[_slots(ids), ids]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (ids,) = ctx.saved_tensors
+        slots, size, width = ctx.shape
+        rows = ids + size * _slots(ids)
+        padding = -1
+        if ctx.padding is not None:
+            padding = ctx.padding  # one row can be left out: the first slot's padding stands for every slot's
+            rows = torch.where(ids == padding, padding, rows)
+        flat = grads[0].reshape(-1, width)
+        table = torch.ops.aten.embedding_dense_backward(flat, rows.flatten(), slots * size, padding, False)
+        return table.view(slots, size, width), None, None
+
+
+def _slots(ids: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(ids), device=ids.device)[:, None]
+
+
+class FoldedEmbedding(nn.Embedding):
+    """K tables: weight [K, n, d]."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Look up ids [K * b, ...], or ids [...] or [1, ...] that all rows share, such as positions."""
+        slots = len(self.weight)
+        if slots > 1 and (input.ndim < 2 or len(input) == 1):
+            shared = input.reshape(1, -1).expand(slots, -1)
+            found = self._look_up(shared).view(slots, *input.shape[-1:], -1)
+            return found.as_subclass(PerSlot)
+        return self._look_up(input.reshape(slots, -1)).view(*input.shape, -1)
+
+    def _look_up(self, ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = _Lookup.apply(self.weight, ids, self.padding_idx)  # type: ignore[no-untyped-call]
+        return found
+
+
+class SideBySide(nn.Embedding):
+    """K tables weight [K, n, d] that code looks up once for all rows: [K * d] columns an id."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Look up ids [...] and return [..., K * d]."""
+        return F.embedding(input, self.weight.transpose(0, 1).flatten(1))
