@@ -108,6 +108,8 @@ class StudyConfig(_Model):
     """Everything random derives from it."""
     slots: int = Field(default=1, ge=1)
     """Trials that train at once; on a CPU, each in a thread of its own."""
+    fold: bool | None = None
+    """Whether the slots are those of one folded model; if empty, on CUDA."""
     evaluations_per_epoch: int = Field(default=2, ge=1)
     """How often a trial is scored, and may be pruned."""
     patience: int | None = Field(default=None, ge=1)
@@ -140,16 +142,28 @@ class StudyConfig(_Model):
         return value
 
 
-# What may differ when a study is resumed: how much, where and how carefully, but not what is measured. Of the
-# device, what `auto` came to counts: it is one of the array's facts.
+# What may differ when a study is resumed: how much, where and how carefully, but not what is measured. Of device
+# and fold, what they came to counts: it is among the array's facts.
 RESUMABLE = frozenset(
-    {"trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler", "pruner"}
+    {
+        "trials",
+        "timeout",
+        "storage",
+        "slots",
+        "max_consecutive_failures",
+        "device",
+        "threads",
+        "sampler",
+        "pruner",
+        "fold",
+    }
 )
 
 
 # What only the built-in objective reads.
 FINE_TUNING = (
-    "model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device", "threads",
+    "model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device",
+    "threads", "fold",
 )  # fmt: skip
 
 

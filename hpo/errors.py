@@ -12,6 +12,8 @@ HpoError                 what a user can mend; the command line prints it and ex
 TrialEndedError          raised inside a trial; the trial is told PRUNED with `reason`
 ├── DivergedError        the loss or the score is not a finite number
 └── OutOfMemoryError     the trial does not fit even with one example at a time
+
+GaveWayError             the array shrinks: the trial goes back to waiting, untold
 """
 
 from __future__ import annotations
@@ -110,3 +112,7 @@ class OutOfMemoryError(TrialEndedError):
     """Not even a micro-batch of one example fits."""
 
     reason = "out_of_memory"
+
+
+class GaveWayError(Exception):
+    """A trial left its slot because the array had to shrink; it goes back to waiting, untold, and starts again."""

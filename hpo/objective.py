@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,12 +71,14 @@ class TrialArray(Protocol):
         horizon: Steps of the longest trial that the space allows, if known.
         facts: What the results depend on besides the study file (data, weights, precision, versions); kept
             with the study, which is not resumed under others.
+        notes: What the user should know of how it runs.
     """
 
     slots: int
     segment: int
     horizon: int | None
     facts: Mapping[str, Any]
+    notes: Sequence[str]
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot."""
@@ -87,7 +89,8 @@ class TrialArray(Protocol):
         Returns:
             Slot -> its evaluation; or the exception that ended its trial, alone: `StopIteration` when it had
             no more to do (its value, if any, is the trial's result), a `TrialEndedError` when it is to be told
-            PRUNED, any other when it failed.
+            PRUNED, a `GaveWayError` when it is to wait again, untold, because `slots` had to become fewer; any
+            other when it failed.
         """
 
     def keep(self, slot: int, folder: Path) -> bool:
@@ -106,6 +109,7 @@ class GeneratorArray:
         self.segment = 1
         self.horizon: int | None = None
         self.facts: Mapping[str, Any] = {}
+        self.notes: Sequence[str] = ()
         self._running: dict[int, Generator[Any, None, Any]] = {}
 
     def load(self, slot: int, trial: TrialSpec) -> None:

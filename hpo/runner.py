@@ -23,7 +23,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.errors import DivergedError, HpoError, StudyError, TrialEndedError
+from hpo.errors import DivergedError, GaveWayError, HpoError, StudyError, TrialEndedError
 from hpo.objective import Evaluation, TrialArray, TrialSpec
 from hpo.samplers import derived_seed
 from hpo.space import Params, SearchSpace
@@ -125,6 +125,7 @@ class Runner:
         self._slots: dict[int, _Running] = {}
         self._twins: list[tuple[Trial, int]] = []  # duplicates of a trial that still runs
         self._failures = 0
+        self._last_reason = ""
         self.stopped: str | None = None
 
     def run(self) -> str | None:
@@ -263,6 +264,9 @@ class Runner:
 
     def _settle(self, slot: int, outcome: Evaluation | Exception) -> None:
         running = self._slots[slot]
+        if isinstance(outcome, GaveWayError):
+            self._give_way(slot, outcome)
+            return
         try:
             ended = self._judge(running, outcome)
         except Exception as error:  # what training raised, as the state that it means
@@ -325,6 +329,15 @@ class Runner:
         row = self._row(trial)
         self.watch.ended(row)
         self._settle_twins(row)
+
+    def _give_way(self, slot: int, reason: GaveWayError) -> None:
+        """Put a trial back that the array has no room for; it starts again, from its seed, when there is a slot."""
+        trial = self._slots.pop(slot).trial
+        self._unload(slot)
+        put_back(self.study, trial)
+        if str(reason) != self._last_reason:
+            self.watch.note(str(reason))
+        self._last_reason = str(reason)
 
     def _unload(self, slot: int) -> None:
         try:

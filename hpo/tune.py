@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo import config as configs
 from hpo import pruners, samplers
 from hpo import storage as storages
-from hpo.errors import ConfigError, Problem
+from hpo.errors import ConfigError, NotFoldableError, Problem
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
 from hpo.named import named
@@ -69,15 +69,26 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     """Build the built-in objective's array; the only place from which torch is reached."""
     data = importlib.import_module("hpo.finetune.data")
     array = importlib.import_module("hpo.finetune.array")
-    assert study.config.data is not None
-    dataset = data.load(study.config.data, study.config.task, study.config.seed, study.folder)
-    opened: FineTuneArray = array.FineTuneArray(study.config, dataset, study.folder, _most_epochs(study.space))
-    return opened
+    config, space = study.config, study.space
+    assert config.data is not None
+    dataset = data.load(config.data, config.task, config.seed, study.folder)
+    given = config, dataset, study.folder, max(_values(space, "epochs"))
+    if not array.folds(config):
+        return cast("FineTuneArray", array.FineTuneArray(*given))
+    folded = importlib.import_module("hpo.finetune.folded_array")
+    try:
+        return cast("FineTuneArray", folded.FoldedArray(*given, smallest_batch=min(_values(space, "batch_size"))))
+    except NotFoldableError as error:
+        alone = (config.model_copy(update={"slots": 1}), *given[1:])
+        opened = cast("FineTuneArray", array.FineTuneArray(*alone))
+        opened.notes = (f"{error}; trials train one after the other",)
+        return opened
 
 
-def _most_epochs(space: SearchSpace) -> int:
-    points: Sequence[Any] | None = space.parameters["epochs"].points() if "epochs" in space.parameters else None
-    return max(map(int, points or [space.fixed.get("epochs", DEFAULTS["epochs"])]))
+def _values(space: SearchSpace, name: str) -> Sequence[int]:
+    """Return the values that a whole-number hyperparameter can have."""
+    points: Sequence[Any] | None = space.parameters[name].points() if name in space.parameters else None
+    return points or [space.fixed.get(name, DEFAULTS[name])]
 
 
 def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finished:
@@ -110,6 +121,8 @@ def _run(opened: optuna.Study, study: configs.Study, array: TrialArray, watch: W
     budget = plan(opened, study)
     finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
     watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
+    for note in array.notes:
+        watch.note(note)
     rules = Rules(budget, config.seed, config.timeout, config.patience, config.max_consecutive_failures)
     runner = Runner(opened, study.space, array, rules, watch, weights)
     try:

@@ -102,7 +102,7 @@ def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
     array.load(0, TrialSpec(0, params, 5))
     slot = array._occupied[0]
     reference = copy.deepcopy(slot.model).train()
-    optimizer = build(reference, array._starter.head, params)
+    optimizer = build(dict(reference.named_parameters()), array._starter.head, params)
     for step, rows in enumerate(list(array._batches(slot.trial))[:4]):
         inputs, targets = array.tokens["train"].batch(rows)
         loss = reference(**inputs, labels=targets).loss

@@ -17,7 +17,7 @@ def bert(tmp_path_factory):
 
 def test_depths_follow_electra(bert):
     model, head = bert
-    found = optimizer.depths(model, head)
+    found = optimizer.depths(dict(model.named_parameters()), head)
     assert {
         name: found[name] for name in found if "layer.0.output.dense" in name or "layer.1.output.dense" in name
     } == {
@@ -33,7 +33,9 @@ def test_depths_follow_electra(bert):
 
 def test_biases_and_norms_are_not_decayed_and_layers_have_their_rate(bert):
     model, head = bert
-    built = optimizer.build(model, head, DEFAULTS | {"layer_decay": 0.5, "weight_decay": 0.1, "learning_rate": 1.0})
+    built = optimizer.build(
+        dict(model.named_parameters()), head, DEFAULTS | {"layer_decay": 0.5, "weight_decay": 0.1, "learning_rate": 1.0}
+    )
     optimizer.set_learning_rate(built, 5, 10, DEFAULTS | {"learning_rate": 1.0, "schedule": "constant"})
     by_parameter = {id(p): group for group in built.param_groups for p in group["params"]}
     groups = {name: by_parameter[id(p)] for name, p in model.named_parameters()}
@@ -50,7 +52,7 @@ def test_one_step_is_a_plain_hand_written_adamw_step():
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 2)
     params = DEFAULTS | {"learning_rate": 0.1, "weight_decay": 0.3, "warmup_ratio": 0.0, "schedule": "linear"}
-    built = optimizer.build(layer, frozenset(), params)
+    built = optimizer.build(dict(layer.named_parameters()), frozenset(), params)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in (("w", weight), ("b", bias))}
     for step in range(3):
@@ -74,7 +76,7 @@ def test_one_step_is_a_plain_hand_written_adamw_step():
 def test_decay_of_unused_rows_is_what_adamw_does_to_a_row_without_gradient():
     table = torch.nn.Embedding(5, 2)
     params = DEFAULTS | {"learning_rate": 0.1, "weight_decay": 0.3}
-    built = optimizer.build(table, frozenset(), params)
+    built = optimizer.build(dict(table.named_parameters()), frozenset(), params)
     before, left = table.weight.detach()[4].clone(), 1.0
     for step in range(4):
         table(torch.tensor([0, 1])).sum().backward()
@@ -91,7 +93,9 @@ def test_clipping_is_that_of_torch(max_norm):
     ours, theirs = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     theirs.load_state_dict(ours.state_dict())
     params = DEFAULTS | {"learning_rate": 0.01}
-    built, reference = (optimizer.build(layer, frozenset(), params) for layer in (ours, theirs))
+    built, reference = (
+        optimizer.build(dict(layer.named_parameters()), frozenset(), params) for layer in (ours, theirs)
+    )
     for step in range(3):
         x = torch.full((5, 4), step + 1.0)
         ours(x).pow(2).sum().backward()

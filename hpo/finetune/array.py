@@ -7,7 +7,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -42,11 +42,12 @@ SCORING_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
 
 
 @dataclass
-class _Slot:
+class Slot:
     """One trial in training."""
 
     trial: TrialSpec
     model: PreTrainedModel
+    weights: dict[str, torch.Tensor]  # as they are now: the model's `state_dict`
     optimizer: torch.optim.AdamW
     batches: Iterator[Array]
     boundaries: list[int]
@@ -58,6 +59,11 @@ class _Slot:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     best_decay: float = 1.0
     decay: float = 1.0  # what weight decay has left of an embedding row that no text uses
+
+    @property
+    def boundary(self) -> int:
+        """Examples seen at which the segment ends."""
+        return self.boundaries[self.evaluations]
 
 
 class FineTuneArray:
@@ -73,9 +79,12 @@ class FineTuneArray:
         ModelError: The model or its tokenizer cannot be loaded.
     """
 
+    own_masks = False  # whether every mask has to be drawn from the trial's own generator
+
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
         assert config.model is not None
         self.slots = config.slots
+        self.notes: Sequence[str] = ()
         self.metric = config.metric or TASKS[data.task].metric
         if data.task not in METRICS[self.metric].tasks:
             fit = ", ".join(name for name, entry in METRICS.items() if data.task in entry.tasks)
@@ -93,7 +102,7 @@ class FineTuneArray:
         model, head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
         model.to(self.device)  # type: ignore[arg-type]
         first_token.shorten(model)
-        if self.device.type == "cpu":
+        if self.own_masks or self.device.type == "cpu":
             dropout.install(model)
         self.max_length = longest_input(config.max_length, self.tokenizer, model.config)
         encoded = {
@@ -112,7 +121,7 @@ class FineTuneArray:
         rows = len(data.splits["train"])
         self.segment = boundaries(rows, self.evaluations_per_epoch, 1)[0]
         self.horizon: int | None = rows * horizon_epochs
-        self._occupied: dict[int, _Slot] = {}
+        self._occupied: dict[int, Slot] = {}
         self.facts: Mapping[str, Any] = {
             "task": data.task,
             "metric": self.metric,
@@ -128,22 +137,35 @@ class FineTuneArray:
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
-        trial = replace(trial, params={**DEFAULTS, **trial.params})
-        params = trial.params
+        trial = self._completed(trial)
         if not self._spare:
             self._spare.append(copy.deepcopy(self._any_model()))
         model = self._spare[-1]
-        self._starter.start(model, derived_seed(trial.seed, "head"), params["dropout"])
-        rows, size, epochs = len(self.tokens["train"].lengths), params["batch_size"], params["epochs"]
-        self._occupied[slot] = _Slot(
+        self._starter.start(model, derived_seed(trial.seed, "head"), trial.params["dropout"])
+        self._occupied[slot] = self._begun(trial, model, model.state_dict(), dict(model.named_parameters()))
+        self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
+
+    def _completed(self, trial: TrialSpec) -> TrialSpec:
+        return replace(trial, params={**DEFAULTS, **trial.params})
+
+    def _begun(
+        self,
+        trial: TrialSpec,
+        model: PreTrainedModel,
+        weights: dict[str, torch.Tensor],
+        parameters: Mapping[str, nn.Parameter],
+    ) -> Slot:
+        """Return a trial at its start; `parameters` are what its optimiser steps."""
+        rows, size, epochs = len(self.tokens["train"].lengths), trial.params["batch_size"], trial.params["epochs"]
+        return Slot(
             trial,
             model,
-            optimizers.build(model, self._starter.head, params),
+            weights,
+            optimizers.build(parameters, self._starter.head, trial.params),
             self._batches(trial),
             boundaries(rows, self.evaluations_per_epoch, epochs),
             total_steps=epochs * math.ceil(rows / size),
         )
-        self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train every occupied slot to its next boundary and score it on the validation split."""
@@ -178,11 +200,11 @@ class FineTuneArray:
 
     # ------------------------------------------------------------ training
 
-    def _outcome(self, slot: _Slot) -> Evaluation | Exception:
+    def _outcome(self, slot: Slot) -> Evaluation | Exception:
         try:
             return self._segment(slot)
         except Exception as error:  # one trial's end; the runner decides what it means
-            if isinstance(error, RuntimeError) and _out_of_memory(error):  # outside the passes that can be halved
+            if isinstance(error, RuntimeError) and out_of_memory(error):  # outside the passes that can be halved
                 return OutOfMemoryError(f"the optimiser or the scoring does not fit in memory ({error})")
             return error
 
@@ -223,18 +245,20 @@ class FineTuneArray:
         for epoch in range(trial.params["epochs"]):
             yield from epoch_batches(lengths, trial.params["batch_size"], seed, epoch)
 
-    def _segment(self, slot: _Slot) -> Evaluation:
-        boundary = slot.boundaries[slot.evaluations]
+    def _segment(self, slot: Slot) -> Evaluation:
         slot.model.train()
         loss = torch.zeros((), device=self.device)
-        while slot.seen < boundary and not self._halted.is_set():
+        while slot.seen < slot.boundary and not self._halted.is_set():
             loss += self._step(slot, next(slot.batches))
         if self._halted.is_set():
             raise InterruptedError("the study was interrupted")
-        if not math.isfinite(loss.item()):  # the only time in a segment that the host waits for the device
-            raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
+        refuse_divergence(slot, loss.item())  # the only time in a segment that the host waits for the device
+        return self._scored(slot, self.predict(slot.model, "validation"))
+
+    def _scored(self, slot: Slot, outputs: Outputs) -> Evaluation:
+        """Return the evaluation at the end of a slot's segment, and hold on to its weights if they are its best."""
+        boundary = slot.boundary
         slot.evaluations += 1
-        outputs = self.predict(slot.model, "validation")
         value = score(self.metric, outputs)
         if not np.isfinite(outputs.logits).all():
             raise DivergedError(f"the model's outputs are not finite after {boundary} examples")
@@ -243,7 +267,7 @@ class FineTuneArray:
         better = value > slot.best if METRICS[self.metric].direction == "maximize" else value < slot.best
         if better or not slot.best_weights:
             slot.best, slot.best_decay = value, slot.decay
-            slot.best_weights = {name: tensor.clone() for name, tensor in slot.model.state_dict().items()}
+            slot.best_weights = {name: tensor.clone() for name, tensor in slot.weights.items()}
         return Evaluation(
             value,
             at=boundary,
@@ -253,7 +277,7 @@ class FineTuneArray:
             notes={"collapsed": True} if outputs.collapsed else {},
         )
 
-    def _step(self, slot: _Slot, rows: Array) -> torch.Tensor:
+    def _step(self, slot: Slot, rows: Array) -> torch.Tensor:
         """Take one optimiser step and return the batch's mean loss, on the device.
 
         Out of memory halves the micro-batch, for this step and all that follow.
@@ -267,23 +291,27 @@ class FineTuneArray:
                     loss = self._accumulate(slot, rows)
                 break
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
-                slot.optimizer.zero_grad(set_to_none=True)
+                slot.optimizer.zero_grad()
                 if self.micro_batch == 1:
                     raise OutOfMemoryError("one example at a time does not fit in memory") from None
                 self.micro_batch = min(self.micro_batch, len(rows)) // 2 or 1
+        self._update(slot, len(rows))
+        slot.optimizer.zero_grad()
+        return loss
+
+    def _update(self, slot: Slot, examples: int) -> None:
+        """Let the optimiser step on the gradients of a whole batch."""
         params = slot.trial.params
         optimizers.clip(slot.optimizer, params["max_grad_norm"])
         optimizers.set_learning_rate(slot.optimizer, slot.step, slot.total_steps, params)
         slot.optimizer.step()
         slot.decay *= optimizers.decay_of_unused_rows(slot.optimizer)
-        slot.optimizer.zero_grad(set_to_none=True)
         slot.step += 1
-        slot.seen += len(rows)
-        return loss
+        slot.seen += examples
 
-    def _accumulate(self, slot: _Slot, rows: Array) -> torch.Tensor:
+    def _accumulate(self, slot: Slot, rows: Array) -> torch.Tensor:
         """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
         total = torch.zeros((), device=self.device)
         smoothing = slot.trial.params["label_smoothing"]
@@ -340,6 +368,14 @@ class FineTuneArray:
         return (time.perf_counter() - began) / examples if began else 0.0
 
 
+def folds(config: StudyConfig) -> bool:
+    """Return whether the slots are to be those of one folded model: what `fold` says, else on CUDA.
+
+    On a CPU folding gains nothing: there a step is arithmetic, not launches.
+    """
+    return _device(config.device).type == "cuda" if config.fold is None else config.fold
+
+
 def _device(setting: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if setting == "auto":
@@ -358,7 +394,14 @@ def _precision(setting: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def refuse_divergence(slot: Slot, loss: float) -> None:
+    """Raise a `DivergedError` if the training loss of a slot's segment is not finite."""
+    if not math.isfinite(loss):
+        raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that an allocation failed."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory")
     )

@@ -81,11 +81,10 @@ def load_slot(model: PreTrainedModel, slot: int, weights: Mapping[str, torch.Ten
         raise ValueError(f"weights lack {', '.join(missing)}")
 
 
-def read_slot(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
-    """Return a copy of one slot's weights, with the plain model's names and shapes, and the buffers."""
+def slot_weights(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
+    """Return one slot's weights, with the plain model's names and shapes, and the buffers; views, not copies."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    state = model.state_dict()
-    return {name: (tensor[slot] if name in parameters else tensor).clone() for name, tensor in state.items()}
+    return {name: tensor[slot] if name in parameters else tensor for name, tensor in model.state_dict().items()}
 
 
 # ---------------------------------------------------------------- how a module folds

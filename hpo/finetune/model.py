@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hpo.errors import ModelError
 from hpo.files import SCHEME, locate
-from hpo.finetune import dropout as cheap_dropout
+from hpo.finetune import dropout as own_dropout
 from hpo.finetune.tasks import TASKS
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -50,22 +51,24 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
+    dropout: own_dropout.Rates = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there."""
-    if query.device.type != "cpu":
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-        return output, None
+    """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there.
+
+    Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out.
+    """
+    on_cpu, drops = query.device.type == "cpu", own_dropout.any_rate(dropout)
     plain = attention_mask is not None and attention_mask.dtype == torch.bool and query.shape == key.shape
-    with torch.autocast("cpu", enabled=False):
-        if dropout > 0 and plain and kwargs.get("position_bias") is None:
+    with torch.autocast(query.device.type, enabled=False) if on_cpu or drops else nullcontext():
+        if drops and plain and (on_cpu or isinstance(dropout, tuple)) and kwargs.get("position_bias") is None:
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            output = cheap_dropout.attention(query, key, value, attention_mask, dropout, scaling)
+            output = own_dropout.attention(query, key, value, attention_mask, dropout, scaling)
         else:
-            q, k, v = query.float(), key.float(), value.float()
-            output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, dropout, scaling, **kwargs)
+            p = dropout if isinstance(dropout, float) else max(dropout)
+            q, k, v = (query.float(), key.float(), value.float()) if on_cpu else (query, key, value)
+            output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, p, scaling, **kwargs)
     return output.to(query.dtype), None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,17 +14,18 @@ from hpo.finetune.schedules import multiplier
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
-def depths(model: nn.Module, head: frozenset[str]) -> dict[str, int]:
+def depths(names: Iterable[str], head: frozenset[str]) -> dict[str, int]:
     """Return how far below the head each parameter is: head 0, top layer 2, ..., embeddings the most.
 
     ELECTRA's numbering (Clark et al., 2020; `_get_layer_lrs`), in which the head stands two above the top layer.
     """
-    layers = {name: int(m[1]) for name, _ in model.named_parameters() if (m := _LAYER.search(f".{name}"))}
+    names = list(names)
+    layers = {name: int(m[1]) for name in names if (m := _LAYER.search(f".{name}"))}
     count = max(layers.values(), default=-1) + 1
     # What is in no layer is an embedding if it stands before the first one, and the top otherwise.
-    first = next((i for i, (name, _) in enumerate(model.named_parameters()) if name in layers), 0)
+    first = next((i for i, name in enumerate(names) if name in layers), 0)
     found = {}
-    for i, (name, _) in enumerate(model.named_parameters()):
+    for i, name in enumerate(names):
         if name in layers:
             found[name] = count + 1 - layers[name]
         elif name in head or i > first:
@@ -34,15 +35,15 @@ def depths(model: nn.Module, head: frozenset[str]) -> dict[str, int]:
     return found
 
 
-def build(model: nn.Module, head: frozenset[str], params: Mapping[str, Any]) -> torch.optim.AdamW:
+def build(parameters: Mapping[str, nn.Parameter], head: frozenset[str], params: Mapping[str, Any]) -> torch.optim.AdamW:
     """Return a fused AdamW (Loshchilov and Hutter, 2019) over groups of one depth and decay.
 
     Biases and norms (all that is not a matrix) are not decayed, as in BERT. Each group's `scale` is what the
     trial's learning rate is multiplied by.
     """
-    depth = depths(model, head)
+    depth = depths(parameters, head)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if parameter.requires_grad:
             below = depth[name] if params["layer_decay"] != 1.0 else 0  # few groups make few, long operations
             groups.setdefault((below, parameter.ndim > 1), []).append(parameter)

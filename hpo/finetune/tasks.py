@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Array = np.ndarray[Any, Any]
+Smoothing = Union[float, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Task:
         problem_type: transformers' name, stored in the exported model's configuration.
         predicted: logits [n, outputs] -> predictions, [n] or [n, outputs].
         probabilities: logits [n, outputs] -> probabilities [n, outputs] (regression: the values [n]).
-        loss: (logits [n, outputs], targets, label smoothing) -> loss of each example [n].
+        loss: (logits [n, outputs], targets, label smoothing: one, or [n]) -> loss of each example [n].
     """
 
     says: str
@@ -36,7 +37,7 @@ class Task:
     problem_type: str
     predicted: Callable[[Array], Array]
     probabilities: Callable[[Array], Array]
-    loss: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    loss: Callable[[torch.Tensor, torch.Tensor, Smoothing], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,20 +84,24 @@ def _sigmoid(logits: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))  # no overflow at either end
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing) -> torch.Tensor:
     import torch.nn.functional as F
 
-    return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+    if isinstance(smoothing, float):
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+    towards_all = -F.log_softmax(logits, dim=-1).mean(dim=-1)
+    return (1 - smoothing) * F.cross_entropy(logits, targets, reduction="none") + smoothing * towards_all
 
 
-def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing) -> torch.Tensor:
     import torch.nn.functional as F
 
+    smoothing = smoothing if isinstance(smoothing, float) else smoothing[:, None]
     softened = targets * (1 - smoothing) + smoothing / 2
     return F.binary_cross_entropy_with_logits(logits, softened, reduction="none").mean(dim=-1)
 
 
-def _squared_error(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+def _squared_error(logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing) -> torch.Tensor:
     return (logits[:, 0] - targets) ** 2  # label smoothing has no meaning for a number
 
 

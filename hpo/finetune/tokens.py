@@ -39,11 +39,11 @@ class Tokens:
     targets: torch.Tensor
     pad: int
 
-    def batch(self, rows: Array) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Return the model's inputs [b, longest row] and the targets of some rows."""
+    def batch(self, rows: Array, length: int | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return the model's inputs [b, `length` or the longest row] and the targets of some rows."""
         device = self.ids.device
         index = torch.from_numpy(rows).to(device, non_blocking=True)
-        columns = torch.arange(int(self.lengths[rows].max()), device=device)
+        columns = torch.arange(length or int(self.lengths[rows].max()), device=device)
         real = columns < self.counts[index, None]
         places = torch.where(real, self.starts[index, None] + columns, 0)
         inputs = {

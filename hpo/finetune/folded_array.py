@@ -1,0 +1,186 @@
+"""Trials that train as one: the slots of one folded model, refilled as trials end.
+
+while a slot has not reached its boundary:
+    every slot gives a micro-batch     rows of its own batch; nothing where it waits for the others
+    one forward, one backward          losses are summed over slots: each gets the gradient it would get alone
+    the slots whose batch is whole step, each with its own optimiser
+
+All shapes are the study's: `micro_batch` rows of `length` tokens a slot, whatever its batch size and whoever its
+neighbours are, so that a trial's result depends on neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hpo.errors import GaveWayError, NotFoldableError, OutOfMemoryError
+from hpo.finetune import dropout
+from hpo.finetune.array import SCORING_BATCH, FineTuneArray, out_of_memory, refuse_divergence
+from hpo.finetune.batches import by_length
+from hpo.finetune.folded import fold, load_slot, slot_weights
+from hpo.finetune.tasks import Outputs
+from hpo.objective import Evaluation, TrialSpec
+from hpo.samplers import derived_seed
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class _Batch:
+    """What a slot has still to do of its batch."""
+
+    size: int = 0
+    left: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    masks: torch.Generator = field(default_factory=torch.Generator)
+
+
+class FoldedArray(FineTuneArray):
+    """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`."""
+
+    own_masks = True
+
+    def __init__(self, *args: Any, smallest_batch: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        template = self._spare[0]
+        if not self._draws_all_masks(template):
+            raise NotFoldableError(type(template).__name__, ["dropout that is no nn.Dropout"])
+        self.micro_batch = min(self.micro_batch, smallest_batch)
+        self.length = int(self.tokens["train"].lengths.max())
+        self.facts = {**self.facts, "program": "folded"}
+        self._model: PreTrainedModel | None = None
+        self._batches_of: dict[int, _Batch] = {}
+        self._parameters_of: dict[int, dict[str, nn.Parameter]] = {}
+
+    # ------------------------------------------------------------ the moves
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
+        trial = self._completed(trial)
+        template = self._spare[0]
+        self._starter.start(template, derived_seed(trial.seed, "head"), trial.params["dropout"])
+        if self._model is None:
+            self._model = fold(template, self.slots)
+        load_slot(self._model, slot, template.state_dict())
+        dropout.set_rates(self._model, slot, self.slots, template)
+        weights = slot_weights(self._model, slot)
+        own = {name: nn.Parameter(weights[name]) for name, _ in self._model.named_parameters()}
+        self._clear(slot)
+        self._occupied[slot] = self._begun(trial, template, weights, own)
+        self._parameters_of[slot] = own
+        self._batches_of[slot] = _Batch(masks=torch.Generator(self.device))
+
+    def advance(self) -> dict[int, Evaluation | Exception]:
+        """Train every occupied slot to its next boundary and score it on the validation split."""
+        try:
+            losses = self._train()
+            logits = self._predict_all("validation")
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return self._give_way()
+        outcomes: dict[int, Evaluation | Exception] = {}
+        for number, slot in self._occupied.items():
+            outputs = Outputs(self.data.task, self.data.splits["validation"].targets, logits[number])
+            try:
+                refuse_divergence(slot, losses[number])
+                outcomes[number] = self._scored(slot, outputs)
+            except Exception as error:  # one trial's end; the runner decides what it means
+                outcomes[number] = error
+        return outcomes
+
+    def unload(self, slot: int) -> None:
+        """Empty a slot, whatever state its trial is in."""
+        self._occupied.pop(slot, None)
+
+    def _give_way(self) -> dict[int, Evaluation | Exception]:
+        """Halve the slots, then the micro-batch; what was loaded has to start again."""
+        if self.slots > 1:
+            self.slots //= 2
+            change = f"the array goes on with {self.slots} slot{'s' if self.slots > 1 else ''}"
+        elif self.micro_batch > 1:
+            self.micro_batch //= 2
+            change = f"the array goes on with micro-batches of {self.micro_batch}"
+        else:
+            return dict.fromkeys(self._occupied, OutOfMemoryError("one example at a time does not fit in memory"))
+        self._model = None  # built anew by the next `load`
+        return dict.fromkeys(self._occupied, GaveWayError(f"out of memory: {change}"))
+
+    # ------------------------------------------------------------ training
+
+    def _train(self) -> dict[int, float]:
+        """Train to the boundaries; returns each slot's summed loss, for a look at whether it is finite."""
+        assert self._model is not None
+        self._model.train()
+        losses = torch.zeros(self.slots, device=self.device)
+        while behind := [number for number, slot in self._occupied.items() if slot.seen < slot.boundary]:
+            losses += self._micro_step(self._model, behind)
+        return dict(enumerate(losses.tolist()))  # the only time in a segment that the host waits for the device
+
+    def _micro_step(self, model: PreTrainedModel, behind: list[int]) -> torch.Tensor:
+        """Add the gradients of a micro-batch of every slot that is behind its boundary, and return their losses [K]."""
+        rows = np.zeros((self.slots, self.micro_batch), dtype=np.int64)
+        shares = np.zeros((self.slots, self.micro_batch), dtype=np.float32)  # 0 where a row is there to fill up
+        smoothing = np.zeros((self.slots, self.micro_batch), dtype=np.float32)
+        for number in behind:
+            slot, batch = self._occupied[number], self._batches_of[number]
+            if not len(batch.left):
+                batch.left = next(slot.batches)
+                batch.size = len(batch.left)
+                batch.masks.manual_seed(derived_seed(slot.trial.seed, "dropout", slot.step))
+            part, batch.left = np.split(batch.left, [self.micro_batch])
+            rows[number, : len(part)] = part
+            shares[number, : len(part)] = 1 / batch.size
+            smoothing[number] = slot.trial.params["label_smoothing"]
+        idle = torch.Generator(self.device)
+        masks = [self._batches_of[n].masks if n in behind else idle for n in range(self.slots)]
+        inputs, targets = self.tokens["train"].batch(rows.reshape(-1), self.length)
+        with dropout.drawing_from(*masks), self._autocast():
+            logits = model(**inputs).logits
+        losses = self.task.loss(logits.float(), targets, self._on_device(smoothing).view(-1)).view(shares.shape)
+        weighted = losses * self._on_device(shares)
+        weighted.sum().backward()  # type: ignore[no-untyped-call]
+        for number in behind:
+            if not len(self._batches_of[number].left):
+                self._step_slot(model, number)
+        return weighted.detach().sum(dim=1)
+
+    def _step_slot(self, model: PreTrainedModel, number: int) -> None:
+        """Step on a slot's part of the gradients, and clear it."""
+        for name, parameter in model.named_parameters():
+            self._parameters_of[number][name].grad = None if parameter.grad is None else parameter.grad[number]
+        self._update(self._occupied[number], self._batches_of[number].size)
+        self._clear(number)
+
+    def _clear(self, number: int) -> None:
+        assert self._model is not None
+        for parameter in self._model.parameters():
+            if parameter.grad is not None:
+                parameter.grad[number].zero_()
+
+    def _on_device(self, values: Array) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+    # ------------------------------------------------------------ scoring
+
+    @torch.inference_mode()
+    def _predict_all(self, split: str) -> Array:
+        """Return what every slot says of a split, in its order: [K, rows, outputs]."""
+        assert self._model is not None
+        self._model.train(False)
+        tokens = self.tokens[split]
+        chunks = by_length(tokens.lengths, SCORING_BATCH[self.device.type])
+        logits = []
+        for rows in chunks:
+            inputs, _ = tokens.batch(rows)
+            with self._autocast():
+                repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
+                logits.append(self._model(**repeated).logits.float().unflatten(0, (self.slots, -1)))
+        order = np.argsort(np.concatenate(chunks))
+        stacked: Array = torch.cat(logits, dim=1).cpu().numpy()[:, order]
+        return stacked

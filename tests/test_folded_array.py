@@ -1,0 +1,221 @@
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from optuna.trial import TrialState
+
+from hpo import config, tune
+from hpo.errors import DivergedError, GaveWayError, OutOfMemoryError
+from hpo.finetune.array import FineTuneArray
+from hpo.finetune.folded_array import FoldedArray
+from hpo.objective import Evaluation, TrialSpec
+
+# Trials that differ in everything: batch sizes that share micro-batches of 8 or do not, lengths, masks, rates.
+MIXED = [
+    {"learning_rate": 3e-3, "epochs": 2, "batch_size": 16},
+    {"learning_rate": 1e-3, "epochs": 1, "batch_size": 17, "schedule": "cosine", "dropout": 0.3, "layer_decay": 0.8},
+    {"learning_rate": 2e-3, "epochs": 2, "batch_size": 8, "warmup_ratio": 0.3, "label_smoothing": 0.1},
+    {"learning_rate": 5e-3, "epochs": 1, "batch_size": 64, "weight_decay": 0.1, "max_grad_norm": 0.1, "dropout": 0.0},
+    {"learning_rate": 4e-3, "epochs": 2, "batch_size": 32, "schedule": "constant"},
+]
+SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
+
+
+def open_array(folder, **overrides):
+    settings = tiny.study(folder, **{"fold": True, "space": SPACE, **overrides})
+    return tune.open_finetuning(config.build(settings, "test", folder))
+
+
+def curves(array, trials=MIXED, order=None):
+    """Run trials through the array, refilling slots, and return trial -> its evaluations or how it ended."""
+    waiting = list(order if order is not None else range(len(trials)))
+    found = {number: [] for number in waiting}
+    occupied = {}
+    while waiting or occupied:
+        for slot in range(array.slots):
+            if slot not in occupied and waiting:
+                number = waiting.pop(0)
+                array.load(slot, TrialSpec(number, trials[number], 100 + number))
+                occupied[slot] = number
+        for slot, outcome in array.advance().items():
+            number = occupied[slot]
+            ended = isinstance(outcome, Exception) or outcome.last
+            found[number].append(
+                (outcome.at, outcome.value, dict(outcome.metrics)) if isinstance(outcome, Evaluation) else outcome
+            )
+            if ended:
+                if isinstance(outcome, Evaluation):
+                    found[number].append({n: w.clone() for n, w in array._occupied[slot].best_weights.items()})
+                array.unload(slot)
+                del occupied[slot]
+    return found
+
+
+def same(one, other):
+    """Whether two trials have the same curve and the same best weights, to the bit."""
+    return one[:-1] == other[:-1] and all(torch.equal(w, other[-1][name]) for name, w in one[-1].items())
+
+
+# ---------------------------------------------------------------- whose result it is
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return curves(open_array(tmp_path_factory.mktemp("alone"), slots=1))
+
+
+@pytest.mark.parametrize(("slots", "order"), [(2, None), (3, [4, 2, 0, 1, 3]), (4, None), (5, [1, 0, 3, 2, 4])])
+def test_a_trial_is_to_the_bit_the_same_whatever_the_slots_neighbours_and_refills(tmp_path, alone, slots, order):
+    together = curves(open_array(tmp_path, slots=slots), order=order)
+    assert [number for number in alone if not same(alone[number], together[number])] == []
+
+
+def test_threads_do_not_change_a_trial(tmp_path, alone):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = curves(open_array(tmp_path, slots=4, threads=1))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(same(alone[number], one[number]) for number in alone)
+
+
+def test_another_seed_gives_another_trial(tmp_path, alone):
+    array = open_array(tmp_path, slots=1)
+    array.load(0, TrialSpec(0, MIXED[0], 7))
+    assert array.advance()[0].metrics != alone[0][0][2]
+
+
+def test_a_folded_trial_is_close_to_a_trial_of_its_own(tmp_path):
+    """The same batches through a model of the trial's own, padded to their own length; without dropout."""
+    params = [{**each, "dropout": 0.0, "learning_rate": each["learning_rate"] / 30} for each in MIXED]
+    folded = curves(open_array(tmp_path, slots=5), params)
+    plain = open_array(tmp_path, fold=False)
+    assert type(plain) is FineTuneArray
+    for number, expected in curves(plain, params).items():
+        for (at, _, metrics), (at_own, _, own) in zip(folded[number][:-1], expected[:-1], strict=True):
+            assert at == at_own
+            assert metrics["loss"] == pytest.approx(own["loss"], rel=2e-5)
+        for name, weight in folded[number][-1].items():
+            if "key.bias" not in name:  # its gradient is zero but for rounding, which AdamW turns into whole steps
+                torch.testing.assert_close(weight, expected[-1][name], rtol=1e-3, atol=2e-5)
+
+
+def test_a_whole_study_gives_the_same_table_with_one_slot_and_with_four(tmp_path):
+    tables = []
+    for slots in (1, 4):
+        settings = tiny.study(tmp_path, fold=True, slots=slots, trials=8, space=SPACE, sampler="random", pruner="none")
+        study = config.build({**settings, "name": f"s{slots}"}, "test", tmp_path)
+        finished = tune.run(study, f"sqlite:///{tmp_path}/{slots}.db")
+        assert finished.array.slots == slots
+        tables.append([(t.number, t.state, t.params, t.value, t.intermediate_values) for t in finished.study.trials])
+    assert tables[0] == tables[1]
+    assert {row[1] for row in tables[0]} == {TrialState.COMPLETE}
+
+
+# ---------------------------------------------------------------- what happens to a neighbour
+
+
+def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
+    array = open_array(tmp_path, slots=3)
+    for slot, number in enumerate([0, 1, 2]):
+        array.load(slot, TrialSpec(number, MIXED[number], 100 + number))
+    with torch.no_grad():
+        for parameter in array._model.parameters():
+            parameter[1] = math.nan
+    first = array.advance()
+    assert isinstance(first[1], DivergedError)
+    array.unload(1)
+    array.load(1, TrialSpec(3, MIXED[3], 103))  # the next trial finds nothing of it
+    second = array.advance()
+    for slot, (number, outcome) in {0: (0, first[0]), 2: (2, first[2]), 1: (3, second[1])}.items():
+        assert (outcome.at, outcome.value, outcome.metrics) == alone[number][0], slot
+
+
+def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_path, monkeypatch):
+    array = open_array(tmp_path, slots=4)
+    room = {"slots": 1, "rows": 4}
+
+    def train(self):
+        if self.slots > room["slots"] or self.micro_batch > room["rows"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self)
+
+    original = FoldedArray._train
+    monkeypatch.setattr(FoldedArray, "_train", train)
+    said = []
+    while True:
+        for slot in range(array.slots):
+            array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
+        outcomes = array.advance()
+        if not isinstance(outcomes[0], GaveWayError):
+            break
+        assert all(isinstance(outcome, GaveWayError) for outcome in outcomes.values())
+        said.append(str(outcomes[0]))
+        for slot in outcomes:
+            array.unload(slot)
+    assert said == [
+        "out of memory: the array goes on with 2 slots",
+        "out of memory: the array goes on with 1 slot",
+        "out of memory: the array goes on with micro-batches of 4",
+    ]
+    assert isinstance(outcomes[0], Evaluation)
+    room["rows"] = 0
+    for _ in range(2):
+        array.unload(0)
+        array.load(0, TrialSpec(0, MIXED[0], 100))
+        assert isinstance(array.advance()[0], GaveWayError)
+    array.unload(0)
+    array.load(0, TrialSpec(0, MIXED[0], 100))
+    assert isinstance(array.advance()[0], OutOfMemoryError)
+
+
+def test_a_study_that_runs_out_of_memory_ends_with_the_same_table(tmp_path, monkeypatch):
+    settings = tiny.study(tmp_path, fold=True, slots=4, trials=5, space=SPACE, sampler="random", pruner="none")
+    undisturbed = tune.run(config.build({**settings, "name": "a"}, "test", tmp_path), f"sqlite:///{tmp_path}/a.db")
+    original = FoldedArray._train
+
+    def train(self):
+        if self.slots > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self)
+
+    monkeypatch.setattr(FoldedArray, "_train", train)
+    shrunk = tune.run(config.build({**settings, "name": "b"}, "test", tmp_path), f"sqlite:///{tmp_path}/b.db")
+    assert shrunk.array.slots == 2
+    tables = [
+        [(t.params, t.value, t.intermediate_values, t.state) for t in s.study.trials] for s in (undisturbed, shrunk)
+    ]
+    assert tables[0] == tables[1]
+
+
+# ---------------------------------------------------------------- what is kept, and what cannot fold
+
+
+def test_what_is_kept_is_a_model_of_its_own(tmp_path):
+    array = open_array(tmp_path, slots=2)
+    array.load(1, TrialSpec(0, MIXED[0], 100))
+    outcome = array.advance()[1]
+    logits = array._predict_all("validation")[1]
+    assert array.keep(1, tmp_path / "kept")
+    loaded = array.outputs_of(tmp_path / "kept", "validation")
+    np.testing.assert_allclose(loaded.logits, logits, atol=1e-5)
+    assert outcome.metrics["loss"] > 0
+
+
+@pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert", "gpt2"])
+def test_other_architectures_train_folded(tmp_path, kind):
+    tiny.save_model(tmp_path / "model", kind)
+    one = curves(open_array(tmp_path, slots=1), MIXED[:3])
+    three = curves(open_array(tmp_path, slots=3), MIXED[:3])
+    assert all(same(one[number], three[number]) for number in one)
+
+
+def test_a_model_that_draws_masks_in_its_own_way_trains_one_trial_at_a_time_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpo.finetune.dropout.install", lambda model: None)
+    array = open_array(tmp_path, slots=4)
+    assert type(array) is FineTuneArray
+    assert array.slots == 1
+    assert "trials train one after the other" in array.notes[0]
