@@ -81,7 +81,8 @@ class FlatAdamW:
     def norms(self) -> torch.Tensor:
         """Return the norm of each slot's gradients, [K]."""
         chunks = self.gradients.view(len(self.gradients), -1, CHUNK)
-        return torch.linalg.vector_norm(torch.linalg.vector_norm(chunks, dim=2), dim=1)
+        norms: torch.Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(chunks, dim=2), dim=1)
+        return norms
 
     @torch.no_grad()
     def step(self, stepping: torch.Tensor, rates: torch.Tensor, decays: torch.Tensor, max_norms: torch.Tensor) -> None:
