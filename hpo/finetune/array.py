@@ -319,7 +319,7 @@ class FineTuneArray:
             inputs, targets = self.tokens["train"].batch(rows[start : start + self.micro_batch])
             with self._autocast():
                 logits = slot.model(**inputs).logits
-            loss = self.task.loss(logits.float(), targets, smoothing).sum() / len(rows)
+            loss = self.task.loss(widened(logits), targets, smoothing).sum() / len(rows)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
@@ -362,7 +362,7 @@ class FineTuneArray:
             inputs, targets = self.tokens["train"].batch(rows)
             with self._autocast():
                 logits = model(**inputs).logits
-            self.task.loss(logits.float(), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
+            self.task.loss(widened(logits), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
             model.zero_grad(set_to_none=True)
             examples += len(rows)
         return (time.perf_counter() - began) / examples if began else 0.0
@@ -398,6 +398,11 @@ def refuse_divergence(slot: Slot, loss: float) -> None:
     """Raise a `DivergedError` if the training loss of a slot's segment is not finite."""
     if not math.isfinite(loss):
         raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
+
+
+def widened(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits in float32 at least: losses are not computed in half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -99,7 +99,7 @@ def attention(
     rates: Rates,
     scaling: float,
 ) -> torch.Tensor:
-    """Attend with dropout on the probabilities, in float32 and with the scores written out.
+    """Attend with dropout on the probabilities, in float32 at least and with the scores written out.
 
     PyTorch does the same for rows with dropout on a CPU, with a mask that costs more.
 
@@ -114,8 +114,9 @@ def attention(
     Returns:
         [b, length, heads, d], as transformers' attention functions do.
     """
-    scores = (query.float() * scaling) @ key.float().transpose(-1, -2)
+    wide = torch.promote_types(query.dtype, torch.float32)
+    scores = (query.to(wide) * scaling) @ key.to(wide).transpose(-1, -2)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1)
-    return (weights * mask(weights.shape, rates, weights) @ value.float()).transpose(1, 2).contiguous()
+    return (weights * mask(weights.shape, rates, weights) @ value.to(wide)).transpose(1, 2).contiguous()

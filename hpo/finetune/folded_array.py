@@ -20,8 +20,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.errors import GaveWayError, NotFoldableError, OutOfMemoryError
-from hpo.finetune import dropout
-from hpo.finetune.array import SCORING_BATCH, FineTuneArray, out_of_memory, refuse_divergence
+from hpo.finetune import dropout, fold_check
+from hpo.finetune.array import SCORING_BATCH, FineTuneArray, out_of_memory, refuse_divergence, widened
 from hpo.finetune.batches import by_length
 from hpo.finetune.folded import fold, load_slot, slot_weights
 from hpo.finetune.tasks import Outputs
@@ -50,6 +50,8 @@ class FoldedArray(FineTuneArray):
         template = self._spare[0]
         if not self._draws_all_masks(template):
             raise NotFoldableError(type(template).__name__, ["dropout that is no nn.Dropout"])
+        if wrong := fold_check.check(type(template), template.config):
+            raise NotFoldableError(type(template).__name__, [wrong])
         self.micro_batch = min(self.micro_batch, smallest_batch)
         self.length = int(self.tokens["train"].lengths.max())
         self.facts = {**self.facts, "program": "folded"}
@@ -125,8 +127,8 @@ class FoldedArray(FineTuneArray):
     def _micro_step(self, model: PreTrainedModel, behind: list[int]) -> torch.Tensor:
         """Add the gradients of a micro-batch of every slot that is behind its boundary, and return their losses [K]."""
         rows = np.zeros((self.slots, self.micro_batch), dtype=np.int64)
-        shares = np.zeros((self.slots, self.micro_batch), dtype=np.float32)  # 0 where a row is there to fill up
-        smoothing = np.zeros((self.slots, self.micro_batch), dtype=np.float32)
+        shares = np.zeros((self.slots, self.micro_batch))  # 0 where a row is there to fill up
+        smoothing = np.zeros((self.slots, self.micro_batch))
         for number in behind:
             slot, batch = self._occupied[number], self._batches_of[number]
             if not len(batch.left):
@@ -142,8 +144,9 @@ class FoldedArray(FineTuneArray):
         inputs, targets = self.tokens["train"].batch(rows.reshape(-1), self.length)
         with dropout.drawing_from(*masks), self._autocast():
             logits = model(**inputs).logits
-        losses = self.task.loss(logits.float(), targets, self._on_device(smoothing).view(-1)).view(shares.shape)
-        weighted = losses * self._on_device(shares)
+        logits = widened(logits)
+        losses = self.task.loss(logits, targets, self._like(logits, smoothing).view(-1)).view(shares.shape)
+        weighted = losses * self._like(logits, shares)
         weighted.sum().backward()  # type: ignore[no-untyped-call]
         for number in behind:
             if not len(self._batches_of[number].left):
@@ -163,8 +166,8 @@ class FoldedArray(FineTuneArray):
             if parameter.grad is not None:
                 parameter.grad[number].zero_()
 
-    def _on_device(self, values: Array) -> torch.Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+    def _like(self, tensor: torch.Tensor, values: Array) -> torch.Tensor:
+        return torch.from_numpy(values).to(tensor.dtype).to(self.device, non_blocking=True)
 
     # ------------------------------------------------------------ scoring
 

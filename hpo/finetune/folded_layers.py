@@ -96,8 +96,9 @@ class FoldedVectors:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to [K * b, ..., n]."""
-        slots = len(next(self.parameters()))  # type: ignore[attr-defined]
-        y: torch.Tensor = super().forward(x.reshape(slots, -1, x.shape[-1]))
+        slots = len(next(self.parameters()))
+        rows = x.reshape(slots, -1, x.shape[-1])
+        y: torch.Tensor = super().forward(rows)  # type: ignore[misc]
         return y.view(x.shape)
 
 

@@ -67,7 +67,8 @@ def _attention(
             output = own_dropout.attention(query, key, value, attention_mask, dropout, scaling)
         else:
             p = dropout if isinstance(dropout, float) else max(dropout)
-            q, k, v = (query.float(), key.float(), value.float()) if on_cpu else (query, key, value)
+            wide = torch.promote_types(query.dtype, torch.float32) if on_cpu else query.dtype
+            q, k, v = query.to(wide), key.to(wide), value.to(wide)
             output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, p, scaling, **kwargs)
     return output.to(query.dtype), None
 

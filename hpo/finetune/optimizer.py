@@ -70,6 +70,7 @@ def clip(optimizer: torch.optim.AdamW, max_norm: float) -> None:
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
+    norm = norm.float()  # as the fused step wants its scale, whatever the weights are in
     optimizer.grad_scale = torch.clamp((norm + 1e-6) / max_norm, min=1.0)  # type: ignore[attr-defined]
     optimizer.found_inf = torch.zeros_like(norm)  # type: ignore[attr-defined]
 
