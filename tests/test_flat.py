@@ -50,6 +50,14 @@ def fill(built: FlatAdamW, seeds: list[int]) -> None:
         built.gradients[slot] = torch.randn(built.weights.shape[1], generator=generator)
 
 
+def clip(reference: torch.optim.AdamW, max_norm: float) -> None:
+    """Clip as `optimizers.clip`, which hands the scale to the fused step: in float64 that takes none."""
+    found = [p.grad for group in reference.param_groups for p in group["params"] if p.grad is not None]
+    excess = ((torch.nn.utils.get_total_norm(found) + 1e-6) / max_norm).clamp(min=1.0)
+    for gradient in found:
+        gradient /= excess
+
+
 # ---------------------------------------------------------------- layout
 
 
@@ -126,9 +134,9 @@ def test_slots_step_as_their_own_optimisers_do():
                 one = model.get_parameter(name)
                 one.grad = gradient[slot].clone() if one.grad is None else one.grad + gradient[slot]
         built.step(torch.tensor(stepping), rates, decays, norms)
-        for model, reference, params, now in zip(alone, references, trials, stepping, strict=True):
+        for reference, params, now in zip(references, trials, stepping, strict=True):
             if now:
-                optimizers.clip(reference, params["max_grad_norm"])
+                clip(reference, params["max_grad_norm"])
                 optimizers.set_learning_rate(reference, 0, 1, params)
                 reference.step()
                 reference.zero_grad()
@@ -175,6 +183,9 @@ def test_a_slots_bits_do_not_depend_on_its_slot_or_its_neighbours(threads):
                     built.gradients[order.index(3)] = float("nan")
                 built.step(torch.ones(len(order), dtype=torch.bool), *settings_of(built, trials))
             for slot, k in enumerate(order):
+                if k == 3:
+                    assert built.weights[slot].isnan().any()
+                    continue
                 assert same(state(built, slot), wanted.setdefault(k, state(built, slot))), (order, slot)
     finally:
         torch.set_num_threads(before)
@@ -233,7 +244,7 @@ TRIALS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     name=st.sampled_from(["bert", "deberta-v3", "gpt2", "qwen3", "modernbert", "xlnet"]),
     trials=st.lists(TRIALS, min_size=2, max_size=3),
@@ -253,9 +264,28 @@ def test_folded_training_is_separate_training(name, trials, seed):
         train_alone(model, head, params, {key: x[slot] for key, x in data.items()})
         found = read_slot(together, slot)
         for key, p in model.named_parameters():
-            # Rounding decides the steps of a key's bias, whose gradient is zero; they are no longer than the rates.
-            bound = STEPS * params["learning_rate"] if "key" in key and "bias" in key else 1e-9 * p.norm()
-            assert (found[key] - p).abs().max() <= bound, (slot, key)
+            assert (found[key] - p).norm() <= 1e-9 * p.norm(), (slot, key)
+
+
+def test_float32_training_is_separate_training_but_for_rounding():
+    trials = [
+        DEFAULTS | {"learning_rate": 1e-4, "batch_size": 7, "layer_decay": 0.8, "schedule": "cosine"},
+        DEFAULTS | {"learning_rate": 5e-5, "batch_size": 4, "weight_decay": 0.3, "max_grad_norm": 0.1},
+    ]
+    alone = models("bert", 2)
+    together = fold(alone[0], 2)
+    for slot, model in enumerate(alone):
+        load_slot(together, slot, model.state_dict())
+    data = rows(alone[0], 2, count=8 * STEPS, length=6)
+    train_folded(FlatAdamW(together, HEAD), together, trials, data)
+    for slot, (model, params) in enumerate(zip(alone, trials, strict=True)):
+        train_alone(model, HEAD, params, {key: x[slot] for key, x in data.items()})
+        found = read_slot(together, slot)
+        for key, p in model.named_parameters():
+            if key.endswith("key.bias"):  # no gradient but rounding, which Adam makes whole steps of
+                assert (found[key] - p).abs().max() <= 2 * STEPS * params["learning_rate"]
+            else:
+                assert (found[key] - p).norm() <= 1e-5 * p.norm(), (slot, key)
 
 
 def loss_of(logits: torch.Tensor) -> torch.Tensor:
@@ -268,7 +298,7 @@ def train_alone(model, head, params, data):
     for step in range(STEPS):
         batch = {key: x[step * size : (step + 1) * size] for key, x in data.items()}
         loss_of(model(**batch).logits).mean().backward()
-        optimizers.clip(built, params["max_grad_norm"])
+        clip(built, params["max_grad_norm"])
         optimizers.set_learning_rate(built, step, STEPS, params)
         built.step()
         built.zero_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ import torch
 from torch import nn
 
 from hpo.finetune.optimizer import depths
+
+# Rows of a slot are dense, its parameters' views need not be; sums into them are in place all the same.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -29,7 +33,8 @@ class FlatAdamW:
     """AdamW (Loshchilov and Hutter, 2019) as `optimizer.build` makes it, for the slots of a folded model.
 
     The model's trainable parameters become views into `weights`, their gradients views into `gradients`: never set
-    them to None. What a group of parameters shares is its depth below the head, and whether it is decayed.
+    them to None. What a group of parameters shares is its depth below the head, and whether it is decayed. A
+    parameter that no loss reaches decays here, where `torch.optim` would skip it: freeze it.
 
     Args:
         model: As `fold` returns it, on its device.
