@@ -76,7 +76,9 @@ def configuration(name: str, **changes: Any) -> tuple[Any, Any]:
 def models(name: str, count: int, dtype: torch.dtype = torch.float32, **changes: Any) -> list[PreTrainedModel]:
     """Return models of one configuration with different weights, dropout off, no bias and no norm at its start."""
     task, config = configuration(name, **changes)
-    first = task.from_config(config).to(dtype).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = task.from_config(config).to(dtype).eval()
     found = [first, *(copy.deepcopy(first) for _ in range(count - 1))]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -100,6 +102,8 @@ def rows(
         ids = ids.where(columns != lengths - 1, config.eos_token_id)
     ids = ids.where(columns < lengths, config.pad_token_id or 0)
     inputs = {"input_ids": ids, "attention_mask": (columns < lengths).long()}
+    if config.model_type == "xlnet":  # or some of its parameters have no part in the answer
+        inputs["token_type_ids"] = (columns > 2).long().expand_as(ids)
     if config.is_encoder_decoder and "Classification" not in type(model).__name__:
         inputs["decoder_input_ids"] = ids[..., :5]
     return inputs

@@ -96,7 +96,7 @@ def test_a_wrong_gradient_is_caught(monkeypatch):
         return folded_layers._Lookup.apply(self.weight, ids, None)  # padding gets a gradient
 
     monkeypatch.setattr(FoldedEmbedding, "_look_up", everywhere)
-    assert "the gradient of bert.embeddings.word_embeddings.weight" in str(checked("bert"))
+    assert "the gradient of bert.embeddings.word_embeddings.weight" in str(checked("bert-masked"))
 
 
 def test_shared_positions_that_miss_their_rows_are_caught(monkeypatch):
