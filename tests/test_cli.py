@@ -379,12 +379,12 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(slow, sent, code):
     process = start()
     wait_for_a_running_trial(folder)
     process.send_signal(sent)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "Traceback" not in err
     left = [row[0] for row in rows(folder)]
     assert ("RUNNING" in left) == (sent == signal.SIGKILL)
-    out, err = start().communicate(timeout=60)
+    out, err = start().communicate(timeout=120)
     assert "finished=4/4" in out, err
     assert sorted(rows(folder), key=str) == [("COMPLETE", x, 3.0 * x) for x in (1, 2, 3, 4)]
 
@@ -394,10 +394,10 @@ def test_two_processes_cannot_run_one_study(slow):
     first = start()
     wait_for_a_running_trial(folder)
     second = start()
-    _, err = second.communicate(timeout=30)
+    _, err = second.communicate(timeout=120)
     assert second.returncode == 2
     assert "is being run by another process" in err
-    assert first.wait(timeout=30) == 0
+    assert first.wait(timeout=120) == 0
 
 
 def test_failures_stop_the_study_with_exit_1(call, tmp_path):

@@ -43,7 +43,7 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def fetch(url: str) -> bytes:
     # Around any proxy of the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=20) as response:
+    with opener.open(url, timeout=60) as response:
         body: bytes = response.read()
     return body
 
@@ -59,7 +59,7 @@ def test_it_serves_the_study_and_stops_at_ctrl_c(server: subprocess.Popen[str]) 
     (study,) = json.loads(fetch(f"{root}/api/studies"))["study_summaries"]
     assert study["study_name"] == "tuned"
     os.kill(server.pid, signal.SIGINT)
-    out, err = server.communicate(timeout=20)
+    out, err = server.communicate(timeout=120)
     assert (out, err, server.returncode) == ("closed\n", "", 0)
 
 

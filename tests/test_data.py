@@ -182,6 +182,14 @@ def test_an_empty_split_is_named(tmp_path):
         load(tmp_path, test="test.csv")
 
 
+@pytest.mark.parametrize("test", [1, 0.025, "test.csv"])
+def test_a_test_split_of_one_row_is_refused_as_it_has_no_interval(tmp_path, test):
+    frame(tmp_path, **GOOD)
+    (tmp_path / "test.csv").write_text("text,label\nfine,a\n")
+    with pytest.raises(DataError, match="the test split has 1 row, and two or more are needed"):
+        load(tmp_path, test=test)
+
+
 @pytest.mark.parametrize(
     ("name", "raw", "says"),
     [

@@ -185,7 +185,8 @@ def test_a_custom_objective_is_found_beside_the_study_before_the_working_folder(
         ("hpo_test_none:objective", "No module named 'hpo_test_none'; looked in"),
         ("hpo_test_module:absent", "module 'hpo_test_module' has no 'absent'"),
         ("hpo_test_module:number", "'hpo_test_module:number' is a int, not a function"),
-        ("hpo_test_needs:objective", "No module named 'hpo_test_none'"),
+        ("hpo_test_needs:objective", "hpo_test_needs.py, line 1: ModuleNotFoundError: No module"),
+        ("hpo_test_syntax:objective", "hpo_test_syntax.py, line 2)"),
     ],
 )
 def test_an_objective_that_cannot_be_imported_is_a_problem_of_the_file(
@@ -194,6 +195,7 @@ def test_an_objective_that_cannot_be_imported_is_a_problem_of_the_file(
     _, study = places
     (study / "hpo_test_module.py").write_text("number = 3\n")
     (study / "hpo_test_needs.py").write_text("import hpo_test_none\n")
+    (study / "hpo_test_syntax.py").write_text("x = 1\nx = = 2\n")
     with pytest.raises(ConfigError) as caught:
         imported(name, study)
     (problem,) = caught.value.problems
@@ -201,12 +203,43 @@ def test_an_objective_that_cannot_be_imported_is_a_problem_of_the_file(
     assert said in problem.message
 
 
-@pytest.mark.parametrize(("line", "kind"), [("len(3)", TypeError), ("import sys; sys.absent", AttributeError)])
-def test_an_error_inside_the_module_keeps_its_traceback(places: tuple[Path, Path], line: str, kind: type) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("from math import absent", "ImportError: cannot import name 'absent' from 'math'"),
+        ("import hpo_test_none", "ModuleNotFoundError: No module named 'hpo_test_none'"),
+        ("import hpo_test_broken_too", "ModuleNotFoundError: No module named 'hpo_test_broken_too'"),
+        ("import json; json.loads('{')", "JSONDecodeError: Expecting property name"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_what_a_module_raises_when_imported_is_named_with_its_file_and_line(
+    places: tuple[Path, Path], line: str, said: str
+) -> None:
     _, study = places
-    (study / "hpo_test_broken.py").write_text(line)
-    with pytest.raises(kind):
+    helper = study / "hpo_test_helper.py"
+    helper.write_text(f"\n\n{line}\n")
+    (study / "hpo_test_broken.py").write_text("import hpo_test_helper\n\ndef objective(params): return 1.0\n")
+    with pytest.raises(ConfigError) as caught:
         imported("hpo_test_broken:objective", study)
+    (problem,) = caught.value.problems
+    assert problem.path == ("objective",)
+    assert f"'hpo_test_broken:objective' cannot be imported: {helper}, line 3: {said}" in problem.message
+    helper.write_text("")
+    sys.path_importer_cache.clear()
+    assert imported("hpo_test_broken:objective", study)({}) == 1.0  # mended, it is imported anew
+
+
+def test_the_line_is_that_of_the_users_own_file_where_a_library_raises(places: tuple[Path, Path]) -> None:
+    (places[1] / "hpo_test_broken.py").write_text("import json\n\njson.loads('{')\n")
+    with pytest.raises(ConfigError, match=r"hpo_test_broken\.py, line 3: JSONDecodeError"):
+        imported("hpo_test_broken:objective", places[1])
+
+
+def test_a_missing_submodule_of_the_objectives_own_package_is_the_objective_itself(places: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"No module named 'hpo_test_none'; looked in"):
+        imported("hpo_test_none.inner:objective", places[1])
 
 
 def test_an_iterator_is_as_good_as_a_generator() -> None:

@@ -99,9 +99,3 @@ def test_collapsed_is_one_prediction_for_targets_that_differ(
     task: str, targets: list[float], logits: list[list[float]], collapsed: bool
 ) -> None:
     assert Outputs(task, np.array(targets), np.array(logits, dtype=float)).collapsed is collapsed
-
-
-def test_rows_are_taken_with_their_targets() -> None:
-    outputs = Outputs("single_label", np.array([0, 1, 2]), np.eye(3))
-    taken = outputs.take(np.array([2, 2, 0]))
-    assert taken.targets.tolist() == [2, 2, 0] == taken.predicted.tolist()

@@ -92,6 +92,11 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     empty = [name for name in SPLITS if len(frames[name]) == 0]
     if empty:
         raise DataError(f"the {' and '.join(empty)} split has no rows; give it files, or a larger share of train")
+    if len(frames["test"]) == 1:
+        raise DataError(
+            "the test split has 1 row, and two or more are needed to say how sure a difference is; give it files with "
+            "more rows, or a larger number or share of train, e.g. data: {test: 0.1}"
+        )
     labels, encode = _encoder(frames["train"], config, resolved)
     splits = {
         name: Split(
