@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
-from hpo.finetune.metrics import METRICS, score, scores
+from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.tasks import Outputs
 from hpo.results import read
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
 
 RESAMPLES = 2000
-CELLS = 2**18  # counts held at once: few enough for the cache
 CONFIDENCE = 0.95
 
 
@@ -33,16 +33,16 @@ def interval(metric: str, best: Outputs, baseline: Outputs, seed: int = 0) -> tu
         baseline: Outputs of the other on the same rows.
         seed: Seeds the resampling.
     """
-    rng, rows = np.random.default_rng(seed), len(best.targets)
-    at_once, differences = max(1, CELLS // rows), []
-    for start in range(0, RESAMPLES, at_once):
-        drawn = rng.integers(0, rows, (min(at_once, RESAMPLES - start), rows))
-        counts = np.stack([np.bincount(sample, minlength=rows) for sample in drawn])
-        differences.append(scores(metric, best, counts) - scores(metric, baseline, counts))
-    every = np.concatenate(differences)
-    defined = every[np.isfinite(every)]  # a resample may lack a class
+    rng, count = np.random.default_rng(seed), len(best.targets)
+    samples = (rng.integers(0, count, count) for _ in range(RESAMPLES))
+    if (of := METRICS[metric].rows) is not None:
+        gains = of(best) - of(baseline)
+        differences = [float(gains[rows].mean()) for rows in samples]
+    else:
+        differences = [score(metric, best.take(rows)) - score(metric, baseline.take(rows)) for rows in samples]
+    defined = [difference for difference in differences if math.isfinite(difference)]  # a resample may lack a class
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined if defined.size else [0.0], [tail, 1 - tail])
+    low, high = np.quantile(defined or [0.0], [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -20,6 +20,7 @@ from hpo import storage as storages
 from hpo.errors import ConfigError, NotFoldableError, Problem
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
+from hpo.ledger import copied
 from hpo.named import named
 from hpo.objective import GeneratorArray, Objective, TrialArray, imported
 from hpo.runner import Rules, Runner, Silent, Watcher
@@ -117,6 +118,7 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
 
 def _run(opened: optuna.Study, study: configs.Study, array: TrialArray, watch: Watcher, weights: Path | None) -> Runner:
     config = study.config
+    kept, opened = opened, copied(opened)
     opened.pruner = pruners.make(*named(config.pruner), array.segment, array.horizon)
     budget = plan(opened, study)
     finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
@@ -130,6 +132,7 @@ def _run(opened: optuna.Study, study: configs.Study, array: TrialArray, watch: W
         if stopped is not None:
             watch.note(stopped)
     finally:
+        put_back_orphans(kept)  # an interrupt may fall between the storage and its copy
         watch.closed()
     return runner
 

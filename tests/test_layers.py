@@ -16,7 +16,17 @@ ROOT = Path(hpo.__file__).parent
 
 # A module may import modules of lower layers only.
 LAYERS = [
-    ["errors", "formatting", "named", "page", "stopping", "finetune.__init__", "finetune.batches", "finetune.dropout"],
+    [
+        "errors",
+        "formatting",
+        "ledger",
+        "named",
+        "page",
+        "stopping",
+        "finetune.__init__",
+        "finetune.batches",
+        "finetune.dropout",
+    ],
     ["finetune.folded_layers", "finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
     [
         "files",

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import scipy.special
 import scipy.stats
 import sklearn.metrics as sk
 
-from hpo.finetune.metrics import METRICS, score, scores
+from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.tasks import TASKS, Outputs
 
 draw = np.random.default_rng(3)
@@ -66,33 +65,6 @@ def test_equals_scikit_learn_and_scipy(metric: str, task: str) -> None:
     value = score(metric, outputs)
     assert type(value) is float
     assert value == pytest.approx(float(REFERENCE[metric](outputs)), abs=1e-12)
-
-
-@pytest.mark.filterwarnings("ignore:A single label was found")
-@pytest.mark.parametrize(("metric", "task"), CASES)
-def test_rows_that_count_several_times_score_as_rows_repeated(metric: str, task: str) -> None:
-    """Few rows with coarse numbers: classes are absent, values are equal, and all of them may be."""
-    rng = np.random.default_rng(0)
-    for _ in range(12):
-        rows, labels = int(rng.integers(2, 7)), 2 if metric.endswith("_binary") else int(rng.integers(2, 4))
-        shape = (rows, labels) if task == "multi_label" else rows
-        targets = rng.integers(3, size=rows) / 2 if task == "regression" else rng.integers(2, size=shape)
-        outputs = Outputs(task, targets, rng.normal(size=(rows, labels)).round())
-        drawn = rng.integers(rows, size=(5, rows))
-        counts = np.stack([np.bincount(sample, minlength=rows) for sample in drawn])
-        repeated = [Outputs(task, targets[sample], outputs.logits[sample]) for sample in drawn]
-        expected = [score(metric, sample) for sample in repeated]
-        assert scores(metric, outputs, counts) == pytest.approx(expected, abs=1e-12, nan_ok=True)
-        if metric.startswith(("f1", "precision", "recall", "matthews")):
-            assert expected == pytest.approx([float(REFERENCE[metric](sample)) for sample in repeated], abs=1e-12)
-
-
-def test_nothing_is_changed_for_all_threads(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
-    monkeypatch.delattr(warnings, "catch_warnings")
-    with np.errstate(all="raise"):
-        for metric, task in CASES:
-            score(metric, Outputs(task, np.ones((4, 2) if task == "multi_label" else 4, dtype=int), np.ones((4, 2))))
-    assert not recwarn.list
 
 
 def test_the_area_of_two_classes_is_that_of_the_second() -> None:

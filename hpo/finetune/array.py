@@ -55,6 +55,7 @@ class Slot:
     step: int = 0
     seen: int = 0
     evaluations: int = 0
+    loss: float = 0.0  # summed over the steps of the last segment
     best: float = math.nan
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     best_decay: float = 1.0
@@ -169,19 +170,22 @@ class FineTuneArray:
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train every occupied slot to its next boundary and score it on the validation split."""
-        if not self._side_by_side:
-            return {number: self._outcome(slot) for number, slot in self._occupied.items()}
+        trained = {n: self._trained(s) for n, s in self._occupied.items()} if not self._side_by_side else self._joint()
+        return {number: self._outcome(self._occupied[number], found) for number, found in trained.items()}
+
+    def _joint(self) -> dict[int, Outputs | Exception]:
+        """Train all slots to their boundaries, a thread each."""
         threads = torch.get_num_threads()
         share = max(1, threads // len(self._occupied))
         with ThreadPoolExecutor(len(self._occupied), initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            futures = {number: pool.submit(self._outcome, slot) for number, slot in self._occupied.items()}
+            futures = {number: pool.submit(self._trained, slot) for number, slot in self._occupied.items()}
             try:
-                outcomes = {number: future.result() for number, future in futures.items()}
+                trained = {number: future.result() for number, future in futures.items()}
             except BaseException:
                 self._halted.set()  # the pool waits for its threads: they end at their next step
                 raise
         torch.set_num_threads(threads)
-        return outcomes
+        return trained
 
     def keep(self, slot: int, folder: Path) -> bool:
         """Write the best evaluation's weights as a Hugging Face folder: safetensors, configuration, tokenizer."""
@@ -200,10 +204,19 @@ class FineTuneArray:
 
     # ------------------------------------------------------------ training
 
-    def _outcome(self, slot: Slot) -> Evaluation | Exception:
+    def _outcome(self, slot: Slot, trained: Outputs | Exception) -> Evaluation | Exception:
+        """Return what a segment came to; the end of one trial is not that of the others."""
+        if isinstance(trained, Exception):
+            return trained
+        try:
+            return self._scored(slot, trained)
+        except Exception as error:
+            return error
+
+    def _trained(self, slot: Slot) -> Outputs | Exception:
         try:
             return self._segment(slot)
-        except Exception as error:  # one trial's end; the runner decides what it means
+        except Exception as error:
             if isinstance(error, RuntimeError) and out_of_memory(error):  # outside the passes that can be halved
                 return OutOfMemoryError(f"the optimiser or the scoring does not fit in memory ({error})")
             return error
@@ -245,20 +258,23 @@ class FineTuneArray:
         for epoch in range(trial.params["epochs"]):
             yield from epoch_batches(lengths, trial.params["batch_size"], seed, epoch)
 
-    def _segment(self, slot: Slot) -> Evaluation:
+    def _segment(self, slot: Slot) -> Outputs:
+        """Train a slot to its boundary and return what it then says of the validation split."""
         slot.model.train()
         loss = torch.zeros((), device=self.device)
         while slot.seen < slot.boundary and not self._halted.is_set():
             loss += self._step(slot, next(slot.batches))
         if self._halted.is_set():
             raise InterruptedError("the study was interrupted")
-        refuse_divergence(slot, loss.item())  # the only time in a segment that the host waits for the device
-        return self._scored(slot, self.predict(slot.model, "validation"))
+        slot.loss = loss.item()  # the only time in a segment that the host waits for the device
+        return self.predict(slot.model, "validation")
 
     def _scored(self, slot: Slot, outputs: Outputs) -> Evaluation:
         """Return the evaluation at the end of a slot's segment, and hold on to its weights if they are its best."""
         boundary = slot.boundary
         slot.evaluations += 1
+        if not math.isfinite(slot.loss):
+            raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
         value = score(self.metric, outputs)
         if not np.isfinite(outputs.logits).all():
             raise DivergedError(f"the model's outputs are not finite after {boundary} examples")
@@ -392,12 +408,6 @@ def _precision(setting: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
-
-
-def refuse_divergence(slot: Slot, loss: float) -> None:
-    """Raise a `DivergedError` if the training loss of a slot's segment is not finite."""
-    if not math.isfinite(loss):
-        raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
 
 
 def widened(logits: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from hpo.errors import GaveWayError, NotFoldableError, OutOfMemoryError
 from hpo.finetune import dropout, fold_check
-from hpo.finetune.array import SCORING_BATCH, FineTuneArray, out_of_memory, refuse_divergence, widened
+from hpo.finetune.array import SCORING_BATCH, FineTuneArray, out_of_memory, widened
 from hpo.finetune.batches import by_length
 from hpo.finetune.folded import fold, load_slot, slot_weights
 from hpo.finetune.tasks import Outputs
@@ -80,21 +80,17 @@ class FoldedArray(FineTuneArray):
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train every occupied slot to its next boundary and score it on the validation split."""
         try:
-            losses = self._train()
+            self._train()
             logits = self._predict_all("validation")
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             return self._give_way()
-        outcomes: dict[int, Evaluation | Exception] = {}
-        for number, slot in self._occupied.items():
-            outputs = Outputs(self.data.task, self.data.splits["validation"].targets, logits[number])
-            try:
-                refuse_divergence(slot, losses[number])
-                outcomes[number] = self._scored(slot, outputs)
-            except Exception as error:  # one trial's end; the runner decides what it means
-                outcomes[number] = error
-        return outcomes
+        targets = self.data.splits["validation"].targets
+        return {
+            number: self._outcome(slot, Outputs(self.data.task, targets, logits[number]))
+            for number, slot in self._occupied.items()
+        }
 
     def unload(self, slot: int) -> None:
         """Empty a slot, whatever state its trial is in."""
@@ -115,14 +111,16 @@ class FoldedArray(FineTuneArray):
 
     # ------------------------------------------------------------ training
 
-    def _train(self) -> dict[int, float]:
-        """Train to the boundaries; returns each slot's summed loss, for a look at whether it is finite."""
+    def _train(self) -> None:
+        """Train to the boundaries."""
         assert self._model is not None
         self._model.train()
         losses = torch.zeros(self.slots, device=self.device)
         while behind := [number for number, slot in self._occupied.items() if slot.seen < slot.boundary]:
             losses += self._micro_step(self._model, behind)
-        return dict(enumerate(losses.tolist()))  # the only time in a segment that the host waits for the device
+        sums = losses.tolist()  # the only time in a segment that the host waits for the device
+        for number, slot in self._occupied.items():
+            slot.loss = sums[number]
 
     def _micro_step(self, model: PreTrainedModel, behind: list[int]) -> torch.Tensor:
         """Add the gradients of a micro-batch of every slot that is behind its boundary, and return their losses [K]."""

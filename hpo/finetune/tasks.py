@@ -64,6 +64,10 @@ class Outputs:
         """The probabilities, [n, outputs]; for regression the values, [n]."""
         return TASKS[self.task].probabilities(self.logits)
 
+    def take(self, rows: Array) -> Outputs:
+        """Return the outputs of some rows, e.g. of a bootstrap sample."""
+        return Outputs(self.task, self.targets[rows], self.logits[rows])
+
     @property
     def collapsed(self) -> bool:
         """Whether every example got the same prediction though their targets differ."""
