@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -206,3 +207,26 @@ class TestConformance(suites.BasicSamplerTestCase):
     @pytest.fixture(params=["random", "tpe"])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return lambda: TrialSeededSampler(request.param, {}, ELSEWHERE, 0)
+
+
+def test_trials_that_are_asked_at_once_keep_away_from_each_other() -> None:
+    """TPE counts a trial that runs as a bad one (its `constant_liar`, Optuna's default)."""
+    space = parse({"x": {"low": 0.0, "high": 10.0}})
+
+    def spread(told_in_between: bool) -> float:
+        distances = []
+        for seed in range(12):
+            study = opened("tpe", space, seed, n_startup_trials=4)
+            for _ in range(16):
+                trial = study.ask()
+                study.tell(trial, (space.suggest(trial)["x"] - 3) ** 2)
+            xs = []
+            for _ in range(4):
+                trial = study.ask()
+                xs.append(space.suggest(trial)["x"])
+                if told_in_between:
+                    study.tell(trial, state=optuna.trial.TrialState.FAIL)  # which TPE does not look at
+            distances.append(float(np.ptp(xs)))
+        return float(np.mean(distances))
+
+    assert spread(told_in_between=False) > 1.3 * spread(told_in_between=True)
