@@ -20,6 +20,14 @@ HEAD = frozenset({"classifier.weight", "classifier.bias"})
 SLOW_START = {"learning_rate": 1e-3, "warmup_ratio": 0.0, "schedule": "constant"}
 
 
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def build(slots: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> FlatAdamW:
     (model,) = models("bert", 1, dtype)
     return FlatAdamW(fold(model, slots).to(device), HEAD)
@@ -170,25 +178,21 @@ def test_a_slot_that_does_not_step_keeps_every_bit(bad):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_slots_bits_do_not_depend_on_its_slot_or_its_neighbours(threads):
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        wanted: dict[int, list[torch.Tensor]] = {}
-        for order in [(0,), (1,), (1, 0), (2, 0, 1), (3, 1, 2, 0)]:
-            built = build(len(order))
-            trials = [DEFAULTS | SLOW_START | {"learning_rate": 1e-3 * (k + 1)} for k in order]
-            for step in range(3):
-                fill(built, [10 * k + step for k in order])
-                if 3 in order:
-                    built.gradients[order.index(3)] = float("nan")
-                built.step(torch.ones(len(order), dtype=torch.bool), *settings_of(built, trials))
-            for slot, k in enumerate(order):
-                if k == 3:
-                    assert built.weights[slot].isnan().any()
-                    continue
+    wanted: dict[int, list[torch.Tensor]] = {}
+    for order in [(0,), (1,), (1, 0), (2, 0, 1), (3, 1, 2, 0)]:
+        built = build(len(order))
+        trials = [DEFAULTS | SLOW_START | {"learning_rate": 1e-3 * (k + 1)} for k in order]
+        for step in range(3):
+            fill(built, [10 * k + step for k in order])
+            if 3 in order:
+                built.gradients[order.index(3)] = float("nan")
+            built.step(torch.ones(len(order), dtype=torch.bool), *settings_of(built, trials))
+        for slot, k in enumerate(order):
+            if k == 3:
+                assert built.weights[slot].isnan().all()
+            else:
                 assert same(state(built, slot), wanted.setdefault(k, state(built, slot))), (order, slot)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_norms_are_those_of_the_whole_gradient():
@@ -208,12 +212,11 @@ def test_a_step_asks_the_device_for_nothing():
 def test_a_first_step_is_corrected_without_rounding():
     built = build(1)
     built.gradients += 1e-3
-    start = built.weights.clone()
+    built.weights.zero_()
     rates = torch.full((1, len(built.groups)), 1e-2)
     built.step(torch.tensor([True]), rates, torch.zeros_like(rates), torch.tensor([1e9]))
-    # Adam's first step is the rate itself but for epsilon; 1 - 0.999 in float32 would be off by 5e-5.
-    moved = (start - built.weights) / 1e-2
-    assert (moved.double() - 1 / (1 + 1e-5)).abs().mean() < 1e-5
+    # Adam's first step is the rate itself but for epsilon; 1 - 0.999 in float32 would make it 6e-6 longer.
+    assert (built.weights.double() / -1e-2 * (1 + 1e-5) - 1).abs().max() < 1e-6
 
 
 def test_reset_forgets_one_slot():
@@ -244,7 +247,8 @@ TRIALS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@pytest.mark.slow
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     name=st.sampled_from(["bert", "deberta-v3", "gpt2", "qwen3", "modernbert", "xlnet"]),
     trials=st.lists(TRIALS, min_size=2, max_size=3),
