@@ -247,7 +247,6 @@ TRIALS = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.slow
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     name=st.sampled_from(["bert", "deberta-v3", "gpt2", "qwen3", "modernbert", "xlnet"]),
