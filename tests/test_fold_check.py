@@ -14,6 +14,10 @@ from hpo.finetune.folded_layers import FoldedEmbedding, FoldedLayerNorm
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
     monkeypatch.setattr(fold_check, "_known", {})
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def checked(name: str, **changes) -> str | None:

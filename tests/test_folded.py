@@ -60,6 +60,33 @@ def test_three_folded_slots_are_three_models(name, dtype, tolerance):
             assert (found[key] - gradient).norm() <= tolerance * size, key
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_autocast_gives_layers_the_types_they_have_alone(name):
+    (model,) = models(name, 1)
+    together, inputs = fold(model, 2), flat(rows(model, 2))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        types = [types_of(each, inputs) for each in (model, together)]
+    assert types[1].items() <= types[0].items()  # DeBERTa's relative positions pass by some layers
+    assert torch.bfloat16 in types[0].values()
+
+
+def types_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.dtype]:
+    found = {}
+
+    def record(name):
+        def hook(module, inputs, output):
+            if isinstance(output, torch.Tensor):
+                found[name] = output.dtype
+
+        return hook
+
+    hooks = [module.register_forward_hook(record(name)) for name, module in model.named_modules()]
+    model(**inputs)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def is_key_bias(name: str) -> bool:
     return name.endswith(("key.bias", "k_lin.bias", "key_proj.bias", "k_proj.bias", "attn.k.bias", "pos_key_proj.bias"))
 

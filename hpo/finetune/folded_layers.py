@@ -29,9 +29,11 @@ class PerSlot(torch.Tensor):
         if func in _SUMS:
             own, rows = args if isinstance(args[0], PerSlot) else args[::-1]
             if not isinstance(rows, PerSlot):
-                dim = rows.ndim - own.ndim
-                apart = rows.reshape(*rows.shape[:dim], len(own), -1, *rows.shape[dim + 1 :])
-                return (apart + own.as_subclass(torch.Tensor)[:, None]).flatten(dim, dim + 1)
+                share = rows.shape[-own.ndim] // len(own)
+                spread = own.as_subclass(torch.Tensor).repeat_interleave(share, dim=0).expand(rows.shape)
+                if spread.requires_grad:  # gradients of one layout are summed in one order, whatever K is
+                    spread.register_hook(torch.Tensor.contiguous)
+                return rows + spread
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
@@ -80,7 +82,7 @@ class FoldedLayerNorm(nn.LayerNorm):
         rows = F.layer_norm(input, self.normalized_shape, eps=self.eps).view(len(self.weight), -1, input.shape[-1])
         weight = self.weight[:, None]
         y = rows * weight if self.bias is None else torch.addcmul(self.bias[:, None], rows, weight)
-        return y.view(input.shape)
+        return y.view(input.shape).to(rows.dtype)  # under autocast on a CPU, the plain layer's is bf16 too
 
 
 class FoldedVectors:
