@@ -66,19 +66,7 @@ class ModelError(HpoError):
 
 
 class NotFoldableError(HpoError):
-    """Modules stand in the way of training several trials in one model.
-
-    Attributes:
-        modules: What stands in the way, as `name (class)`.
-    """
-
-    def __init__(self, model: str, modules: Sequence[str]) -> None:
-        self.modules = tuple(modules)
-        more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
-        super().__init__(
-            f"{model} cannot hold several trials at once: {modules[0]}{more} would need code of its own "
-            "(hpo/finetune/folded_families.py). Train with slots: 1"
-        )
+    """A model cannot hold several trials at once; says what stands in the way."""
 
 
 class StorageError(HpoError):

@@ -4,6 +4,7 @@ import datetime
 import math
 import os
 import random
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.results import Results
+
+# A shell lets its background jobs ignore Ctrl-C, and a process that ignores it hands that on to those it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 hypothesis.settings.register_profile("hpo", deadline=None, max_examples=60, derandomize=True, database=None)

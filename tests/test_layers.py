@@ -27,7 +27,7 @@ LAYERS = [
         "finetune.batches",
         "finetune.dropout",
     ],
-    ["finetune.folded_layers", "finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
+    ["finetune.folded_layers", "finetune.probe", "finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
     [
         "files",
         "hyperparameters",

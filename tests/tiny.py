@@ -21,7 +21,17 @@ SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
     "deberta-v2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "albert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+    "mpnet": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+    "modernbert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+    "qwen3": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    | {"num_key_value_heads": 2, "head_dim": 8},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+    "bart": {"d_model": 32, "encoder_layers": 2, "encoder_ffn_dim": 64, "encoder_attention_heads": 4}
+    | {"decoder_layers": 2, "decoder_ffn_dim": 64, "decoder_attention_heads": 4},
 }
+ENDS = {"eos_token_id": 3, "bos_token_id": 2, "cls_token_id": 2, "sep_token_id": 3}
 
 
 def sentence(rng: np.random.Generator, label: str, low: int = 3, high: int = 12) -> str:
@@ -65,7 +75,7 @@ def tokenizer() -> Any:
 def _config(kind: str) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(kind, vocab_size=200, pad_token_id=0, **SIZES[kind])
+    return AutoConfig.for_model(kind, vocab_size=200, pad_token_id=0, **ENDS, **SIZES[kind])
 
 
 def save_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:

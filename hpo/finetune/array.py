@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class FineTuneArray:
         ModelError: The model or its tokenizer cannot be loaded.
     """
 
-    own_masks = False  # whether every mask has to be drawn from the trial's own generator
+    needs_own_masks = False  # whether every mask has to be drawn from the trial's own generator
 
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
         assert config.model is not None
@@ -103,7 +103,7 @@ class FineTuneArray:
         model, head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
         model.to(self.device)  # type: ignore[arg-type]
         first_token.shorten(model)
-        if self.own_masks or self.device.type == "cpu":
+        if self.needs_own_masks or self.device.type == "cpu":
             dropout.install(model)
         self.max_length = longest_input(config.max_length, self.tokenizer, model.config)
         encoded = {
@@ -115,7 +115,12 @@ class FineTuneArray:
             name: replace(tokens, ids=self._vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
         }
         self._refuse_undefined_metric()
-        self._side_by_side = self.slots > 1 and self._draws_all_masks(model)
+        # Only a model that asks for its masks by itself pays for a look at every call.
+        self._masks: type[AbstractContextManager[Any]] = nullcontext
+        if not (own := self._draws_all_masks(model)):
+            self._masks = dropout.OwnFunction
+            own = self._draws_all_masks(model)
+        self._own_masks, self._side_by_side = own, self.slots > 1 and own
         self._halted = threading.Event()
         self._spare = [model]
         self._starter = Starter(model, head)
@@ -227,15 +232,17 @@ class FineTuneArray:
         Trials can then train side by side, a thread each, and get what they would have got alone. On a CPU two
         trials in two threads are faster than one after the other with two: a step has many small operations.
         """
-        if self.device.type != "cpu":
+        if not (self.needs_own_masks or self.device.type == "cpu"):
             return False
         rows = np.arange(min(4, len(self.tokens["train"].lengths)))
         inputs, _ = self.tokens["train"].batch(rows)
         outputs = []
-        for seed in (0, 1):
-            torch.manual_seed(seed)  # whoever draws from the global generator gives another answer now
-            with torch.no_grad(), dropout.drawing_from(torch.Generator().manual_seed(0)):
-                outputs.append(model.train()(**inputs).logits)
+        with dropout.everywhere(model, 0.1):  # a trial may ask for it where the model was published without
+            for seed in (0, 1):
+                torch.manual_seed(seed)  # whoever draws from the global generator gives another answer now
+                generator = torch.Generator(self.device).manual_seed(0)
+                with torch.no_grad(), self._masks(), dropout.drawing_from(generator):
+                    outputs.append(model.train()(**inputs).logits)
         return torch.equal(*outputs)
 
     def _refuse_undefined_metric(self) -> None:
@@ -303,7 +310,7 @@ class FineTuneArray:
             if not self._side_by_side:
                 torch.manual_seed(seed)
             try:
-                with dropout.drawing_from(torch.Generator().manual_seed(seed)):
+                with self._masks(), dropout.drawing_from(torch.Generator().manual_seed(seed)):
                     loss = self._accumulate(slot, rows)
                 break
             except RuntimeError as error:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from hpo.finetune import probe
 
 _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.\d+$")
 
@@ -30,10 +31,10 @@ def shorten(model: PreTrainedModel) -> bool:
     joint = getattr(getattr(layers[-1], "attention", None), "output", None) if layers else None
     if not isinstance(joint, nn.Module):
         return False
-    before = _outputs(model)
+    before = probe.outputs(model)
     hook = joint.register_forward_pre_hook(_first)
     try:
-        same = torch.allclose(before, _outputs(model), rtol=1e-4, atol=1e-5)
+        same = probe.same(before, probe.outputs(model))
     except (RuntimeError, IndexError, TypeError):  # it wants the other tokens after all
         same = False
     if not same:
@@ -44,16 +45,3 @@ def shorten(model: PreTrainedModel) -> bool:
 def _first(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Keep position 0 of the attention's output and of the residual, both [b, length, hidden]."""
     return tuple(x[:, :1] for x in inputs)
-
-
-@torch.no_grad()
-def _outputs(model: PreTrainedModel) -> torch.Tensor:
-    """Return the logits of three short rows of arbitrary tokens, the last ones padded."""
-    device, training = model.device, model.training
-    size = model.config.vocab_size
-    ids = torch.arange(24, device=device).view(3, 8) * 37 % size
-    mask = (torch.arange(8, device=device) < torch.tensor([[8], [5], [2]], device=device)).long()
-    model.train(False)
-    logits: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
-    model.train(training)
-    return logits

@@ -1,7 +1,7 @@
 """Whether a model folds is checked, not assumed: two folded slots against two separate models.
 
-Small models of the same class and configuration (two layers, a small vocabulary) are compared in float64, with
-dropout off: outputs and gradients, rows of different lengths. What differs is named.
+Small models of the same class and configuration (two layers, a small vocabulary) are compared in float64, in training,
+with dropout from each trial's own masks: outputs and gradients, rows of different lengths. What differs is named.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hpo.errors import NotFoldableError
+from hpo.finetune import dropout
 from hpo.finetune.folded import fold, load_slot
+from hpo.finetune.model import attend
 
 LENGTHS = torch.tensor([[7, 4, 6], [5, 7, 3]])  # real tokens of each row of the two slots
 TOLERANCE = 1e-6  # of a tensor's norm; float64 leaves 1e-15, some models compute norms in float32
@@ -54,7 +56,6 @@ def _cut(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return a configuration with two narrow layers, few tokens and nothing that is only a name."""
     small = copy.deepcopy(config)
     small._name_or_path = ""
-    small._attn_implementation = "eager"  # others compute in float32, or not at all in float64
     small.id2label = {number: str(number) for number in range(config.num_labels or 1)}
     small.label2id = {}
     layers = getattr(config, "num_hidden_layers", 0)
@@ -80,8 +81,18 @@ def _tokens(config: PreTrainedConfig) -> Iterator[int]:
     return (token for token in tokens if isinstance(token, int) and token >= 0)
 
 
+def _model(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a model as trials train it: hpo's attention where the class can have it, dropout everywhere."""
+    model: PreTrainedModel = kind(config).double().train()
+    attend(model)
+    dropout.install(model)
+    for name, rate in dropout.rates(model):
+        setattr(model.get_submodule(name), rate, 0.2)
+    return model
+
+
 def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
-    one = kind(config).double().train(False)
+    one = _model(kind, config)
     two = copy.deepcopy(one)
     with torch.no_grad():
         for p in (*one.parameters(), *two.parameters()):
@@ -89,9 +100,11 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | 
     try:
         folded = fold(one, 2)
         load_slot(folded, 1, two.state_dict())
+        for slot in range(2):
+            dropout.set_rates(folded, slot, 2, one)
         inputs = _inputs(one)
-        together = _Run(folded, {name: x.flatten(0, 1) for name, x in inputs.items()})
-        alone = [_Run(each, {name: x[slot] for name, x in inputs.items()}) for slot, each in enumerate((one, two))]
+        together = _Run(folded, {name: x.flatten(0, 1) for name, x in inputs.items()}, seeds=(0, 1))
+        alone = [_Run(m, {name: x[slot] for name, x in inputs.items()}, (slot,)) for slot, m in enumerate((one, two))]
     except NotFoldableError as error:
         return str(error)
     except Exception as error:  # a model's code may raise anything on what it does not expect
@@ -106,11 +119,13 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | 
 class _Run:
     """A forward and a backward pass, and what came out of every module."""
 
-    def __init__(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor], seeds: tuple[int, ...]) -> None:
         self.model = model
         self.outputs: dict[tuple[str, int], torch.Tensor] = {}
         hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules()]
-        logits = model(**inputs)[0]
+        masks = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with dropout.OwnFunction(), dropout.drawing_from(*masks):
+            logits = model(**inputs)[0]
         for hook in hooks:
             hook.remove()
         logits.square().sum().backward()

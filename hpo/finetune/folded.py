@@ -48,7 +48,11 @@ def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
         if any(id(p) not in known for p in module.parameters(recurse=False))
     ]
     if in_the_way:
-        raise NotFoldableError(type(model).__name__, in_the_way)
+        more = f" and {len(in_the_way) - 1} more" if len(in_the_way) > 1 else ""
+        raise NotFoldableError(
+            f"{type(model).__name__} cannot hold several trials at once: {in_the_way[0]}{more} would need code of its "
+            "own (hpo/finetune/folded_families.py)"
+        )
     folded = copy.deepcopy(model)
     _stack(folded, slots)
     for name in reversed(folds):  # layers before the modules that hold them

@@ -43,15 +43,15 @@ class _Batch:
 class FoldedArray(FineTuneArray):
     """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`."""
 
-    own_masks = True
+    needs_own_masks = True
 
     def __init__(self, *args: Any, smallest_batch: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         template = self._spare[0]
-        if not self._draws_all_masks(template):
-            raise NotFoldableError(type(template).__name__, ["dropout that is no nn.Dropout"])
+        if not self._own_masks:
+            raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
         if wrong := fold_check.check(type(template), template.config):
-            raise NotFoldableError(type(template).__name__, [wrong])
+            raise NotFoldableError(wrong)
         self.micro_batch = min(self.micro_batch, smallest_batch)
         self.length = int(self.tokens["train"].lengths.max())
         self.facts = {**self.facts, "program": "folded"}
@@ -140,7 +140,7 @@ class FoldedArray(FineTuneArray):
         idle = torch.Generator(self.device)
         masks = [self._batches_of[n].masks if n in behind else idle for n in range(self.slots)]
         inputs, targets = self.tokens["train"].batch(rows.reshape(-1), self.length)
-        with dropout.drawing_from(*masks), self._autocast():
+        with self._masks(), dropout.drawing_from(*masks), self._autocast():
             logits = model(**inputs).logits
         logits = widened(logits)
         losses = self.task.loss(logits, targets, self._like(logits, smoothing).view(-1)).view(shares.shape)
@@ -179,7 +179,7 @@ class FoldedArray(FineTuneArray):
         logits = []
         for rows in chunks:
             inputs, _ = tokens.batch(rows)
-            with self._autocast():
+            with self._masks(), self._autocast():
                 repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
                 logits.append(self._model(**repeated).logits.float().unflatten(0, (self.slots, -1)))
         order = np.argsort(np.concatenate(chunks))

@@ -25,6 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from hpo.errors import ModelError
 from hpo.files import SCHEME, locate
 from hpo.finetune import dropout as own_dropout
+from hpo.finetune import probe
 from hpo.finetune.tasks import TASKS
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -59,17 +60,17 @@ def _attention(
 
     Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out.
     """
-    on_cpu, drops = query.device.type == "cpu", own_dropout.any_rate(dropout)
-    plain = attention_mask is not None and attention_mask.dtype == torch.bool and query.shape == key.shape
-    with torch.autocast(query.device.type, enabled=False) if on_cpu or drops else nullcontext():
-        if drops and plain and (on_cpu or isinstance(dropout, tuple)) and kwargs.get("position_bias") is None:
+    on_cpu, folded = query.device.type == "cpu", isinstance(dropout, tuple)
+    with torch.autocast(query.device.type, enabled=False) if on_cpu or folded else nullcontext():
+        if isinstance(dropout, tuple) or (on_cpu and dropout > 0):  # whether neighbours drop anything does not matter
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            output = own_dropout.attention(query, key, value, attention_mask, dropout, scaling)
+            causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
+            bias = kwargs.get("position_bias")
+            output = own_dropout.attention(query, key, value, attention_mask, dropout, scaling, causal, bias)
         else:
-            p = dropout if isinstance(dropout, float) else max(dropout)
             wide = torch.promote_types(query.dtype, torch.float32) if on_cpu else query.dtype
             q, k, v = query.to(wide), key.to(wide), value.to(wide)
-            output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, p, scaling, **kwargs)
+            output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, dropout, scaling, **kwargs)
     return output.to(query.dtype), None
 
 
@@ -191,19 +192,31 @@ def _from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[st
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # a head for other labels is drawn anew
     }
+    model, info = AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager", **options)
+    attend(model)
+    return model, info
+
+
+def attend(model: PreTrainedModel) -> None:
+    """Let a model attend with hpo's function, if it gives the outputs of transformers' own.
+
+    Some classes accept any attention function and then compute their own, with a mask that they misread.
+    """
+    published = probe.outputs(model)
     try:
-        return AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="hpo", **options)  # type: ignore[no-any-return]
-    except ValueError as error:
-        if "attention" not in str(error).lower():
-            raise
-        return AutoModelForSequenceClassification.from_pretrained(source, **options)  # type: ignore[no-any-return]
+        model.set_attn_implementation("hpo")
+        if probe.same(probe.outputs(model), published):
+            return
+    except (ValueError, RuntimeError):  # the class does not let its attention be replaced
+        pass
+    model.set_attn_implementation("eager")
 
 
 def longest_input(wanted: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """Return the tokens a text is cut after: what was asked for, or the most the model takes."""
     limits = [wanted, int(tokenizer.model_max_length)]
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if positions > 0:  # XLNet, which has no limit, says -1
         offset = (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
         limits.append(positions - offset)
     return min(limits)
@@ -223,7 +236,7 @@ class Starter:
     def __init__(self, model: PreTrainedModel, head: frozenset[str]) -> None:
         self.pristine = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self.head = head
-        self.dropouts = {name: m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
+        self.dropouts = own_dropout.rates(model)
 
     def start(self, model: PreTrainedModel, seed: int, dropout: float | None) -> None:
         """Reset a model of the same configuration in place."""
@@ -235,8 +248,6 @@ class Starter:
                 for parameter in own.values():
                     parameter.__dict__.pop("_is_hf_initialized", None)  # or transformers would leave it
                 model._init_weights(module)  # type: ignore[no-untyped-call]
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Dropout):
-                module.p = self.dropouts[name] if dropout is None else dropout
-            elif dropout is not None and isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = dropout
+        for (name, rate), published in self.dropouts.items():
+            kept = dropout is None or rate == "activation_dropout"
+            setattr(model.get_submodule(name), rate, published if kept else dropout)
