@@ -1,5 +1,6 @@
 import copy
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -70,8 +71,19 @@ def test_trials_side_by_side_get_what_they_get_alone(tmp_path):
     assert [values(evaluations) for evaluations in together] == curves
 
 
+def test_a_model_that_calls_dropout_itself_trains_side_by_side_too(tmp_path):
+    tiny.save_model(tmp_path / "model", "bart")
+    alone = open_array(tmp_path, slots=1)
+    expected = values(run(alone, {"dropout": 0.2}))
+    array = open_array(tmp_path, slots=2)
+    assert array._side_by_side
+    array.load(1, TrialSpec(7, {"learning_rate": 1e-3, "epochs": 5, "batch_size": 8, "dropout": 0.5}, 9))
+    assert values(run(array, {"dropout": 0.2})) == expected
+
+
 def test_a_model_that_draws_its_own_masks_trains_one_trial_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr("hpo.finetune.dropout.install", lambda model: None)
+    monkeypatch.setattr("hpo.finetune.dropout.OwnFunction", nullcontext)
     assert not open_array(tmp_path, slots=2)._side_by_side
 
 
