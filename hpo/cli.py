@@ -32,13 +32,18 @@ Set = Annotated[
 ]
 
 
+def _slots(text: str) -> int | str:
+    """Read a number of slots, or `auto`; what is neither is a problem of the study."""
+    return int(text) if text.isdecimal() else text
+
+
 @app.command()
 def run(
     study: StudyName,
     trials: Annotated[int | None, typer.Option(help="Rows of the study in all.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop.")] = None,
     storage: Storage = None,
-    slots: Annotated[int | None, typer.Option(help="Trials that run at once.")] = None,
+    slots: Annotated[Any, typer.Option(help="Trials that run at once; auto measures.", parser=_slots)] = None,
     set_: Set = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
     as_json: Json = False,

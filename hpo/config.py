@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -106,8 +106,8 @@ class StudyConfig(_Model):
     """Whether trial 0 runs the published default."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Everything random derives from it."""
-    slots: int = Field(default=1, ge=1)
-    """Trials that train at once; on a CPU, each in a thread of its own."""
+    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Trials that train at once; on a CPU, each in a thread of its own. `auto` measures, and remembers."""
     fold: bool | None = None
     """Whether the slots are those of one folded model; if empty, on CUDA."""
     evaluations_per_epoch: int = Field(default=2, ge=1)
@@ -347,6 +347,8 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
         fields = {key: StudyConfig.model_fields[key] for key in FINE_TUNING if key in raw}
         unread = [key for key, entry in fields.items() if raw[key] != entry.default]
         problems += [Problem((key,), "is not read with an objective of your own; leave it out") for key in unread]
+        if raw.get("slots") == "auto":
+            problems.append(Problem(("slots",), "must be a number with an objective of your own, not 'auto'"))
     elif raw.get("direction") is not None:
         problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
     for kind, room in (("sampler", samplers), ("pruner", pruners)):

@@ -25,7 +25,7 @@ from hpo.named import named
 from hpo.objective import GeneratorArray, Objective, TrialArray, imported
 from hpo.runner import Rules, Runner, Silent, Watcher
 from hpo.space import SearchSpace
-from hpo.study import DEFAULT_TRIALS, folder_of, locked, open_study, plan, put_back_orphans
+from hpo.study import DEFAULT_TRIALS, folder_of, locked, open_study, plan, planned_rows, put_back_orphans
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
@@ -62,6 +62,7 @@ def open_array(study: configs.Study) -> TrialArray:
     if study.config.objective is not None:
         objective = imported(study.config.objective, study.folder)
         configs.custom_parameters(study, objective)
+        assert study.config.slots != "auto"  # which `configs.build` refuses
         return GeneratorArray(objective, study.config.slots)
     return open_finetuning(study)
 
@@ -111,8 +112,13 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
     with locked(study.config.name):
         opened = open_study(study, kept, array.facts)
         put_back_orphans(opened)
+        if study.config.slots == "auto":
+            most = planned_rows(study)[1]
+            array.slots = opened.user_attrs.get("slots") or cast("FineTuneArray", array).fastest_slots(most)
         weights = folder_of(study.config.name) / "trials"
         runner = _run(opened, study, array, watch or Silent(), weights)
+        if study.config.slots == "auto":
+            opened.set_user_attr("slots", array.slots)  # fewer than at first where memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
 
 

@@ -313,6 +313,19 @@ def test_a_study_whose_objective_can_be_imported_goes_on_by_name(call, tmp_path,
     hpo.optimize(objective, {"x": [1, 2, 3]}, trials=1, name="mine", storage="sqlite:///hpo.db")
     assert call("run", "mine", "--trials", 2, "-q")[0] == 0
     assert json.loads(call("show", "mine", "--json")[1])["counts"]["complete"] == 2
+    code, _, err = call("run", "mine", "--slots", "auto", "-q")
+    assert code == 2
+    assert "slots: must be a number with an objective of your own, not 'auto'" in err
+
+
+def test_slots_are_a_number_or_auto(call, tmp_path):
+    path = write(tmp_path / "s.yaml", tiny.study(tmp_path, threads=2))
+    code, _, err = call("run", path, "--slots", "many", "-q")
+    assert code == 2
+    assert "slots: Input should be a valid integer, not 'many', or Input should be 'auto', not 'many'" in err
+    assert not (tmp_path / "hpo.db").exists()
+    assert call("run", path, "--slots", "auto", "--trials", 2, "-q")[0] == 0
+    assert call("run", path, "--slots", 3, "--trials", 4, "-q")[0] == 0
 
 
 def test_a_storage_that_cannot_be_opened_is_named(call, tmp_path):

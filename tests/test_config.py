@@ -64,6 +64,8 @@ def written(folder: Path, text: str, name: str = "study") -> Path:
         ({"trials": "ten"}, "trials", "valid integer, not 'ten'"),
         ({"trials": 2.5}, "trials", "valid integer, not 2.5"),
         ({"trials": True}, "trials", "valid integer, not True"),
+        ({"slots": 0}, "slots", "greater than or equal to 1, not 0, or "),
+        ({"slots": "most"}, "slots", "'auto', not 'most'"),
         ({"timeout": 0}, "timeout", "greater than 0, not 0"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"task": "tokens"}, "task", "'single_label', 'multi_label' or 'regression', not 'tokens'"),

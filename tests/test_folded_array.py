@@ -279,3 +279,48 @@ def test_folded_trials_are_trials_of_their_own(in_float64, trials):
                 assert (weight - own).abs().max() <= 2 * steps * params["learning_rate"]
             elif weight.is_floating_point():
                 assert (weight - own).norm() <= 1e-9 * own.norm(), name
+
+
+# ---------------------------------------------------------------- how many
+
+
+@pytest.mark.parametrize(
+    ("speeds", "fits", "most", "chosen"),
+    [
+        ({1: 10, 2: 19, 4: 30, 8: 31, 16: 99}, 64, 20, 4),  # 8 gain too little, and 16 are not looked at
+        ({1: 10, 2: 19, 4: 38, 8: 70}, 4, 20, 4),
+        ({1: 10, 2: 19, 4: 38, 5: 47}, 64, 5, 5),
+        ({1: 10, 2: 9}, 64, 20, 1),
+        ({1: 10}, 64, 1, 1),
+        ({}, 0, 20, 1),
+    ],
+)
+def test_slots_are_doubled_while_that_is_faster_and_fits(tmp_path, monkeypatch, speeds, fits, most, chosen):
+    def speed(self, slots):
+        if slots > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return speeds[slots]
+
+    array = open_array(tmp_path, slots="auto")
+    monkeypatch.setattr(FoldedArray, "_speed", speed)
+    assert array.fastest_slots(most) == chosen
+
+
+def test_a_measurement_leaves_no_trace(tmp_path, alone):
+    array = open_array(tmp_path, slots="auto")
+    assert array._speed(3) > 0
+    assert array.fastest_slots(2) in (1, 2)
+    array.slots = 2
+    again = curves(array)
+    assert all(same(alone[number], again[number]) for number in alone)
+
+
+def test_a_study_remembers_how_many_slots_it_measured(tmp_path, monkeypatch):
+    raw = tiny.study(tmp_path, fold=True, slots="auto", trials=3, space=SPACE)
+    monkeypatch.setattr(FoldedArray, "fastest_slots", lambda self, most: most)
+    url = f"sqlite:///{tmp_path}/a.db"
+    assert tune.run(config.build(raw, "test", tmp_path), url).array.slots == 3
+    monkeypatch.setattr(FoldedArray, "fastest_slots", None)
+    again = tune.run(config.build({**raw, "trials": 4}, "test", tmp_path), url)
+    assert again.array.slots == 3
+    assert len(again.study.trials) == 4

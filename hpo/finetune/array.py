@@ -84,7 +84,7 @@ class FineTuneArray:
 
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
         assert config.model is not None
-        self.slots = config.slots
+        self.slots = 1 if config.slots == "auto" else config.slots
         self.notes: Sequence[str] = ()
         self.metric = config.metric or TASKS[data.task].metric
         if data.task not in METRICS[self.metric].tasks:
@@ -120,7 +120,7 @@ class FineTuneArray:
         if not (own := self._draws_all_masks(model)):
             self._masks = dropout.OwnFunction
             own = self._draws_all_masks(model)
-        self._own_masks, self._side_by_side = own, self.slots > 1 and own
+        self._own_masks = own
         self._halted = threading.Event()
         self._spare = [model]
         self._starter = Starter(model, head)
@@ -225,6 +225,14 @@ class FineTuneArray:
             if isinstance(error, RuntimeError) and out_of_memory(error):  # outside the passes that can be halved
                 return OutOfMemoryError(f"the optimiser or the scoring does not fit in memory ({error})")
             return error
+
+    @property
+    def _side_by_side(self) -> bool:
+        return self.slots > 1 and self._own_masks
+
+    def fastest_slots(self, most: int) -> int:
+        """Return how many slots train the most examples a second: on a CPU one a thread, elsewhere one."""
+        return min(torch.get_num_threads(), most) if self._own_masks else 1
 
     def _draws_all_masks(self, model: PreTrainedModel) -> bool:
         """Return whether all that is random in training is drawn from a trial's own generator.
