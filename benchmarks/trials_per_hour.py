@@ -14,7 +14,12 @@ of similar length, as hpo always does; that is not the default.
 The sides alternate within each round, and the ratio of a round compares its own measurements only, so that a
 machine that slows down in between favours neither. A ratio above 1 says that hpo took less.
 
+With several `--slots` hpo runs once with each. On CUDA its slots are those of one folded model, and the table says
+what share of the arithmetic of a measured bf16 matmul goes into the models (tokens x 6 x weights, padding, attention
+and evaluation not counted).
+
 Run it: python benchmarks/trials_per_hour.py [--write]
+On a GPU: python benchmarks/trials_per_hour.py --device cuda --trials 64 --slots 1 4 16 64 --write
 """
 
 from __future__ import annotations
@@ -63,7 +68,7 @@ from hpo import config, tune
 
 RESULTS = Path(__file__).parent / "results"
 IMPORTED = ["accelerate", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert"]
-IMPORTED += ["hpo.tune", "hpo.finetune.array", "hpo.finetune.data"]
+IMPORTED += ["hpo.tune", "hpo.finetune.folded_array", "hpo.finetune.data"]
 IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
 SCORING_BATCH = 128  # rows; hpo's own
 MAX_LENGTH = 64
@@ -124,7 +129,7 @@ def _sentences(rng: np.random.Generator, words: Sequence[str], rows: int) -> lis
 # ---------------------------------------------------------------- the two sides
 
 
-def search_with_hpo(settings: Settings, folder: Path) -> Measured:
+def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
     """Search with hpo, and return what it ran."""
     study = config.build(
         {
@@ -144,7 +149,8 @@ def search_with_hpo(settings: Settings, folder: Path) -> Measured:
             "precision": settings["precision"],
             "device": settings["device"],
             "threads": settings["threads"],
-            "slots": settings["slots"],
+            "slots": slots,
+            "fold": settings["fold"],
         },
         "the benchmark",
         folder,
@@ -153,6 +159,7 @@ def search_with_hpo(settings: Settings, folder: Path) -> Measured:
     trials = finished.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     return {
         "precision": finished.array.facts["precision"],
+        "slots": finished.array.slots,
         "learning_rates": sorted(trial.params["learning_rate"] for trial in trials),
         "evaluations": sum(len(trial.intermediate_values) for trial in trials),
         "best": finished.study.best_value,
@@ -233,7 +240,7 @@ def measure(side: str, settings: Settings, model_and_rows: Path) -> Measured:
     """Run one side and return what it ran, with the seconds and the CPU seconds (of all threads) it took.
 
     Args:
-        side: `hpo`, or the peer with its precision: `fp32` or `bf16`.
+        side: `hpo` with its slots, or the peer with its precision: `fp32` or `bf16`.
         settings: The benchmark's.
         model_and_rows: Folder that `prepare` has written.
     """
@@ -248,7 +255,10 @@ def measure(side: str, settings: Settings, model_and_rows: Path) -> Measured:
         os.chdir(folder)
         gc.freeze()  # the peer collects garbage three times a trial, and shall not search all that is imported here
         wall, cpu = time.perf_counter(), time.process_time()
-        ran = search_with_hpo(settings, folder) if side == "hpo" else search_with_trainer(settings, folder, side)
+        if (slots := _slots(side)) is not None:
+            ran = search_with_hpo(settings, folder, slots)
+        else:
+            ran = search_with_trainer(settings, folder, side)
         ran |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         os.chdir("/")
     return ran
@@ -274,12 +284,13 @@ def run(settings: Settings) -> dict[str, Any]:
     """Run all rounds.
 
     Returns:
-        `rounds`: what each side ran and took; `ratios`: precision -> `wall` and `cpu` -> median, min and max of
-        the peer's over hpo's; `trials_per_hour`: side -> from the median of its seconds.
+        `rounds`: what each side ran and took; `ratios`: hpo's side -> the peer's precision -> `wall` and `cpu` ->
+        median, min and max of the peer's over hpo's; `trials_per_hour`: side -> from the median of its seconds;
+        `utilisation`: hpo's side -> share of a matmul's arithmetic (CUDA only).
     """
-    peers = _precisions(settings["device"])
+    peers, ours = _precisions(settings["device"]), [f"hpo {slots}" for slots in settings["slots"]]
     # hpo in the middle, next to either peer, and every other round backwards.
-    order = [peers[0], "hpo", *peers[1:]]
+    order = [peers[0], *ours, *peers[1:]]
     rounds: list[dict[str, Measured]] = []
     with tempfile.TemporaryDirectory() as scratch:
         _apart(prepare, settings, Path(scratch))
@@ -293,35 +304,70 @@ def run(settings: Settings) -> dict[str, Any]:
     seconds = {side: statistics.median(ran[side]["wall"] for ran in rounds) for side in order}
     return {
         "rounds": rounds,
-        "ratios": {peer: {kind: _ratio(rounds, peer, kind) for kind in ("wall", "cpu")} for peer in peers},
+        "ratios": {
+            side: {peer: {kind: _ratio(rounds, peer, side, kind) for kind in ("wall", "cpu")} for peer in peers}
+            for side in ours
+        },
         "trials_per_hour": {side: 3600 * trials / taken for side, taken in seconds.items()},
+        "utilisation": {side: _utilisation(settings, trials / seconds[side]) for side in ours}
+        if settings["device"] == "cuda"
+        else {},
     }
 
 
-def _ratio(rounds: Sequence[dict[str, Measured]], peer: str, kind: str) -> dict[str, float]:
-    ratios = [ran[peer][kind] / ran["hpo"][kind] for ran in rounds]
+def _utilisation(settings: Settings, trials_per_second: float) -> float:
+    """Return the models' arithmetic over that of a matmul of 8,192 squared in bf16, measured now.
+
+    A token costs 6 operations a weight, forward and backward, embeddings left out: 65 million for MiniLM-L6.
+    """
+    weights = 12 * settings["layers"] * settings["hidden"] ** 2
+    tokens = settings["rows"] * settings["epochs"] * 26  # 24 words, [CLS] and [SEP]
+    square = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    for repeats in (3, 20):  # the first ones warm up
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(repeats):
+            square @ square
+        torch.cuda.synchronize()
+    return 6 * weights * tokens * trials_per_second / (20 * 2 * 8192**3 / (time.perf_counter() - began))
+
+
+def _ratio(rounds: Sequence[dict[str, Measured]], peer: str, side: str, kind: str) -> dict[str, float]:
+    ratios = [ran[peer][kind] / ran[side][kind] for ran in rounds]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 # ---------------------------------------------------------------- reporting
 
 
+def _slots(side: str) -> int | None:
+    """Return the slots of a side that is hpo's."""
+    return int(side.removeprefix("hpo ")) if side.startswith("hpo ") else None
+
+
 def _name(side: str) -> str:
-    return "hpo" if side == "hpo" else f"Trainer {side}"
+    slots = _slots(side)
+    return f"Trainer {side}" if slots is None else f"hpo, {slots} slot{'s' if slots > 1 else ''}"
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the ratios as a Markdown table."""
-    ours, precision = results["trials_per_hour"]["hpo"], results["rounds"][0]["hpo"]["precision"]
-    lines = [
-        f"| peer | its trials an hour | hpo's ({precision}) | wall: peer / hpo | CPU: peer / hpo |",
-        "|---|---|---|---|---|",
-    ]
-    for peer, ratio in results["ratios"].items():
-        cells = ["{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio[kind]) for kind in ("wall", "cpu")]
-        theirs = results["trials_per_hour"][peer]
-        lines.append(f"| {_name(peer)} | {theirs:.0f} | {ours:.0f} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines)
+    """Return the ratios as a Markdown table, a row for each number of slots."""
+    hourly, (first, *_) = results["trials_per_hour"], results["rounds"]
+    peers = [side for side in first if _slots(side) is None]
+    head = ["side", "trials an hour"]
+    head += [f"{kind}: {_name(peer)} / hpo" for peer in peers for kind in ("wall", "CPU")]
+    head += ["of a matmul"] if results["utilisation"] else []
+    lines = [head, ["---"] * len(head)]
+    lines += [[_name(peer), f"{hourly[peer]:.0f}", *[""] * (len(head) - 2)] for peer in peers]
+    for side, ratios in results["ratios"].items():
+        cells = [_cell(ratios[peer][kind]) for peer in peers for kind in ("wall", "cpu")]
+        share = [f"{results['utilisation'][side]:.1%}"] if results["utilisation"] else []
+        lines.append([f"{_name(side)} ({first[side]['precision']})", f"{hourly[side]:.0f}", *cells, *share])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(ratio: dict[str, float]) -> str:
+    return "{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio)
 
 
 def _circumstances(device: str) -> dict[str, Any]:
@@ -368,8 +414,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     numbers = {"rows": 480, "validation": 120, "trials": 2, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
     shape = {"hidden": 384, "layers": 6, "heads": 12, "vocabulary": 30522}
-    for name, default in {**numbers, **shape, "slots": min(2, os.cpu_count() or 1), "threads": os.cpu_count()}.items():
+    for name, default in {**numbers, **shape, "threads": os.cpu_count()}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
+    parser.add_argument("--slots", type=int, nargs="+", default=[min(2, os.cpu_count() or 1)], help="of hpo")
+    parser.add_argument("--fold", action="store_true", default=None, help="hpo's slots as one model, on a CPU too")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of hpo's trials")
     parser.add_argument("--group-by-length", action="store_true", help="let the peer batch rows of similar length")

@@ -23,11 +23,13 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_both_sides_run_the_same_trials(
     benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    results = benchmark.main(TINY.split())
+    results = benchmark.main([*TINY.split(), "--slots", "1", "2", "--fold"])
     assert results["settings"]["learning_rates"] == [2e-5, 2e-4]
     (ran,) = results["rounds"]
-    peers = set(ran) - {"hpo"}
+    peers = set(ran) - {"hpo 1", "hpo 2"}
     assert "fp32" in peers
+    assert [ran[f"hpo {slots}"]["slots"] for slots in (1, 2)] == [1, 2]
+    assert ran["hpo 1"]["best"] == ran["hpo 2"]["best"]  # folded: to the bit
     for side, measured in ran.items():
         assert measured["learning_rates"] == [2e-5, 2e-4], side
         assert measured["evaluations"] == 2 * 1 * 2, side  # trials x epochs x evaluations an epoch
@@ -38,10 +40,10 @@ def test_both_sides_run_the_same_trials(
 
 
 def check_ratios(results: dict[str, Any], peers: set[str]) -> None:
-    assert set(results["ratios"]) == peers
-    for ratio in results["ratios"].values():
-        for kind in ("wall", "cpu"):
-            assert 0 < ratio[kind]["min"] <= ratio[kind]["median"] <= ratio[kind]["max"] < math.inf
+    for ratios in results["ratios"].values():
+        assert set(ratios) == peers
+        for ratio in (ratios[peer][kind] for peer in peers for kind in ("wall", "cpu")):
+            assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"] < math.inf
     assert all(0 < rate < math.inf for rate in results["trials_per_hour"].values())
 
 
@@ -59,8 +61,8 @@ def check_files(benchmark: ModuleType, results: dict[str, Any], folder: Path, pr
 
 def test_ratios_are_taken_within_a_round(benchmark: ModuleType) -> None:
     seconds = [(4.0, 2.0), (30.0, 10.0), (5.0, 5.0)]  # the second round met a busy machine
-    rounds = [{"fp32": {"wall": theirs}, "hpo": {"wall": ours}} for theirs, ours in seconds]
-    assert benchmark._ratio(rounds, "fp32", "wall") == {"median": 2.0, "min": 1.0, "max": 3.0}
+    rounds = [{"fp32": {"wall": theirs}, "hpo 2": {"wall": ours}} for theirs, ours in seconds]
+    assert benchmark._ratio(rounds, "fp32", "hpo 2", "wall") == {"median": 2.0, "min": 1.0, "max": 3.0}
 
 
 def test_the_sentences_are_as_long_as_said_and_can_be_told_apart(benchmark: ModuleType) -> None:
