@@ -93,7 +93,11 @@ def prepare(settings: Settings, folder: Path) -> None:
     words = [f"w{i}" for i in range(settings["vocabulary"] - 5)]
     _tokenizer(words).save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
-    for split, rows in (("train", settings["rows"]), ("validation", settings["validation"]), ("test", 10)):
+    for split, rows in (
+        ("train", settings["rows"]),
+        ("validation", settings["validation"]),
+        ("test", settings.get("test", 10)),
+    ):
         with (folder / f"{split}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *_sentences(rng, words, rows)])
 

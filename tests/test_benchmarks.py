@@ -90,3 +90,25 @@ def test_rows_must_divide_into_evaluations(benchmark: ModuleType, capsys: pytest
     with pytest.raises(SystemExit):
         benchmark.main(["--rows", "100"])
     assert "--rows must be a multiple" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_search_is_compared_with_one_run_from_process_start_to_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("search_in_one_run")
+    tiny = [*TINY.split()[:-2], "--test", "20", "--trials", "4", "--evaluations", "2", "--epochs", "2", "--slots", "2"]
+    results = benchmark.main(tiny)
+    (ran,) = results["rounds"]
+    assert set(ran) == {"one run", "search"}
+    assert sum(ran["search"]["counts"].values()) == 4
+    assert all(0 <= side["test"] <= 1 for side in ran.values())
+    assert results["ratio"]["median"] == ran["search"]["seconds"] / ran["one run"]["seconds"]
+    assert benchmark.sentence(results) in capsys.readouterr().out
+    assert "pruning lost 0.30 points" in benchmark.sentence({**results, "lost": 0.003})
+    settings = results["settings"]
+    assert [benchmark.study(settings, Path(), pruned)["pruner"] for pruned in (True, False)] == [
+        {"name": "asha", "reduction_factor": 4},
+        "none",
+    ]

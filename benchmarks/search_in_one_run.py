@@ -1,0 +1,167 @@
+"""Compare a search of 64 trials with one plain `Trainer` run, process start to result.
+
+Both have the same rows, epochs and evaluations. Each side is a command of its own, timed from its start to its end: Python, imports, reading and tokenising the rows,
+the model, training, and scoring the test split. The one run has transformers' defaults and a learning rate of 5e-5;
+the search is `hpo run` with TPE and ASHA. With `--unpruned` the same search runs a third time without a pruner, to say
+what pruning cost on the test split. The sides alternate.
+
+Run it: python benchmarks/search_in_one_run.py [--device cuda] [--unpruned] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trials_per_hour as common
+
+Settings = dict[str, Any]
+SIDES = ("one run", "search", "unpruned search")
+
+
+def study(settings: Settings, folder: Path, pruned: bool) -> dict[str, Any]:
+    """Return the search as a study file's content."""
+    return {
+        "name": "pruned" if pruned else "unpruned",
+        "model": str(folder / "model"),
+        "data": {split: str(folder / f"{split}.csv") for split in ("train", "validation", "test")},
+        "space": {
+            "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+            "batch_size": settings["batch"],
+            "epochs": settings["epochs"],
+            "warmup_ratio": {"low": 0.0, "high": 0.2},
+            "weight_decay": {"low": 0.0, "high": 0.1},
+            "schedule": ["linear", "cosine", "constant"],
+        },
+        "trials": settings["trials"],
+        "pruner": {"name": "asha", "reduction_factor": 4} if pruned else "none",
+        "evaluations_per_epoch": settings["evaluations"],
+        "max_length": common.MAX_LENGTH,
+        "device": settings["device"],
+        "slots": settings["slots"] if settings["slots"] == "auto" else int(settings["slots"]),
+    }
+
+
+def command(side: str, settings: Settings, folder: Path) -> list[str]:
+    """Return the command of a side; the files it needs are written."""
+    if side == "one run":
+        (folder / "settings.json").write_text(json.dumps(settings))
+        return [sys.executable, __file__, "--one-run", str(folder)]
+    path = folder / f"{side.replace(' ', '_')}.yaml"
+    path.write_text(json.dumps(study(settings, folder, side == "search")))  # JSON is YAML
+    return [sys.executable, "-m", "hpo.cli", "run", str(path), "--storage", f"sqlite:///{path}.db", "--json"]
+
+
+def one_run(folder: Path) -> dict[str, Any]:
+    """Train once with `Trainer` and score the test split."""
+    settings = json.loads((folder / "settings.json").read_text())
+    common.logging.set_verbosity_error()
+    common.logging.disable_progress_bar()
+    precision = common._precisions(settings["device"])[-1]
+    tokenizer = common.AutoTokenizer.from_pretrained(folder / "model")
+    arguments = common._arguments({**settings, "group_by_length": False}, folder, precision)
+    arguments.learning_rate = 5e-5
+    trainer = common.Trainer(
+        model=common.BertForSequenceClassification.from_pretrained(folder / "model", num_labels=2),
+        args=arguments,
+        data_collator=common.DataCollatorWithPadding(tokenizer),
+        train_dataset=common._encoded(folder / "train.csv", tokenizer),
+        eval_dataset=common._encoded(folder / "validation.csv", tokenizer),
+        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+    )
+    trainer.remove_callback(common.PrinterCallback)
+    trainer.train()
+    return {"test": trainer.evaluate(common._encoded(folder / "test.csv", tokenizer))["eval_accuracy"]}
+
+
+def measure(side: str, settings: Settings, model_and_rows: Path) -> dict[str, Any]:
+    """Run a side's command and return its seconds and its score on the test split."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for source in model_and_rows.iterdir():
+            (folder / source.name).symlink_to(source)
+        line = command(side, settings, folder)
+        began = time.perf_counter()
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - began
+    if done.returncode != 0:
+        raise SystemExit(f"{side} failed:\n{done.stderr}")
+    told = json.loads(done.stdout[done.stdout.index("{") :])
+    test = told["test"] if side == "one run" else told["test"]["best"]["score"]
+    return {"seconds": seconds, "test": test, "counts": told.get("counts")}
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Run all rounds.
+
+    Returns:
+        `rounds`: what each side took and scored; `ratio`: the search's seconds over the one run's, median, min and
+        max; `lost`: how much of the test score pruning lost, with `--unpruned`.
+    """
+    sides = SIDES if settings["unpruned"] else SIDES[:2]
+    rounds: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        common._apart(common.prepare, settings, Path(scratch))
+        for number in range(settings["pairs"]):
+            rounds.append({})
+            for side in sides if number % 2 == 0 else sides[::-1]:
+                ran = rounds[-1][side] = measure(side, settings, Path(scratch))
+                print(f"round {number + 1}, {side}: {ran['seconds']:.1f} s, test {ran['test']:.4f}", flush=True)
+    ratios = [ran["search"]["seconds"] / ran["one run"]["seconds"] for ran in rounds]
+    lost = [ran["unpruned search"]["test"] - ran["search"]["test"] for ran in rounds if settings["unpruned"]]
+    return {
+        "rounds": rounds,
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "lost": statistics.median(lost) if lost else None,
+    }
+
+
+def sentence(results: dict[str, Any]) -> str:
+    """Return the result as a sentence."""
+    trials, lost = results["settings"]["trials"], results["lost"]
+    said = f"A search of {trials} trials took {common._cell(results['ratio'])} times one Trainer run"
+    return said if lost is None else f"{said}; pruning lost {100 * lost:.2f} points on the test split"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    numbers = {"rows": 1920, "validation": 200, "test": 1000, "trials": 64, "pairs": 1, "batch": 16}
+    numbers |= {"epochs": 3, "evaluations": 8, "hidden": 384, "layers": 6, "heads": 12, "vocabulary": 30522}
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=" ")
+    parser.add_argument("--slots", default="auto", help="of the search")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
+    parser.add_argument("--unpruned", action="store_true", help="run the search without a pruner too")
+    parser.add_argument("--write", action="store_true", help=f"write {common.RESULTS}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark as the command line says, print it, and return its results."""
+    settings = vars(_parser().parse_args(arguments))
+    writes = settings.pop("write")
+    results = {"settings": settings, "circumstances": common._circumstances(settings["device"]), **run(settings)}
+    print(f"\n{sentence(results)}")
+    if writes:
+        path = common.RESULTS / f"search_in_one_run_{settings['device']}.json"
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if sys.argv[1:2] == ["--one-run"]:
+        print(json.dumps(one_run(Path(sys.argv[2]))))
+    else:
+        main()
