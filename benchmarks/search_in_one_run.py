@@ -1,9 +1,9 @@
 """Compare a search of 64 trials with one plain `Trainer` run, process start to result.
 
-Both have the same rows, epochs and evaluations. Each side is a command of its own, timed from its start to its end: Python, imports, reading and tokenising the rows,
-the model, training, and scoring the test split. The one run has transformers' defaults and a learning rate of 5e-5;
-the search is `hpo run` with TPE and ASHA. With `--unpruned` the same search runs a third time without a pruner, to say
-what pruning cost on the test split. The sides alternate.
+Both have the same rows, epochs and evaluations, and each side is a command of its own, timed from its start to its
+end: Python, imports, reading and tokenising the rows, the model, training, and scoring the test split. The one run has
+transformers' defaults and a learning rate of 5e-5; the search is `hpo run` with TPE and ASHA. With `--unpruned` the
+same search runs a third time without a pruner, to say what pruning cost on the test split. The sides alternate.
 
 Run it: python benchmarks/search_in_one_run.py [--device cuda] [--unpruned] [--write]
 """
