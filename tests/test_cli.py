@@ -406,8 +406,10 @@ def test_two_processes_cannot_run_one_study(slow):
     folder, start = slow
     first = start()
     wait_for_a_running_trial(folder)
+    first.send_signal(signal.SIGSTOP)  # it keeps the study, however long the second takes to start
     second = start()
     _, err = second.communicate(timeout=120)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert "is being run by another process" in err
     assert first.wait(timeout=120) == 0

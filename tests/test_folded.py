@@ -221,14 +221,13 @@ class ScaleAndShift(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Gate, Sorted, lambda: Scaled(32, 32), lambda: nn.Embedding(5, 2, max_norm=1.0)])
-def test_modules_that_cannot_fold_are_all_named(kind):
+def test_modules_that_cannot_fold_are_named_and_counted(kind):
     (model,) = models("bert", 1)
     for layer in model.bert.encoder.layer:
         layer.output.dropout = kind()
-    with pytest.raises(NotFoldableError, match=r"BertFor.*bert.encoder.layer.0.output.dropout .* and 1 more") as error:
+    first = rf"BertFor.*: bert.encoder.layer.0.output.dropout \({type(kind()).__name__}\) and 1 more"
+    with pytest.raises(NotFoldableError, match=first):
         fold(model, 2)
-    class_name = type(kind()).__name__
-    assert error.value.modules == tuple(f"bert.encoder.layer.{i}.output.dropout ({class_name})" for i in (0, 1))
 
 
 @pytest.mark.parametrize("kind", [ScaleAndShift, lambda: Halved(32, 32)])
