@@ -75,7 +75,7 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     assert config.data is not None
     dataset = data.load(config.data, config.task, config.seed, study.folder)
     given = config, dataset, study.folder, max(_values(space, "epochs"))
-    if not array.folds(config):
+    if not importlib.import_module("hpo.finetune.device").folds(config.fold, config.device):
         return cast("FineTuneArray", array.FineTuneArray(*given))
     folded = importlib.import_module("hpo.finetune.folded_array")
     try:

@@ -29,6 +29,7 @@ LAYERS = [
     ],
     ["finetune.folded_layers", "finetune.probe", "finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
     [
+        "finetune.device",
         "files",
         "hyperparameters",
         "yaml",

@@ -21,11 +21,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.config import StudyConfig
-from hpo.errors import DataError, DivergedError, ModelError, OutOfMemoryError
-from hpo.finetune import dropout, first_token
+from hpo.errors import DataError, DivergedError, OutOfMemoryError
+from hpo.finetune import device, dropout, first_token
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.batches import boundaries, by_length, epoch_batches
 from hpo.finetune.data import Dataset
+from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
 from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.model import Starter, load_model, load_tokenizer, longest_input
 from hpo.finetune.tasks import TASKS, Outputs
@@ -36,9 +37,6 @@ from hpo.objective import Evaluation, TrialSpec
 from hpo.samplers import derived_seed
 
 Array = np.ndarray[Any, Any]
-
-# Rows of a forward pass that keeps no activations: small where small ones are as fast, as they pad less.
-SCORING_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
 
 
 @dataclass
@@ -94,8 +92,8 @@ class FineTuneArray:
             )
         self.evaluations_per_epoch = config.evaluations_per_epoch
         self.micro_batch = config.micro_batch
-        self.device = _device(config.device)
-        self.precision = _precision(config.precision, self.device)
+        self.device = device.chosen(config.device)
+        self.precision = device.precision(config.precision, self.device)
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.task = TASKS[data.task]
         self.data = data
@@ -397,44 +395,6 @@ class FineTuneArray:
             model.zero_grad(set_to_none=True)
             examples += len(rows)
         return (time.perf_counter() - began) / examples if began else 0.0
-
-
-def folds(config: StudyConfig) -> bool:
-    """Return whether the slots are to be those of one folded model: what `fold` says, else on CUDA.
-
-    On a CPU folding gains nothing: there a step is arithmetic, not launches.
-    """
-    return _device(config.device).type == "cuda" if config.fold is None else config.fold
-
-
-def _device(setting: str) -> torch.device:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if setting == "auto":
-        return torch.device(next(name for name, available in there.items() if available))
-    if not there[setting]:
-        raise ModelError(f"device: {setting} is not available here; write device: auto, or install torch for it")
-    return torch.device(setting)
-
-
-def _precision(setting: str, device: torch.device) -> str:
-    """Return bf16 where the processor has units for it: elsewhere it is emulated, and slower."""
-    if setting != "auto":
-        return setting
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
-
-
-def widened(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits in float32 at least: losses are not computed in half precision."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error says that an allocation failed."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory")
-    )
 
 
 def _digest(model: nn.Module, head: frozenset[str]) -> str:

@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 
 from hpo.errors import GaveWayError, NotFoldableError, OutOfMemoryError
 from hpo.finetune import dropout, fold_check
-from hpo.finetune.array import SCORING_BATCH, FineTuneArray, out_of_memory, widened
+from hpo.finetune.array import FineTuneArray
 from hpo.finetune.batches import by_length
+from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
 from hpo.finetune.folded import fold, load_slot, slot_weights
 from hpo.finetune.tasks import Outputs
 from hpo.objective import Evaluation, TrialSpec

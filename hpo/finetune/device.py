@@ -1,0 +1,53 @@
+"""Where a study trains, and what that place is good at."""
+
+from __future__ import annotations
+
+import torch
+
+from hpo.errors import ModelError
+
+# Rows of a forward pass that keeps no activations: small where small ones are as fast, as they pad less.
+SCORING_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
+
+
+def chosen(setting: str) -> torch.device:
+    """Return the device that a study asks for, or for `auto` the first of cuda, mps, cpu.
+
+    Raises:
+        ModelError: It is not available here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if setting == "auto":
+        return torch.device(next(name for name, available in there.items() if available))
+    if not there[setting]:
+        raise ModelError(f"device: {setting} is not available here; write device: auto, or install torch for it")
+    return torch.device(setting)
+
+
+def folds(setting: bool | None, device: str) -> bool:
+    """Return whether slots are to be those of one folded model: what the study says, else on CUDA.
+
+    On a CPU folding gains nothing: there a step is arithmetic, not launches.
+    """
+    return chosen(device).type == "cuda" if setting is None else setting
+
+
+def precision(setting: str, device: torch.device) -> str:
+    """Return bf16 where the processor has units for it: elsewhere it is emulated, and slower."""
+    if setting != "auto":
+        return setting
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+
+
+def widened(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits in float32 at least: losses are not computed in half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that an allocation failed."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory")
+    )

@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from hpo.errors import ModelError
+from hpo.finetune import device
+
+
+@pytest.fixture
+def only_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_auto_takes_the_first_that_is_there(monkeypatch, only_cpu):
+    assert device.chosen("auto").type == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.chosen("auto").type == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.chosen("auto").type == "cuda"
+    assert device.chosen("cpu").type == "cpu"
+
+
+def test_a_device_that_is_not_there_is_named(only_cpu):
+    with pytest.raises(ModelError, match="device: cuda is not available here; write device: auto"):
+        device.chosen("cuda")
+
+
+def test_slots_fold_on_cuda_or_as_the_study_says(monkeypatch, only_cpu):
+    assert [device.folds(setting, "auto") for setting in (None, True, False)] == [False, True, False]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [device.folds(setting, "auto") for setting in (None, True, False)] == [True, True, False]
+    assert not device.folds(None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("has", "chosen"), [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "fp32"), ({}, "fp32")]
+)
+def test_bf16_is_for_a_processor_with_units_for_it(monkeypatch, has, chosen):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert device.precision("auto", torch.device("cpu")) == chosen
+    assert device.precision("fp32", torch.device("cpu")) == "fp32"
+    assert device.precision("bf16", torch.device("cpu")) == "bf16"
