@@ -23,6 +23,7 @@ from hpo.holdout import judge, sentence
 from hpo.results import Results, read, study_json, trial_json
 from hpo.runner import Watcher
 from hpo.study import folder_of, load_by_name
+from hpo.urls import redacted
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
@@ -53,7 +54,7 @@ def study_to_run(
     stored = _opened(name, url).user_attrs.get("config")
     if stored is None or _of_a_script(stored["objective"]):
         raise StudyError(
-            f"study {name!r} in {storage.redacted(url)} was made by a script, not from a study file: "
+            f"study {name!r} in {redacted(url)} was made by a script, not from a study file: "
             "run the script again to go on"
         )
     return config.from_dict(stored, overrides), url
@@ -81,10 +82,10 @@ def _refuse_missing_file(name: str) -> None:
 def _opened(name: str, url: str) -> optuna.Study:
     if not storage.exists(url):
         raise StudyError(
-            f"no study {name!r}: there is no storage {storage.redacted(url)} yet. Name the right one with --storage, "
+            f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage, "
             f"or run a study first: hpo run {name}"
         )
-    return load_by_name(name, storage.connect(url), storage.redacted(url))
+    return load_by_name(name, storage.connect(url), redacted(url))
 
 
 def _located(name: str, storage_flag: str | None) -> tuple[str, str]:
@@ -166,7 +167,7 @@ def summaries(storage_flag: str | None) -> list[dict[str, Any]]:
     """Return every study of a storage: name, direction, counts, best."""
     url = storage.choose(storage_flag)
     if not storage.exists(url):
-        raise StudyError(f"there is no storage {storage.redacted(url)} yet; run a study first: hpo run quickstart")
+        raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
     kept: BaseStorage = storage.connect(url)
     names = sorted(optuna.get_all_study_names(kept))
     return [study_json(read(optuna.load_study(study_name=name, storage=kept))) for name in names]
@@ -236,7 +237,7 @@ def dashboard(name: str | None, storage_flag: str | None, port: int, open_browse
     if name is None:
         url = storage.choose(storage_flag)
         if not storage.exists(url):
-            raise StudyError(f"there is no storage {storage.redacted(url)} yet; run a study first: hpo run quickstart")
+            raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
         serve(storage.connect(url), port=port, open_browser=open_browser)
     else:
         study = _opened(*_located(name, storage_flag))

@@ -3,51 +3,88 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 
 from hpo.errors import MissingExtraError, StorageError
+from hpo.flock import Flock, refuse_network
+from hpo.locks import folder_beside, starting
+from hpo.urls import FILES, POSTGRESQL, cannot_be_opened, path_of, redacted, scheme_of, with_driver
 
 DEFAULT = "sqlite:///hpo.db"
+
+RECORD = b'{"op_code":'  # what every line of a journal begins with
 
 
 def _sqlite(url: str) -> BaseStorage:
     kept = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
     sqlalchemy.event.listen(kept.engine, "connect", _write_ahead)
+    sqlalchemy.event.listen(kept.engine, "begin", _begin)
     kept.engine.dispose()  # what was connected before
+    kept.engine.connect().close()  # the change to writing ahead needs the file for itself, as it is while starting
     return kept
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
-    """Let readers and a writer not wait for each other, and a commit not for the disk.
+    """Let a commit not wait for the disk, nor another program's readers for a writer.
 
     What is committed survives the process; after a power cut the last commits may be missing, nothing is torn.
     """
+    connection.isolation_level = None  # `_begin` begins
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
+def _begin(connection: sqlalchemy.Connection) -> None:
+    """Wait for the right to write before reading: it is refused at once to whoever has read what is old by then."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
 def _postgresql(url: str) -> BaseStorage:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("A PostgreSQL storage", "postgresql") from None
-    with_driver = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    return RDBStorage(with_driver, engine_kwargs={"pool_pre_ping": True})
+    return RDBStorage(with_driver(url), engine_kwargs={"pool_pre_ping": True})
+
+
+class _JournalLock(BaseJournalFileLock):
+    """A journal's lock, free when its owner is killed; Optuna's own then stall for 30 s."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = Flock(folder_beside(path) / "journal")
+
+    def acquire(self) -> bool:
+        """Wait for the lock, then cut off a record that its writer did not finish: the next would be glued to it."""
+        self._lock.acquire()
+        try:
+            with open(self._path, "rb+") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+                if file.read() not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
 
 
 def _journal(url: str) -> BaseStorage:
-    path = _path(url)
-    backend = JournalFileBackend(path, JournalFileOpenLock(path))
+    path = path_of(url)
+    backend = JournalFileBackend(path, _JournalLock(path))
+    with open(path, "rb") as file:
+        first = file.readline()
+    begun = not first.endswith(b"\n") and RECORD.startswith(first[: len(RECORD)])
     try:
         # Optuna takes a last line that it cannot read for one that is being written, so a file of one line is empty.
-        if next(backend.read_logs(0), None) is None and Path(path).stat().st_size:
+        if next(backend.read_logs(0), None) is None and not begun:
             raise ValueError("no line of it is a record")
         return JournalStorage(backend)
     except (ValueError, LookupError, TypeError, AssertionError) as error:  # what reading anything else ends in
@@ -59,21 +96,9 @@ def _journal(url: str) -> BaseStorage:
 
 SCHEMES: dict[str, Callable[[str], BaseStorage]] = {
     "sqlite": _sqlite,
-    "postgresql": _postgresql,
-    "postgresql+psycopg": _postgresql,
-    "postgres": _postgresql,
     "journal": _journal,
+    **dict.fromkeys(POSTGRESQL, _postgresql),
 }
-
-
-def _path(url: str) -> str:
-    """Return the file of `scheme:///relative` or `scheme:////absolute`."""
-    return url.partition("://")[2].partition("?")[0][1:]
-
-
-def redacted(url: str) -> str:
-    """Return a URL without its password, for messages and reports."""
-    return re.sub(r"(password=)[^&\s]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
 
 
 def choose(flag: str | None, file: str | None = None) -> str:
@@ -90,29 +115,29 @@ def choose(flag: str | None, file: str | None = None) -> str:
 
 def exists(url: str) -> bool:
     """Return whether opening the storage would write no new file."""
-    scheme = url.partition("://")[0]
-    return Path(_path(url)).exists() if scheme in ("sqlite", "journal") else True
+    return Path(path_of(url)).exists() if scheme_of(url) in FILES else True
 
 
 def refuse(url: str) -> None:
     """Refuse a URL that cannot be opened, before anything else is done.
 
     Raises:
-        StorageError: The scheme is not known, or there is no folder for the file.
+        StorageError: The scheme is not known, there is no folder for the file, or it is on a network file system.
     """
-    scheme = url.partition("://")[0]
-    if scheme not in SCHEMES:
+    if scheme_of(url) not in SCHEMES:
         raise StorageError(
             f"storage {redacted(url)!r}: not understood. Write sqlite:///hpo.db, journal:///hpo.log "
             "or postgresql://user@host/database"
         )
-    folder = Path(_path(url)).parent
-    if scheme in ("sqlite", "journal") and not folder.is_dir():
+    folder = Path(path_of(url)).parent
+    if scheme_of(url) in FILES and not folder.is_dir():
         raise StorageError(f"storage {url}: there is no folder {folder}; create it, or name another place")
+    if scheme_of(url) in FILES:
+        refuse_network(folder)
 
 
 def connect(url: str) -> BaseStorage:
-    """Open a storage, with its tables made if it is new.
+    """Open a storage, with its tables made if it is new; any number of processes may do so at once.
 
     Raises:
         StorageError: The URL is not understood or the storage cannot be opened.
@@ -120,12 +145,13 @@ def connect(url: str) -> BaseStorage:
     """
     refuse(url)
     try:
-        return SCHEMES[url.partition("://")[0]](url)
+        if scheme_of(url) == "journal":  # has no tables; where it is only read, nothing is written
+            return _journal(url)
+        from alembic import command, config, migration, script  # noqa: F401  # half a second that others need not wait
+
+        with starting(url):
+            return SCHEMES[scheme_of(url)](url)
     except (StorageError, MissingExtraError):
         raise
-    except Exception as error:  # SQLAlchemy, psycopg and the journal raise their own kinds; the URL stays out
-        reason = redacted(str(error.__cause__ or error)).splitlines()[0] if str(error.__cause__ or error) else ""
-        raise StorageError(
-            f"storage {redacted(url)} cannot be opened ({type(error).__name__}: {reason}). "
-            "Check that the path or server exists and may be written"
-        ) from None
+    except Exception as error:  # SQLAlchemy, psycopg and the journal raise their own kinds
+        raise cannot_be_opened(url, error) from None

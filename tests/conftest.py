@@ -4,8 +4,12 @@ import datetime
 import math
 import os
 import random
+import shutil
 import signal
-from collections.abc import Callable
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers: no test asks the network
@@ -29,6 +33,49 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 hypothesis.settings.register_profile("hpo", deadline=None, max_examples=60, derandomize=True, database=None)
 hypothesis.settings.load_profile("hpo")
+
+INITDB = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) + [Path(p) for p in [shutil.which("initdb")] if p]
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a private cluster on loopback from the system's own package; return a URL that lacks the database."""
+    if not INITDB:
+        pytest.skip("PostgreSQL is not installed (initdb not found): its storage is NOT tested here")
+    folder, binaries = tmp_path_factory.mktemp("postgresql"), INITDB[-1].parent
+    as_user = []
+    if os.geteuid() == 0:  # a server refuses to run as root
+        as_user = ["runuser", "-u", "postgres", "--"]
+        for parent in (folder, *folder.parents):
+            if parent.owner() == "root" and parent != Path("/") and parent.is_relative_to(folder.parents[1]):
+                parent.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "password").write_text("canary")
+    (folder / "password").chmod(0o644)
+
+    def run(program: str, *arguments: str) -> None:
+        command = [*as_user, str(binaries / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+
+    run("initdb", "-U", "tuner", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", settings, "start")
+    yield f"postgresql://tuner:canary@127.0.0.1:{port}/"
+    run("pg_ctl", "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str, request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database that the password `canary` opens."""
+    import psycopg
+
+    name = f"test_{abs(hash(request.node.nodeid))}"
+    with psycopg.connect(f"{postgresql_server}postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return f"{postgresql_server}{name}"
 
 
 @pytest.fixture

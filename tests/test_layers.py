@@ -17,6 +17,7 @@ ROOT = Path(hpo.__file__).parent
 # A module may import modules of lower layers only.
 LAYERS = [
     [
+        "checkpoint",
         "errors",
         "formatting",
         "ledger",
@@ -27,11 +28,20 @@ LAYERS = [
         "finetune.batches",
         "finetune.dropout",
     ],
-    ["finetune.folded_layers", "finetune.probe", "finetune.schedules", "finetune.tasks", "finetune.vocabulary"],
+    [
+        "flock",
+        "urls",
+        "finetune.folded_layers",
+        "finetune.probe",
+        "finetune.schedules",
+        "finetune.tasks",
+        "finetune.vocabulary",
+    ],
     [
         "finetune.device",
         "files",
         "hyperparameters",
+        "session",
         "yaml",
         "finetune.first_token",
         "finetune.folded_families",
@@ -39,7 +49,7 @@ LAYERS = [
         "finetune.optimizer",
         "finetune.readers",
     ],
-    ["space", "finetune.folded", "finetune.model"],
+    ["locks", "space", "finetune.folded", "finetune.model"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
     ["config"],
     ["study", "finetune.data"],

@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo import flock, session, storage
+from hpo.errors import StorageError
+from hpo.locks import locks_for, starting
+
+SHARED = ("sqlite", "journal", "postgresql")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql"))
+    return f"{request.param}:////{tmp_path}/it"
+
+
+@pytest.fixture
+def python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a starter of processes that are gone, with all their children, when the test ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+        started.append(subprocess.Popen(command, text=True, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def ask(process: subprocess.Popen[str]) -> str:
+    """Let a process go on, and return the line that it prints then."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return said(process)
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Return whether something comes true soon: a server needs a moment to notice that a client has died."""
+    end = time.monotonic() + seconds
+    while not (done := true()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return done
+
+
+OWNER = """
+import os, sys
+from hpo.locks import locks_for
+mine = locks_for(sys.argv[1], "study")
+print(mine.take(7), flush=True)
+{then}
+for line in sys.stdin:
+    print(mine.held(7), flush=True)
+"""
+
+
+# ---------------------------------------------------------------- one owner
+
+
+@pytest.mark.parametrize("url", [*SHARED], indirect=True)
+def test_a_lock_has_one_owner(url: str) -> None:
+    with locks_for(url, "study") as mine, locks_for(url, "study") as theirs, locks_for(url, "another") as another:
+        assert mine.take(0)
+        assert mine.take(1)
+        assert not mine.take(1)
+        assert not theirs.take(1)
+        assert another.take(1)
+        assert (mine.held(0), mine.held(1), mine.held(2), theirs.held(1)) == (True, True, False, False)
+        theirs.release(1)  # not theirs: nothing happens
+        assert mine.held(1)
+        mine.release(1)
+        assert not mine.held(1)
+        assert theirs.take(1)
+        assert theirs.held(1)
+        assert not mine.take(1)
+    with locks_for(url, "study") as later:
+        assert later.take(0)
+        assert later.take(1)
+
+
+def test_a_study_in_memory_has_locks_too() -> None:
+    with locks_for(None, "study") as mine:
+        assert mine.take(1)
+        assert not mine.take(1)
+        assert mine.held(1)
+        mine.release(1)
+        mine.release(1)
+        assert not mine.held(1)
+        assert mine.take(1)
+
+
+@pytest.mark.parametrize("url", [*SHARED], indirect=True)
+@pytest.mark.parametrize("then", ["", "if os.fork() == 0: sys.stdin.close(); import time; time.sleep(60)"])
+def test_a_killed_owner_leaves_its_lock_free(url: str, then: str, python: Any) -> None:
+    owner = python(OWNER.format(then=then), url)
+    assert said(owner) == "True"
+    with locks_for(url, "study") as mine:
+        assert not mine.take(7)
+        owner.kill()
+        owner.wait()
+        assert within(5, lambda: mine.take(7))
+
+
+@pytest.mark.parametrize("url", [*SHARED], indirect=True)
+def test_a_stopped_owner_keeps_its_lock_and_goes_on_with_it(url: str, python: Any) -> None:
+    owner = python(OWNER.format(then=""), url)
+    assert said(owner) == "True"
+    owner.send_signal(signal.SIGSTOP)
+    with locks_for(url, "study") as mine:
+        assert not within(1, lambda: mine.take(7))
+        owner.send_signal(signal.SIGCONT)
+        assert ask(owner) == "True"
+        assert not mine.take(7)
+
+
+CONTENDER = """
+import os, sys, time
+from hpo.locks import locks_for
+for worker in range(4):
+    if os.fork() == 0:
+        mine, taken, end = locks_for(sys.argv[1], "study"), 0, time.monotonic() + 1
+        while time.monotonic() < end or not taken:
+            for number in range(2):
+                if mine.take(number):
+                    os.close(os.open(f"inside-{number}", os.O_CREAT | os.O_EXCL))  # fails if anybody else is inside
+                    time.sleep(0.001)
+                    os.unlink(f"inside-{number}")
+                    mine.release(number)
+                    taken += 1
+                    time.sleep(0.002)
+        os._exit(0)
+print([os.wait()[1] for worker in range(4)])
+"""
+
+
+@pytest.mark.parametrize("url", [*SHARED], indirect=True)
+def test_two_processes_never_hold_one(url: str, python: Any) -> None:
+    assert said(python(CONTENDER, url)) == "[0, 0, 0, 0]"
+
+
+@pytest.mark.parametrize("url", [*SHARED], indirect=True)
+def test_a_forked_child_has_no_lock_and_takes_none_away(url: str, python: Any) -> None:
+    child = "if os.fork() == 0: print(mine.held(7), mine.take(7), mine.take(8), flush=True); os._exit(0)\nos.wait()"
+    owner = python(OWNER.format(then=child), url)
+    assert said(owner) == "True"
+    assert said(owner) == "False False True"
+    assert ask(owner) == "True"
+
+
+# ---------------------------------------------------------------- locks that are lost
+
+
+@pytest.mark.parametrize("replace", [os.unlink, lambda path: os.replace("new", path)])
+def test_a_lock_file_that_is_deleted_or_replaced_is_held_no_more(replace: Callable[[Path], None]) -> None:
+    with locks_for("sqlite:///it.db", "study") as mine, locks_for("sqlite:///it.db", "study") as theirs:
+        assert mine.take(1)
+        assert mine.take(2)
+        Path("new").touch()
+        replace(next(Path("it.db.locks").rglob("1")))
+        assert not mine.held(1)
+        assert mine.held(2)
+        assert theirs.take(1)
+        assert not mine.take(1)
+        theirs.release(1)
+        assert mine.take(1)
+        assert mine.held(1)
+
+
+def test_a_lock_file_replaced_while_waiting_for_it_is_not_taken_for_the_lock(tmp_path: Path, python: Any) -> None:
+    code = "import sys, pathlib; from hpo.flock import Flock\nwith Flock(pathlib.Path(sys.argv[1])) as lock:\n"
+    with flock.Flock(tmp_path / "lock"):
+        waiting = python(code + "    print(lock.held(), flush=True)", str(tmp_path / "lock"))
+        time.sleep(0.5)
+        (tmp_path / "lock").rename(tmp_path / "former")
+    assert said(waiting) == "True"
+
+
+def terminate_all(url: str) -> None:
+    """End every session of a database, as a restart of the server does."""
+    import psycopg
+
+    others = b"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() "
+    with psycopg.connect(url) as connection:
+        connection.execute(others + b"AND pid <> pg_backend_pid()")
+
+
+def test_a_lost_connection_is_a_lost_lock(postgresql: str) -> None:
+    with locks_for(postgresql, "study") as mine, locks_for(postgresql, "study") as theirs:
+        assert mine.take(1)
+        assert mine.take(2)
+        terminate_all(postgresql)
+        assert not mine.held(1)
+        assert theirs.take(1)  # over a new connection
+        assert not mine.held(2)  # was lost with the other
+        assert not mine.take(1)
+        assert mine.take(2)
+        assert mine.held(2)
+
+
+def test_a_connection_lost_unnoticed_is_noticed_when_a_lock_is_taken_or_released(postgresql: str) -> None:
+    with locks_for(postgresql, "study") as mine:
+        assert mine.take(1)
+        terminate_all(postgresql)
+        assert mine.take(2)
+        assert not mine.held(1)
+        terminate_all(postgresql)
+        mine.release(2)
+        assert mine.take(2)
+
+
+def test_a_server_that_cannot_be_reached_is_an_error_without_a_password(postgresql: str) -> None:
+    import psycopg
+
+    server, _, name = postgresql.rpartition("/")
+    with locks_for(postgresql, "study") as mine:
+        assert mine.take(1)
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+            connection.execute(b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        assert not mine.held(1)
+        for use in (
+            lambda: mine.take(1),
+            lambda: locks_for(postgresql, "study"),
+            lambda: starting(postgresql).__enter__(),
+        ):
+            with pytest.raises(StorageError, match="cannot be opened") as caught:
+                use()
+            assert "canary" not in str(caught.value)
+            assert caught.value.__suppress_context__
+
+
+def test_an_old_server_is_refused(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "OLDEST_SERVER", 99)
+    with pytest.raises(StorageError, match="hpo needs 99 or later") as caught:
+        locks_for(postgresql, "study")
+    assert "canary" not in str(caught.value)
+
+
+def test_waiting_for_a_session_knows_no_time_limit_of_the_server(postgresql: str) -> None:
+    import psycopg
+
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("ALTER ROLE tuner SET statement_timeout = 200")
+    try:
+        with session.open_session(postgresql) as mine:
+            assert mine.execute("SELECT pg_sleep(0.5)").fetchone() is not None
+    finally:
+        with psycopg.connect(postgresql, autocommit=True) as connection:
+            connection.execute("ALTER ROLE tuner RESET statement_timeout")
+
+
+# ---------------------------------------------------------------- where they are
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "x" * 5000, "é\u202e\U0001f600", "a\x00b\n", "", ".", "\udc80"])
+def test_no_name_of_a_study_becomes_a_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / "inner").mkdir()
+    with locks_for("sqlite:///inner/it.db", name) as mine, locks_for("sqlite:///inner/it.db", name + "x") as another:
+        assert mine.take(3)
+        assert another.take(3)
+        assert not locks_for("sqlite:///inner/it.db", name).take(3)
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert all(path.match("inner/it.db.locks/????????????????/3") for path in files)
+
+
+def test_a_trial_number_that_is_none_becomes_no_path() -> None:
+    with locks_for("sqlite:///it.db", "study") as mine, pytest.raises(ValueError, match="format code"):
+        mine.take("../../x")  # type: ignore[arg-type]
+
+
+def test_all_processes_agree_whatever_their_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "inner" / "it.db")
+    with locks_for("sqlite:///inner/it.db", "study") as mine:
+        assert mine.take(1)
+        monkeypatch.chdir("inner")
+        for url in ("sqlite:///it.db", f"sqlite:////{tmp_path}/inner/it.db?timeout=5", "sqlite:///../link.db"):
+            assert not locks_for(url, "study").take(1)
+        assert locks_for("sqlite:///other.db", "study").take(1)
+
+
+LOCAL = "22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n23 22 0:5 / /proc rw - proc proc rw\n"
+
+
+def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str) -> None:
+    (tmp_path / "mountinfo").write_text(LOCAL + "".join(f"{line}\n" for line in lines))
+    monkeypatch.setattr(flock, "MOUNTS", tmp_path / "mountinfo")
+
+
+@pytest.mark.parametrize(
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "fuse.sshfs", "fuse.glusterfs", "gpfs"]
+)
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    far = tmp_path / "far away"
+    far.mkdir()
+    mounts(
+        monkeypatch, tmp_path, f"40 22 0:50 / {tmp_path}/far\\040away rw,nosuid shared:2 master:1 - {kind} server:/x rw"
+    )
+    for scheme in ("sqlite", "journal"):
+        url = f"{scheme}:////{far}/it"
+        for use in (storage.connect, lambda url: locks_for(url, "study"), lambda url: starting(url).__enter__()):
+            with pytest.raises(
+                StorageError, match=rf"network file system \({kind}, mounted at .*far away\).*postgresql://"
+            ):
+                use(url)
+    assert list(far.iterdir()) == []
+    (tmp_path / "link").symlink_to(far)
+    with pytest.raises(StorageError, match=kind):
+        storage.connect("sqlite:///link/it.db")
+    storage.connect("sqlite:///near.db")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["40 22 0:50 / /elsewhere rw - nfs4 server:/x rw"],
+        ["40 22 0:50 / {here} rw - nfs4 server:/x rw", "41 40 8:2 / {here} rw - ext4 /dev/sdb1 rw"],  # mounted over it
+        ["41 22 8:2 / {here} rw - xfs /dev/sdb1 rw", "40 22 0:50 / {parent} rw - nfs4 server:/x rw"],
+        ["40 22 0:50 / {here}x rw - nfs4 server:/x rw"],
+        ["40 22 0:50 / {here} rw - tmpfs nfs rw"],
+        ["40 22 0:50 / {here} rw - fuse.fuse-overlayfs nfs rw"],
+    ],
+)
+def test_a_disk_of_this_machine_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    mounts(monkeypatch, tmp_path, *(line.format(here=tmp_path, parent=tmp_path.parent) for line in lines))
+    with locks_for("sqlite:///it.db", "study") as mine:
+        assert mine.take(1)
+
+
+def test_where_mounts_are_not_listed_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flock, "MOUNTS", Path("no/such/file"))
+    assert locks_for("sqlite:///it.db", "study").take(1)
+
+
+# ---------------------------------------------------------------- the first start
+
+STARTER = """
+import sys
+from hpo.locks import starting
+with starting(sys.argv[1]):
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("url", [*SHARED], indirect=True)
+def test_one_process_starts_at_a_time_and_a_killed_one_makes_room(url: str, python: Any) -> None:
+    first = python(STARTER, url)
+    assert said(first) == "in"
+    second = python(STARTER, url)
+    assert select.select([second.stdout], [], [], 1)[0] == []
+    first.kill()
+    assert said(second) == "in"
+
+
+def test_a_storage_in_memory_starts_at_once(tmp_path: Path) -> None:
+    with starting(None), starting(None), starting("sqlite:///:memory:"), starting("sqlite://"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+COLD = """
+import os, sys, traceback
+import optuna, psycopg
+from hpo import locks, storage
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+url, count = sys.argv[1], int(sys.argv[2])
+storage.connect("sqlite:///warm.db")  # imports what each of them would have to
+closed, gate = os.pipe()
+for process in range(count):
+    if os.fork() == 0:
+        os.close(gate)
+        os.read(closed, 1)  # until the parent opens it for all
+        try:
+            kept = storage.connect(url)
+            with locks.starting(url):
+                study = optuna.create_study(storage=kept, study_name="study", load_if_exists=True)
+                if not study.trials:
+                    for row in range(3):
+                        study.enqueue_trial({})
+            study.add_trial(optuna.create_trial(value=process))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+os.close(gate)
+codes = [os.wait()[1] for process in range(count)]
+rows = optuna.load_study(study_name="study", storage=storage.connect(url)).trials
+print(sum(map(bool, codes)), len(rows), len({row.number for row in rows}), max(int(row.value or 0) for row in rows))
+"""
+
+
+@pytest.mark.parametrize(("url", "count"), [("sqlite", 32), ("journal", 32), ("postgresql", 12)], indirect=["url"])
+def test_any_number_of_processes_may_start_at_once(url: str, count: int, python: Any) -> None:
+    assert said(python(COLD, url, str(count))) == f"0 {count + 3} {count + 3} {count - 1}"
