@@ -74,6 +74,12 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     assert config.data is not None
     dataset = data.load(config.data, config.task, config.seed, study.folder)
     given = config, dataset, study.folder, max(_values(space, "epochs"))
+    if configs.trains_adapters(space):
+        lora = importlib.import_module("hpo.finetune.adapters").Lora(
+            tuple(_values(space, "lora_targets")), max(_values(space, "lora_rank"))
+        )
+        adapted = importlib.import_module("hpo.finetune.lora_array").LoraArray
+        return cast("FineTuneArray", adapted(*given, smallest_batch=min(_values(space, "batch_size")), lora=lora))
     if not array.folds(config):
         return cast("FineTuneArray", array.FineTuneArray(*given))
     folded = importlib.import_module("hpo.finetune.folded_array")
@@ -86,8 +92,8 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
         return opened
 
 
-def _values(space: SearchSpace, name: str) -> Sequence[int]:
-    """Return the values that a whole-number hyperparameter can have."""
+def _values(space: SearchSpace, name: str) -> Sequence[Any]:
+    """Return the values that a hyperparameter can have, if it is a whole number or a choice."""
     points: Sequence[Any] | None = space.parameters[name].points() if name in space.parameters else None
     return points or [space.fixed.get(name, DEFAULTS[name])]
 

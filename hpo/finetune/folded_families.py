@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hpo.finetune.adapters import Adapter
 from hpo.finetune.folded_layers import PerSlot, SideBySide
 
 
@@ -115,7 +116,7 @@ class FoldedXLNetModel(_Mixin):
     def settle(self) -> None:
         """Let the layers turn their inputs."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm):
+            if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | Adapter):
                 module.__class__ = type(module.__class__.__name__, (_Turned, module.__class__), {})
 
 
@@ -132,4 +133,9 @@ FAMILIES: dict[str, type] = {
     "modeling_t5.T5Attention": FoldedT5Attention,
     "modeling_xlnet.XLNetModel": FoldedXLNetModel,
     "modeling_xlnet.XLNetRelativeAttention": FoldedXLNetAttention,
+}
+
+# The same where the pretrained weights are frozen and trials differ in adapters only.
+ADAPTED_FAMILIES: dict[str, type] = {
+    "modeling_xlnet.XLNetModel": FoldedXLNetModel,
 }

@@ -177,13 +177,14 @@ def load_model(
         config.problem_type = TASKS[task].problem_type
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad
-        model, info = _from_pretrained(source, config)
+        model, info = from_pretrained(source, config)
     except Exception as error:  # as above
         raise _explained(name, folder, "weights", error) from None
     return model, frozenset(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
 
 
-def _from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a sequence classifier with this module's attention; returns what was missing for it too."""
     options: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,
