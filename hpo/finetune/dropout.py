@@ -119,4 +119,6 @@ def attention(
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1)
-    return (weights * mask(weights.shape, rates, weights) @ value.to(wide)).transpose(1, 2).contiguous()
+    if any_rate(rates):
+        weights = weights * mask(weights.shape, rates, weights)
+    return (weights @ value.to(wide)).transpose(1, 2).contiguous()

@@ -57,9 +57,10 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there.
 
-    Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out.
+    Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out,
+    where all rates are zero too: fused or not must not depend on a trial's neighbours, as it shows in the last bit.
     """
-    on_cpu, drops = query.device.type == "cpu", own_dropout.any_rate(dropout)
+    on_cpu, drops = query.device.type == "cpu", isinstance(dropout, tuple) or dropout != 0.0
     plain = attention_mask is not None and attention_mask.dtype == torch.bool and query.shape == key.shape
     with torch.autocast(query.device.type, enabled=False) if on_cpu or drops else nullcontext():
         if drops and plain and (on_cpu or isinstance(dropout, tuple)) and kwargs.get("position_bias") is None:
