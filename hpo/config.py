@@ -20,7 +20,7 @@ from hpo import pruners, samplers, yaml
 from hpo.errors import ConfigError, HpoError, Problem
 from hpo.finetune.metrics import METRICS, Direction
 from hpo.finetune.tasks import TASKS
-from hpo.hyperparameters import HYPERPARAMETERS
+from hpo.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts
 from hpo.named import argument_problems, named
 from hpo.space import MOST_POINTS, SearchSpace, nearest, parse
 
@@ -279,6 +279,8 @@ def build(
         problems += [Problem((*prefix, *p.path), p.message, None if own else p.line) for p in error.problems]
     if space is not None:
         problems += _grid_problems(raw, space)
+        if not custom and raw.get("fold") is False and trains_adapters(space):
+            problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
     if space is not None and config is not None and not problems:
         cannot = samplers.problem(*named(config.sampler), space)
         problems += [Problem(("sampler",), cannot)] if cannot else []
@@ -300,7 +302,7 @@ def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = N
 def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
     known = None if custom else HYPERPARAMETERS
     if isinstance(setting, Mapping):
-        return parse(setting, known, source="space")
+        return _parsed(setting, known, "space")
     if not isinstance(setting, str):
         raise ConfigError("space", [Problem((), "must be a name, a path or a mapping")])
     path = find(setting, "search_spaces", folder)
@@ -310,10 +312,26 @@ def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
         raise ConfigError("space", [Problem((), message)])
     raw, lines = yaml.read(path)
     try:
-        return parse(raw, known, source=path.name)
+        return _parsed(raw, known, path.name)
     except ConfigError as error:
         located = [Problem(p.path, p.message, yaml.line_of(p.path, lines)) for p in error.problems]
         raise ConfigError(path.name, located) from None
+
+
+def _parsed(raw: Mapping[str, Any], known: Mapping[str, Hyperparameter] | None, source: str) -> SearchSpace:
+    """Read a space; of the built-in objective's, say too what does not go together."""
+    whole = raw.get("parameters", raw)
+    prefix = ("parameters",) if "parameters" in raw else ()
+    wrong = conflicts(whole) if known is not None and isinstance(whole, Mapping) else {}
+    problems = [Problem((*prefix, name), message) for name, message in wrong.items()]
+    try:
+        space = parse(raw, known, source=source)
+    except ConfigError as error:
+        said = {problem.path for problem in problems}
+        raise ConfigError(source, [*problems, *(p for p in error.problems if p.path not in said)]) from None
+    if problems:
+        raise ConfigError(source, problems)
+    return space
 
 
 def _pydantic_problems(error: ValidationError) -> list[Problem]:
@@ -389,6 +407,11 @@ def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
     if not ranges and space.size > MOST_POINTS:
         return [Problem(("space",), f"has {space.size:,.0f} points, and a grid plans each of {MOST_POINTS:,} at most")]
     return ranges
+
+
+def trains_adapters(space: SearchSpace) -> bool:
+    """Return whether the trials of the built-in objective train LoRA adapters, not whole models."""
+    return "lora_rank" in space.parameters or "lora_rank" in space.fixed
 
 
 def custom_parameters(study: Study, objective: Any) -> None:

@@ -33,6 +33,8 @@ def export(results: Results, weights: Path, target: Path) -> Path:
 
     Raises:
         StudyError: No trial completed, its weights are gone, or the folder is not empty.
+        ModelError: The model that adapters belong to is gone.
+        MissingExtraError: There are adapters, and `peft` is not installed.
     """
     best = results.best
     if best is None:
@@ -48,12 +50,23 @@ def export(results: Results, weights: Path, target: Path) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StudyError(f"{target} exists and is not empty; name a new folder with -o")
     try:
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        if (source / "adapter_config.json").is_file():
+            _merge(source, target)
+            shutil.copytree(source, target / "adapter")
+        else:
+            shutil.copytree(source, target, dirs_exist_ok=True)
         (target / "README.md").write_text(card(results, best), encoding="utf-8")
         yaml.write(study_file(results.attrs["config"]), target / "study.yaml")
     except OSError as error:
         raise HpoError(f"{target} cannot be written: {error.strerror or error}; name another folder with -o") from None
     return target
+
+
+def _merge(adapter: Path, target: Path) -> None:
+    """Write an adapter's pretrained model with the adapter added."""
+    from hpo.finetune.adapter_files import merge
+
+    merge(adapter, target)
 
 
 def study_file(config: Mapping[str, Any]) -> dict[str, Any]:

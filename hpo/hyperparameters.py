@@ -6,6 +6,7 @@ that every study runs first, so that "tuned" always has something to beat.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,14 @@ class Hyperparameter:
         return f"{'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 
 
+# What LoRA adapts, as a pattern that the name of a linear layer matches; the classifier is never among them.
+LORA_TARGETS: dict[str, str] = {
+    # Hu et al. adapt these two; where a model holds them in one matrix with the keys, that one.
+    "query_value": r"(^|\.)((q|v|query|value)(_proj|_lin)?|c_attn|Wqkv|qkv_proj|query_key_value)$",
+    "attention": r"attn|attention",
+    "all_linear": r"",
+}
+
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "learning_rate": Hyperparameter(float, 5e-5, "peak learning rate of AdamW", high=1, low_open=True),
     "batch_size": Hyperparameter(int, 32, "examples an optimiser step", low=1, high=65536),
@@ -77,6 +86,27 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     ),
     "label_smoothing": Hyperparameter(float, 0.0, "share of the target spread over all labels", high=1, high_open=True),
     "max_grad_norm": Hyperparameter(float, 1.0, "gradient norm above which gradients are scaled down", low_open=True),
+    # Table 9 of Hu et al., 2021 (RoBERTa on GLUE). Without lora_rank in its space, a study trains whole models.
+    "lora_rank": Hyperparameter(int, 8, "rank of LoRA's adapters; the pretrained weights are frozen", low=1, high=1024),
+    "lora_alpha": Hyperparameter(float, 8.0, "adapters are scaled by lora_alpha / lora_rank", low_open=True),
+    "lora_dropout": Hyperparameter(float, 0.0, "dropout on the adapters' input", high=1, high_open=True),
+    "lora_targets": Hyperparameter(str, "query_value", "layers that get adapters", choices=tuple(LORA_TARGETS)),
 }
 
 DEFAULTS: dict[str, Value] = {name: entry.default for name, entry in HYPERPARAMETERS.items()}
+
+
+def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return name -> what is wrong with a parameter beside the others of its space, as the space is written."""
+    if "lora_rank" not in parameters:
+        lora = [name for name in parameters if str(name).startswith("lora_") and name in HYPERPARAMETERS]
+        return dict.fromkeys(lora, "is read with lora_rank only; give lora_rank a value too, or leave this out")
+    rank = parameters["lora_rank"]
+    written = rank if isinstance(rank, Mapping) else {"values": rank}
+    values = written.get("values", [])
+    if written.get("when") or None in (values if isinstance(values, list) else [values]):
+        return {
+            "lora_rank": "must be a number in every trial: a study trains adapters or whole models, no mixture of "
+            "both; make two studies"
+        }
+    return {}

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -75,20 +76,28 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     assert config.data is not None
     dataset = data.load(config.data, config.task, config.seed, study.folder)
     given = config, dataset, study.folder, max(_values(space, "epochs"))
-    if not importlib.import_module("hpo.finetune.device").folds(config.fold, config.device):
-        return cast("FineTuneArray", array.FineTuneArray(*given))
-    folded = importlib.import_module("hpo.finetune.folded_array")
+    smallest = min(_values(space, "batch_size"))
+    build: Callable[..., Any] = array.FineTuneArray
+    if configs.trains_adapters(space):
+        adapters = importlib.import_module("hpo.finetune.adapters")
+        lora = adapters.Lora(tuple(_values(space, "lora_targets")), max(_values(space, "lora_rank")))
+        adapted = importlib.import_module("hpo.finetune.lora_array").LoraArray
+        build = several = partial(adapted, smallest_batch=smallest, lora=lora)
+    elif importlib.import_module("hpo.finetune.device").folds(config.fold, config.device):
+        folded = importlib.import_module("hpo.finetune.folded_array").FoldedArray
+        several = partial(folded, smallest_batch=smallest)
+    else:
+        return cast("FineTuneArray", build(*given))
     try:
-        return cast("FineTuneArray", folded.FoldedArray(*given, smallest_batch=min(_values(space, "batch_size"))))
+        return cast("FineTuneArray", several(*given))
     except NotFoldableError as error:
-        alone = (config.model_copy(update={"slots": 1}), *given[1:])
-        opened = cast("FineTuneArray", array.FineTuneArray(*alone))
+        opened = cast("FineTuneArray", build(config.model_copy(update={"slots": 1}), *given[1:]))
         opened.notes = (f"{error}; trials train one after the other",)
         return opened
 
 
-def _values(space: SearchSpace, name: str) -> Sequence[int]:
-    """Return the values that a whole-number hyperparameter can have."""
+def _values(space: SearchSpace, name: str) -> Sequence[Any]:
+    """Return the values that a hyperparameter can have, if it is a whole number or a choice."""
     points: Sequence[Any] | None = space.parameters[name].points() if name in space.parameters else None
     return points or [space.fixed.get(name, DEFAULTS[name])]
 

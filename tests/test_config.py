@@ -287,7 +287,7 @@ def test_a_custom_objective_may_read_anything() -> None:
 
 # ---------------------------------------------------------------- files that ship
 
-SPACES = {"bert", "deberta", "default", "electra", "roberta", "small_data", "wide"}
+SPACES = {"bert", "deberta", "default", "electra", "lora", "roberta", "small_data", "wide"}
 STUDIES = {"long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam"}
 
 
@@ -361,7 +361,15 @@ def test_the_default_space_holds_every_published_learning_rate_but_extremes() ->
 def test_the_wide_space_has_all_that_the_objective_reads() -> None:
     path = find("wide", "search_spaces")
     assert path is not None
-    assert set(parse(read(path)[0], HYPERPARAMETERS).parameters) == set(HYPERPARAMETERS)
+    read_by_whole_models = {name for name in HYPERPARAMETERS if not name.startswith("lora_")}
+    assert set(parse(read(path)[0], HYPERPARAMETERS).parameters) == read_by_whole_models
+
+
+def test_the_lora_space_begins_with_what_the_paper_used_and_searches_all_of_lora() -> None:
+    space = build({**BUILT_IN, "space": "lora"}, "x", ROOT).space
+    paper = {"learning_rate": 5e-4, "batch_size": 16, "lora_rank": 8, "lora_alpha": 8.0, "lora_targets": "query_value"}
+    assert paper.items() <= space.first_trial().items()
+    assert {name for name in HYPERPARAMETERS if name.startswith("lora_")} <= set(space.parameters)
 
 
 def test_a_space_or_study_is_found_by_path_beside_the_file_then_among_those_that_ship(

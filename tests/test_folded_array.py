@@ -22,7 +22,7 @@ MIXED = [
     {"learning_rate": 1e-3, "epochs": 1, "batch_size": 17, "schedule": "cosine", "dropout": 0.3, "layer_decay": 0.8},
     {"learning_rate": 2e-3, "epochs": 2, "batch_size": 8, "warmup_ratio": 0.3, "label_smoothing": 0.1},
     {"learning_rate": 5e-3, "epochs": 1, "batch_size": 64, "weight_decay": 0.1, "max_grad_norm": 0.1, "dropout": 0.0},
-    {"learning_rate": 4e-3, "epochs": 2, "batch_size": 32, "schedule": "constant"},
+    {"learning_rate": 4e-3, "epochs": 2, "batch_size": 32, "schedule": "constant", "dropout": 0.0},
 ]
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
 

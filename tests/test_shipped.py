@@ -21,7 +21,7 @@ def test_what_ships():
     assert names(STUDIES) == [
         "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam",
     ]  # fmt: skip
-    assert names(SPACES) == ["bert", "deberta", "default", "electra", "roberta", "small_data", "wide"]
+    assert names(SPACES) == ["bert", "deberta", "default", "electra", "lora", "roberta", "small_data", "wide"]
     for folder in ("studies", "search_spaces"):
         shipped = {path.name for path in config.shipped(folder).iterdir()}
         assert shipped == {path.name for path in (*STUDIES, *SPACES) if path.parent.name == folder}

@@ -112,6 +112,7 @@ class FineTuneArray:
         self.tokens: dict[str, Tokens] = {
             name: replace(tokens, ids=self._vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
         }
+        self._adapt(model, head)
         self._refuse_undefined_metric()
         # Only a model that asks for its masks by itself pays for a look at every call.
         self._masks: type[AbstractContextManager[Any]] = nullcontext
@@ -137,6 +138,9 @@ class FineTuneArray:
             "transformers": transformers.__version__,
         }
 
+    def _adapt(self, model: PreTrainedModel, head: frozenset[str]) -> None:
+        """Change the model before any trial starts from it."""
+
     # ------------------------------------------------------------ the four moves
 
     def load(self, slot: int, trial: TrialSpec) -> None:
@@ -145,9 +149,12 @@ class FineTuneArray:
         if not self._spare:
             self._spare.append(copy.deepcopy(self._any_model()))
         model = self._spare[-1]
-        self._starter.start(model, derived_seed(trial.seed, "head"), trial.params["dropout"])
+        self._start(model, trial)
         self._occupied[slot] = self._begun(trial, model, model.state_dict(), dict(model.named_parameters()))
         self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
+
+    def _start(self, model: PreTrainedModel, trial: TrialSpec) -> None:
+        self._starter.start(model, derived_seed(trial.seed, "head"), trial.params["dropout"])
 
     def _completed(self, trial: TrialSpec) -> TrialSpec:
         return replace(trial, params={**DEFAULTS, **trial.params})

@@ -176,4 +176,6 @@ def attention(
     elif attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(dim=-1)
-    return (weights * mask(weights.shape, rates, weights) @ value).transpose(1, 2).contiguous()
+    if any_rate(rates):
+        weights = weights * mask(weights.shape, rates, weights)
+    return (weights @ value).transpose(1, 2).contiguous()

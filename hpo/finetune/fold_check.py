@@ -2,6 +2,7 @@
 
 Small models of the same class and configuration (two layers, a small vocabulary) are compared in float64, in training,
 with dropout from each trial's own masks: outputs and gradients, rows of different lengths. What differs is named.
+With LoRA, a separate model is one whose only slot has all rows: there is nothing in it to mix up.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hpo.errors import NotFoldableError
 from hpo.finetune import dropout
-from hpo.finetune.folded import fold, load_slot
+from hpo.finetune.adapters import Lora
+from hpo.finetune.folded import fold, load_slot, trains
 from hpo.finetune.model import attend
 
 LENGTHS = torch.tensor([[7, 4, 6], [5, 7, 3]])  # real tokens of each row of the two slots
@@ -33,22 +35,23 @@ DEPTHS = (
 WIDTHS = ("intermediate_size", "d_ff", "d_inner", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "unk", "mask", "decoder_start", "forced_eos")
 
-_known: dict[tuple[type, str], str | None] = {}  # a process has one version of torch and of transformers
+_known: dict[tuple[type, str, Lora | None], str | None] = {}  # a process has one version of torch and of transformers
 
 
-def check(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
+def check(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None = None) -> str | None:
     """Return what is wrong with folded models of a class, in a sentence, or None.
 
     Args:
         kind: The model's class.
         config: Its configuration.
+        lora: What changes the model before it is folded.
     """
     config = _cut(config)
-    key = (kind, config.to_json_string())
+    key = (kind, config.to_json_string(), lora)
     if key not in _known:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            _known[key] = _difference(kind, config)
+            _known[key] = _difference(kind, config, lora)
     return _known[key]
 
 
@@ -81,22 +84,23 @@ def _tokens(config: PreTrainedConfig) -> Iterator[int]:
     return (token for token in tokens if isinstance(token, int) and token >= 0)
 
 
-def _model(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+def _model(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None) -> PreTrainedModel:
     """Return a model as trials train it: hpo's attention where the class can have it, dropout everywhere."""
     model: PreTrainedModel = kind(config).double().train()
     attend(model)
     dropout.install(model)
+    if lora is not None:
+        lora.install(model)
     for name, rate in dropout.rates(model):
         setattr(model.get_submodule(name), rate, 0.2)
     return model
 
 
-def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
-    one = _model(kind, config)
+def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None) -> str | None:
+    one = _model(kind, config, lora)
+    _shuffle(one.parameters())
     two = copy.deepcopy(one)
-    with torch.no_grad():
-        for p in (*one.parameters(), *two.parameters()):
-            p.copy_(p.flip(0) + 0.1 * torch.randn(p.shape[-1:]))  # no zeros and ones that hide whose they are
+    _shuffle(p for module in two.modules() if trains(module) for p in module.parameters(recurse=False))
     try:
         folded = fold(one, 2)
         load_slot(folded, 1, two.state_dict())
@@ -104,6 +108,8 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | 
             dropout.set_rates(folded, slot, 2, one)
         inputs = _inputs(one)
         together = _Run(folded, {name: x.flatten(0, 1) for name, x in inputs.items()}, seeds=(0, 1))
+        if lora is not None:
+            one, two = fold(one, 1), fold(two, 1)
         alone = [_Run(m, {name: x[slot] for name, x in inputs.items()}, (slot,)) for slot, m in enumerate((one, two))]
     except NotFoldableError as error:
         return str(error)
@@ -114,6 +120,13 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | 
         if not off <= TOLERANCE:
             return f"{kind.__name__}: {what} of two folded trials differs from that of two models by {off:.0e}"
     return None
+
+
+def _shuffle(parameters: Iterable[nn.Parameter]) -> None:
+    """Leave no zeros and ones that hide whose they are."""
+    with torch.no_grad():
+        for p in parameters:
+            p.copy_(p.flip(0) + 0.1 * torch.randn(p.shape[-1:]))
 
 
 class _Run:
@@ -159,8 +172,10 @@ class _Run:
             gradients = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
             largest = max(gradients.values(), key=torch.linalg.vector_norm)
             for name, p in self.model.named_parameters():
+                if not p.requires_grad:
+                    continue
                 found = torch.zeros_like(p[slot]) if p.grad is None else p.grad[slot]
-                wanted = gradients.get(name, torch.zeros_like(found))
+                wanted = gradients.get(name, torch.zeros_like(found)).view_as(found)
                 yield (
                     f"the gradient of {name}",
                     min(

@@ -1,5 +1,6 @@
 """One model that holds K trials: each parameter [...] becomes [K, ...], and rows of all trials go in together.
 
+Layers of which nothing is trained are not repeated: all trials share them, as LoRA's trials do their base model.
 Only modules that own parameters are changed (HFTA; Wang et al., MLSys 2021); the model's own code runs as it is.
 """
 
@@ -16,22 +17,31 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hpo.errors import NotFoldableError
-from hpo.finetune.folded_families import FAMILIES
-from hpo.finetune.folded_layers import FoldedConv1D, FoldedEmbedding, FoldedLayerNorm, FoldedLinear, FoldedVectors
+from hpo.finetune.adapters import Adapter
+from hpo.finetune.folded_families import ADAPTED_FAMILIES, FAMILIES
+from hpo.finetune.folded_layers import (
+    FoldedConv1D,
+    FoldedEmbedding,
+    FoldedLayerNorm,
+    FoldedLinear,
+    FoldedVectors,
+    Shared,
+)
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FoldedLinear,
     nn.Embedding: FoldedEmbedding,
     nn.LayerNorm: FoldedLayerNorm,
     Conv1D: FoldedConv1D,
+    Adapter: Adapter,
 }
 
 
 def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
     """Return a copy of a model that holds K trials, all of them the model itself to begin with.
 
-    It takes K times the rows, slot by slot (input_ids [K * b, length]), and answers with as many. Buffers are
-    shared by all slots.
+    It takes K times the rows, slot by slot (input_ids [K * b, length]), and answers with as many. Buffers and
+    the parameters of frozen layers are shared by all slots, the latter with the model itself too.
 
     Args:
         model: Any model; stays as it is.
@@ -45,7 +55,7 @@ def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
     in_the_way = [
         f"{name or 'the model itself'} ({type(module).__name__})"
         for name, module in model.named_modules()
-        if any(id(p) not in known for p in module.parameters(recurse=False))
+        if trains(module) and any(id(p) not in known for p in module.parameters(recurse=False))
     ]
     if in_the_way:
         more = f" and {len(in_the_way) - 1} more" if len(in_the_way) > 1 else ""
@@ -53,11 +63,14 @@ def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
             f"{type(model).__name__} cannot hold several trials at once: {in_the_way[0]}{more} would need code of its "
             "own (hpo/finetune/folded_families.py)"
         )
-    folded = copy.deepcopy(model)
+    shared = (p for m in model.modules() if not trains(m) for p in m.parameters(recurse=False))
+    folded = copy.deepcopy(model, {id(p): p for p in shared})
     _stack(folded, slots)
     for name in reversed(folds):  # layers before the modules that hold them
         if (kind := folds[name]) is not None:
             _become(folded.get_submodule(name), kind)
+            if kind is Shared:
+                folded.get_submodule(name).slots = slots  # type: ignore[assignment]
     return folded
 
 
@@ -67,28 +80,43 @@ def load_slot(model: PreTrainedModel, slot: int, weights: Mapping[str, torch.Ten
     Args:
         model: As `fold` returns it.
         slot: From 0.
-        weights: Name -> tensor as in the plain model's `state_dict()`; buffers are ignored.
+        weights: Name -> tensor as in the plain model's `state_dict()`; what slots share is ignored.
 
     Raises:
         ValueError: A parameter is missing or has another shape.
     """
     filled = set()
     with torch.no_grad():
-        for name, parameter in model.named_parameters(remove_duplicate=False):
+        for name, parameter in _repeated(model).items():
             if name in weights:
                 if weights[name].shape != parameter.shape[1:]:
                     raise ValueError(f"{name} is {list(parameter.shape[1:])}, not {list(weights[name].shape)}")
                 parameter[slot].copy_(weights[name])
                 filled.add(id(parameter))
-    missing = [name for name, parameter in model.named_parameters() if id(parameter) not in filled]
+    missing = [name for name, parameter in _repeated(model).items() if id(parameter) not in filled]
     if missing:
         raise ValueError(f"weights lack {', '.join(missing)}")
 
 
 def slot_weights(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
-    """Return one slot's weights, with the plain model's names and shapes, and the buffers; views, not copies."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {name: tensor[slot] if name in parameters else tensor for name, tensor in model.state_dict().items()}
+    """Return one slot's weights, with the plain model's names and shapes, and what it shares; views, not copies."""
+    own = _repeated(model)
+    return {name: tensor[slot] if name in own else tensor for name, tensor in model.state_dict().items()}
+
+
+def trains(module: nn.Module) -> bool:
+    """Return whether a module has parameters of its own that are trained; if not, all slots share it."""
+    return any(p.requires_grad for p in module.parameters(recurse=False))
+
+
+def _repeated(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return name -> parameter [K, ...] of a folded model, under all the names that a parameter has."""
+    return {
+        f"{prefix}.{name}".removeprefix("."): parameter
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if trains(module)
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
 
 
 # ---------------------------------------------------------------- how a module folds
@@ -96,9 +124,12 @@ def slot_weights(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
 
 def _fold_of(module: nn.Module) -> type | None:
     """Return the class that lets a module hold several trials; None if there is none, or none is needed."""
-    family = FAMILIES.get(f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}")
+    families = FAMILIES if _trains_within(module) else ADAPTED_FAMILIES
+    family = families.get(f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}")
     if family is not None:
         return family
+    if not trains(module):
+        return Shared if isinstance(module, nn.Linear | Conv1D) else None
     if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
         return None
     if type(module) in LAYERS:
@@ -112,10 +143,15 @@ def _fold_of(module: nn.Module) -> type | None:
     return kind if _folds(module, kind) else None
 
 
+def _trains_within(module: nn.Module) -> bool:
+    """Return whether anything in a module is trained but adapters."""
+    return any(trains(each) for each in module.modules() if not isinstance(each, Adapter))
+
+
 def _stack(module: nn.Module, slots: int) -> None:
-    """Repeat every parameter K times; those that were one stay one."""
+    """Repeat every parameter of a layer that trains K times; those that were one stay one."""
     stacked: dict[nn.Parameter, nn.Parameter] = {}
-    for each in module.modules():
+    for each in filter(trains, module.modules()):
         for name, p in each.named_parameters(recurse=False, remove_duplicate=False):
             if p not in stacked:
                 stacked[p] = nn.Parameter(p.detach().expand(slots, *p.shape).clone(), p.requires_grad)

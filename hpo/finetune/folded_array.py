@@ -52,7 +52,7 @@ class FoldedArray(FineTuneArray):
         template = self._spare[0]
         if not self._own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
-        if wrong := fold_check.check(type(template), template.config):
+        if wrong := self._check(template):
             raise NotFoldableError(wrong)
         self.micro_batch = min(self.micro_batch, smallest_batch)
         self.length = int(self.tokens["train"].lengths.max())
@@ -61,19 +61,23 @@ class FoldedArray(FineTuneArray):
         self._batches_of: dict[int, _Batch] = {}
         self._parameters_of: dict[int, dict[str, nn.Parameter]] = {}
 
+    def _check(self, template: PreTrainedModel) -> str | None:
+        """Return what is wrong with folding the model, or None."""
+        return fold_check.check(type(template), template.config)
+
     # ------------------------------------------------------------ the moves
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
         trial = self._completed(trial)
         template = self._spare[0]
-        self._starter.start(template, derived_seed(trial.seed, "head"), trial.params["dropout"])
+        self._start(template, trial)
         if self._model is None:
             self._model = fold(template, self.slots)
         load_slot(self._model, slot, template.state_dict())
         dropout.set_rates(self._model, slot, self.slots, template)
         weights = slot_weights(self._model, slot)
-        own = {name: nn.Parameter(weights[name]) for name, _ in self._model.named_parameters()}
+        own = {name: nn.Parameter(weights[name]) for name, p in self._model.named_parameters() if p.requires_grad}
         self._clear(slot)
         self._occupied[slot] = self._begun(trial, template, weights, own)
         self._parameters_of[slot] = own
@@ -206,7 +210,8 @@ class FoldedArray(FineTuneArray):
     def _step_slot(self, model: PreTrainedModel, number: int) -> None:
         """Step on a slot's part of the gradients, and clear it."""
         for name, parameter in model.named_parameters():
-            self._parameters_of[number][name].grad = None if parameter.grad is None else parameter.grad[number]
+            if (own := self._parameters_of[number].get(name)) is not None:
+                own.grad = None if parameter.grad is None else parameter.grad[number]
         self._update(self._occupied[number], self._batches_of[number].size)
         self._clear(number)
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hpo.finetune.folded_layers import PerSlot, SideBySide
+from hpo.finetune.adapters import Adapter
+from hpo.finetune.folded_layers import PerSlot, Shared, SideBySide
 
 
 class _Mixin:
@@ -73,8 +74,21 @@ class FoldedMPNetEncoder(_Mixin):
         return _spread(bias, len(self.relative_attention_bias.weight), len(x))
 
 
+def _weights(layer: nn.Linear) -> dict[str, torch.Tensor]:
+    """Return a folded layer's parameters, each [K, ...]; those that slots share are repeated, with adapters added."""
+    own: dict[str, torch.Tensor] = dict(layer.named_parameters(recurse=False))
+    if isinstance(layer, Shared):
+        own = {name: p.expand(layer.slots, *p.shape) for name, p in own.items()}
+        if isinstance(adapter := getattr(layer, "adapter", None), Adapter):
+            own["weight"] = own["weight"] + adapter.scale[..., None] * (adapter.B @ adapter.A)
+    return own
+
+
 class FoldedDisentangledSelfAttention(_Mixin):
-    """DeBERTa-v2's attention, whose projections also meet the table of relative positions, [K, buckets, hidden]."""
+    """DeBERTa-v2's attention, whose projections also meet the table of relative positions.
+
+    The table is [K, buckets, hidden], or frozen and [buckets, hidden]; an adapter's dropout leaves it out.
+    """
 
     def disentangled_attention_bias(
         self,
@@ -88,15 +102,16 @@ class FoldedDisentangledSelfAttention(_Mixin):
         code = super().disentangled_attention_bias.__func__
         settings = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         settings["transpose_for_scores"] = self.transpose_for_scores
-        weights = {name: dict(m.named_parameters()) for name, m in self.named_children() if isinstance(m, nn.Linear)}
+        weights = {name: _weights(m) for name, m in self.named_children() if isinstance(m, nn.Linear)}
 
         def of_one_slot(query: torch.Tensor, key: torch.Tensor, table: torch.Tensor, weights: Any) -> Any:
             linears = {name: partial(F.linear, **own) for name, own in weights.items()}
             return code(SimpleNamespace(**settings, **linears), query, key, relative_pos, table, scale_factor)
 
-        slots = len(rel_embeddings)
+        slots = len(weights["query_proj"]["weight"])
+        table = rel_embeddings.expand(slots, *rel_embeddings.shape[-2:])
         query, key = (x.view(slots, -1, *x.shape[1:]) for x in (query_layer, key_layer))
-        bias: torch.Tensor = torch.vmap(of_one_slot)(query, key, rel_embeddings, weights)
+        bias: torch.Tensor = torch.vmap(of_one_slot)(query, key, table, weights)
         return bias.flatten(0, 1)
 
 
@@ -115,7 +130,7 @@ class FoldedXLNetModel(_Mixin):
     def settle(self) -> None:
         """Let the layers turn their inputs."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm):
+            if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | Adapter):
                 module.__class__ = type(module.__class__.__name__, (_Turned, module.__class__), {})
 
 
@@ -132,4 +147,10 @@ FAMILIES: dict[str, type] = {
     "modeling_t5.T5Attention": FoldedT5Attention,
     "modeling_xlnet.XLNetModel": FoldedXLNetModel,
     "modeling_xlnet.XLNetRelativeAttention": FoldedXLNetAttention,
+}
+
+# The same where the pretrained weights are frozen and trials differ in adapters only.
+ADAPTED_FAMILIES: dict[str, type] = {
+    "modeling_deberta_v2.DisentangledSelfAttention": FoldedDisentangledSelfAttention,
+    "modeling_xlnet.XLNetModel": FoldedXLNetModel,
 }

@@ -7,6 +7,7 @@ whose rows are whose. The idea is HFTA's (Wang et al., MLSys 2021), which has mo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,6 +84,21 @@ class FoldedLayerNorm(nn.LayerNorm):
         weight = self.weight[:, None]
         y = rows * weight if self.bias is None else torch.addcmul(self.bias[:, None], rows, weight)
         return y.view(input.shape).to(rows.dtype)  # under autocast on a CPU, the plain layer's is bf16 too
+
+
+class Shared:
+    """Mixed into a frozen matrix, which all slots share.
+
+    On a CPU the rows of each slot are multiplied by themselves: in which order a product is summed depends on its
+    number of rows, and what a trial gets must not depend on how many others there are.
+    """
+
+    slots: int
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [K * b, ..., in] to [K * b, ..., out]."""
+        layer: Callable[[torch.Tensor], torch.Tensor] = super().forward  # type: ignore[misc]
+        return layer(x) if x.device.type != "cpu" else torch.cat([layer(rows) for rows in x.chunk(self.slots)])
 
 
 class FoldedVectors:

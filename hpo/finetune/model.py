@@ -58,7 +58,8 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there.
 
-    Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out.
+    Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out,
+    where all rates are zero too: fused or not must not depend on a trial's neighbours, as it shows in the last bit.
     """
     on_cpu, folded = query.device.type == "cpu", isinstance(dropout, tuple)
     with torch.autocast(query.device.type, enabled=False) if on_cpu or folded else nullcontext():
@@ -178,13 +179,14 @@ def load_model(
         config.problem_type = TASKS[task].problem_type
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad
-        model, info = _from_pretrained(source, config)
+        model, info = from_pretrained(source, config)
     except Exception as error:  # as above
         raise _explained(name, folder, "weights", error) from None
     return model, frozenset(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
 
 
-def _from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a sequence classifier with this module's attention; returns what was missing for it too."""
     options: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,

@@ -1,0 +1,75 @@
+"""Trials that share a frozen pretrained model and train adapters: LoRA (Hu et al., 2021), folded.
+
+The pretrained layers run once over the rows of all slots. Adapters and head, a percent of the parameters, are what
+has a slot for each trial; everything else is as in `FoldedArray`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hpo.finetune import adapter_files, fold_check
+from hpo.finetune.adapters import Lora
+from hpo.finetune.folded_array import FoldedArray
+from hpo.finetune.tasks import Outputs
+from hpo.objective import TrialSpec
+from hpo.samplers import derived_seed
+
+
+class LoraArray(FoldedArray):
+    """Trains adapters of one pretrained model; see `FoldedArray`.
+
+    Args:
+        lora: Where adapters are.
+
+    Raises:
+        MissingExtraError: `peft`, which says what is written, is not installed.
+        ModelError: The model has no layers of that kind.
+        NotFoldableError: With several slots, trials would differ from trials of their own.
+    """
+
+    def __init__(self, *args: Any, lora: Lora, **kwargs: Any) -> None:
+        adapter_files.library()
+        self._lora = lora
+        super().__init__(*args, **kwargs)
+
+    def _adapt(self, model: PreTrainedModel, head: frozenset[str]) -> None:
+        pretrained = {name for name, _ in model.base_model.named_parameters(prefix=model.base_model_prefix)}
+        classifier = {name for name, _ in model.named_parameters() if name not in pretrained}
+        self._lora = replace(self._lora, head=head | classifier)
+        self._lora.install(model)
+
+    def _check(self, template: PreTrainedModel) -> str | None:
+        if self.slots == 1:  # all rows are one trial's, whatever the model does with them
+            return None
+        return fold_check.check(type(template), template.config, self._lora)
+
+    def _start(self, model: PreTrainedModel, trial: TrialSpec) -> None:
+        super()._start(model, trial)
+        self._lora.start(model, trial.params, derived_seed(trial.seed, "adapters"))
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into an empty slot: fresh adapters, a fresh head, a fresh optimiser."""
+        super().load(slot, trial)
+        held = self._occupied[slot]  # a best evaluation holds on to what is trained, not to the shared model
+        held.weights = {name: held.weights[name] for name in self._parameters_of[slot]}
+
+    def keep(self, slot: int, folder: Path) -> bool:
+        """Write the best evaluation's adapters and head as a `peft` folder, with configuration and tokenizer."""
+        held = self._occupied[slot]
+        if not held.best_weights:
+            return False
+        adapter_files.save(folder, held.model, self._lora, held.best_weights, held.trial.params)
+        self.tokenizer.save_pretrained(folder)
+        return True
+
+    def outputs_of(self, folder: Path, split: str) -> Outputs:
+        """Return the outputs of what `keep` wrote, added to the pretrained weights as `hpo export` adds it."""
+        model = adapter_files.merged(folder)
+        model.to(self.device)  # type: ignore[arg-type]
+        self._vocabulary.cut(model)
+        return self.predict(model, split)
