@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from hpo.errors import NotFoldableError
 from hpo.finetune.folded import fold, load_slot, slot_weights
+from hpo.finetune.folded_layers import FoldedLinear
 
 
 @pytest.fixture(autouse=True)
@@ -325,3 +326,23 @@ def test_every_architecture_of_the_list_is_here():
     kinds = {configuration(name)[1].model_type for name in ARCHITECTURES}
     assert kinds >= {"bert", "roberta", "distilbert", "albert", "electra", "mpnet", "deberta-v2", "modernbert", "xlnet"}
     assert kinds >= {"gpt2", "llama", "qwen2", "qwen3", "t5", "bart"}
+
+
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(132, 1536, 384), (200, 3072, 768), (384, 384, 1536)])
+def test_wide_layers_have_the_same_bits_however_many_slots_and_threads(count, inputs, outputs):
+    """With two threads a batched matmul of one is summed in another order than one of several."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(3, count, inputs, generator=generator), torch.randn(3, outputs, inputs, generator=generator)
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for slots in (1, 2, 3):
+            layer = FoldedLinear(inputs, outputs)
+            layer.weight, layer.bias = nn.Parameter(weight[:slots].clone()), nn.Parameter(weight[:slots, :, 0].clone())
+            rows = x[:slots].flatten(0, 1).requires_grad_()
+            y = layer(rows)
+            y.square().sum().backward()
+            found.append((y[:count], rows.grad[:count], layer.weight.grad[0], layer.bias.grad[0]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for some in found[1:] for one, other in zip(found[0], some, strict=True))

@@ -53,10 +53,22 @@ def _einsum(equation: str, rows: torch.Tensor, own: torch.Tensor) -> torch.Tenso
 
 
 def _affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Multiply the rows of all slots with their slot's weight [K, in, out], in one batched matmul."""
+    """Multiply the rows of all slots with their slot's weight [K, in, out], in one batched matmul.
+
+    On a CPU in one for each slot: a batch of one is summed in another order than a batch of several, with several
+    threads, and what a trial gets must not depend on how many others there are.
+    """
     rows = x.reshape(len(weight), -1, x.shape[-1])
-    y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias[:, None], rows, weight)
+    if x.device.type == "cpu":
+        biases = [None] * len(weight) if bias is None else bias
+        y = torch.stack([_product(*own) for own in zip(rows, weight, biases, strict=True)])
+    else:
+        y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias[:, None], rows, weight)
     return y.view(*x.shape[:-1], weight.shape[-1])
+
+
+def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return rows @ weight if bias is None else torch.addmm(bias, rows, weight)
 
 
 class FoldedLinear(nn.Linear):
