@@ -84,7 +84,6 @@ class Checkpoints:
             TypeError: A state is more than JSON can say.
         """
         place = self._place(array)
-        json.dumps([kept.state, *(slot.state for slot in kept.slots.values())])  # raises before anything is written
         needed = sum(tensor.nbytes for slot in kept.slots.values() for tensor in slot.tensors.values())
         if (taken := used(self._folder)) + needed > self._limit:
             return (
@@ -155,8 +154,11 @@ class Checkpoints:
     def _sweep(self, place: Path) -> None:
         """Delete the files that no manifest names: the former checkpoint's, or those of one that came to nothing."""
         named = {MANIFEST}
-        with suppress(Exception):  # as in `_read`
+        try:
             named |= {f"{entry['sha256']}.safetensors" for entry in self._body(place)["slots"].values()}
+        except Exception as error:  # as in `_read`: it is of no use, unless it only cannot be read now
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                return
         for path in place.glob("*"):
             if path.name not in named:
                 with suppress(OSError):

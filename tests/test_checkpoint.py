@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -237,6 +238,7 @@ def test_a_forged_manifest_reads_no_other_file_and_nothing_is_unpickled(
     for name in ("../../outside", str(tmp_path / "outside"), "A" * 64, "", 3, None, ["0" * 64]):
         forge(kept, place, lambda body, name=name: body["slots"]["0"].update(sha256=name, bytes=0))
         assert kept.load("array")[0] is None
+        assert kept.found() == {}
         kept._sweep(place)  # which reads names too
     assert outside.exists()
     for data in (pickle.dumps(Poison()), b"\x80\x02]", b"\xff" * 100):
@@ -271,6 +273,7 @@ def test_a_manifest_that_is_none_is_none(kept: Checkpoints, place: Path, text: s
 
 OPERATIONS = (
     (builtins, "open"),
+    (io, "open"),
     (os, "open"),
     (os, "mkdir"),
     (os, "fsync"),
@@ -357,9 +360,10 @@ def test_a_disk_full_at_any_file_operation_leaves_the_old_or_the_new_one(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def saved(number: int) -> None:
+        report = (tmp_path / "reason").open("w")
         operations = at_operation(number, after=False, act=full)
-        reason = kept.save("array", made(2))
-        (tmp_path / "reason").write_text(reason or "")
+        report.write(kept.save("array", made(2)) or "")
+        report.flush()
         os._exit(1 if operations() >= number else 0)
 
     for number in range(1, 100):
@@ -440,6 +444,7 @@ def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Pa
     (folder / "not an array").mkdir()
     long_ago = time.time() - 2 * checkpoint.ABANDONED
     for path in [
+        folder / "not an array",
         folder / "abandoned",
         *(folder / "abandoned").iterdir(),
         folder / "torn",
