@@ -112,19 +112,19 @@ def test_three_slots_are_three_peft_models(tmp_path, name):
     inputs = architectures.rows(base, 3)
     logits = together(**architectures.flat(inputs)).logits.unflatten(0, (3, -1))
     logits.square().sum().backward()
-    compared = 0
     for slot, params in enumerate(trials):
         adapter_files.save(tmp_path / str(slot), template, lora, slot_weights(together, slot), params)
         alone = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / str(slot)), is_trainable=True)
         own = alone(**{key: value[slot] for key, value in inputs.items()}).logits
         own.square().sum().backward()
         assert (logits[slot] - own).norm() <= 1e-9 * own.norm()
+        used = lora.layers(template, [params["lora_targets"]])
+        adapters = {f"{layer}.adapter.{matrix}" for layer in used for matrix in "AB"}
+        assert under_our_names(alone).keys() == adapters | lora.head
         for key, parameter in under_our_names(alone).items():
             found = together.get_parameter(key).grad[slot]
             found = found[tuple(slice(0, size) for size in parameter.shape)]
             assert (found - parameter.grad).norm() <= 1e-9 * parameter.grad.norm(), key
-            compared += 1
-    assert compared > 3 * len(lora.head)
 
 
 def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monkeypatch):
@@ -190,7 +190,10 @@ def test_adapters_start_as_those_of_peft(tmp_path):
         assert bool(adapter.A[:6].any()) == used
         assert not adapter.A[6:].any()
         assert not adapter.B.any()
+    for adapter in adapters_of(model).values():
+        torch.nn.init.ones_(adapter.B)
     lora.start(model, params, 6)
+    assert not any(adapter.B.any() for adapter in adapters_of(model).values())
     assert not any(torch.equal(adapters_of(model)[name].A[:6], a) for name, a in drawn.items())
     lora.start(model, params, 5)
     assert all(torch.equal(adapters_of(model)[name].A[:6], a) for name, a in drawn.items())
@@ -229,6 +232,16 @@ def test_every_hyperparameter_of_lora_matters(tmp_path):
         array.load(0, TrialSpec(0, {"learning_rate": 1e-2, "batch_size": 8, "epochs": 2, "lora_rank": 2, **change}, 1))
         losses.add(array.advance()[0].metrics["loss"])
     assert len(losses) == 5
+
+
+def test_another_seed_draws_other_adapters_and_another_head(tmp_path):
+    array = open_array(tmp_path, slots=3)
+    for slot, seed in enumerate([1, 2, 1]):
+        array.load(slot, TrialSpec(slot, MIXED[0], seed))
+    one, two, again = (array._occupied[slot].weights for slot in range(3))
+    for name in ("classifier.weight", "bert.encoder.layer.1.attention.self.value.adapter.A"):
+        assert torch.equal(one[name], again[name])
+        assert not torch.equal(one[name], two[name])
 
 
 def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
@@ -298,7 +311,7 @@ def test_what_does_not_fold_trains_with_one_slot(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- what is kept
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "roberta"])
 def test_a_kept_adapter_loads_with_peft(tmp_path, kind):
     tiny.save_model(tmp_path / "model", kind)
     array = open_array(tmp_path, slots=2)
