@@ -328,7 +328,12 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     )
     for scheme in ("sqlite", "journal"):
         url = f"{scheme}:////{far}/it"
-        for use in (storage.connect, lambda url: locks_for(url, "study"), lambda url: starting(url).__enter__()):
+        for use in (
+            storage.connect,
+            storage.refuse,
+            lambda url: locks_for(url, "study"),
+            lambda url: starting(url).__enter__(),
+        ):
             with pytest.raises(
                 StorageError, match=rf"network file system \({kind}, mounted at .*far away\).*postgresql://"
             ):
