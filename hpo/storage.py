@@ -42,7 +42,10 @@ def _write_ahead(connection: Any, _: Any) -> None:
 
 
 def _begin(connection: sqlalchemy.Connection) -> None:
-    """Wait for the right to write before reading: it is refused at once to whoever has read what is old by then."""
+    """Wait for the right to write before reading: of two who tell a trial, the second sees that it has been told.
+
+    SQLite refuses at once, without waiting, to let anybody write who has read what is old by then.
+    """
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,15 @@ INITDB = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) + [Path(p) for
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_server() -> Iterator[str]:
     """Start a private cluster on loopback from the system's own package; return a URL that lacks the database."""
     if not INITDB:
         pytest.skip("PostgreSQL is not installed (initdb not found): its storage is NOT tested here")
-    folder, binaries = tmp_path_factory.mktemp("postgresql"), INITDB[-1].parent
+    # Not in pytest's folder, which another pytest that starts meanwhile closes to all other users.
+    folder, binaries = Path(tempfile.mkdtemp(prefix="hpo-postgresql-")), INITDB[-1].parent
     as_user = []
     if os.geteuid() == 0:  # a server refuses to run as root
         as_user = ["runuser", "-u", "postgres", "--"]
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and parent != Path("/") and parent.is_relative_to(folder.parents[1]):
-                parent.chmod(0o755)
         shutil.chown(folder, "postgres")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,6 +64,7 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", settings, "start")
     yield f"postgresql://tuner:canary@127.0.0.1:{port}/"
     run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

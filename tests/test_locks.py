@@ -255,6 +255,7 @@ def test_a_server_that_cannot_be_reached_is_an_error_without_a_password(postgres
                 use()
             assert "canary" not in str(caught.value)
             assert caught.value.__suppress_context__
+            assert caught.value.__cause__ is None
 
 
 def test_an_old_server_is_refused(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +328,12 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     )
     for scheme in ("sqlite", "journal"):
         url = f"{scheme}:////{far}/it"
-        for use in (storage.connect, lambda url: locks_for(url, "study"), lambda url: starting(url).__enter__()):
+        for use in (
+            storage.connect,
+            storage.refuse,
+            lambda url: locks_for(url, "study"),
+            lambda url: starting(url).__enter__(),
+        ):
             with pytest.raises(
                 StorageError, match=rf"network file system \({kind}, mounted at .*far away\).*postgresql://"
             ):
@@ -346,13 +352,17 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         ["40 22 0:50 / /elsewhere rw - nfs4 server:/x rw"],
         ["40 22 0:50 / {here} rw - nfs4 server:/x rw", "41 40 8:2 / {here} rw - ext4 /dev/sdb1 rw"],  # mounted over it
         ["41 22 8:2 / {here} rw - xfs /dev/sdb1 rw", "40 22 0:50 / {parent} rw - nfs4 server:/x rw"],
-        ["40 22 0:50 / {here}x rw - nfs4 server:/x rw"],
+        ["40 22 0:50 / {part} rw - nfs4 server:/x rw"],
         ["40 22 0:50 / {here} rw - tmpfs nfs rw"],
-        ["40 22 0:50 / {here} rw - fuse.fuse-overlayfs nfs rw"],
+        ["40 22 0:50 / {here} rw - fuse.unionfs nfs rw"],
     ],
 )
 def test_a_disk_of_this_machine_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
-    mounts(monkeypatch, tmp_path, *(line.format(here=tmp_path, parent=tmp_path.parent) for line in lines))
+    mounts(
+        monkeypatch,
+        tmp_path,
+        *(line.format(here=tmp_path, parent=tmp_path.parent, part=str(tmp_path)[:-1]) for line in lines),
+    )
     with locks_for("sqlite:///it.db", "study") as mine:
         assert mine.take(1)
 

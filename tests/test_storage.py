@@ -108,7 +108,18 @@ def test_a_file_that_is_no_storage_cannot_be_opened(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["garbage", "garbage\n", "\n", "garbage\ngarbage\n", "3\n", '{"a": 1}\n', '{"op_code": 99}\n', "[1]\n"]
+    "content",
+    [
+        "garbage",
+        "garbage\n",
+        "\n",
+        "garbage\ngarbage\n",
+        "3\n",
+        '{"a": 1}\n',
+        '{"op_code": 99}\n',
+        "[1]\n",
+        '{"op_code":4,\n',
+    ],
 )
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path, content: str) -> None:
     Path("it.log").write_text(content)
@@ -207,6 +218,7 @@ def test_a_server_is_taken_to_exist() -> None:
 
 def test_sqlite_does_not_wait_for_the_disk_at_every_commit(tmp_path: Path) -> None:
     kept = storage.connect(f"sqlite:///{tmp_path}/a.db")
+    assert (tmp_path / "a.db").read_bytes()[18:20] == b"\2\2"  # writes ahead already, changed while it was alone
     with kept.engine.connect() as connection:  # type: ignore[attr-defined]
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
