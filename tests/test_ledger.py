@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,18 @@ def test_a_trial_that_somebody_else_has_is_not_given_out(kept: BaseStorage) -> N
 def test_a_study_in_memory_is_its_own_copy() -> None:
     study = open_in(InMemoryStorage())
     assert copied(study) is study
+
+
+def test_an_interrupt_waits_for_a_write_to_be_whole(kept: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_in(kept)
+    copy = copied(study)
+    write = study._storage.set_study_user_attr
+
+    def interrupted(*args: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(*args)
+
+    monkeypatch.setattr(study._storage, "set_study_user_attr", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        copy.set_user_attr("said", 1)
+    assert study.user_attrs == copy.user_attrs == {"said": 1}

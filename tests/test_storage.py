@@ -181,6 +181,42 @@ def test_a_journal_that_vanished_is_an_error_that_holds_nobody_up() -> None:
             optuna.create_study(storage=kept, study_name=name)
 
 
+RIVALS = """
+import os, optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+from hpo import storage
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+study = optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="study")
+for row in range(30):
+    study.enqueue_trial({})
+rows = study.trials
+closed, gate = os.pipe()
+for process in range(6):
+    if os.fork() == 0:
+        kept = optuna.load_study(storage=storage.connect("sqlite:///it.db"), study_name="study")._storage
+        os.close(gate)
+        os.read(closed, 1)  # until the parent opens it for all
+        for row in rows:
+            try:
+                won = kept.set_trial_state_values(row._trial_id, TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                continue
+            if won:
+                os.write(1, b"won ")
+                kept.set_trial_state_values(row._trial_id, TrialState.COMPLETE, [1.0])
+        os._exit(0)
+os.close(gate)
+print([os.wait()[1] for process in range(6)])
+"""
+
+
+def test_of_many_who_want_a_trial_in_sqlite_one_gets_it() -> None:
+    ran = subprocess.run([sys.executable, "-c", RIVALS], capture_output=True, text=True, check=True, timeout=120)
+    assert "[0, 0, 0, 0, 0, 0]" in ran.stdout, ran.stderr
+    assert ran.stdout.count("won") == 30
+
+
 def test_sqlite_waits_for_another_writer_instead_of_reading_what_is_old_by_the_time_it_writes() -> None:
     kept = storage.connect("sqlite:///it.db")
     assert isinstance(kept, RDBStorage)
