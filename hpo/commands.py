@@ -21,9 +21,9 @@ from hpo.findings import findings
 from hpo.formatting import duration, remarks
 from hpo.holdout import judge, sentence
 from hpo.results import Results, read, study_json, trial_json
-from hpo.runner import Watcher
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
+from hpo.watcher import Watcher
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray

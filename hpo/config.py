@@ -110,6 +110,9 @@ class StudyConfig(_Model):
     """Trials that train at once; on a CPU, each in a thread of its own. `auto` measures, and remembers."""
     fold: bool | None = None
     """Whether the slots are those of one folded model; if empty, on CUDA."""
+    round_size: int | None = Field(default=None, ge=1)
+    """Trials of a round: each round is drawn from what earlier ones found, and its rungs are decided together, so
+    that the results do not depend on who is faster. If empty, trials run free."""
     evaluations_per_epoch: int = Field(default=2, ge=1)
     """How often a trial is scored, and may be pruned."""
     patience: int | None = Field(default=None, ge=1)
@@ -126,6 +129,11 @@ class StudyConfig(_Model):
     """CPU threads, shared by the slots; all physical cores if empty."""
     max_consecutive_failures: int = Field(default=3, ge=1)
     """Failed trials in a row after which the study stops."""
+    stall_timeout: float | None = Field(default=None, gt=0)
+    """Seconds without a step of training after which a process ends itself, and its trials go on in another; half an
+    hour if empty, and none with an objective of your own."""
+    keep_best: int = Field(default=1, ge=1)
+    """Models to keep: of so many of the best trials, besides that of the published default."""
     storage: str | None = None
     """URL of the Optuna storage."""
     checksums: dict[str, str] = Field(default_factory=dict)
@@ -156,6 +164,8 @@ RESUMABLE = frozenset(
         "sampler",
         "pruner",
         "fold",
+        "stall_timeout",
+        "keep_best",
     }
 )
 
@@ -163,7 +173,7 @@ RESUMABLE = frozenset(
 # What only the built-in objective reads.
 FINE_TUNING = (
     "model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device",
-    "threads", "fold",
+    "threads", "fold", "keep_best",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ HpoError                 what a user can mend; the command line prints it and ex
 ├── ModelError           a model or tokenizer that cannot be loaded
 ├── NotFoldableError     a model with modules that cannot hold several trials at once
 ├── StorageError         a storage that cannot be opened
+│   └── AwayError        a storage that does not answer any more
 ├── StudyError           a study that is missing, differs from its file, or is in use
 └── MissingExtraError    an optional dependency, with the command that installs it
 
@@ -14,6 +15,7 @@ TrialEndedError          raised inside a trial; the trial is told PRUNED with `r
 └── OutOfMemoryError     the trial does not fit even with one example at a time
 
 GaveWayError             the array shrinks: the trial goes back to waiting, untold
+LostTrialError           the trial belongs to another process by now: it is dropped, and nothing written
 """
 
 from __future__ import annotations
@@ -73,6 +75,10 @@ class StorageError(HpoError):
     """The storage cannot be opened."""
 
 
+class AwayError(StorageError):
+    """The storage was there, and has not answered for long."""
+
+
 class StudyError(HpoError):
     """The study does not exist, differs from its file, or is run by another process."""
 
@@ -104,3 +110,11 @@ class OutOfMemoryError(TrialEndedError):
 
 class GaveWayError(Exception):
     """A trial left its slot because the array had to shrink; it goes back to waiting, untold, and starts again."""
+
+
+class LostTrialError(Exception):
+    """A trial is not this process's any more; whoever owns it trains it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"trial {number} belongs to another process")
+        self.number = number

@@ -1,114 +1,365 @@
-"""A study's rows, read once and kept: what this process writes, it knows.
+"""What a process knows and owns of a study: its rows, read once and kept, and the locks of the trials it runs.
 
 Optuna's storages read every row that has not ended again, for each question asked of them, and a trial asks a dozen.
-The process that holds a study's lock is the only one that writes its rows, so its copy is the truth.
+Here they are read together, when others may have written; what this process writes goes to the storage first, and
+only to trials that it owns.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import copy
+import time
+from collections.abc import Callable, Container, Sequence
+from datetime import datetime
+from typing import Any, NoReturn, TypeVar
 
 import optuna
+import tenacity
 from optuna.distributions import BaseDistribution
-from optuna.storages import InMemoryStorage
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from hpo.errors import AwayError, LostTrialError, StorageError
+from hpo.halt import Halt
+from hpo.locks import locks_for, starting
+from hpo.urls import redacted
+
+ATTEMPT = "hpo:attempt"
+"""System attribute of a trial: how often it has been taken over from an owner that died."""
+
+PATIENCE = 600.0  # seconds to wait for a storage that is away
+HALTING = 5.0  # the same for a process that was asked to end
+
+Answer = TypeVar("Answer")
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back: inside a write they could leave a session open that locks all others out."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    before = {
-        number: signal.signal(number, lambda n, _: caught.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if caught:
-            signal.raise_signal(caught[0])
-
-
-class Ledger(InMemoryStorage):
-    """One study of a storage, in memory; what is written goes to the storage first.
+class Ledger(BaseStorage):
+    """One study of a storage, as this process knows it.
 
     Args:
         study: The study as opened in its storage.
+        url: URL of the storage, where the locks are; None if no other process can see it.
+        halted: Once it is set, a storage that is away is not waited for much longer.
+        waits: Told why, before each wait for a storage that is away.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
-        super().__init__()
-        self._kept, self._kept_study_id = study._storage, study._study_id
-        self._kept_ids: dict[int, int] = {}
-        study_id = super().create_new_study(study.directions, study.study_name)
-        for key, value in study.user_attrs.items():
-            super().set_study_user_attr(study_id, key, value)
-        for key, value in self._kept.get_study_system_attrs(self._kept_study_id).items():
-            super().set_study_system_attr(study_id, key, value)
-        for row in study.get_trials(deepcopy=False):
-            self._kept_ids[super().create_new_trial(study_id, row)] = row._trial_id
+    def __init__(
+        self,
+        study: optuna.Study,
+        url: str | None = None,
+        halted: Halt | None = None,
+        waits: Callable[[str], None] | None = None,
+    ) -> None:
+        self._kept, self._study_id, self._name = study._storage, study._study_id, study.study_name
+        self._directions = study.directions
+        self._url, self._halted, self._waits = url, halted or Halt(), waits or (lambda message: None)
+        self._locks = locks_for(url, self._name)
+        self._attempts: dict[int, int] = {}  # of the trials owned
+        self._numbers: dict[int, int] = {}
+        self._rows: dict[int, FrozenTrial] = {}
+        self._limit: int | None = None
+        self._study_user: dict[str, Any] = {}
+        self._study_system: dict[str, Any] = {}
+        self._read, self._took = 0.0, 0.0
+        self.refresh()
+
+    # ------------------------------------------------------------ knowing
+
+    def refresh(self, *, now: bool = True) -> None:
+        """Read the rows again; if not `now`, only where that takes at most a twentieth of the time."""
+        began = time.monotonic()
+        if not now and began - self._read < 20 * self._took:
+            return
+        rows = self._patiently(lambda: self._kept.get_all_trials(self._study_id, deepcopy=False))
+        for row in rows:
+            self._numbers[row._trial_id] = row.number
+            self._rows[row.number] = row
+        self._study_user.update(self._patiently(lambda: self._kept.get_study_user_attrs(self._study_id)))
+        self._study_system.update(self._patiently(lambda: self._kept.get_study_system_attrs(self._study_id)))
+        self._read = time.monotonic()
+        self._took = self._read - began
+
+    def before(self, number: int) -> Ledger:
+        """Return a view in which there are only the rows before a number; what is written through it is seen here."""
+        view = copy.copy(self)
+        view._limit = number
+        return view
+
+    def row(self, number: int) -> FrozenTrial:
+        """Return a trial's row."""
+        return self._rows[number]
+
+    # ------------------------------------------------------------ owning
+
+    def take(self, number: int) -> FrozenTrial | None:
+        """Become the owner of a trial that has none, and set it running; None if it has one, or has ended.
+
+        A trial that is running already belonged to somebody who died: its attempt is raised.
+        """
+        if not self._patiently(lambda: self._locks.take(number)):
+            return None
+        trial_id = self._rows[number]._trial_id
+        row = self._rows[number] = self._patiently(lambda: self._kept.get_trial(trial_id))
+        if row.state.is_finished():
+            self._locks.release(number)
+            return None
+        self._attempts[number] = attempt_of(row)
+        if row.state == TrialState.RUNNING:
+            self._raise_attempt(row)
+        else:
+            self.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return self._rows[number]
+
+    def _raise_attempt(self, row: FrozenTrial) -> None:
+        """Say in the row that it has a new owner, who counts as the first if the last one got no further."""
+        _, fruitless, reported = row.system_attrs.get(ATTEMPT, (0, 0, -1))
+        fruitless = fruitless + 1 if len(row.intermediate_values) <= reported else 1
+        attempt = attempt_of(row) + 1
+        self.set_trial_system_attr(row._trial_id, ATTEMPT, [attempt, fruitless, len(row.intermediate_values)])
+        self._attempts[row.number] = attempt
+
+    def add_row(self) -> None:
+        """Add a row for the sampler to fill, unless somebody else has added one that is not known here yet."""
+
+        def add() -> None:
+            with starting(self._url):
+                if len(self._kept.get_all_trials(self._study_id, deepcopy=False)) == len(self._rows):
+                    self._kept.create_new_trial(self._study_id, optuna.create_trial(state=TrialState.WAITING))
+
+        self._patiently(add)
+        self.refresh()
+
+    def put_back(self, number: int) -> None:
+        """Make a trial WAITING again, with its parameters, and give it up.
+
+        Optuna's storages allow it and say nothing of it; `tests/test_ledger.py` pins it.
+        """
+        self.set_trial_state_values(self._rows[number]._trial_id, TrialState.WAITING)
+        self.release(number)
+
+    def release(self, number: int) -> None:
+        """Give a trial up; nothing happens if it is not owned."""
+        self._attempts.pop(number, None)
+        self._locks.release(number)
+
+    @property
+    def owned(self) -> Sequence[int]:
+        """Numbers of the trials owned."""
+        return sorted(self._attempts)
+
+    def close(self) -> None:
+        """Give all trials up."""
+        self._attempts.clear()
+        self._locks.close()
+
+    def _refuse_lost(self, number: int) -> None:
+        """Refuse to write to a trial that somebody else may own by now.
+
+        Raises:
+            LostTrialError: It is not owned, or has been taken over since.
+        """
+        attempt = self._attempts.get(number)
+        if attempt is not None and self._locks.held(number):
+            return
+        if attempt is not None and self._locks.take(number):  # lost with a connection; adopted by anybody since?
+            row = self._kept.get_trial(self._rows[number]._trial_id)
+            if attempt_of(row) == attempt and row.state == TrialState.RUNNING:
+                return
+        self.release(number)
+        raise LostTrialError(number)
+
+    # ------------------------------------------------------------ waiting for a storage that is away
+
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        """Ask the storage, again and again while it is away.
+
+        Raises:
+            AwayError: It did not come back.
+            StorageError: It cannot do what it is asked for: its disk is full, above all.
+        """
+        patience = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_away),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.5),
+            stop=lambda state: (state.seconds_since_start or 0.0) > (HALTING if self._halted.is_set() else PATIENCE),
+            before_sleep=lambda state: self._waits(f"the storage is away ({_said(_error(state))}); waiting for it"),
+            retry_error_callback=self._give_up,
+        )
+        try:
+            return patience(ask)
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:
+            raise StorageError(
+                f"the storage{self._where} cannot be read or written ({_said(error)}). "
+                "Mend that, and run the same command again to go on"
+            ) from None
+
+    @property
+    def _where(self) -> str:
+        return "" if self._url is None else f" {redacted(self._url)}"
+
+    def _give_up(self, state: tenacity.RetryCallState) -> NoReturn:
+        raise AwayError(
+            f"the storage{self._where} was away for {state.seconds_since_start or 0:.0f} s ({_said(_error(state))}). "
+            "Start it, and run the same command again to go on"
+        ) from None
+
+    def _write(self, trial_id: int, write: Callable[[], Answer]) -> Answer:
+        number = self._numbers[trial_id]
+
+        def checked() -> Answer:
+            self._refuse_lost(number)
+            return write()
+
+        try:
+            return self._patiently(checked)
+        except UpdateFinishedTrialError:  # told by somebody else, or by us, and the answer did not arrive
+            self.release(number)
+            raise LostTrialError(number) from None
+
+    # ------------------------------------------------------------ writing, as Optuna asks for it
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Write to the storage, then to the copy."""
-        with undisturbed():
-            self._kept.set_study_user_attr(self._kept_study_id, key, value)
-            super().set_study_user_attr(study_id, key, value)
+        self._patiently(lambda: self._kept.set_study_user_attr(self._study_id, key, value))
+        self._study_user[key] = value
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Write to the storage, then to the copy."""
-        with undisturbed():
-            self._kept.set_study_system_attr(self._kept_study_id, key, value)
-            super().set_study_system_attr(study_id, key, value)
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Write to the storage, then to the copy."""
-        with undisturbed():
-            kept = self._kept.create_new_trial(self._kept_study_id, template_trial)
-            trial_id = super().create_new_trial(study_id, template_trial)
-            self._kept_ids[trial_id] = kept
-            return trial_id
+        self._patiently(lambda: self._kept.set_study_system_attr(self._study_id, key, value))
+        self._study_system[key] = value
 
     def set_trial_param(self, trial_id: int, param_name: str, value: float, distribution: BaseDistribution) -> None:
         """Write to the storage, then to the copy."""
-        with undisturbed():
-            self._kept.set_trial_param(self._kept_ids[trial_id], param_name, value, distribution)
-            super().set_trial_param(trial_id, param_name, value, distribution)
+        self._write(trial_id, lambda: self._kept.set_trial_param(trial_id, param_name, value, distribution))
+        row = self._changed(trial_id)
+        row.params = {**row.params, param_name: distribution.to_external_repr(value)}
+        row.distributions = {**row.distributions, param_name: distribution}
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
-        """Write to the storage, then to the copy; False if the storage says that somebody else has the trial."""
-        with undisturbed():
-            done = self._kept.set_trial_state_values(self._kept_ids[trial_id], state, values)
-            return done and super().set_trial_state_values(trial_id, state, values)
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Write to the storage, then to the copy."""
-        with undisturbed():
-            self._kept.set_trial_intermediate_value(self._kept_ids[trial_id], step, intermediate_value)
-            super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        done = self._write(trial_id, lambda: self._kept.set_trial_state_values(trial_id, state, values))
+        row = self._changed(trial_id)
+        row.state = state
+        if values is not None:
+            row.values = list(values)
+        if state == TrialState.RUNNING:
+            row.datetime_start = datetime.now()
+        if state.is_finished():
+            row.datetime_complete = datetime.now()
+        return done
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, value: float) -> None:
+        """Write to the storage, then to the copy."""
+        self._write(trial_id, lambda: self._kept.set_trial_intermediate_value(trial_id, step, value))
+        row = self._changed(trial_id)
+        row.intermediate_values = {**row.intermediate_values, step: value}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write to the storage, then to the copy."""
-        with undisturbed():
-            self._kept.set_trial_user_attr(self._kept_ids[trial_id], key, value)
-            super().set_trial_user_attr(trial_id, key, value)
+        self._write(trial_id, lambda: self._kept.set_trial_user_attr(trial_id, key, value))
+        row = self._changed(trial_id)
+        row.user_attrs = {**row.user_attrs, key: value}
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write to the storage, then to the copy."""
-        with undisturbed():
-            self._kept.set_trial_system_attr(self._kept_ids[trial_id], key, value)
-            super().set_trial_system_attr(trial_id, key, value)
+        self._write(trial_id, lambda: self._kept.set_trial_system_attr(trial_id, key, value))
+        row = self._changed(trial_id)
+        row.system_attrs = {**row.system_attrs, key: value}
+
+    def _changed(self, trial_id: int) -> FrozenTrial:
+        """Put a copy in the place of a row, and return it: whoever holds the old one may rely on it."""
+        number = self._numbers[trial_id]
+        row = self._rows[number] = copy.copy(self._rows[number])
+        return row
+
+    # ------------------------------------------------------------ reading, as Optuna asks for it
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a row."""
+        return self._rows[self._numbers[trial_id]]
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the rows in their order."""
+        every = [self._rows[number] for number in range(len(self._rows))[: self._limit]]
+        some = every if states is None else [row for row in every if row.state in states]
+        return copy.deepcopy(some) if deepcopy else some
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the study's attributes."""
+        return self._study_user
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return Optuna's own attributes of the study."""
+        return self._study_system
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """Return the study's id in its storage."""
+        return self._study_id
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """Return the study's name."""
+        return self._name
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Return which way is better."""
+        return self._directions
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Refuse: a ledger is of one study."""
+        raise NotImplementedError
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Refuse: a ledger is of one study."""
+        raise NotImplementedError
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Refuse: rows are planned when a study is opened."""
+        raise NotImplementedError
+
+    def delete_study(self, study_id: int) -> None:
+        """Refuse: a ledger is of one study."""
+        raise NotImplementedError
 
 
-def copied(study: optuna.Study) -> optuna.Study:
-    """Return a study that reads a copy of another's rows and writes to both; a study in memory as it is."""
-    if isinstance(study._storage, InMemoryStorage):
-        return study
-    return optuna.Study(study.study_name, Ledger(study), sampler=study.sampler, pruner=study.pruner)
+def attempt_of(row: FrozenTrial) -> int:
+    """Return how often a trial has been taken over."""
+    return int(row.system_attrs.get(ATTEMPT, (0,))[0])
+
+
+def fruitless(row: FrozenTrial) -> int:
+    """Return how many owners in a row died without one more evaluation of a trial."""
+    return int(row.system_attrs.get(ATTEMPT, (0, 0))[1])
+
+
+def _away(error: BaseException) -> bool:
+    """Return whether a storage may answer if it is asked again."""
+    if isinstance(error, StorageError):  # of the locks: their server cannot be reached
+        return not isinstance(error, AwayError)
+    cause = _cause(error)
+    if type(cause).__module__ == "sqlite3":
+        return any(word in str(cause) for word in ("locked", "busy"))
+    kinds = {kind.__name__ for kind in type(cause).__mro__ if kind.__module__.startswith("psycopg")}
+    return not kinds.isdisjoint({"OperationalError", "InterfaceError"})
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what the driver of a database raised, out of what SQLAlchemy and Optuna put around it."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
+
+
+def _said(error: BaseException) -> str:
+    return redacted(str(_cause(error)).partition("\n")[0])

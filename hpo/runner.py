@@ -1,66 +1,52 @@
-"""The loop: ask, load, advance, report, prune or stop or go on, tell.
+"""The loop: take, load, advance, report, prune or stop or go on, tell.
 
-while there is a slot to fill or a trial in one:
-    fill the free slots             a waiting row; the sampler draws what it lacks; duplicates are told at once
+while a row is unfinished:
+    fill the free slots             a row whose turn it is; the sampler draws what it lacks; duplicates are told
     advance the array one segment
     settle each slot's outcome      report -> last? patience? pruner? -> tell, keep the weights, free the slot
+    offer a checkpoint              written in the background; what it lacks is computed again
+
+Any number of processes run this loop on one study: a trial belongs to whoever holds its lock.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 import traceback
+import uuid
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.errors import DivergedError, GaveWayError, HpoError, StudyError, TrialEndedError
+from hpo.checkpoint import Checkpoint, Checkpoints, Kept, Writer
+from hpo.errors import DivergedError, GaveWayError, HpoError, LostTrialError, StudyError, TrialEndedError
+from hpo.halt import Halt, heeding_signals, watched
+from hpo.ledger import Ledger, fruitless
 from hpo.objective import Evaluation, TrialArray, TrialSpec
+from hpo.rungs import Decision
 from hpo.samplers import derived_seed
 from hpo.space import Params, SearchSpace
 from hpo.stopping import best_index, out_of_patience
-from hpo.study import put_back, put_back_orphans
+from hpo.turns import PAUSED, Turns
+from hpo.watcher import Silent, Watcher
+from hpo.weights import Weights
 
+POLL = 0.25  # seconds between two looks at what other processes do
 
-class Watcher(Protocol):
-    """What is told about a study while it runs; what a subclass leaves out is not listened to."""
+SUSPECT, MOST_DEATHS = 3, 10
+"""Processes in a row that died in a trial: when it is run alone, and when it has failed."""
 
-    def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
-        """The study is open; `finished` are the rows that ended in earlier runs."""
-        return
+RETRIES: dict[type[Exception], int] = {ConnectionError: 3, TimeoutError: 3}
+"""Causes that may pass, and how often a trial is run again for them; anything else would only come again."""
 
-    def started(self, number: int, params: Mapping[str, Any]) -> None:
-        """A trial has been loaded."""
-        return
-
-    def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        """A trial has been scored."""
-        return
-
-    def ended(self, trial: FrozenTrial) -> None:
-        """A trial has been told."""
-        return
-
-    def note(self, message: str) -> None:
-        """Something the user should read."""
-        return
-
-    def closed(self) -> None:
-        """The study is at rest."""
-        return
-
-
-class Silent(Watcher):
-    """A watcher that looks away."""
+RETRIED = "hpo:retried"
+"""System attribute of a trial: how often it was."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +59,8 @@ class Rules:
         timeout: Seconds after which running trials are put back.
         patience: Evaluations without a better one after which a trial ends.
         max_consecutive_failures: Failed trials in a row after which the study stops.
+        round_size: Trials of a round; None runs free.
+        stall_timeout: Seconds without a step of training after which the process ends itself.
     """
 
     budget: int
@@ -80,6 +68,8 @@ class Rules:
     timeout: float | None = None
     patience: int | None = None
     max_consecutive_failures: int = 3
+    round_size: int | None = None
+    stall_timeout: float | None = None
 
 
 @dataclass
@@ -87,8 +77,13 @@ class _Running:
     """A trial in a slot."""
 
     trial: Trial
+    spec: TrialSpec
     started: float
     evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
 
     @property
     def values(self) -> list[float]:
@@ -96,17 +91,17 @@ class _Running:
 
 
 class Runner:
-    """Runs the waiting rows of a study through an array.
-
-    One runner at a time: the caller holds the study's lock, so that a running row is this runner's.
+    """Runs the unfinished rows of a study through an array.
 
     Args:
-        study: An open study, its pruner and sampler set.
+        study: An open study, its rows planned, its pruner and sampler set.
         space: What its trials are made of.
         array: What trains them.
         rules: When things end.
         watch: Told of everything.
-        weights: Folder for the weights of the best trial and of the published default; None keeps none.
+        url: URL of the storage; None if no other process sees it.
+        weights: Where the weights of the best trials are kept; None keeps none.
+        checkpoints: Where trials are kept that have not ended; None computes again what is lost.
     """
 
     def __init__(
@@ -116,40 +111,64 @@ class Runner:
         array: TrialArray,
         rules: Rules,
         watch: Watcher | None = None,
-        weights: Path | None = None,
+        url: str | None = None,
+        weights: Weights | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.study, self.space, self.array, self.rules = study, space, array, rules
+        self.space, self.array, self.rules = space, array, rules
         self.watch: Watcher = watch or Silent()
-        self.weights = weights
+        self.weights, self.checkpoints = weights, checkpoints
+        self._writer = None if checkpoints is None else Writer(checkpoints)
+        self.halt = self.array.halted = Halt()
+        self.ledger = Ledger(study, url, self.halt, self._note)
+        self.study = optuna.Study(study.study_name, self.ledger, sampler=study.sampler, pruner=study.pruner)
+        self.turns = Turns(self.study, space, rules.budget, rules.round_size, array.segment)
         self.direction = study.direction.name.lower()
-        self._slots: dict[int, _Running] = {}
-        self._twins: list[tuple[Trial, int]] = []  # duplicates of a trial that still runs
-        self._failures = 0
-        self._last_reason = ""
         self.stopped: str | None = None
+        self._name = uuid.uuid4().hex  # of the array, among those of other processes
+        self._slots: dict[int, _Running] = {}
+        self._held: dict[int, _Running] = {}  # paused, and kept by the array outside its slots
+        self._failures = 0
+        self._noted = ""
 
     def run(self) -> str | None:
-        """Run until no row is left.
+        """Run until every row has ended.
 
         Returns:
             Why the study stopped early, or None.
+
+        Raises:
+            KeyboardInterrupt: After the first SIGINT or SIGTERM everything has been put back; at the second, nothing.
         """
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
-        try:
-            while (stop := self._stop(deadline)) is None:
-                self._fill()
-                if not self._slots:
-                    self._note_exhausted()
-                    return None
-                for slot, outcome in self.array.advance().items():
-                    self._settle(slot, outcome)
-            self.stopped = stop
-            return stop
-        finally:  # after a stop, an interrupt or an error, what still runs goes back with its parameters
-            for slot in list(self._slots):
-                self._unload(slot)
-            put_back_orphans(self.study)  # of every row: an interrupt may fall between its start and its slot
-            self._slots.clear()
+        with heeding_signals(self.halt), watched(self.halt, self.rules.stall_timeout):
+            try:
+                while (self._stop(deadline)) is None:
+                    self._fill()
+                    if self._slots:
+                        self._advance()
+                    elif self.turns.unfinished():
+                        time.sleep(POLL)  # others run what is left
+                    else:
+                        self.ledger.refresh()
+                        if not self.turns.unfinished():
+                            break
+                self._put_all_back()
+            except KeyboardInterrupt:
+                if not self.halt.is_set():  # raised by the objective, not by a second signal
+                    self._put_all_back()
+                raise
+            except BaseException:
+                self._put_all_back()
+                raise
+            finally:
+                self.ledger.close()
+                if self._writer is not None:
+                    self._writer.close()
+        if self.halt.is_set():
+            raise KeyboardInterrupt
+        self._note_exhausted()
+        return self.stopped
 
     @property
     def failed(self) -> bool:
@@ -157,36 +176,81 @@ class Runner:
         return self._failures >= self.rules.max_consecutive_failures
 
     def _stop(self, deadline: float) -> str | None:
-        if self.failed:
+        """Return, and keep, why no more is to be done."""
+        if self.halt.is_set():
+            self.stopped = "stopped by a signal; run the same command again to go on"
+        elif self.failed:
             last = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.FAIL][-1].user_attrs
-            return (
+            self.stopped = (
                 f"{self._failures} trials failed in a row, the last with {last['reason']}: {last['detail']}. The rest "
                 "is left waiting; mend the cause and run the same study again"
             )
-        if time.monotonic() >= deadline:
-            return "the time is up; run the same command again to go on"
-        return None
+        elif time.monotonic() >= deadline:
+            self.stopped = "the time is up; run the same command again to go on"
+        return self.stopped
+
+    def _note(self, message: str) -> None:
+        """Say something once, however often it comes in a row."""
+        if message != self._noted:
+            self.watch.note(message)
+        self._noted = message
+
+    def _note_exhausted(self) -> None:
+        rows = self.study.get_trials(deepcopy=False)
+        if sum(row.state.is_finished() for row in rows) < self.rules.budget and self.turns.used_up(rows):
+            self.watch.note(f"the search space is exhausted: all of its {self.space.size:g} points have been tried")
 
     # ------------------------------------------------------------ filling slots
 
     def _fill(self) -> None:
-        for slot in range(self.array.slots):
-            while slot not in self._slots and (trial := self._next()) is not None:
-                params = self._drawn(trial)
-                earlier = self._earlier(trial)
-                if earlier is None:
-                    self._load(slot, trial, params)
-                elif earlier.state == TrialState.RUNNING:
-                    self._twins.append((trial, earlier.number))
-                else:
-                    self._tell_duplicate(trial, earlier)
+        self.ledger.refresh(now=not self._slots)
+        self._resume_held()
+        free = [slot for slot in range(self.array.slots) if slot not in self._slots]
+        while free and (row := self._next()) is not None:
+            with suppress(LostTrialError):
+                self._begin(free[0], row)
+            free = [slot for slot in free if slot not in self._slots]
+
+    def _next(self) -> FrozenTrial | None:
+        """Return the first row whose turn it is and that has no owner, taken and set running."""
+        if any(fruitless(self.ledger.row(running.number)) >= SUSPECT for running in self._slots.values()):
+            return None  # it runs alone
+        if self.turns.lacks_rows():
+            self.ledger.add_row()
+        for row in self.turns.ready():
+            alone = fruitless(row) + (row.state == TrialState.RUNNING) >= SUSPECT
+            if row.number in self.ledger.owned or (alone and self._slots):
+                continue
+            if (taken := self.ledger.take(row.number)) is not None:
+                return taken
+        return None
+
+    def _begin(self, slot: int, row: FrozenTrial) -> None:
+        """Draw what a taken trial lacks, and load it; or tell it, or give it back, where it repeats another one."""
+        trial = Trial(self.turns.seen_by(row.number), row._trial_id)
+        if fruitless(row) >= MOST_DEATHS:
+            detail = f"{MOST_DEATHS} processes in a row died in this trial"
+            self._tell(trial, TrialState.FAIL, {"reason": "killed", "detail": detail})
+            return
+        if self.turns.is_paused(row) and self.turns.paused(row) is Decision.PRUNE:
+            self._tell(trial, TrialState.PRUNED, {"reason": "pruner"})
+            return
+        params = self._drawn(trial)
+        row = self._row(trial)
+        if (earlier := self.turns.earlier(row)) is not None:
+            self._tell_duplicate(trial, earlier)
+        elif self.turns.original(row, self.turns.rows()) is not None:
+            self.ledger.put_back(row.number)  # until that one has ended
+        else:
+            seed = derived_seed(self.rules.seed, row.number, "trial")
+            self._load(slot, _Running(trial, TrialSpec(row.number, params, seed), time.monotonic()))
 
     def _drawn(self, trial: Trial) -> Params:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may lie outside
                 return self.space.suggest(trial)
-        except (HpoError, OSError, SQLAlchemyError, StorageInternalError):
+        except (HpoError, LostTrialError, OSError):
             raise
         except Exception as error:  # of a sampler with arguments or a space that it cannot work with
             kind = type(error).__name__
@@ -194,190 +258,246 @@ class Runner:
                 f"the sampler cannot draw trial {trial.number} ({kind}: {error}); see `sampler`"
             ) from error
 
-    def _next(self) -> Trial | None:
-        """Return the first waiting row within the budget; plan one more where duplicates used rows up."""
-        rows = self.study.get_trials(deepcopy=False)
-        waiting = next((row for row in rows if row.state == TrialState.WAITING), None)
-        if waiting is None:
-            if len(rows) >= self.rules.budget or self._used_up(rows):
-                return None
-            self.study.enqueue_trial({})
-        elif waiting.number >= self.rules.budget or (not _decided(waiting) and self._used_up(rows)):
-            return None
-        return self.study.ask()
-
-    def _used_up(self, rows: Sequence[FrozenTrial]) -> bool:
-        """Return whether every point of a finite space has had its trial."""
-        return self.space.size <= len(rows) and self._distinct(rows) >= self.space.size
-
-    def _distinct(self, rows: Sequence[FrozenTrial]) -> int:
-        inside = {tuple(sorted(row.params.items())) for row in rows if row.params and self.space.contains(row.params)}
-        return len(inside)
-
-    def _note_exhausted(self) -> None:
-        rows = self.study.get_trials(deepcopy=False)
-        tried = sum(row.state != TrialState.WAITING for row in rows)
-        if tried < self.rules.budget and self._used_up(rows):
-            self.watch.note(f"the search space is exhausted: all of its {self.space.size:g} points have been tried")
-
-    def _load(self, slot: int, trial: Trial, params: Params) -> None:
-        self._slots[slot] = _Running(trial, time.monotonic())
-        self.watch.started(trial.number, params)
-        seed = derived_seed(self.rules.seed, trial.number, "trial")
+    def _load(self, slot: int, running: _Running) -> None:
+        """Put a trial into a slot: from its checkpoint if there is one that serves, else from its seeds."""
+        self._slots[slot] = running
+        self.watch.started(running.number, running.spec.params)
+        kept = None if self.checkpoints is None else self.checkpoints.of(running.number)
+        if kept is not None:
+            try:
+                evaluations = [Evaluation(**said) for said in kept.state["evaluations"]]
+                self.array.load(slot, replace(running.spec, kept=kept))
+                running.evaluations = evaluations
+                return
+            except Exception as error:  # a checkpoint is a cache
+                self._note(f"trial {running.number} begins anew: its checkpoint is of no use ({error})")
         try:
-            self.array.load(slot, TrialSpec(trial.number, params, seed))
+            self.array.load(slot, running.spec)
         except Exception as error:  # the trial's, not the study's
             self._settle(slot, error)
 
-    # ------------------------------------------------------------ duplicates
-
-    def _earlier(self, trial: Trial) -> FrozenTrial | None:
-        """Return the first trial with the same parameters that ran or runs; a failed one does not count."""
-        for row in self.study._get_trials(deepcopy=False, use_cache=True):  # as it was when this trial was asked
-            same = row.number != trial.number and row.params == trial.params
-            if same and row.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                return row
-            if same and any(running.trial.number == row.number for running in self._slots.values()):
-                return row
-        return None
-
     def _tell_duplicate(self, trial: Trial, earlier: FrozenTrial) -> None:
         """Tell a duplicate its original's value; one of a pruned trial is pruned too, or it would look complete."""
-        trial.set_user_attr("duplicate_of", earlier.number)
+        attrs = {"duplicate_of": earlier.user_attrs.get("duplicate_of", earlier.number)}
         if earlier.state == TrialState.COMPLETE:
-            self.study.tell(trial, earlier.value)
-        else:
-            if earlier.value is not None and earlier.last_step is not None:
-                trial.report(earlier.value, earlier.last_step)
-            self.study.tell(trial, state=TrialState.PRUNED)
-        self.watch.ended(self._row(trial))
+            self._tell(trial, TrialState.COMPLETE, attrs, earlier.value)
+            return
+        if earlier.value is not None and earlier.last_step is not None:
+            trial.report(earlier.value, earlier.last_step)
+        self._tell(trial, TrialState.PRUNED, attrs)
 
-    def _settle_twins(self, original: FrozenTrial) -> None:
-        for twin, number in [pair for pair in self._twins if pair[1] == original.number]:
-            self._twins.remove((twin, number))
-            if original.state == TrialState.FAIL:
-                put_back(self.study, twin)
-            else:
-                self._tell_duplicate(twin, original)
+    # ------------------------------------------------------------ a segment
 
-    # ------------------------------------------------------------ settling outcomes
+    def _advance(self) -> None:
+        outcomes = self.array.advance()
+        self.ledger.refresh(now=False)
+        for slot, outcome in outcomes.items():
+            self._settle(slot, outcome)
+        if self._writer is not None and self._slots and not self.halt.is_set():
+            self._writer.offer(self._name, self._checkpoint)
+            if self._writer.problem:
+                self._note(self._writer.problem)
+
+    def _checkpoint(self) -> Checkpoint:
+        """Return all that the array needs to go on from here."""
+        kept = {slot: self._kept(slot, running) for slot, running in self._slots.items()}
+        return Checkpoint({slot: one for slot, one in kept.items() if one is not None})
+
+    def _kept(self, slot: int, running: _Running) -> Kept | None:
+        kept = self.array.save(slot)
+        if kept is None:
+            return None
+        return replace(kept, state={**kept.state, "evaluations": [asdict(e) for e in running.evaluations]})
 
     def _settle(self, slot: int, outcome: Evaluation | Exception) -> None:
-        running = self._slots[slot]
-        if isinstance(outcome, GaveWayError):
-            self._give_way(slot, outcome)
-            return
+        """Do with a slot what its outcome means; a trial that was lost leaves it without a word."""
         try:
-            ended = self._judge(running, outcome)
+            if isinstance(outcome, GaveWayError):
+                self._note(str(outcome))
+                self._put_back(slot)
+            else:
+                self._judge(slot, outcome)
+        except LostTrialError as error:
+            self.watch.note(f"{error}, and is dropped here")
+            self._unload(slot)
+
+    def _judge(self, slot: int, outcome: Evaluation | Exception) -> None:
+        running = self._slots[slot]
+        try:
+            ended = self._state_after(running, outcome)
+        except (HpoError, LostTrialError):  # of the storage, not of the trial
+            raise
         except Exception as error:  # what training raised, as the state that it means
-            self._end(slot, *_state_of(error))
+            if not self._retried(slot, error):
+                self._end(slot, *_state_of(error))
             return
-        if ended is not None:
+        if isinstance(ended, Decision):  # to wait
+            self._pause(slot)
+        elif ended is not None:
             self._end(slot, *ended)
 
-    def _judge(self, running: _Running, outcome: Evaluation | Exception) -> tuple[TrialState, dict[str, Any]] | None:
-        """Return the state a trial ends with, and attributes; None if it goes on."""
+    def _state_after(
+        self, running: _Running, outcome: Evaluation | Exception
+    ) -> tuple[TrialState, dict[str, Any]] | Decision | None:
+        """Return the state a trial ends with, and attributes; None if it goes on, WAIT if it has to pause."""
         if isinstance(outcome, StopIteration):
-            if outcome.value is not None:
-                given = outcome.value if isinstance(outcome.value, Evaluation) else Evaluation(outcome.value)
-                last = running.evaluations[-1].at if running.evaluations else None
-                at = last if given.at is None else given.at
-                running.evaluations.append(replace(given, value=_finite(given.value), at=at))
-            if not running.evaluations:
-                raise ValueError("the objective ended without yielding or returning a score")
-            return TrialState.COMPLETE, {"returned": True} if outcome.value is not None else {}
+            return self._returned(running, outcome.value)
         if isinstance(outcome, Exception):
             raise outcome
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         outcome = replace(outcome, value=_finite(outcome.value), metrics=metrics)
         step = len(running.evaluations) + 1 if outcome.at is None else outcome.at
         running.evaluations.append(outcome)
-        trial = running.trial
-        if step not in self._row(trial).intermediate_values:  # a resumed trial has reported it already
-            trial.report(outcome.value, step)
-        self.watch.evaluated(trial.number, outcome)
+        self._report(running.trial, step, outcome.value)
+        self.watch.evaluated(running.number, outcome)
         if outcome.last:
             return TrialState.COMPLETE, {}
         if out_of_patience(running.values, self.rules.patience, self.direction):
             return TrialState.COMPLETE, {"stopped_early_at": step}
-        if trial.should_prune():
+        decision = self.turns.pruned(self._row(running.trial), step)
+        if decision is Decision.PRUNE:
             return TrialState.PRUNED, {"reason": "pruner"}
-        return None
+        return decision if decision is Decision.WAIT else None
+
+    def _returned(self, running: _Running, value: Any) -> tuple[TrialState, dict[str, Any]]:
+        if value is not None:
+            given = value if isinstance(value, Evaluation) else Evaluation(value)
+            last = running.evaluations[-1].at if running.evaluations else None
+            at = last if given.at is None else given.at
+            running.evaluations.append(replace(given, value=_finite(given.value), at=at))
+        if not running.evaluations:
+            raise ValueError("the objective ended without yielding or returning a score")
+        return TrialState.COMPLETE, {"returned": True} if value is not None else {}
+
+    def _report(self, trial: Trial, step: int, value: float) -> None:
+        """Report a value; one that a former owner has reported already must be the same."""
+        before = self._row(trial).intermediate_values.get(step)
+        if before is not None and before != value:
+            self.watch.note(
+                f"trial {trial.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
+                "the objective is not a function of its parameters and seed alone"
+            )
+        if before != value:
+            self.ledger.set_trial_intermediate_value(trial._trial_id, step, value)
+
+    # ------------------------------------------------------------ pausing, in rounds
+
+    def _pause(self, slot: int) -> None:
+        """Take a trial out of its slot until its round has reached its rung."""
+        running = self._slots[slot]
+        trial = running.trial
+        for name, fact in self._facts(running).items():
+            trial.set_user_attr(name, fact)
+        kept = None if self.checkpoints is None else self._kept(slot, running)
+        if self.array.pause(slot):
+            self._held[running.number] = running
+            del self._slots[slot]
+        elif kept is not None and self._writer is not None:
+            self._writer.flush(_own_folder(running.number), Checkpoint({0: kept}))
+        self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
+        if slot in self._slots:
+            self._unload(slot)
+
+    def _resume_held(self) -> None:
+        """Let trials that the array holds go on, or be pruned, now that their rungs are decided."""
+        for number, running in sorted(self._held.items()):
+            decision = self.turns.paused(self.ledger.row(number))
+            free = next((slot for slot in range(self.array.slots) if slot not in self._slots), None)
+            if decision is Decision.WAIT or free is None:
+                continue
+            del self._held[number]
+            running.started = time.monotonic()
+            self._slots[free] = running
+            self.array.load(free, running.spec)
+            if decision is Decision.PRUNE:
+                self._end(free, TrialState.PRUNED, {"reason": "pruner"})
+
+    # ------------------------------------------------------------ ending
 
     def _end(self, slot: int, state: TrialState, attrs: Mapping[str, Any]) -> None:
-        """Tell a trial, keep its weights if they are the best, and free the slot."""
+        """Tell a trial, keep its weights if they are among the best, and free the slot."""
         running = self._slots[slot]
-        trial, value = running.trial, None
-        facts: dict[str, Any] = {"seconds": round(time.monotonic() - running.started, 3), **attrs}
-        returned = facts.pop("returned", False)
+        facts = {**self._facts(running, attrs.get("returned", False)), **attrs}
+        facts.pop("returned", None)
+        value = facts.get("best_value")
+        if state == TrialState.COMPLETE and self.weights is not None:
+            assert value is not None
+            rows = self.study.get_trials(deepcopy=False)
+            self.weights.keep(self._row(running.trial), value, rows, lambda folder: self.array.keep(slot, folder))
+        self._tell(running.trial, state, facts, value if state == TrialState.COMPLETE else None)
+        self._failures = self._failures + 1 if state == TrialState.FAIL else 0
+        self._unload(slot)
+
+    def _facts(self, running: _Running, returned: bool = False) -> dict[str, Any]:
+        """Return what is said of a trial besides its curve."""
+        before = self._row(running.trial).user_attrs.get("seconds", 0.0)
+        facts: dict[str, Any] = {"seconds": round(before + time.monotonic() - running.started, 3)}
         if running.evaluations:
             index = len(running.evaluations) - 1 if returned else best_index(running.values, self.direction)
             best = running.evaluations[index]
-            value = best.value
-            facts |= {"best_value": value, "best_at": index + 1 if best.at is None else best.at, **best.notes}
+            at = index + 1 if best.at is None else best.at
+            facts |= {"best_value": best.value, "best_at": at, **best.notes}
             if best.metrics:
                 facts["metrics"] = dict(best.metrics)
-        for name, fact in facts.items():
+        return facts
+
+    def _tell(self, trial: Trial, state: TrialState, attrs: Mapping[str, Any], value: float | None = None) -> None:
+        """Tell a trial, give it up, and forget what was kept of it."""
+        for name, fact in attrs.items():
             trial.set_user_attr(name, fact)
-        if state == TrialState.COMPLETE:
-            assert value is not None
-            self._keep(slot, trial, value)
-        self.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
-        self._failures = self._failures + 1 if state == TrialState.FAIL else 0
-        del self._slots[slot]  # told: whatever unloading raises, the trial is not put back
-        self._unload(slot)
-        row = self._row(trial)
-        self.watch.ended(row)
-        self._settle_twins(row)
+        self.study.tell(trial, value, state)
+        self.ledger.release(trial.number)
+        if self.weights is not None:
+            self.weights.sweep(self.study.get_trials(deepcopy=False))
+        if self.checkpoints is not None:
+            self.checkpoints.drop(_own_folder(trial.number))
+        self.watch.ended(self._row(trial))
 
-    def _give_way(self, slot: int, reason: GaveWayError) -> None:
-        """Put a trial back that the array has no room for; it starts again, from its seed, when there is a slot."""
-        trial = self._slots.pop(slot).trial
-        self._unload(slot)
-        put_back(self.study, trial)
-        if str(reason) != self._last_reason:
-            self.watch.note(str(reason))
-        self._last_reason = str(reason)
+    def _retried(self, slot: int, error: Exception) -> bool:
+        """Put a trial back whose failure may pass; False if it may not, or has been met too often."""
+        running = self._slots[slot]
+        most = next((most for kind, most in RETRIES.items() if isinstance(error, kind)), 0)
+        before = self._row(running.trial).system_attrs.get(RETRIED, 0)
+        if before >= most:
+            return False
+        self.ledger.set_trial_system_attr(running.trial._trial_id, RETRIED, before + 1)
+        self.watch.note(f"trial {running.number} is run again: {type(error).__name__}: {error}")
+        self._put_back(slot)
+        return True
 
-    def _unload(self, slot: int) -> None:
+    def _put_back(self, slot: int) -> None:
+        """Let a trial wait again, with its parameters; it begins anew, or from its checkpoint."""
+        number = self._slots[slot].number
+        self._unload(slot, give_up=False)
+        self.ledger.put_back(number)
+
+    def _put_all_back(self) -> None:
+        """Let all that runs here wait again, from where it is; what cannot be said is found by whoever comes next."""
+        with suppress(LostTrialError, HpoError):
+            if self._writer is not None and self._slots:
+                self._writer.flush(self._name, self._checkpoint())
+        for slot in list(self._slots):
+            self._unload(slot, give_up=False)
+        for number in self.ledger.owned:  # also what is held, or was being drawn
+            with suppress(LostTrialError, HpoError):
+                self.ledger.put_back(number)
+
+    def _unload(self, slot: int, *, give_up: bool = True) -> None:
+        running = self._slots.pop(slot)
         try:
             self.array.unload(slot)
         except Exception as error:  # an objective's `finally`; its trial has ended, the study goes on
             self.watch.note(f"cleaning up after a trial raised {type(error).__name__}: {error}")
-
-    def _keep(self, slot: int, trial: Trial, value: float) -> None:
-        """Keep the weights of the published default and of the best trial so far; drop the former best's."""
-        if self.weights is None:
-            return
-        rows = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        sign = -1 if self.direction == "maximize" else 1
-        rank = (sign * value, trial.number)  # as `Results.best`: of equals the lowest number, whoever ends first
-        better = all(rank < (sign * row.value, row.number) for row in rows if row.value is not None)
-        baseline = bool(self._row(trial).user_attrs.get("baseline"))
-        if not better and not baseline:
-            return
-        target, unfinished = self.weights / str(trial.number), self.weights / f".{trial.number}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if not self.array.keep(slot, unfinished):
-            return
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-        if better:
-            protected = {
-                str(trial.number),
-                *(str(row.number) for row in rows if row.user_attrs.get("baseline")),
-            }
-            for folder in self.weights.iterdir():
-                if folder.is_dir() and folder.name not in protected:
-                    shutil.rmtree(folder)
+        if give_up:
+            self.ledger.release(running.number)
 
     def _row(self, trial: Trial) -> FrozenTrial:
-        return self.study._storage.get_trial(trial._trial_id)
+        return self.ledger.row(trial.number)
 
 
-def _decided(row: FrozenTrial) -> bool:
-    """Return whether a waiting row has its parameters already."""
-    return bool(row.params or row.system_attrs.get("fixed_params"))
+def _own_folder(number: int) -> str:
+    """Return the name under which a trial is kept that has left its array."""
+    return f"trial-{number}"
 
 
 def _finite(value: Any) -> float:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
-from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import BaseStorage
 
 from hpo import samplers
 from hpo.config import RESUMABLE, Study
@@ -32,27 +29,16 @@ def folder_of(name: str) -> Path:
     return Path("runs") / name
 
 
-@contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold a study's lock, which the kernel releases when its owner dies.
-
-    Raises:
-        StudyError: Another process runs the study.
-    """
-    folder = folder_of(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StudyError(f"study {name!r} is being run by another process here; wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 # ---------------------------------------------------------------- opening
+
+
+def stored_facts(name: str, storage: BaseStorage) -> Mapping[str, Any]:
+    """Return what the results of a study in the storage depend on besides its file; nothing if it is not there."""
+    if name not in optuna.get_all_study_names(storage):
+        return {}
+    opened = optuna.load_study(study_name=name, storage=storage)
+    facts: Mapping[str, Any] = opened.user_attrs.get("fingerprint", {}).get("facts", {})
+    return facts
 
 
 def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study:
@@ -169,22 +155,3 @@ def plan(opened: optuna.Study, study: Study) -> int:
     for params, attrs in new[: max(0, len(rows) - len(present))]:
         opened.enqueue_trial(params, user_attrs=attrs)
     return budget
-
-
-def put_back(opened: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
-    """Make a running trial WAITING again, with its parameters.
-
-    Optuna's storages allow it and say nothing of it; `tests/test_study.py` pins it.
-    """
-    storage = opened._storage
-    storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-    if isinstance(storage, InMemoryStorage):  # it looks for waiting trials only after the last one that it gave out
-        storage._prev_waiting_trial_number[opened._study_id] = 0
-
-
-def put_back_orphans(opened: optuna.Study) -> int:
-    """Put back the trials that a killed process left RUNNING; the caller holds the study's lock."""
-    orphans = opened.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in orphans:
-        put_back(opened, trial)
-    return len(orphans)

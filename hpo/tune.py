@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,20 +17,25 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo import config as configs
 from hpo import pruners, samplers
 from hpo import storage as storages
+from hpo.checkpoint import Checkpoints
 from hpo.errors import ConfigError, NotFoldableError, Problem
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
-from hpo.ledger import copied
+from hpo.locks import starting
 from hpo.named import named
 from hpo.objective import GeneratorArray, Objective, TrialArray, imported
-from hpo.runner import Rules, Runner, Silent, Watcher
+from hpo.runner import Rules, Runner
 from hpo.space import SearchSpace
-from hpo.study import DEFAULT_TRIALS, folder_of, locked, open_study, plan, planned_rows, put_back_orphans
+from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, stored_facts
+from hpo.watcher import Silent, Watcher
+from hpo.weights import Weights
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
 
 Named = str | Mapping[str, Any]
+
+STALL_TIMEOUT = 1800.0  # seconds; a step of fine-tuning, or a look at the validation split, takes far less
 
 
 @dataclass(frozen=True)
@@ -117,37 +121,53 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
     array = open_array(study)
     if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
-    kept = storages.connect(url)
-    with locked(study.config.name):
-        opened = open_study(study, kept, array.facts)
-        put_back_orphans(opened)
-        if study.config.slots == "auto":
-            most = planned_rows(study)[1]
-            array.slots = opened.user_attrs.get("slots") or cast("FineTuneArray", array).fastest_slots(most)
-        weights = folder_of(study.config.name) / "trials"
-        runner = _run(opened, study, array, watch or Silent(), weights)
-        if study.config.slots == "auto":
-            opened.set_user_attr("slots", array.slots)  # fewer than at first where memory ran out
+    opened, budget = _opened(study, storages.connect(url), url, array)
+    auto = study.config.slots == "auto"
+    if auto:
+        most = planned_rows(study)[1]
+        array.slots = opened.user_attrs.get("slots") or cast("FineTuneArray", array).fastest_slots(most)
+    runner = _run(opened, study, array, budget, watch or Silent(), url)
+    if auto:
+        opened.set_user_attr("slots", array.slots)  # fewer than at first where memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
 
 
-def _run(opened: optuna.Study, study: configs.Study, array: TrialArray, watch: Watcher, weights: Path | None) -> Runner:
-    config = study.config
-    kept, opened = opened, copied(opened)
+def _opened(study: configs.Study, kept: BaseStorage, url: str | None, array: TrialArray) -> tuple[optuna.Study, int]:
+    """Return the study, created or resumed, with its rows planned, and the budget; any number may do so at once."""
+    with starting(url):
+        array.settle(stored_facts(study.config.name, kept))
+        opened = open_study(study, kept, array.facts)
+        return opened, plan(opened, study)
+
+
+def _run(
+    opened: optuna.Study, study: configs.Study, array: TrialArray, budget: int, watch: Watcher, url: str | None
+) -> Runner:
+    config, folder = study.config, folder_of(study.config.name)
     opened.pruner = pruners.make(*named(config.pruner), array.segment, array.horizon)
-    budget = plan(opened, study)
-    finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
+    rules = Rules(
+        budget,
+        config.seed,
+        config.timeout,
+        config.patience,
+        config.max_consecutive_failures,
+        config.round_size,
+        config.stall_timeout or (None if config.objective else STALL_TIMEOUT),
+    )
+    weights = checkpoints = None
+    if config.objective is None:
+        weights = Weights(folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1)
+        checkpoints = Checkpoints(folder / "checkpoints", opened.user_attrs["fingerprint"])
+    runner = Runner(opened, study.space, array, rules, watch, url, weights, checkpoints)
+    finished = [row for row in runner.study.get_trials(deepcopy=False) if row.state.is_finished()]
     watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
     for note in array.notes:
         watch.note(note)
-    rules = Rules(budget, config.seed, config.timeout, config.patience, config.max_consecutive_failures)
-    runner = Runner(opened, study.space, array, rules, watch, weights)
     try:
         stopped = runner.run()
         if stopped is not None:
             watch.note(stopped)
     finally:
-        put_back_orphans(kept)  # an interrupt may fall between the storage and its copy
         watch.closed()
     return runner
 
@@ -168,6 +188,7 @@ def optimize(
     seed: int = 0,
     timeout: float | None = None,
     patience: int | None = None,
+    round_size: int | None = None,
     max_consecutive_failures: int = 3,
     watch: Watcher | None = None,
 ) -> optuna.Study:
@@ -189,6 +210,7 @@ def optimize(
         seed: Everything random in the search derives from it.
         timeout: Seconds after which trials that run are put back.
         patience: Evaluations without a better one after which a trial ends; needs a space.
+        round_size: Trials of a round, whose results do not depend on who is faster; trials run free if None.
         max_consecutive_failures: Failed trials in a row after which the study stops.
         watch: Told of everything; without a space, of trials that end.
 
@@ -209,6 +231,7 @@ def optimize(
         "seed": seed,
         "timeout": timeout,
         "patience": patience,
+        "round_size": round_size,
         "max_consecutive_failures": max_consecutive_failures,
     }
     if space is None:
@@ -221,10 +244,8 @@ def optimize(
         return _optimize_unchanged(objective, study, kept, watch or Silent())
     configs.custom_parameters(study, objective)
     array = GeneratorArray(cast(Objective, objective))
-    with locked(name) if storage is not None else nullcontext():
-        opened = open_study(study, kept, array.facts)
-        put_back_orphans(opened)
-        runner = _run(opened, study, array, watch or Silent(), None)
+    opened, budget = _opened(study, kept, storage, array)
+    runner = _run(opened, study, array, budget, watch or Silent(), storage)
     if runner.stopped is not None:
         warnings.warn(runner.stopped, stacklevel=2)
     return opened

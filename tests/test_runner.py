@@ -9,9 +9,11 @@ from optuna.trial import TrialState
 from hpo.errors import DivergedError, OutOfMemoryError, StudyError
 from hpo.objective import Evaluation, GeneratorArray
 from hpo.pruners import make
-from hpo.runner import Rules, Runner, Silent
+from hpo.runner import Rules, Runner
 from hpo.samplers import TrialSeededSampler
 from hpo.space import parse
+from hpo.watcher import Silent
+from hpo.weights import Weights
 
 SPACE = parse({"x": [0, 1, 2, 3]})
 STATES = TrialState
@@ -340,7 +342,7 @@ def test_the_weights_of_the_best_and_of_the_published_default_are_kept(tmp_path)
     for x in (0, 2, 3):
         study.enqueue_trial({"x": x})
     array = Keeping(lambda params: params["x"])
-    Runner(study, SPACE, array, Rules(4), weights=tmp_path).run()
+    Runner(study, SPACE, array, Rules(4), weights=Weights(tmp_path, 1, -1)).run()
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["0", "3"]
 
 
@@ -362,7 +364,7 @@ def test_of_equal_trials_the_weights_of_the_lowest_number_are_kept_whoever_ends_
             yield 0.5
 
     study = study_of(points(0, 3))
-    Runner(study, SPACE, Keeping(objective, slots=2), Rules(2), weights=tmp_path).run()
+    Runner(study, SPACE, Keeping(objective, slots=2), Rules(2), weights=Weights(tmp_path, 1, -1)).run()
     assert [folder.name for folder in tmp_path.iterdir()] == ["0"]
 
 

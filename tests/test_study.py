@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,10 @@ from hpo.config import RESUMABLE, Study, build
 from hpo.errors import StudyError
 from hpo.study import (
     DEFAULT_TRIALS,
-    folder_of,
     load_by_name,
-    locked,
     open_study,
     plan,
     planned_rows,
-    put_back,
-    put_back_orphans,
 )
 
 FACTS = {"data": "abc", "weights": {"model": "1", "head": "2"}}
@@ -220,97 +214,3 @@ def test_a_study_that_turns_to_a_grid_still_gets_each_point_once() -> None:
     points = [t.params or t.system_attrs["fixed_params"] for t in opened.trials]
     assert len(opened.trials) == budget
     assert len({tuple(sorted(point.items())) for point in points}) == 18
-
-
-# ---------------------------------------------------------------- putting back
-
-
-def test_a_trial_that_is_put_back_waits_with_its_parameters_and_is_asked_again(storage: BaseStorage) -> None:
-    planned = study(space="default", trials=3)
-    opened = open_study(planned, storage, FACTS)
-    plan(opened, planned)
-    opened.tell(opened.ask(), 0.1)
-    trial = opened.ask()
-    params = planned.space.suggest(trial)
-    trial.report(0.5, 10)
-    trial.set_user_attr("seen", 1)
-    put_back(opened, trial)
-    row = opened.trials[1]
-    assert (row.state, row.params) == (TrialState.WAITING, trial.params)
-    fresh = optuna.load_study(study_name="s", storage=storage, sampler=optuna.samplers.RandomSampler(99))
-    again = fresh.ask()
-    assert again.number == 1
-    assert planned.space.suggest(again) == params
-    assert fresh.trials[1].state == TrialState.RUNNING
-    assert fresh.trials[1].intermediate_values == {10: 0.5}
-    assert again.user_attrs == {"seen": 1}
-    fresh.tell(again, 0.7)
-    assert fresh.best_trial.number == 1
-    assert fresh.ask().number == 2
-
-
-def test_the_only_waiting_trial_is_the_one_put_back(storage: BaseStorage) -> None:
-    planned = study(space="default", trials=2)
-    opened = open_study(planned, storage, FACTS)
-    plan(opened, planned)
-    first, second = opened.ask(), opened.ask()
-    opened.tell(second, 0.5)
-    assert opened.get_trials(states=(TrialState.WAITING,)) == []
-    put_back(opened, first)
-    assert opened.ask().number == 0
-    assert len(opened.trials) == 2
-
-
-def test_orphans_are_put_back_and_nothing_else(storage: BaseStorage) -> None:
-    planned = study(space="default", trials=5)
-    opened = open_study(planned, storage, FACTS)
-    plan(opened, planned)
-    asked = [opened.ask() for _ in range(4)]
-    opened.tell(asked[0], 0.5)
-    opened.tell(asked[2], state=TrialState.FAIL)
-    assert put_back_orphans(opened) == 2
-    states = [trial.state for trial in opened.trials]
-    waiting, complete, failed = TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
-    assert states == [complete, waiting, failed, waiting, waiting]
-    assert put_back_orphans(opened) == 0
-    assert opened.ask().number == 1
-
-
-# ---------------------------------------------------------------- the lock
-
-HOLDER = """
-import sys
-from hpo.study import locked
-with locked("s"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_the_lock_refuses_a_second_holder_and_is_free_when_the_first_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StudyError, match="study 's' is being run by another process here"), locked("s"):
-            pytest.fail("two hold the lock")
-        with locked("another"):
-            pass
-    finally:
-        holder.kill()
-        holder.wait()
-    with locked("s"):
-        assert (folder_of("s") / "lock").exists()
-    with locked("s"):
-        pass
-
-
-def test_the_lock_is_free_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(RuntimeError, match="inside"), locked("s"):
-        raise RuntimeError("inside")
-    with locked("s"):
-        pass

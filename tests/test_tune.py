@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import hpo
 from hpo.errors import ConfigError, StudyError
-from hpo.runner import Silent
+from hpo.watcher import Silent
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}}
 
