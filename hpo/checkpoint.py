@@ -1,6 +1,6 @@
 """What is kept of arrays of trials, as files. It is a cache: whatever is wrong with it, it is not there.
 
-    <folder>/<array>/manifest.json             every slot's trial, attempt and state; replaced as a whole
+    <folder>/<array>/manifest.json             every slot's trial and state; replaced as a whole
     <folder>/<array>/<SHA-256>.safetensors     a slot's tensors, under the name of what is in them
 
 Each array's folder has one writer, the process that holds the locks of its trials.
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import threading
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 LIMIT = 20 * 10**9  # bytes
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # of an array
+REST = 20  # times as long as one checkpoint took, the next one waits: writing takes less than 5 % of the time
 ABANDONED = 3600  # seconds after which files without a manifest are nobody's: none takes as long to write
 
 
@@ -36,13 +39,11 @@ class Kept:
 
     Attributes:
         trial: Its number.
-        attempt: The attempt of the worker that wrote it.
-        state: What JSON can say: steps, examples seen, the history of its evaluations.
-        tensors: Name -> weights, the optimiser's moments, states of random generators; on the CPU when read.
+        state: What JSON can say: steps, examples seen, the history of its evaluations. It has no NaN and no infinity.
+        tensors: Name -> weights, the optimiser's moments; on the CPU when read.
     """
 
     trial: int
-    attempt: int
     state: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -82,6 +83,7 @@ class Checkpoints:
 
         Raises:
             TypeError: A state is more than JSON can say.
+            ValueError: So it is too with NaN or an infinity in it.
         """
         place = self._place(array)
         needed = sum(tensor.nbytes for slot in kept.slots.values() for tensor in slot.tensors.values())
@@ -94,7 +96,7 @@ class Checkpoints:
             place.mkdir(parents=True, exist_ok=True)
             slots = {number: _written(place, slot) for number, slot in kept.slots.items()}
             body = {"format": FORMAT, "study": self._study, "state": kept.state, "slots": slots}
-            _replace(place / MANIFEST, json.dumps({"checksum": _checksum(body), "body": body}).encode())
+            _replace(place / MANIFEST, _dumped({"checksum": _checksum(body), "body": body}).encode())
         except OSError as error:  # a full disk, above all
             return f"no checkpoint was written: {place}: {error.strerror or error}"
         finally:
@@ -165,6 +167,72 @@ class Checkpoints:
                     path.unlink()
 
 
+class Writer:
+    """Writes checkpoints beside the training: at most one at a time, and less than 5 % of the time.
+
+    Args:
+        checkpoints: Where they go.
+        clock: Seconds, from any beginning.
+
+    Attributes:
+        problem: Why the first checkpoint that was not written was not; None as long as all were.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, clock: Callable[[], float] = time.monotonic) -> None:
+        self.problem: str | None = None
+        self._checkpoints, self._clock = checkpoints, clock
+        self._due = -math.inf
+        self._thread: threading.Thread | None = None
+
+    def offer(self, array: str, take: Callable[[], Checkpoint]) -> None:
+        """Write an array's checkpoint in the background, if it is time for one; returns at once if it is not.
+
+        Args:
+            array: Its name.
+            take: Returns the checkpoint, in memory that training does not change; called here, before the return.
+        """
+        if (self._thread is not None and self._thread.is_alive()) or self._clock() < self._due:
+            return
+        began = self._clock()
+        try:
+            kept = take()
+        except Exception as error:  # no memory for a copy, above all
+            self._not_written(f"no checkpoint was taken ({type(error).__name__}: {error})")
+            self._pace(began)
+            return
+        # A daemon, so that a disk that hangs does not keep the process.
+        self._thread = threading.Thread(target=self._write, args=(array, kept, began), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def flush(self, array: str, kept: Checkpoint) -> None:
+        """Write an array's checkpoint now, after what is under way."""
+        self._wait()
+        self._write(array, kept, self._clock())
+
+    def close(self) -> None:
+        """Wait for what is under way, and write nothing that is offered from here on."""
+        self._wait()
+        self._due = math.inf
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _write(self, array: str, kept: Checkpoint, began: float) -> None:
+        try:
+            self._not_written(self._checkpoints.save(array, kept))
+        except Exception as error:  # checkpoints are a cache: training goes on without
+            self._not_written(f"no checkpoint was written ({type(error).__name__}: {error})")
+        self._pace(began)
+
+    def _not_written(self, reason: str | None) -> None:
+        self.problem = self.problem or reason
+
+    def _pace(self, began: float) -> None:
+        ended = self._clock()
+        self._due = ended + REST * (ended - began)
+
+
 def used(folder: Path) -> int:
     """Return the bytes that the files below a folder take; 0 if there is none."""
     total = 0
@@ -184,7 +252,11 @@ def _last_written(place: Path) -> float:
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    return hashlib.sha256(_dumped(body).encode()).hexdigest()
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 def _written(place: Path, slot: Kept) -> dict[str, Any]:
@@ -195,7 +267,7 @@ def _written(place: Path, slot: Kept) -> dict[str, Any]:
     data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in slot.tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     _replace(place / f"{digest}.safetensors", data)
-    return {"trial": slot.trial, "attempt": slot.attempt, "state": slot.state, "sha256": digest, "bytes": len(data)}
+    return {"trial": slot.trial, "state": slot.state, "sha256": digest, "bytes": len(data)}
 
 
 def _kept(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> Kept:
@@ -205,7 +277,7 @@ def _kept(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> Kept:
     path = place / f"{entry['sha256']}.safetensors"
     if path.stat().st_size != entry["bytes"]:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {entry['bytes']}")
-    kept = Kept(int(entry["trial"]), int(entry["attempt"]), entry["state"])
+    kept = Kept(int(entry["trial"]), entry["state"])
     if not with_tensors:
         return kept
     from safetensors.torch import load
@@ -213,7 +285,7 @@ def _kept(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> Kept:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path.name} is damaged")
-    return Kept(kept.trial, kept.attempt, kept.state, load(data))
+    return Kept(kept.trial, kept.state, load(data))
 
 
 def _replace(path: Path, data: bytes) -> None:

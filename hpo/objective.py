@@ -15,12 +15,14 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from hpo.checkpoint import Kept
 from hpo.errors import ConfigError, Problem
 
 Score = float | int
@@ -56,11 +58,13 @@ class TrialSpec:
         number: The trial's number in its study.
         params: All its hyperparameters, fixed ones too.
         seed: Seed of everything random in it.
+        kept: Where to go on from; None starts afresh.
     """
 
     number: int
     params: Mapping[str, Any]
     seed: int
+    kept: Kept | None = None
 
 
 class TrialArray(Protocol):
@@ -73,6 +77,7 @@ class TrialArray(Protocol):
         facts: What the results depend on besides the study file (data, weights, precision, versions); kept
             with the study, which is not resumed under others.
         notes: What the user should know of how it runs.
+        halted: Once set, `advance` returns as soon as the step under way is done.
     """
 
     slots: int
@@ -80,18 +85,39 @@ class TrialArray(Protocol):
     horizon: int | None
     facts: Mapping[str, Any]
     notes: Sequence[str]
+    halted: threading.Event
+
+    def settle(self, facts: Mapping[str, Any]) -> None:
+        """Take over from a study's facts what may be chosen anew in every process; `facts` then says so."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot."""
+        """Put a trial into an empty slot.
+
+        Raises:
+            Exception: Any; of a trial with `kept`, that it does not fit. The slot is as empty as it was.
+        """
 
     def advance(self) -> dict[int, Evaluation | Exception]:
-        """Train every occupied slot for one segment.
+        """Train every occupied slot to the end of its segment.
 
         Returns:
+            Of the slots that came to the end of theirs; `halted` leaves others on their way, loaded as they are.
             Slot -> its evaluation; or the exception that ended its trial, alone: `StopIteration` when it had
             no more to do (its value, if any, is the trial's result), a `TrialEndedError` when it is to be told
             PRUNED, a `GaveWayError` when it is to wait again, untold, because `slots` had to become fewer; any
             other when it failed.
+        """
+
+    def save(self, slot: int) -> Kept | None:
+        """Return what the slot's trial needs to go on from here, in CPU memory of its own.
+
+        Whoever writes it has time: training may go on meanwhile. None if the array cannot keep its trials.
+        """
+
+    def pause(self, slot: int) -> bool:
+        """Empty a slot but hold on to its trial, which goes on where it was once `load` is called with its number.
+
+        False, and the slot stays as it is, if the array holds only what is in slots.
         """
 
     def keep(self, slot: int, folder: Path) -> bool:
@@ -111,16 +137,26 @@ class GeneratorArray:
         self.horizon: int | None = None
         self.facts: Mapping[str, Any] = {}
         self.notes: Sequence[str] = ()
+        self.halted = threading.Event()
+        self._numbers: dict[int, int] = {}  # slot -> its trial's
         self._running: dict[int, Generator[Any, None, Any]] = {}
+        self._paused: dict[int, Generator[Any, None, Any]] = {}  # by trial
+
+    def settle(self, facts: Mapping[str, Any]) -> None:
+        """A custom objective chooses nothing anew."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into a slot; the objective starts at the next `advance`."""
-        self._running[slot] = _evaluations(self.objective, trial.params)
+        """Put a trial into a slot; the objective starts, or goes on if it was paused, at the next `advance`."""
+        paused = self._paused.pop(trial.number, None)
+        self._running[slot] = paused or _evaluations(self.objective, trial.params)
+        self._numbers[slot] = trial.number
 
     def advance(self) -> dict[int, Evaluation | Exception]:
-        """Run every generator to its next `yield`."""
+        """Run every generator to its next `yield`; what runs within one cannot be halted."""
         outcomes: dict[int, Evaluation | Exception] = {}
         for slot, generator in self._running.items():
+            if self.halted.is_set():
+                break
             try:
                 outcomes[slot] = _evaluation(next(generator))
             except Exception as error:  # the runner decides what each kind means for the trial
@@ -129,6 +165,15 @@ class GeneratorArray:
                 outcomes[slot] = RuntimeError(f"the objective called sys.exit({error.code!r})")
         return outcomes
 
+    def save(self, slot: int) -> Kept | None:
+        """Where a generator stands cannot be kept."""
+        return None
+
+    def pause(self, slot: int) -> bool:
+        """Put the slot's generator aside."""
+        self._paused[self._numbers.pop(slot)] = self._running.pop(slot)
+        return True
+
     def keep(self, slot: int, folder: Path) -> bool:
         """A custom objective keeps what it wants itself."""
         return False
@@ -136,6 +181,7 @@ class GeneratorArray:
     def unload(self, slot: int) -> None:
         """Close the generator, so that its `finally` cleans up."""
         if slot in self._running:
+            del self._numbers[slot]
             self._running.pop(slot).close()
 
 
