@@ -52,7 +52,7 @@ LAYERS = [
     ["finetune.adapter_files", "finetune.folded_families"],
     ["finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
-    ["config"],
+    ["config", "finetune.slot"],
     ["study", "finetune.data"],
     ["runner", "finetune.tokens"],
     ["finetune.array"],
