@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Container, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
@@ -27,6 +28,9 @@ from hpo.errors import AwayError, LostTrialError, StorageError
 from hpo.halt import Halt
 from hpo.locks import locks_for, starting
 from hpo.urls import redacted
+
+READING: ContextVar[bool] = ContextVar("READING", default=False)
+"""Whether what is asked of the storage now only reads."""
 
 ATTEMPT = "hpo:attempt"
 """System attribute of a trial: how often it has been taken over from an owner that died."""
@@ -64,7 +68,7 @@ class Ledger(BaseStorage):
         self._limit: int | None = None
         self._study_user: dict[str, Any] = {}
         self._study_system: dict[str, Any] = {}
-        self._read, self._took = 0.0, 0.0
+        self._read, self.took = 0.0, 0.0  # when the rows were read last; how long it took, in seconds
         self.refresh()
 
     # ------------------------------------------------------------ knowing
@@ -72,16 +76,23 @@ class Ledger(BaseStorage):
     def refresh(self, *, now: bool = True) -> None:
         """Read the rows again; if not `now`, only where that takes at most a twentieth of the time."""
         began = time.monotonic()
-        if not now and began - self._read < 20 * self._took:
+        if not now and began - self._read < 20 * self.took:
             return
+        reading = READING.set(True)
+        try:
+            self._read_all()
+        finally:
+            READING.reset(reading)
+        self._read = time.monotonic()
+        self.took = self._read - began
+
+    def _read_all(self) -> None:
         rows = self._patiently(lambda: self._kept.get_all_trials(self._study_id, deepcopy=False))
         for row in rows:
             self._numbers[row._trial_id] = row.number
             self._rows[row.number] = row
         self._study_user.update(self._patiently(lambda: self._kept.get_study_user_attrs(self._study_id)))
         self._study_system.update(self._patiently(lambda: self._kept.get_study_system_attrs(self._study_id)))
-        self._read = time.monotonic()
-        self._took = self._read - began
 
     def before(self, number: int) -> Ledger:
         """Return a view in which there are only the rows before a number; what is written through it is seen here."""

@@ -147,11 +147,8 @@ class GeneratorArray:
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into a slot; the objective starts, or goes on if it was paused, at the next `advance`."""
-        self._running[slot] = (
-            self._paused.pop(trial.number)
-            if trial.number in self._paused
-            else _evaluations(self.objective, trial.params)
-        )
+        paused = self._paused.pop(trial.number, None)
+        self._running[slot] = paused or _evaluations(self.objective, trial.params)
         self._numbers[slot] = trial.number
 
     def advance(self) -> dict[int, Evaluation | Exception]:

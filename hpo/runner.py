@@ -148,7 +148,7 @@ class Runner:
                     if self._slots:
                         self._advance()
                     elif self.turns.unfinished():
-                        time.sleep(POLL)  # others run what is left
+                        time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
                     else:
                         self.ledger.refresh()
                         if not self.turns.unfinished():

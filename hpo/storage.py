@@ -14,6 +14,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 
 from hpo.errors import MissingExtraError, StorageError
 from hpo.flock import Flock, refuse_network
+from hpo.ledger import READING
 from hpo.locks import folder_beside, starting
 from hpo.urls import FILES, POSTGRESQL, cannot_be_opened, path_of, redacted, scheme_of, with_driver
 
@@ -44,9 +45,10 @@ def _write_ahead(connection: Any, _: Any) -> None:
 def _begin(connection: sqlalchemy.Connection) -> None:
     """Wait for the right to write before reading: of two who tell a trial, the second sees that it has been told.
 
-    SQLite refuses at once, without waiting, to let anybody write who has read what is old by then.
+    SQLite refuses at once, without waiting, to let anybody write who has read what is old by then. Who only reads
+    waits for nobody.
     """
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if READING.get() else "BEGIN IMMEDIATE")
 
 
 def _postgresql(url: str) -> BaseStorage:

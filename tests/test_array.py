@@ -87,6 +87,88 @@ def test_a_model_that_draws_its_own_masks_trains_one_trial_after_the_other(tmp_p
     assert not open_array(tmp_path, slots=2)._side_by_side
 
 
+@pytest.fixture
+def three_threads():
+    """As on a machine of three cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_of_steps(array, monkeypatch, trials):
+    """Return how many threads the steps of so many trials have, and the scoring."""
+    seen = set()
+
+    def watched(inner):
+        return lambda *given: (seen.add(torch.get_num_threads()), inner(*given))[1]
+
+    with monkeypatch.context() as patch:
+        for name in ("_update", "predict"):
+            patch.setattr(FineTuneArray, name, watched(getattr(FineTuneArray, name)))
+        for slot in range(trials):
+            array.load(slot, TrialSpec(slot, {"batch_size": 30, "epochs": 1}, slot))
+        array.advance()
+        for slot in range(trials):
+            array.unload(slot)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "threads"),
+    [
+        ({}, 3),
+        ({"threads": 2}, 2),
+        ({"slots": 2}, 1),
+        ({"slots": 4}, 1),
+        ({"slots": 2, "threads": 4}, 2),
+        ({"slots": "auto"}, 1),
+        ({"slots": "auto", "threads": 4}, 1),
+        ({"slots": 2, "fold": True}, 3),
+    ],
+)
+def test_a_trial_has_the_same_threads_however_many_others_there_are(
+    tmp_path, monkeypatch, three_threads, changes, threads
+):
+    array = open_array(tmp_path, **{"threads": None, **changes})
+    assert array.threads == array.facts["threads"] == threads
+    if changes.get("slots") == "auto":
+        assert array.fastest_slots(99) == (changes.get("threads") or 3)
+        array.slots = 2
+    total = torch.get_num_threads()
+    for trials in range(1, array.slots + 1):
+        assert threads_of_steps(array, monkeypatch, trials) == {threads}
+    assert torch.get_num_threads() == total
+
+
+def test_a_model_that_draws_its_own_masks_trains_with_all_threads(tmp_path, monkeypatch, three_threads):
+    monkeypatch.setattr(FineTuneArray, "_draws_all_masks", lambda self, model: False)
+    array = open_array(tmp_path, slots=2, threads=None)
+    assert array.threads == array.facts["threads"] == 3
+    assert threads_of_steps(array, monkeypatch, 2) == {3}
+
+
+def test_a_study_goes_on_with_the_threads_a_trial_that_it_was_begun_with(tmp_path, monkeypatch, three_threads):
+    here = open_array(tmp_path, slots=3, threads=None)
+    begun = open_array(tmp_path, slots=2, threads=4)
+    assert begun.facts != here.facts
+    here.settle(begun.facts)
+    assert here.facts == begun.facts
+    assert here.notes == ("trials have 2 threads each, as the study was begun (not 1)",)
+    assert threads_of_steps(here, monkeypatch, 3) == {2}
+    torch.set_num_threads(8)
+    assert [here.fastest_slots(most) for most in (99, 3)] == [4, 3]
+
+
+@pytest.mark.parametrize("facts", [{}, {"threads": None}, {"threads": "2"}, {"threads": 0}, {"threads": 1}])
+def test_facts_that_say_nothing_new_of_threads_change_nothing(tmp_path, facts):
+    array = open_array(tmp_path)
+    before = dict(array.facts)
+    array.settle(facts)
+    assert (array.facts, array.threads, array.notes) == (before, 1, ())
+    assert array.facts["numerics"] == 1
+
+
 def test_evaluations_are_at_the_same_examples_for_every_batch_size(tmp_path):
     array = open_array(tmp_path, evaluations_per_epoch=3)
     points = {}

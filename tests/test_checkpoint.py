@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import resource
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ import pytest
 import torch
 
 from hpo import checkpoint
-from hpo.checkpoint import MANIFEST, Checkpoint, Checkpoints, Kept, used
+from hpo.checkpoint import MANIFEST, Checkpoint, Checkpoints, Kept, Writer, used
 
 STUDY = {"name": "study", "settings": {"seed": 1}}
 
@@ -32,8 +34,8 @@ def made(step: int, size: int = 5) -> Checkpoint:
 
     def kept(trial: int) -> Kept:
         moments = {f"exp_avg.{i}": torch.randn(size, 2, generator=draw) for i in range(2)}
-        state = {"step": step, "history": [0.1 * step, float("inf")], "order": draw.initial_seed()}
-        return Kept(trial, step, state, {**moments, "random": draw.get_state()[:8]})
+        state = {"step": step, "history": [0.1 * step, None], "order": draw.initial_seed()}
+        return Kept(trial, state, {**moments, "random": draw.get_state()[:8]})
 
     return Checkpoint({0: kept(10), 3: kept(11)}, {"micro_batch": step})
 
@@ -41,10 +43,7 @@ def made(step: int, size: int = 5) -> Checkpoint:
 def same(one: Checkpoint | None, other: Checkpoint | None) -> bool:
     if one is None or other is None:
         return one is other
-    facts = [
-        ({n: (s.trial, s.attempt, s.state, sorted(s.tensors)) for n, s in c.slots.items()}, c.state)
-        for c in (one, other)
-    ]
+    facts = [({n: (s.trial, s.state, sorted(s.tensors)) for n, s in c.slots.items()}, c.state) for c in (one, other)]
     return facts[0] == facts[1] and all(
         torch.equal(tensor, other.slots[n].tensors[name])
         for n, s in one.slots.items()
@@ -90,10 +89,10 @@ def test_every_kind_of_tensor_comes_back(kept: Checkpoints) -> None:
         "trained": torch.nn.Parameter(torch.ones(2)),
         "é/../x": torch.ones(1),
     }
-    assert kept.save("array", Checkpoint({0: Kept(0, 1, {}, tensors), 1: Kept(1, 1)})) is None
+    assert kept.save("array", Checkpoint({0: Kept(0, {}, tensors), 1: Kept(1)})) is None
     loaded, _ = kept.load("array")
     assert loaded is not None
-    assert loaded.slots[1] == Kept(1, 1)
+    assert loaded.slots[1] == Kept(1)
     assert set(loaded.slots[0].tensors) == set(tensors)
     for name, tensor in loaded.slots[0].tensors.items():
         expected = tensors[name].detach()
@@ -103,34 +102,35 @@ def test_every_kind_of_tensor_comes_back(kept: Checkpoints) -> None:
 
 def test_a_float_in_a_state_comes_back_to_the_bit(kept: Checkpoints) -> None:
     state = {
-        "values": [0.1 + 0.2, 5e-324, float("-inf"), 1e308],
+        "values": [0.1 + 0.2, 5e-324, -0.0, 1e308],
         "text": "é\ud800",
         "nothing": None,
         "nested": {"a": [1]},
     }
-    assert kept.save("array", Checkpoint({0: Kept(0, 1, state)}, state)) is None
+    assert kept.save("array", Checkpoint({0: Kept(0, state)}, state)) is None
     loaded, _ = kept.load("array")
-    assert loaded == Checkpoint({0: Kept(0, 1, state)}, state)
+    assert loaded == Checkpoint({0: Kept(0, state)}, state)
 
 
 def test_a_state_that_json_cannot_say_is_the_callers_error_and_the_one_before_stays(kept: Checkpoints) -> None:
     kept.save("array", made(1))
-    for bad in (Checkpoint({0: Kept(0, 1, {"x": object()})}), Checkpoint({}, {"x": {1, 2}})):
-        with pytest.raises(TypeError, match="not JSON serializable"):
-            kept.save("array", bad)
+    for bad in (object(), {1, 2}, math.nan, [math.inf]):
+        for checkpoint_of_it in (Checkpoint({0: Kept(0, {"x": bad})}), Checkpoint({}, {"x": bad})):
+            with pytest.raises((TypeError, ValueError), match=r"not JSON (serializable|compliant)"):
+                kept.save("array", checkpoint_of_it)
     assert same(kept.load("array")[0], made(1))
 
 
 def test_arrays_are_kept_apart_and_found_by_their_trials(kept: Checkpoints) -> None:
     assert kept.found() == {}
     kept.save("one", made(1))
-    kept.save("two", Checkpoint({0: Kept(20, 4, {"step": 9}, {"w": torch.ones(1)})}))
+    kept.save("two", Checkpoint({0: Kept(20, {"step": 9}, {"w": torch.ones(1)})}))
     found = kept.found()
-    assert {name: [(s.trial, s.attempt) for s in c.slots.values()] for name, c in found.items()} == {
-        "one": [(10, 1), (11, 1)],
-        "two": [(20, 4)],
+    assert {name: [s.trial for s in c.slots.values()] for name, c in found.items()} == {
+        "one": [10, 11],
+        "two": [20],
     }
-    assert found["two"] == Checkpoint({0: Kept(20, 4, {"step": 9})})
+    assert found["two"] == Checkpoint({0: Kept(20, {"step": 9})})
     kept.drop("one")
     kept.drop("one")
     assert list(kept.found()) == ["two"]
@@ -434,8 +434,8 @@ def test_disk_use_is_what_the_files_take(tmp_path: Path) -> None:
 
 
 def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Path) -> None:
-    kept.save("ended", Checkpoint({0: Kept(1, 1), 1: Kept(2, 1)}))
-    kept.save("half", Checkpoint({0: Kept(2, 1), 1: Kept(3, 1)}))
+    kept.save("ended", Checkpoint({0: Kept(1), 1: Kept(2)}))
+    kept.save("half", Checkpoint({0: Kept(2), 1: Kept(3)}))
     folder = tmp_path / "checkpoints"
     for name in ("writing", "abandoned", "torn"):
         (folder / name).mkdir()
@@ -458,3 +458,126 @@ def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Pa
 def test_the_module_loads_no_torch() -> None:
     code = "import sys, hpo.checkpoint; sys.exit('torch' in sys.modules or 'safetensors.torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# ---------------------------------------------------------------- beside the training
+
+
+class Disk:
+    """Checkpoints of which each takes as many seconds, of a clock that only they move, as its `state` says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.written: list[tuple[str, float, float]] = []  # array, from, to
+        self.open = threading.Event()
+        self.open.set()
+        self.reason: str | None = None
+
+    def clock(self) -> float:
+        return self.now
+
+    def taken(self, seconds: float, writing: float = 0.0) -> Checkpoint:
+        self.now += seconds
+        return Checkpoint({}, {"seconds": writing})
+
+    def save(self, array: str, kept: Checkpoint) -> str | None:
+        began = self.now
+        assert self.open.wait(60)
+        self.now += kept.state["seconds"]
+        self.written.append((array, began, self.now))
+        return self.reason
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def writer(disk: Disk) -> Writer:
+    return Writer(disk, disk.clock)  # type: ignore[arg-type]
+
+
+def test_the_next_checkpoint_waits_twenty_times_as_long_as_the_last_one_took(disk: Disk, writer: Writer) -> None:
+    began = []
+    while disk.now < 1000:
+        before = disk.now
+        writer.offer("array", lambda: disk.taken(1, writing=2))
+        writer._wait()
+        if disk.now > before:
+            began.append(before)
+        disk.now += 1  # training
+    assert began == [100 + 63 * i for i in range(15)]  # 3 seconds each, and 60 of peace: 4.8 %
+    assert writer.problem is None
+
+
+def test_what_is_not_due_is_not_taken(disk: Disk, writer: Writer) -> None:
+    writer.offer("array", lambda: disk.taken(1))
+    writer._wait()
+    disk.now += 19.9
+    writer.offer("array", lambda: pytest.fail("it was taken"))
+    disk.now += 0.1
+    writer.offer("other", lambda: disk.taken(0))
+    writer._wait()
+    assert [name for name, *_ in disk.written] == ["array", "other"]
+
+
+def test_one_is_written_at_a_time_and_training_does_not_wait(disk: Disk, writer: Writer) -> None:
+    disk.open.clear()
+    writer.offer("first", lambda: disk.taken(0))
+    for _ in range(3):
+        disk.now += 1000
+        writer.offer("second", lambda: pytest.fail("it was taken"))
+    assert disk.written == []
+    disk.open.set()
+    writer.flush("last", Checkpoint({}, {"seconds": 5}))
+    assert [name for name, *_ in disk.written] == ["first", "last"]
+    disk.now += 99
+    writer.offer("array", lambda: pytest.fail("it was taken"))  # a flush counts too
+    disk.now += 1
+    writer.offer("array", lambda: disk.taken(0))
+    writer.close()
+    assert disk.written[-1][0] == "array"
+    disk.now += 10**6
+    writer.offer("array", lambda: pytest.fail("it was taken"))
+
+
+def test_why_nothing_was_written_is_kept_once_and_training_goes_on(disk: Disk, writer: Writer) -> None:
+    disk.reason = "the disk is full"
+    writer.offer("array", lambda: disk.taken(0))
+    writer._wait()
+    disk.reason = "the disk is fuller"
+    writer.flush("array", disk.taken(0))
+    assert writer.problem == "the disk is full"
+    assert len(disk.written) == 2
+
+
+@pytest.mark.parametrize("where", ["take", "save", "flush"])
+def test_whatever_is_raised_is_a_problem_and_the_next_one_is_written(disk: Disk, writer: Writer, where: str) -> None:
+    def broken(*given: Any) -> Any:
+        disk.now += 1
+        raise RuntimeError("no memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if where != "take":
+            patch.setattr(disk, "save", broken)
+        if where == "flush":
+            writer.flush("array", disk.taken(0))
+        else:
+            writer.offer("array", broken if where == "take" else lambda: disk.taken(0))
+            writer._wait()
+    assert "(RuntimeError: no memory)" in str(writer.problem)
+    writer.offer("array", lambda: pytest.fail("it was taken"))
+    disk.now += 20
+    writer.offer("array", lambda: disk.taken(0))
+    writer._wait()
+    assert len(disk.written) == 1
+
+
+def test_a_writer_writes_what_is_loaded(kept: Checkpoints) -> None:
+    writer = Writer(kept)
+    writer.offer("array", lambda: made(1))
+    writer.close()
+    assert same(kept.load("array")[0], made(1))
+    writer.flush("array", made(2))
+    assert same(kept.load("array")[0], made(2))

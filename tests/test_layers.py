@@ -54,7 +54,7 @@ LAYERS = [
     ["ledger", "finetune.adapter_files", "finetune.folded_families"],
     ["turns", "finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
-    ["config", "watcher"],
+    ["config", "watcher", "finetune.slot"],
     ["study", "finetune.data"],
     ["runner", "finetune.tokens"],
     ["finetune.array"],

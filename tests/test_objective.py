@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpo.checkpoint import Kept
 from hpo.errors import ConfigError, DivergedError
 from hpo.objective import Evaluation, GeneratorArray, TrialSpec, imported
 
@@ -147,6 +148,54 @@ def test_a_slot_is_used_again() -> None:
     array.load(0, spec(1, x=2))
     assert array.advance() == {0: Evaluation(2.0, last=True)}
     assert array.keep(0, Path("nowhere")) is False
+
+
+def counting(params: Params) -> Iterator[float]:
+    """Count from a trial's first number; what is cleaned up is in `params`."""
+    try:
+        for i in range(10):
+            yield params["first"] + i
+    finally:
+        params["cleaned"].append(params["first"])
+
+
+def test_a_paused_trial_goes_on_in_any_slot_where_it_was() -> None:
+    cleaned: list[int] = []
+    array = GeneratorArray(counting, slots=2)
+    for slot, number in enumerate([7, 8]):
+        array.load(slot, spec(number, first=10 * number, cleaned=cleaned))
+    assert [e.value for e in array.advance().values()] == [70, 80]  # type: ignore[union-attr]
+    assert array.save(0) is None
+    assert array.pause(0)
+    array.unload(0)  # which is empty
+    assert array.advance() == {1: Evaluation(81)}
+    array.load(0, spec(9, first=90, cleaned=cleaned))
+    assert array.advance() == {0: Evaluation(90), 1: Evaluation(82)}
+    array.unload(1)
+    array.load(1, TrialSpec(7, {"never": "read"}, 0, Kept(7, {"never": "read"})))
+    assert array.advance() == {0: Evaluation(91), 1: Evaluation(71)}
+    assert cleaned == [80]
+    array.unload(1)
+    assert cleaned == [80, 70]
+    array.load(1, spec(7, first=70, cleaned=cleaned))  # it was unloaded, not paused: it starts afresh
+    assert array.advance()[1] == Evaluation(70)
+
+
+def test_a_halted_array_runs_no_further_generator() -> None:
+    array = GeneratorArray(lambda params: halting(params), slots=3)
+
+    def halting(params: Params) -> Iterator[float]:
+        for i in range(2):
+            if (params["which"], i) == (1, 0):
+                array.halted.set()
+            yield 10 * params["which"] + i
+
+    for slot in range(3):
+        array.load(slot, spec(slot, which=slot))
+    assert array.advance() == {0: Evaluation(0), 1: Evaluation(10)}
+    assert array.advance() == {}
+    array.halted.clear()
+    assert array.advance() == {0: Evaluation(1), 1: Evaluation(11), 2: Evaluation(20)}
 
 
 # ---------------------------------------------------------------- importing

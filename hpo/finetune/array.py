@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from hpo.checkpoint import Kept
 from hpo.config import StudyConfig
 from hpo.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.finetune import device, dropout, first_token
@@ -29,9 +29,11 @@ from hpo.finetune.data import Dataset
 from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
 from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.model import Starter, load_model, load_tokenizer, longest_input
+from hpo.finetune.slot import Slot
 from hpo.finetune.tasks import TASKS, Outputs
 from hpo.finetune.tokens import Tokens, encode
 from hpo.finetune.vocabulary import Vocabulary
+from hpo.halt import Halt
 from hpo.hyperparameters import DEFAULTS
 from hpo.objective import Evaluation, TrialSpec
 from hpo.samplers import derived_seed
@@ -39,30 +41,8 @@ from hpo.samplers import derived_seed
 Array = np.ndarray[Any, Any]
 
 
-@dataclass
-class Slot:
-    """One trial in training."""
-
-    trial: TrialSpec
-    model: PreTrainedModel
-    weights: dict[str, torch.Tensor]  # as they are now: the model's `state_dict`
-    optimizer: torch.optim.AdamW
-    batches: Iterator[Array]
-    boundaries: list[int]
-    total_steps: int
-    step: int = 0
-    seen: int = 0
-    evaluations: int = 0
-    loss: float = 0.0  # summed over the steps of the last segment
-    best: float = math.nan
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    best_decay: float = 1.0
-    decay: float = 1.0  # what weight decay has left of an embedding row that no text uses
-
-    @property
-    def boundary(self) -> int:
-        """Examples seen at which the segment ends."""
-        return self.boundaries[self.evaluations]
+# Raised when hpo computes other numbers from the same study.
+NUMERICS = 1
 
 
 class FineTuneArray:
@@ -120,7 +100,8 @@ class FineTuneArray:
             self._masks = dropout.OwnFunction
             own = self._draws_all_masks(model)
         self._own_masks = own
-        self._halted = threading.Event()
+        self.halted = Halt()
+        self.threads = self._threads_a_trial(config.slots)
         self._spare = [model]
         self._starter = Starter(model, head)
         rows = len(data.splits["train"])
@@ -134,17 +115,46 @@ class FineTuneArray:
             "weights": weights_digest,
             "precision": self.precision,
             "device": self.device.type,
+            "numerics": NUMERICS,
             "torch": torch.__version__.partition("+")[0],
             "transformers": transformers.__version__,
         }
+        if self.device.type == "cpu":  # where sums are split among them
+            self.facts = {**self.facts, "threads": self.threads}
+
+    def _threads_a_trial(self, slots: int | str) -> int:
+        """Return with how many threads a trial trains, however many slots have one: its numbers depend on that."""
+        total = torch.get_num_threads()
+        if not self._own_masks:
+            return total
+        return 1 if slots == "auto" else max(1, total // int(slots))
+
+    def settle(self, facts: Mapping[str, Any]) -> None:
+        """Go on with the threads a trial that a study was begun with, however many there are here."""
+        threads = facts.get("threads")
+        if "threads" not in self.facts or not isinstance(threads, int) or threads < 1 or threads == self.threads:
+            return
+        self.notes = (*self.notes, f"trials have {threads} threads each, as the study was begun (not {self.threads})")
+        self.threads = threads
+        self.facts = {**self.facts, "threads": threads}
+
+    @contextmanager
+    def _threaded(self) -> Iterator[None]:
+        """Compute with a trial's threads."""
+        total = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(total)
 
     def _adapt(self, model: PreTrainedModel, head: frozenset[str]) -> None:
         """Change the model before any trial starts from it."""
 
-    # ------------------------------------------------------------ the four moves
+    # ------------------------------------------------------------ the moves
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
+        """Put a trial into an empty slot: at its start, or where it is to go on from."""
         trial = self._completed(trial)
         if not self._spare:
             self._spare.append(copy.deepcopy(self._any_model()))
@@ -166,36 +176,51 @@ class FineTuneArray:
         weights: dict[str, torch.Tensor],
         parameters: Mapping[str, nn.Parameter],
     ) -> Slot:
-        """Return a trial at its start; `parameters` are what its optimiser steps."""
+        """Return a trial at its start, or where it is to go on from; `parameters` are what its optimiser steps."""
         rows, size, epochs = len(self.tokens["train"].lengths), trial.params["batch_size"], trial.params["epochs"]
-        return Slot(
-            trial,
+        slot = Slot(
+            replace(trial, kept=None),  # which has its memory back once it is restored
             model,
             weights,
+            {name: parameter for name, parameter in parameters.items() if parameter.requires_grad},
             optimizers.build(parameters, self._starter.head, trial.params),
-            self._batches(trial),
             boundaries(rows, self.evaluations_per_epoch, epochs),
             total_steps=epochs * math.ceil(rows / size),
         )
+        if trial.kept is not None:
+            slot.restore(trial.kept)
+        slot.batches = self._batches(trial, slot.step)
+        return slot
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train every occupied slot to its next boundary and score it on the validation split."""
-        trained = {n: self._trained(s) for n, s in self._occupied.items()} if not self._side_by_side else self._joint()
-        return {number: self._outcome(self._occupied[number], found) for number, found in trained.items()}
+        if not self._occupied:
+            return {}
+        with self._threaded():
+            return self._advance()
 
-    def _joint(self) -> dict[int, Outputs | Exception]:
-        """Train all slots to their boundaries, a thread each."""
-        threads = torch.get_num_threads()
-        share = max(1, threads // len(self._occupied))
-        with ThreadPoolExecutor(len(self._occupied), initializer=torch.set_num_threads, initargs=(share,)) as pool:
+    def _advance(self) -> dict[int, Evaluation | Exception]:
+        trained = self._joint() if self._side_by_side else {n: self._trained(s) for n, s in self._occupied.items()}
+        return {n: self._outcome(self._occupied[n], found) for n, found in trained.items() if found is not None}
+
+    def _joint(self) -> dict[int, Outputs | Exception | None]:
+        """Train all slots to their boundaries, each beside the others."""
+        count = len(self._occupied)
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
             futures = {number: pool.submit(self._trained, slot) for number, slot in self._occupied.items()}
             try:
-                trained = {number: future.result() for number, future in futures.items()}
+                return {number: future.result() for number, future in futures.items()}
             except BaseException:
-                self._halted.set()  # the pool waits for its threads: they end at their next step
+                self.halted.set()  # the pool waits for its threads: they end at their next step
                 raise
-        torch.set_num_threads(threads)
-        return trained
+
+    def save(self, slot: int) -> Kept:
+        """Return what the slot's trial needs to go on from its last whole step."""
+        return self._occupied[slot].saved()
+
+    def pause(self, slot: int) -> bool:
+        """Trials are held in slots only."""
+        return False
 
     def keep(self, slot: int, folder: Path) -> bool:
         """Write the best evaluation's weights as a Hugging Face folder: safetensors, configuration, tokenizer."""
@@ -223,7 +248,7 @@ class FineTuneArray:
         except Exception as error:
             return error
 
-    def _trained(self, slot: Slot) -> Outputs | Exception:
+    def _trained(self, slot: Slot) -> Outputs | Exception | None:
         try:
             return self._segment(slot)
         except Exception as error:
@@ -236,8 +261,8 @@ class FineTuneArray:
         return self.slots > 1 and self._own_masks
 
     def fastest_slots(self, most: int) -> int:
-        """Return how many slots train the most examples a second: on a CPU one a thread, elsewhere one."""
-        return min(torch.get_num_threads(), most) if self._own_masks else 1
+        """Return how many slots train the most examples a second: on a CPU with all threads in use, elsewhere one."""
+        return max(1, min(torch.get_num_threads() // self.threads, most)) if self._own_masks else 1
 
     def _draws_all_masks(self, model: PreTrainedModel) -> bool:
         """Return whether all that is random in training is drawn from a trial's own generator.
@@ -273,27 +298,28 @@ class FineTuneArray:
     def _any_model(self) -> PreTrainedModel:
         return next(iter(self._occupied.values())).model
 
-    def _batches(self, trial: TrialSpec) -> Iterator[Array]:
-        lengths, seed = self.tokens["train"].lengths, derived_seed(trial.seed, "order")
-        for epoch in range(trial.params["epochs"]):
-            yield from epoch_batches(lengths, trial.params["batch_size"], seed, epoch)
+    def _batches(self, trial: TrialSpec, step: int = 0) -> Iterator[Array]:
+        """Yield the rows of each step, from one on."""
+        lengths, size = self.tokens["train"].lengths, trial.params["batch_size"]
+        first, done = divmod(step, math.ceil(len(lengths) / size))
+        for epoch in range(first, trial.params["epochs"]):
+            yield from epoch_batches(lengths, size, derived_seed(trial.seed, "order"), epoch)[done:]
+            done = 0
 
-    def _segment(self, slot: Slot) -> Outputs:
-        """Train a slot to its boundary and return what it then says of the validation split."""
+    def _segment(self, slot: Slot) -> Outputs | None:
+        """Train a slot to its boundary and return what it then says of the validation split; None if halted before."""
         slot.model.train()
         loss = torch.zeros((), device=self.device)
-        while slot.seen < slot.boundary and not self._halted.is_set():
+        while slot.seen < slot.boundary and not self.halted.is_set():
             loss += self._step(slot, next(slot.batches))
-        if self._halted.is_set():
-            raise InterruptedError("the study was interrupted")
-        slot.loss = loss.item()  # the only time in a segment that the host waits for the device
-        return self.predict(slot.model, "validation")
+        slot.loss += loss.item()  # the only time in a segment that the host waits for the device
+        return None if slot.seen < slot.boundary else self.predict(slot.model, "validation")
 
     def _scored(self, slot: Slot, outputs: Outputs) -> Evaluation:
         """Return the evaluation at the end of a slot's segment, and hold on to its weights if they are its best."""
-        boundary = slot.boundary
-        slot.evaluations += 1
-        if not math.isfinite(slot.loss):
+        boundary, loss = slot.boundary, slot.loss
+        slot.evaluations, slot.loss = slot.evaluations + 1, 0.0
+        if not math.isfinite(loss):
             raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
         value = score(self.metric, outputs)
         if not np.isfinite(outputs.logits).all():

@@ -12,6 +12,7 @@ neighbours are, so that a trial's result depends on neither.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,16 +60,18 @@ class FoldedArray(FineTuneArray):
         self.facts = {**self.facts, "program": "folded"}
         self._model: PreTrainedModel | None = None
         self._batches_of: dict[int, _Batch] = {}
-        self._parameters_of: dict[int, dict[str, nn.Parameter]] = {}
 
     def _check(self, template: PreTrainedModel) -> str | None:
         """Return what is wrong with folding the model, or None."""
         return fold_check.check(type(template), template.config)
 
+    def _threads_a_trial(self, slots: int | str) -> int:
+        return torch.get_num_threads()  # which all slots share, one after the other
+
     # ------------------------------------------------------------ the moves
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: pretrained weights, a fresh head, a fresh optimiser."""
+        """Put a trial into an empty slot: at its start, or where it is to go on from."""
         trial = self._completed(trial)
         template = self._spare[0]
         self._start(template, trial)
@@ -79,23 +82,26 @@ class FoldedArray(FineTuneArray):
         weights = slot_weights(self._model, slot)
         own = {name: nn.Parameter(weights[name]) for name, p in self._model.named_parameters() if p.requires_grad}
         self._clear(slot)
-        self._occupied[slot] = self._begun(trial, template, weights, own)
-        self._parameters_of[slot] = own
+        self._occupied[slot] = self._begun(trial, template, self._held(weights, own), own)
         self._batches_of[slot] = _Batch(masks=torch.Generator(self.device))
 
-    def advance(self) -> dict[int, Evaluation | Exception]:
-        """Train every occupied slot to its next boundary and score it on the validation split."""
+    def _held(self, weights: dict[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return which of its weights a slot's best evaluation holds on to."""
+        return weights
+
+    def _advance(self) -> dict[int, Evaluation | Exception]:
         try:
             self._train()
-            logits = self._predict_all("validation")
+            ended = [number for number, slot in self._occupied.items() if slot.seen >= slot.boundary]
+            logits = self._predict_all("validation") if ended else np.empty(0)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             return self._give_way()
         targets = self.data.splits["validation"].targets
         return {
-            number: self._outcome(slot, Outputs(self.data.task, targets, logits[number]))
-            for number, slot in self._occupied.items()
+            number: self._outcome(self._occupied[number], Outputs(self.data.task, targets, logits[number]))
+            for number in ended
         }
 
     def unload(self, slot: int) -> None:
@@ -112,7 +118,8 @@ class FoldedArray(FineTuneArray):
         while best < most or not fastest:
             slots = min(2 * best, most) if fastest else 1
             try:
-                speed = self._speed(slots)
+                with self._threaded():
+                    speed = self._speed(slots)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -145,7 +152,6 @@ class FoldedArray(FineTuneArray):
     def _forget(self) -> None:
         """Empty all slots and give back their memory; the next `load` builds the model anew."""
         self._occupied.clear()
-        self._parameters_of.clear()
         self._batches_of.clear()
         self._model = None
         if self.device.type == "cuda":
@@ -173,10 +179,12 @@ class FoldedArray(FineTuneArray):
         self._model.train()
         losses = torch.zeros(self.slots, device=self.device)
         while behind := [number for number, slot in self._occupied.items() if slot.seen < slot.boundary]:
+            if self.halted.is_set():
+                break
             losses += self._micro_step(self._model, behind)
         sums = losses.tolist()  # the only time in a segment that the host waits for the device
         for number, slot in self._occupied.items():
-            slot.loss = sums[number]
+            slot.loss += sums[number]
 
     def _micro_step(self, model: PreTrainedModel, behind: list[int]) -> torch.Tensor:
         """Add the gradients of a micro-batch of every slot that is behind its boundary, and return their losses [K]."""
@@ -209,10 +217,11 @@ class FoldedArray(FineTuneArray):
 
     def _step_slot(self, model: PreTrainedModel, number: int) -> None:
         """Step on a slot's part of the gradients, and clear it."""
+        slot = self._occupied[number]
         for name, parameter in model.named_parameters():
-            if (own := self._parameters_of[number].get(name)) is not None:
+            if (own := slot.parameters.get(name)) is not None:
                 own.grad = None if parameter.grad is None else parameter.grad[number]
-        self._update(self._occupied[number], self._batches_of[number].size)
+        self._update(slot, self._batches_of[number].size)
         self._clear(number)
 
     def _clear(self, number: int) -> None:

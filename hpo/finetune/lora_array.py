@@ -6,10 +6,12 @@ has a slot for each trial; everything else is as in `FoldedArray`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from hpo.finetune import adapter_files, fold_check
@@ -52,11 +54,8 @@ class LoraArray(FoldedArray):
         super()._start(model, trial)
         self._lora.start(model, trial.params, derived_seed(trial.seed, "adapters"))
 
-    def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: fresh adapters, a fresh head, a fresh optimiser."""
-        super().load(slot, trial)
-        held = self._occupied[slot]  # a best evaluation holds on to what is trained, not to the shared model
-        held.weights = {name: held.weights[name] for name in self._parameters_of[slot]}
+    def _held(self, weights: dict[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: weights[name] for name in trained}  # not the shared model
 
     def keep(self, slot: int, folder: Path) -> bool:
         """Write the best evaluation's adapters and head as a `peft` folder, with configuration and tokenizer."""

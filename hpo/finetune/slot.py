@@ -1,0 +1,128 @@
+"""One trial in training, and what is kept of it so that it can go on elsewhere.
+
+No state of a random generator is: the order of the rows derives from the trial's seed and the epoch, and dropout's
+masks from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hpo.checkpoint import Kept
+from hpo.objective import TrialSpec
+
+Array = np.ndarray[Any, Any]
+Tensors = Mapping[str, torch.Tensor]  # by name
+
+COUNTS = ("step", "seen", "evaluations")
+NUMBERS = ("loss", "best", "best_decay", "decay")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW has of a parameter
+
+
+@dataclass
+class Slot:
+    """One trial in training."""
+
+    trial: TrialSpec
+    model: PreTrainedModel
+    weights: dict[str, torch.Tensor]  # as they are now: the model's `state_dict`
+    parameters: dict[str, nn.Parameter]  # those of them that the optimiser steps, each under one name
+    optimizer: torch.optim.AdamW
+    boundaries: list[int]
+    total_steps: int
+    batches: Iterator[Array] = field(default_factory=lambda: iter(()))
+    step: int = 0
+    seen: int = 0
+    evaluations: int = 0
+    loss: float = 0.0  # summed over the steps of the segment so far; nothing but whether it is finite is asked
+    best: float = math.nan
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_decay: float = 1.0
+    decay: float = 1.0  # what weight decay has left of an embedding row that no text uses
+
+    @property
+    def boundary(self) -> int:
+        """Examples seen at which the segment ends."""
+        return self.boundaries[self.evaluations]
+
+    def saved(self) -> Kept:
+        """Return what the trial needs to go on from its last whole step, in CPU memory of its own."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, parameter in self.parameters.items():
+            moments = self.optimizer.state.get(parameter, {})  # none as long as it has had no gradient
+            tensors[f"weights.{name}"] = parameter
+            tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moments}
+            if self.best_weights:
+                tensors[f"best.{name}"] = self.best_weights[name]
+        state: dict[str, Any] = {name: getattr(self, name) for name in COUNTS}
+        for name in NUMBERS:
+            value = float(getattr(self, name))
+            state[name] = value if math.isfinite(value) else None  # JSON has no NaN
+        return Kept(self.trial.number, state, {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()})
+
+    def restore(self, kept: Kept) -> None:
+        """Put a trial that is at its start to where `saved` left it.
+
+        Raises:
+            ValueError: It is another trial's, or another model's.
+            KeyError: It lacks something.
+        """
+        self._restore_state(kept)
+        tensors = dict(kept.tensors)
+        stepped: Tensors = {name: p for name, p in self.parameters.items() if f"step.{name}" in tensors}
+        like = {"step": dict.fromkeys(stepped, torch.zeros(()))}
+        weights = _taken(tensors, "weights", self.parameters)
+        moments = {moment: _taken(tensors, moment, like.get(moment, stepped)) for moment in MOMENTS}
+        best = _taken(tensors, "best", self.parameters if self.evaluations else {})
+        if tensors or (self.step and not stepped):
+            raise ValueError(f"what is kept of trial {kept.trial} has other tensors than the model and its optimiser")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+        for name in stepped:
+            p = self.parameters[name]
+            self.optimizer.state[p] = {moment: moments[moment][name].to(p.device, copy=True) for moment in MOMENTS}
+        if best:
+            self._restore_best(best)
+
+    def _restore_state(self, kept: Kept) -> None:
+        for name in COUNTS:
+            setattr(self, name, int(kept.state[name]))
+        for name in NUMBERS:
+            value = kept.state[name]
+            setattr(self, name, math.nan if value is None else float(value))
+        within = 0 <= self.step <= self.total_steps and 0 <= self.evaluations < len(self.boundaries)
+        if kept.trial != self.trial.number or not within:
+            raise ValueError(f"what is kept of trial {kept.trial} is no state of trial {self.trial.number}")
+
+    def _restore_best(self, best: Tensors) -> None:
+        """Hold on to the best weights; what is not trained is as it was, and what is tied has several names."""
+        names = {parameter.data_ptr(): name for name, parameter in self.parameters.items()}
+        self.best_weights = {
+            name: best.get(names.get(weight.data_ptr(), ""), weight).to(weight.device, copy=True)
+            for name, weight in self.weights.items()
+        }
+
+
+def _taken(tensors: dict[str, torch.Tensor], kind: str, wanted: Tensors) -> dict[str, torch.Tensor]:
+    """Take the tensors of one kind out of those that are kept.
+
+    Raises:
+        ValueError: One has another shape or dtype.
+        KeyError: One is missing.
+    """
+    taken = {}
+    for name, like in wanted.items():
+        found = tensors.pop(f"{kind}.{name}")
+        if (found.shape, found.dtype) != (like.shape, like.dtype):
+            raise ValueError(f"{kind}.{name} is {found.dtype} {list(found.shape)}, not {like.dtype} {list(like.shape)}")
+        taken[name] = found
+    return taken
