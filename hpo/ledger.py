@@ -106,10 +106,14 @@ class Ledger(BaseStorage):
 
     # ------------------------------------------------------------ owning
 
-    def take(self, number: int) -> FrozenTrial | None:
+    def take(self, number: int, *, run: bool = True) -> FrozenTrial | None:
         """Become the owner of a trial that has none, and set it running; None if it has one, or has ended.
 
         A trial that is running already belonged to somebody who died: its attempt is raised.
+
+        Args:
+            number: The trial's.
+            run: Whether it is to run; if not, its state stays as it is.
         """
         if not self._patiently(lambda: self._locks.take(number)):
             return None
@@ -119,9 +123,9 @@ class Ledger(BaseStorage):
             self._locks.release(number)
             return None
         self._attempts[number] = attempt_of(row)
-        if row.state == TrialState.RUNNING:
+        if run and row.state == TrialState.RUNNING:
             self._raise_attempt(row)
-        else:
+        elif run:
             self.set_trial_state_values(trial_id, TrialState.RUNNING)
         return self._rows[number]
 

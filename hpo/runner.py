@@ -204,12 +204,22 @@ class Runner:
 
     def _fill(self) -> None:
         self.ledger.refresh(now=not self._slots)
+        self._draw_round()
         self._resume_held()
         free = [slot for slot in range(self.array.slots) if slot not in self._slots]
         while free and (row := self._next()) is not None:
             with suppress(LostTrialError):
                 self._begin(free[0], row)
             free = [slot for slot in free if slot not in self._slots]
+
+    def _draw_round(self) -> None:
+        """Draw all that a round lacks, unless somebody else is doing it: each proposal knows those before it."""
+        for row in self.turns.to_draw():
+            if self.ledger.take(row.number, run=False) is None:
+                return
+            with suppress(LostTrialError):
+                self._drawn(Trial(self.turns.seen_by(row.number), row._trial_id))
+                self.ledger.release(row.number)
 
     def _next(self) -> FrozenTrial | None:
         """Return the first row whose turn it is and that has no owner, taken and set running."""

@@ -62,19 +62,26 @@ class Turns:
         inside = [row.params for row in rows if row.params and self._space.contains(row.params)]
         return len({tuple(sorted(params.items())) for params in inside}) >= self._space.size
 
+    def to_draw(self) -> Sequence[FrozenTrial]:
+        """Return the trials of the current round that lack parameters, in the order in which they get them."""
+        return [] if self._size is None else [row for row in self._current() if not self._drawn(row)]
+
     def ready(self) -> Iterator[FrozenTrial]:
         """Yield the rows that may start or go on, in their order, as far as the rows known say."""
-        rows = [row for row in self.rows() if not row.state.is_finished()]
+        rows = self._current()
         alike: dict[Any, list[FrozenTrial]] = {}
         for row in rows:
             alike.setdefault(_key(self.params_of(row)), []).append(row)
         for row in rows:
-            if self._begin(row.number) > self._begin(rows[0].number):
-                return  # the round before has not ended
+            if self._size is not None and not self._drawn(row):
+                return  # it may turn out to repeat another, or to be what a later one repeats
             if self.original(row, alike[_key(self.params_of(row))]) is None and self._may_go_on(row):
                 yield row
-            if self._size is not None and not self._drawn(row):
-                return  # the next one's proposal has to know this one's
+
+    def _current(self) -> Sequence[FrozenTrial]:
+        """Return the unfinished rows, in rounds those of the first round that has not ended."""
+        rows = [row for row in self.rows() if not row.state.is_finished()]
+        return [row for row in rows if self._begin(row.number) == self._begin(rows[0].number)]
 
     def _begin(self, number: int) -> int:
         """Return the first trial of a trial's round; all are of one where there are none."""
