@@ -37,13 +37,19 @@ def _slots(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
+Slots = Annotated[Any, typer.Option(help="Trials that run at once in a process; auto measures.", parser=_slots)]
+
+
 @app.command()
 def run(
     study: StudyName,
     trials: Annotated[int | None, typer.Option(help="Rows of the study in all.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop.")] = None,
     storage: Storage = None,
-    slots: Annotated[Any, typer.Option(help="Trials that run at once; auto measures.", parser=_slots)] = None,
+    slots: Slots = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that run it together, on a GPU each where there are GPUs.")
+    ] = 1,
     set_: Set = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
     as_json: Json = False,
@@ -56,7 +62,10 @@ def run(
     watch = live.view(quiet or as_json, Console(stderr=as_json))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        outcome = commands.run(loaded, url, watch)
+        if workers > 1:
+            given = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+            commands.run_together(loaded, url, watch, workers, study, [*(set_ or []), *given])
+        outcome = commands.run(loaded, url, watch if workers == 1 else live.view(True, Console(stderr=True)))
     except KeyboardInterrupt:
         _stop("stopped; the trial that ran is put back, and the same command goes on from here", 130)
     if as_json:
@@ -64,6 +73,22 @@ def run(
     else:
         typer.echo(outcome.text)
     if outcome.stopped_by_failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_: Set = None) -> None:
+    """Join a study: run what nobody runs until nothing is left. Any number may, on any machine that reaches it."""
+    from hpo import commands, live
+
+    given = storage or os.environ.get(commands.WORKER_STORAGE)
+    loaded, url = commands.study_to_run(study, given, set_ or [], {"slots": slots})
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        failed = commands.work(loaded, url, live.LineView(Console()))
+    except KeyboardInterrupt:
+        _stop("stopped; the trials that ran are put back", 130)
+    if failed:
         raise typer.Exit(1)
 
 

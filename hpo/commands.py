@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo import check as checks
-from hpo import config, report, storage, tune, yaml
+from hpo import config, report, storage, tune, workers, yaml
 from hpo.errors import ConfigError, Problem, StudyError
 from hpo.findings import findings
 from hpo.formatting import duration, remarks
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
+
+WORKER_STORAGE = workers.STORAGE
 
 # ---------------------------------------------------------------- finding the study
 
@@ -125,6 +128,27 @@ def run(study: config.Study, url: str, watch: Watcher) -> Outcome:
     results = read(done.study)
     written = report.write(results, done.folder / "report.html")
     return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, done.failed)
+
+
+def run_together(study: config.Study, url: str, watch: Watcher, count: int, name: str, sets: Sequence[str]) -> None:
+    """Run a study in several processes until every row has ended.
+
+    Args:
+        study: The validated study.
+        url: URL of its storage.
+        watch: Told of everything.
+        count: How many processes.
+        name: The study as the user named it.
+        sets: `key=value` overrides that the workers get too.
+    """
+    workers.run(study, [name, *(word for item in sets for word in ("--set", item))], url, count, watch)
+
+
+def work(study: config.Study, url: str, watch: Watcher) -> bool:
+    """Be one of the processes that run a study; return whether too many trials failed."""
+    if os.environ.get(workers.SUPERVISED):
+        workers.end_with_supervisor()
+    return tune.run(study, url, watch).failed
 
 
 def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:

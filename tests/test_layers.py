@@ -56,7 +56,7 @@ LAYERS = [
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
     ["config", "watcher", "finetune.slot"],
     ["study", "finetune.data"],
-    ["runner", "finetune.tokens"],
+    ["runner", "workers", "finetune.tokens"],
     ["finetune.array"],
     ["finetune.folded_array"],
     ["finetune.lora_array"],
