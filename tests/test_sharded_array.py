@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import torch.distributed as dist
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from hpo import config, tune
 from hpo.errors import GaveWayError, ModelError, StudyError
+from hpo.finetune import dropout
 from hpo.finetune.shard import Shard
 from hpo.finetune.sharded_array import ShardedArray, ShardLostError
 from hpo.objective import TrialSpec
@@ -19,19 +21,22 @@ from hpo.objective import TrialSpec
 pytestmark = pytest.mark.slow  # processes that each import torch
 
 EXACT = {"learning_rate": 1e-2, "epochs": 3, "dropout": 0.0}
-EXACT |= {"layer_decay": 0.9, "max_grad_norm": 0.05, "warmup_ratio": 0.0}  # of which all do something
+EXACT |= {"layer_decay": 0.9, "max_grad_norm": 0.3, "warmup_ratio": 0.0}  # some steps are clipped, and others not
 LONG = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}  # more steps than any test waits for
-NO_ROOM = 40  # batch size for which the second process has too little memory
+NO_ROOM, COMPARED = 40, 41  # batch sizes that mean something to `Watched`
 
 
-class Cramped(Shard):
-    """Runs out of memory in one process only, which leaves the other in the midst of a collective."""
+class Watched(Shard):
+    """A shard that can run out of memory, and that can compare its masks with the other's."""
 
     def _accumulate(self, slot, rows):
-        if slot.trial.params["batch_size"] == NO_ROOM and self.rank == 1 and self.micro_batch > 4:
-            raise torch.OutOfMemoryError("out of memory")
-        if slot.trial.params["batch_size"] == NO_ROOM + 1 and self.rank == 1:
-            raise ValueError("of one process")
+        size = slot.trial.params["batch_size"]
+        if size == NO_ROOM and self.rank == 1 and self.micro_batch > 4:
+            raise torch.OutOfMemoryError("out of memory")  # while the other process is in the midst of a collective
+        if size == COMPARED:
+            masks = [torch.zeros(64), torch.zeros(64)]
+            dist.all_gather(masks, dropout.mask(torch.Size([64]), 0.5, masks[0]))
+            assert not torch.equal(*masks)
         return super()._accumulate(slot, rows)
 
 
@@ -54,7 +59,7 @@ def single(folder):
 def sharded(folder):
     array = opened(folder, shards=2, micro_batch=6)
     assert isinstance(array, ShardedArray)
-    array.part = Cramped
+    array.part = Watched
     yield array
     array._disband()
 
@@ -75,6 +80,11 @@ def trained(array, params, kept=None, seed=1):
     return evaluations
 
 
+def advanced_until_it_raises(array):
+    while True:
+        assert not isinstance(outcome := array.advance()[0], Exception), outcome
+
+
 def curve(evaluations):
     return [(e.at, e.of, e.last, e.value) for e in evaluations]
 
@@ -87,11 +97,13 @@ def test_a_divided_trial_is_the_trial_of_one_process(folder, single, sharded, si
     params = {**EXACT, "batch_size": size}
     alone = trained(single, params, tmp_path / "alone")
     together = trained(sharded, params, tmp_path / "together")
-    assert np.ptp([e.value for e in alone]) > 1e-4  # or an equal curve would say nothing
+    assert np.ptp([e.value for e in alone]) > 5e-5  # or an equal curve would say nothing
     np.testing.assert_allclose(curve(together), curve(alone), atol=1e-5)
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "together"))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
+        if name.endswith("key.bias"):  # no output depends on it: its gradient is rounding, which Adam makes a step of
+            continue
         torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     config_files = [(tmp_path / name / "config.json").read_text() for name in ("alone", "together")]
     assert config_files[0] == config_files[1]
@@ -109,10 +121,8 @@ def test_same_seed_same_bits_and_another_seed_others(sharded):
 
 
 def test_each_process_draws_masks_of_its_own(sharded):
-    """With one row, the other process's is a copy of it without weight: the same masks would cost nothing, and lie."""
-    assert curve(trained(sharded, {**EXACT, "batch_size": 60, "dropout": 0.2})) != curve(
-        trained(sharded, {**EXACT, "batch_size": 60, "dropout": 0.0})
-    )
+    params = {**EXACT, "batch_size": COMPARED, "epochs": 1}
+    assert curve(trained(sharded, {**params, "dropout": 0.2})) != curve(trained(sharded, params))
 
 
 # ---------------------------------------------------------------- what ends it
@@ -120,6 +130,7 @@ def test_each_process_draws_masks_of_its_own(sharded):
 
 def test_all_processes_halt_at_the_same_step_and_go_on_with_the_next_trial(single, sharded):
     sharded.load(0, TrialSpec(0, LONG, 1))
+    sharded.advance()
     before = [process.pid for process in sharded._group.processes]
     threading.Timer(0.3, sharded.halted.set).start()
     outcome, began = None, time.monotonic()
@@ -144,8 +155,9 @@ def test_a_trial_that_diverges_ends_alone(sharded):
 def test_memory_that_lacks_in_one_process_halves_the_micro_batch_of_all(single, sharded):
     params = {**EXACT, "batch_size": NO_ROOM}
     began = time.monotonic()
-    with pytest.raises(GaveWayError, match="at most 3 examples"):
+    with pytest.raises(GaveWayError, match="at most 3 examples") as caught:
         trained(sharded, params)
+    assert "in _accumulate" in caught.value.__notes__[0]  # where it was raised, in the other process
     assert time.monotonic() - began < 30
     np.testing.assert_allclose(curve(trained(sharded, params)), curve(trained(single, params)), atol=1e-5)
     assert sharded.micro_batch == 3
@@ -153,13 +165,12 @@ def test_memory_that_lacks_in_one_process_halves_the_micro_batch_of_all(single, 
 
 def test_a_process_that_is_killed_ends_the_study_with_an_error(sharded):
     sharded.load(0, TrialSpec(0, LONG, 1))
+    sharded.advance()
     processes = sharded._group.processes
     threading.Timer(0.3, processes[1].kill).start()
     began = time.monotonic()
     with pytest.raises(ShardLostError, match=r"shard 1 has ended \(SIGKILL\)"):
-        while True:
-            outcome = sharded.advance()[0]
-            assert not isinstance(outcome, Exception), outcome
+        advanced_until_it_raises(sharded)
     assert time.monotonic() - began < 15
     assert not any(process.is_alive() for process in processes)
     sharded.unload(0)  # as the runner does; there is nothing left to tell

@@ -212,7 +212,7 @@ class Shard(FineTuneArray):
         ]
         logits = []
         for rows in chunks:
-            inputs, _ = tokens.batch(np.ascontiguousarray(rows[:, self.rank]))
+            inputs, _ = tokens.batch(rows[:, self.rank])
             with self._autocast():
                 logits.append(model(**inputs).logits.float())
         own = torch.cat(logits)

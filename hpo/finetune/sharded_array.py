@@ -46,7 +46,7 @@ class ShardLostError(HpoError):
 
 @dataclass
 class _Group:
-    """The processes of a group, and what keeps them."""
+    """The processes of a group, the pipes to them, and where they find each other."""
 
     store: Any
     processes: list[SpawnProcess] = field(default_factory=list)
@@ -56,8 +56,9 @@ class _Group:
         """Kill what is left."""
         for process in self.processes:
             process.kill()  # at once: one that waits in a collective hears nothing else
-        for process, pipe in zip(self.processes, self.pipes, strict=True):
+        for process in self.processes:
             process.join()
+        for pipe in self.pipes:
             pipe.close()
         self.store = None
 
@@ -91,14 +92,14 @@ class ShardedArray(FineTuneArray):
         threads = max(1, torch.get_num_threads() // self.shards)
         self._given = config.model_copy(update={"threads": threads}), data, folder, horizon_epochs
         self._trial: TrialSpec | None = None
+        self._loaded = False
         self._group: _Group | None = None
 
     # ------------------------------------------------------------ the moves
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into the slot; starts the processes if there are none."""
-        self._trial = self._completed(trial)
-        self._move("load", slot, trial)
+        """Put a trial into the slot; the processes hear of it, and are started if there are none, at its first step."""
+        self._trial, self._loaded = trial, False
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train the trial to its next boundary and score it on the validation split.
@@ -109,8 +110,11 @@ class ShardedArray(FineTuneArray):
         if self._trial is None:
             return {}
         try:
+            if not self._loaded:
+                self._move("load", 0, self._trial)
+                self._loaded = True
             return {0: self._move("train")}
-        except ShardLostError:
+        except ShardLostError:  # not the trial's end but the study's
             raise
         except TooLargeError as error:
             self.micro_batch = error.args[0]
@@ -132,9 +136,10 @@ class ShardedArray(FineTuneArray):
 
     def unload(self, slot: int) -> None:
         """Empty the slot; the processes stay for the next trial."""
-        if self._trial is not None and self._group is not None:
-            self._move("unload", slot)
         self._trial = None
+        if self._loaded and self._group is not None:
+            self._loaded = False
+            self._move("unload", slot)
 
     def outputs_of(self, folder: Path, split: str) -> Outputs:
         """Return the outputs of weights that `keep` wrote; while no trial is in training."""
@@ -156,13 +161,11 @@ class ShardedArray(FineTuneArray):
                 starts new ones.
         """
         try:
-            if self._group is None:
-                self._group = self._begun_group()
-                self._answers(self._group)
-            for pipe in self._group.pipes:
+            group = self._group or self._begun_group()
+            for pipe in group.pipes:
                 with suppress(OSError):  # it has ended, as its answer will say
                     pipe.send((name, arguments))
-            return self._answers(self._group)
+            return self._answers(group)
         except _TOGETHER:
             raise
         except BaseException:
@@ -175,9 +178,10 @@ class ShardedArray(FineTuneArray):
         self._group = None
 
     def _begun_group(self) -> _Group:
+        """Start the processes and wait until each has its part of the model."""
         context = multiprocessing.get_context("spawn")
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-        group = _Group(store)
+        self._group = group = _Group(store)
         weakref.finalize(self, group.end)
         config, *given = self._given
         config = config.model_copy(update={"micro_batch": self.micro_batch})
@@ -187,10 +191,11 @@ class ShardedArray(FineTuneArray):
             process = context.Process(
                 target=serve, args=(self.part, place, theirs, config, *given), name=f"shard {rank}", daemon=True
             )
-            process.start()
-            theirs.close()  # or its end would not be seen
-            group.processes.append(process)
             group.pipes.append(ours)
+            process.start()
+            group.processes.append(process)
+            theirs.close()  # or its end would not be seen
+        self._answers(group)
         return group
 
     def _answers(self, group: _Group) -> Any:
