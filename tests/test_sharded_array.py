@@ -125,6 +125,27 @@ def test_each_process_draws_masks_of_its_own(sharded):
     assert curve(trained(sharded, {**params, "dropout": 0.2})) != curve(trained(sharded, params))
 
 
+# ---------------------------------------------------------------- a whole study
+
+
+def test_a_study_runs_over_two_processes(folder, single, sharded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {"learning_rate": {"low": 1e-3, "high": 1e-2}, "batch_size": [8, 16], "epochs": 1, "dropout": 0.0}
+    found = {}
+    for name, array in (("one", single), ("two", sharded)):
+        monkeypatch.setattr(tune, "open_array", lambda study, array=array: array)  # its processes run already
+        raw = tiny.study(folder, name=name, shards=1 + (array is sharded), space=space, trials=2, metric="loss")
+        found[name] = tune.run(config.build(raw, "test", folder), "sqlite:///hpo.db")
+    assert [t.state for t in found["two"].study.trials] == [TrialState.COMPLETE] * 2
+    values = [[t.value for t in found[name].study.trials] for name in ("one", "two")]
+    np.testing.assert_allclose(values[1], values[0], atol=1e-5)
+    best = found["two"].study.best_trial.number
+    assert (found["two"].folder / "trials" / str(best) / "model.safetensors").is_file()
+    monkeypatch.setattr(tune, "open_array", lambda study: single)
+    with pytest.raises(StudyError, match="shards: was 2, is None"):
+        tune.run(config.build({**raw, "shards": 1}, "test", folder), "sqlite:///hpo.db")
+
+
 # ---------------------------------------------------------------- what ends it
 
 
@@ -197,27 +218,6 @@ def test_nothing_is_left_of_a_study_whose_leading_process_is_killed(folder):
         assert leader.stdout.readline().startswith("trains")
         leader.kill()
         leader.communicate(timeout=15)  # until nobody has its output open any more
-
-
-# ---------------------------------------------------------------- a whole study
-
-
-def test_a_study_runs_over_two_processes(folder, single, sharded, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    space = {"learning_rate": {"low": 1e-3, "high": 1e-2}, "batch_size": [8, 16], "epochs": 1, "dropout": 0.0}
-    found = {}
-    for name, array in (("one", single), ("two", sharded)):
-        monkeypatch.setattr(tune, "open_array", lambda study, array=array: array)  # its processes run already
-        raw = tiny.study(folder, name=name, shards=1 + (array is sharded), space=space, trials=3, metric="loss")
-        found[name] = tune.run(config.build(raw, "test", folder), "sqlite:///hpo.db")
-    assert [t.state for t in found["two"].study.trials] == [TrialState.COMPLETE] * 3
-    values = [[t.value for t in found[name].study.trials] for name in ("one", "two")]
-    np.testing.assert_allclose(values[1], values[0], atol=1e-5)
-    best = found["two"].study.best_trial.number
-    assert (found["two"].folder / "trials" / str(best) / "model.safetensors").is_file()
-    monkeypatch.setattr(tune, "open_array", lambda study: single)
-    with pytest.raises(StudyError, match="shards: was 2, is None"):
-        tune.run(config.build({**raw, "shards": 1}, "test", folder), "sqlite:///hpo.db")
 
 
 def test_more_shards_than_gpus_are_refused(folder, monkeypatch):
