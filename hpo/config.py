@@ -110,6 +110,8 @@ class StudyConfig(_Model):
     """Trials that train at once; on a CPU, each in a thread of its own. `auto` measures, and remembers."""
     fold: bool | None = None
     """Whether the slots are those of one folded model; if empty, on CUDA."""
+    shards: int = Field(default=1, ge=1)
+    """Processes, each with a device of its own, over which one trial is divided."""
     round_size: int | None = Field(default=None, ge=1)
     """Trials of a round: each round is drawn from what earlier ones found, and its rungs are decided together, so
     that the results do not depend on who is faster. If empty, trials run free."""
@@ -150,8 +152,8 @@ class StudyConfig(_Model):
         return value
 
 
-# What may differ when a study is resumed: how much, where and how carefully, but not what is measured. Of device
-# and fold, what they came to counts: it is among the array's facts.
+# What may differ when a study is resumed: how much, where and how carefully, but not what is measured. Of device,
+# fold and shards, what they came to counts: it is among the array's facts.
 RESUMABLE = frozenset(
     {
         "trials",
@@ -164,6 +166,7 @@ RESUMABLE = frozenset(
         "sampler",
         "pruner",
         "fold",
+        "shards",
         "stall_timeout",
         "keep_best",
     }
@@ -173,7 +176,7 @@ RESUMABLE = frozenset(
 # What only the built-in objective reads.
 FINE_TUNING = (
     "model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device",
-    "threads", "fold", "keep_best",
+    "threads", "fold", "shards", "keep_best",
 )  # fmt: skip
 
 
@@ -291,6 +294,8 @@ def build(
         problems += _grid_problems(raw, space)
         if not custom and raw.get("fold") is False and trains_adapters(space):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
+    if config is not None and config.shards > 1 and not custom:
+        problems += _shard_problems(config, space)
     if space is not None and config is not None and not problems:
         cannot = samplers.problem(*named(config.sampler), space)
         problems += [Problem(("sampler",), cannot)] if cannot else []
@@ -403,6 +408,20 @@ def _named_problems(kind: str, room: ModuleType, name: str, arguments: Mapping[s
     except (ValueError, TypeError, HpoError) as error:
         return [Problem((kind,), str(error))]
     return []
+
+
+def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:
+    """Check what does not go together with a trial that takes all devices for itself."""
+    problems = []
+    if config.slots != 1:
+        problems.append(Problem(("slots",), f"must be 1 with shards: one trial is divided, not {config.slots!r}"))
+    if config.fold:
+        problems.append(Problem(("fold",), "a model is folded or divided (shards), not both; leave one out"))
+    if config.device == "mps":
+        problems.append(Problem(("device",), "shards are for cuda or cpu, not mps"))
+    if space is not None and trains_adapters(space):
+        problems.append(Problem(("shards",), "whole models only, not adapters (lora_rank); leave it out"))
+    return problems
 
 
 def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:

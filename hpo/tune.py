@@ -81,6 +81,9 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     dataset = data.load(config.data, config.task, config.seed, study.folder)
     given = config, dataset, study.folder, max(_values(space, "epochs"))
     smallest = min(_values(space, "batch_size"))
+    if config.shards > 1:
+        sharded = importlib.import_module("hpo.finetune.sharded_array").ShardedArray
+        return cast("FineTuneArray", sharded(*given))
     build: Callable[..., Any] = array.FineTuneArray
     if configs.trains_adapters(space):
         adapters = importlib.import_module("hpo.finetune.adapters")

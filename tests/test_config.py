@@ -64,6 +64,7 @@ def written(folder: Path, text: str, name: str = "study") -> Path:
         ({"trials": "ten"}, "trials", "valid integer, not 'ten'"),
         ({"trials": 2.5}, "trials", "valid integer, not 2.5"),
         ({"trials": True}, "trials", "valid integer, not True"),
+        ({"shards": 0}, "shards", "greater than or equal to 1, not 0"),
         ({"slots": 0}, "slots", "greater than or equal to 1, not 0, or "),
         ({"slots": "most"}, "slots", "'auto', not 'most'"),
         ({"timeout": 0}, "timeout", "greater than 0, not 0"),
@@ -126,6 +127,28 @@ def test_what_is_wrong_in_a_study_is_named_with_the_next_step(change: dict[str, 
     assert path in found
     assert said in found[path]
     assert set(found) == {path} or change == {"sampler": "grid"}  # the default space has several ranges
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "said"),
+    [
+        ({"slots": 2}, "slots", "must be 1 with shards"),
+        ({"slots": "auto"}, "slots", "must be 1 with shards"),
+        ({"fold": True}, "fold", "a model is folded or divided (shards), not both"),
+        ({"device": "mps"}, "device", "shards are for cuda or cpu"),
+        ({"space": "lora"}, "shards", "whole models only, not adapters (lora_rank)"),
+    ],
+)
+def test_what_does_not_go_with_a_divided_trial(change: dict[str, Any], path: str, said: str) -> None:
+    assert problems({**BUILT_IN, **change}) == {}
+    assert problems({**BUILT_IN, "shards": 2, "fold": False}) == {}
+    found = problems({**BUILT_IN, "shards": 2, **change})
+    assert set(found) == {path}
+    assert said in found[path]
+
+
+def test_an_objective_of_ones_own_has_no_shards() -> None:
+    assert set(problems({**CUSTOM, "shards": 2, "slots": 2})) == {"shards"}
 
 
 def test_a_grid_over_ranges_names_each_of_them() -> None:

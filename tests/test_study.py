@@ -93,6 +93,7 @@ def test_a_change_of_the_space_is_refused_wherever_it_is() -> None:
         {"trials": 50},
         {"timeout": 5},
         {"slots": 4},
+        {"shards": 2},  # and what it comes to is a fact
         {"max_consecutive_failures": 9},
         {"device": "cpu"},
         {"storage": "sqlite:///other.db"},
