@@ -18,12 +18,22 @@ GaveWayError             the array shrinks: the trial goes back to waiting, unto
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def hidden(text: str) -> str:
+    """Return text with the passwords of URLs and of connection strings replaced."""
+    without = re.sub(r"(\w://[^\s:/@]*):(?:\S*|.*?)@", r"\1:***@", text)
+    return re.sub(r"(?i)(password\s*=\s*)('.*'|[^&\s]*)", r"\1***", without)
+
+
 class HpoError(Exception):
-    """An error that the user can mend; printed without a traceback."""
+    """An error that the user can mend; printed without a traceback, and without a password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(hidden(message))
 
 
 @dataclass(frozen=True)
