@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 def hidden(text: str) -> str:
     """Return text with the passwords of URLs and of connection strings replaced."""
-    without = re.sub(r"(\w://[^\s:/@]*):(?:\S*|.*?)@", r"\1:***@", text)
+    to_the_at = r"(?:\S*|(?:(?!://).)*?)@"  # the last of the word; else, as a password may have blanks, the next
+    without = re.sub(rf"(\w://[^\s:/@]*):(?!\s){to_the_at}", r"\1:***@", text)
     return re.sub(r"(?i)(password\s*=\s*)('.*'|[^&\s]*)", r"\1***", without)
 
 

@@ -104,9 +104,7 @@ def attrs_of(study: optuna.Study) -> dict[str, Any]:
 def _is_shaped(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) -> bool:
     if shape is None:
         return True
-    return isinstance(value, Mapping) and all(
-        isinstance(value[key], kind) for key, kind in shape.items() if key in value
-    )
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in shape.items())
 
 
 def read(study: optuna.Study) -> Results:

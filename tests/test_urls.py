@@ -65,6 +65,9 @@ def test_a_url_that_cannot_be_parted_says_how_to_write_it(url: str) -> None:
         ("'redis://:pw@host'", "'redis://:***@host'"),
         ("host=h PASSWORD = 'p w' port=5", "host=h PASSWORD = *** port=5"),
         ("http://host:80/x, see you", "http://host:80/x, see you"),
+        ("postgresql://me:p w@host", "postgresql://me:***@host"),
+        ("'redis://host:80': write postgresql://me@host", "'redis://host:80': write postgresql://me@host"),
+        ("'redis://host': write to me@host", "'redis://host': write to me@host"),
     ],
 )
 def test_an_error_hides_passwords_whoever_wrote_its_text(text: str, shown: str) -> None:
