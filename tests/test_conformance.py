@@ -109,19 +109,11 @@ def no_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "gp"])
+@pytest.mark.parametrize("name", SAMPLERS)
 class TestSamplers(pytest_samplers.BasicSamplerTestCase, pytest_samplers.RelativeSamplerTestCase):
     @pytest.fixture
     def sampler(self, name: str) -> Callable[[], BaseSampler]:
         return lambda: Following(name)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-class TestGaussianProcess(pytest_samplers.BasicSamplerTestCase, pytest_samplers.RelativeSamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: Following("gp")
 
 
 class TestBesideTheSpace(pytest_samplers.MultiObjectiveSamplerTestCase):
