@@ -85,6 +85,14 @@ def bomb_as_torch_saves(path: Path) -> None:
     torch.save({"bert.embeddings.word_embeddings.weight": Poison()}, path)
 
 
+def weights_as_torch_saves(path: Path) -> None:
+    """Write what would load, harmless as it is: the format is refused, not only its misuse."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(path.with_name("model.safetensors")), path)
+
+
 def load(folder: Path) -> None:
     from hpo.finetune.model import load_model, load_tokenizer
 
@@ -93,11 +101,11 @@ def load(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "pytorch_model.pt", "model.ckpt", "model.pth"])
-@pytest.mark.parametrize("write", [bomb_as_torch_saves, lambda path: path.write_bytes(BOMB)])
+@pytest.mark.parametrize("write", [bomb_as_torch_saves, weights_as_torch_saves, lambda path: path.write_bytes(BOMB)])
 def test_a_model_that_has_only_what_must_be_unpickled_is_refused(name: str, write: Any) -> None:
     folder = tiny.save_model(Path("model"))
-    (folder / "model.safetensors").unlink()
     write(folder / name)
+    (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="safetensors"):
         load(folder)
 
@@ -176,12 +184,11 @@ def test_data_is_never_unpickled(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["package:optuna/../../x", "package:optuna//etc/passwd", "package:../x", "package:optuna/a/../../x", "package:"],
+    ["package:optuna/../optuna/__init__.py", "package:optuna//etc/passwd", "package:..", "package:."],
 )
 def test_a_name_in_a_package_does_not_lead_out_of_it(name: str) -> None:
     root = Path(optuna.__file__).parent
     assert files.locate("package:optuna/__init__.py", Path()) == root / "__init__.py"
-    (Path.cwd() / "x").mkdir()
     assert files.locate(name, Path()) is None
 
 
@@ -246,6 +253,7 @@ def test_a_sampler_unpickles_nothing_from_a_storage(name: str, url: str) -> None
     (study,) = kept.get_all_studies()
     for prefix in ("cma:", "sepcma:", "cmawm:"):
         trial = kept.create_new_trial(study._study_id)
+        kept.set_trial_param(trial, "a", 0.5, optuna.distributions.FloatDistribution(0.0, 1.0))
         kept.set_trial_system_attr(trial, f"{prefix}optimizer:0", BOMB.hex())
         kept.set_trial_state_values(trial, optuna.trial.TrialState.COMPLETE, [0.5])
     run(9)
