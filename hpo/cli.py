@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from hpo.errors import HpoError
+from hpo.errors import HpoError, hidden
 
 app = typer.Typer(
     help="Tune the fine-tuning of a transformer: one command, a study you can trust.",
@@ -23,7 +24,8 @@ app = typer.Typer(
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study in the storage.")]
 Storage = Annotated[
-    str | None, typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, else hpo.db here.")
+    str | None,
+    typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, what $HPO_STORAGE_FILE holds, else hpo.db."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
@@ -222,11 +224,27 @@ def main() -> None:
     # Threads that wait by spinning steal the cores of everything else; must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if any(hidden(word) != word for word in sys.argv[1:]):
+        said = "everybody on this machine can see a password on the command line; put the URL into HPO_STORAGE"
+        typer.echo(f"note: {said}, or the password into PGPASSWORD or ~/.pgpass", err=True)
     try:
-        app()
+        code = app(standalone_mode=False)
     except HpoError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        code = 2
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _explain(error: Any) -> int:
+    """Print what typer says of a command line, or the traceback of a defect, as they are but for passwords."""
+    if hasattr(error, "format_message"):
+        error.message = hidden(error.message)
+        error.show()
+        return int(error.exit_code)
+    typer.echo("Aborted!" if isinstance(error, typer.Abort) else hidden(traceback.format_exc()), err=True)
+    return 1
 
 
 if __name__ == "__main__":

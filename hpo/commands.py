@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -19,9 +20,9 @@ from hpo import check as checks
 from hpo import config, report, storage, tune, workers, yaml
 from hpo.errors import ConfigError, Problem, StudyError
 from hpo.findings import findings
-from hpo.formatting import duration, remarks
+from hpo.formatting import duration, plain, remarks
 from hpo.holdout import judge, sentence
-from hpo.results import Results, read, study_json, trial_json
+from hpo.results import Results, attrs_of, read, study_json, trial_json
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
 from hpo.watcher import Watcher
@@ -54,8 +55,8 @@ def study_to_run(
         return study, storage.choose(storage_flag, study.config.storage)
     _refuse_missing_file(name)
     url = storage.choose(storage_flag)
-    stored = _opened(name, url).user_attrs.get("config")
-    if stored is None or _of_a_script(stored["objective"]):
+    stored = attrs_of(_opened(name, url)).get("config")
+    if stored is None or _of_a_script(stored.get("objective")):
         raise StudyError(
             f"study {name!r} in {redacted(url)} was made by a script, not from a study file: "
             "run the script again to go on"
@@ -63,9 +64,9 @@ def study_to_run(
     return config.from_dict(stored, overrides), url
 
 
-def _of_a_script(objective: str | None) -> bool:
+def _of_a_script(objective: Any) -> bool:
     """Return whether a stored objective cannot be imported: a function of a script, a lambda, an object."""
-    module, _, attribute = (objective or "module:name").partition(":")
+    module, _, attribute = str(objective or "module:name").partition(":")
     return module == "__main__" or not attribute.isidentifier()
 
 
@@ -203,14 +204,14 @@ def table(studies: Sequence[Mapping[str, Any]]) -> Table:
     for study in studies:
         best = study["best"]
         value = "" if best is None else f"{best['value']:.4f}"
-        shown.add_row(Text(study["name"]), study["direction"], *map(str, study["counts"].values()), value)
+        shown.add_row(Text(plain(study["name"])), study["direction"], *map(str, study["counts"].values()), value)
     return shown
 
 
 def described(results: Results) -> str:
     """Return a study in a few lines: counts, best, verdict, findings."""
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count) or "no trials"
-    lines = [f"{results.name}: {results.direction} {results.metric}; {counts}"]
+    lines = [f"{plain(results.name)}: {results.direction} {plain(results.metric)}; {counts}"]
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
@@ -239,15 +240,19 @@ def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
 def trial_table(results: Results) -> Table:
     """Return the trials as a table."""
     names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
-    shown = Table("trial", "state", "value", *names, "seconds", "reason", box=None)
+    shown = Table("trial", "state", "value", *map(_heading, names), "seconds", "reason", box=None)
     for trial in results.trials:
         row = trial_json(trial)
         value = "" if row["value"] is None else f"{row['value']:.4f}"
         params = [_short(trial.params[name]) if name in trial.params else "" for name in names]
         seconds = str(trial.user_attrs.get("seconds", ""))
         cells = [str(trial.number), trial.state.name, value, *params, seconds, remarks(trial)]
-        shown.add_row(*(Text(cell) for cell in cells))
+        shown.add_row(*(Text(plain(cell)) for cell in cells))
     return shown
+
+
+def _heading(name: str) -> str:
+    return escape(plain(name))  # rich reads headings as markup
 
 
 def _short(value: Any) -> str:

@@ -25,6 +25,7 @@ from hpo.named import argument_problems, named
 from hpo.space import MOST_POINTS, SearchSpace, nearest, parse
 
 PACKAGE = Path(__file__).resolve().parent
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, and so of a folder
 Named = str | dict[str, Any]
 Files = str | list[str]
 Share = Files | float | int
@@ -144,7 +145,7 @@ class StudyConfig(_Model):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        if not NAME.fullmatch(value):
             raise ValueError(
                 f"{value!r} cannot be a study's name: use letters, digits, dot, underscore and dash, a letter or digit "
                 "first. Where the file has no `name:`, the file's own name is taken; write `name:` in the file"
@@ -308,10 +309,14 @@ def build(
 
 
 def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Study:
-    """Return the study that `Study.to_dict` wrote, with dotted keys overridden."""
+    """Return the study that `Study.to_dict` wrote, with dotted keys overridden.
+
+    Raises:
+        ConfigError: It is not as this version, or any, would have written it.
+    """
     settings = {key: value for key, value in stored.items() if key != "folder"}
     settings = overridden(settings, overrides or {})
-    return build(settings, f"the stored study {stored['name']!r}", Path(stored["folder"]))
+    return build(settings, f"the stored study {stored.get('name')!r}", Path(str(stored.get("folder", "."))))
 
 
 def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:

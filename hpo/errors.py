@@ -20,12 +20,23 @@ LostTrialError           the trial belongs to another process by now: it is drop
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def hidden(text: str) -> str:
+    """Return text with the passwords of URLs and of connection strings replaced."""
+    to_the_at = r"(?:\S*|(?:(?!://).)*?)@"  # the last of the word; else, as a password may have blanks, the next
+    without = re.sub(rf"(\w://[^\s:/@]*):(?!\s){to_the_at}", r"\1:***@", text)
+    return re.sub(r"(?i)(password\s*=\s*)('.*'|[^&\s]*)", r"\1***", without)
+
+
 class HpoError(Exception):
-    """An error that the user can mend; printed without a traceback."""
+    """An error that the user can mend; printed without a traceback, and without a password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(hidden(message))
 
 
 @dataclass(frozen=True)

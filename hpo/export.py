@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial
 from hpo import yaml
 from hpo.errors import HpoError, StudyError
 from hpo.files import absolute
+from hpo.formatting import plain
 from hpo.holdout import sentence
 from hpo.results import Results
 
@@ -87,6 +89,11 @@ def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "model": absolute(config["model"], folder), "data": data, "checksums": checksums}
 
 
+def inline(value: Any) -> str:
+    """Return a value as one line of Markdown that holds no HTML."""
+    return escape(plain(str(value)), quote=False)
+
+
 def card(results: Results, best: FrozenTrial) -> str:
     """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
     config: dict[str, Any] = dict(results.attrs.get("config", {}))
@@ -104,7 +111,7 @@ def card(results: Results, best: FrozenTrial) -> str:
         "---",
         f"# {results.name}",
         "",
-        f"Fine-tuned from `{config.get('model')}`: the best of the trials of an hpo study.",
+        f"Fine-tuned from `{inline(config.get('model'))}`: the best of the trials of an hpo study.",
         "",
         "## Scores",
         "",
@@ -113,7 +120,7 @@ def card(results: Results, best: FrozenTrial) -> str:
         "",
         "## Hyperparameters",
         "",
-        *(f"- {name}: {value}" for name, value in sorted(results.params(best).items())),
+        *(f"- {inline(name)}: {inline(value)}" for name, value in sorted(results.params(best).items())),
         "",
         "## How they were found",
         "",
@@ -122,7 +129,7 @@ def card(results: Results, best: FrozenTrial) -> str:
         f"seed: {config.get('seed')}",
         f"- data: {json.dumps(data)}, SHA-256 of the rows {facts.get('data')}",
         f"- precision: {facts.get('precision')} on {facts.get('device')}; versions: {json.dumps(versions)}",
-        f"- search space ({space.get('source') or 'no source given'}):",
+        f"- search space ({inline(space.get('source') or 'no source given')}):",
         "",
         "```json",
         json.dumps(space.get("parameters", {}), indent=2),

@@ -22,6 +22,8 @@ def locate(name: str, folder: Path) -> Path | None:
     """
     if name.startswith(SCHEME):
         package, _, inside = name.removeprefix(SCHEME).partition("/")
+        if not package.isidentifier() or ".." in Path(inside).parts or Path(inside).is_absolute():
+            return None  # of `a.b`, Python would import `a` to look for `b`
         try:
             spec = importlib.util.find_spec(package)
         except (ImportError, ValueError):

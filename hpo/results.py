@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import NoneType
 from typing import Any
 
 import optuna
@@ -20,6 +21,14 @@ STATES = {
     "fail": TrialState.FAIL,
     "running": TrialState.RUNNING,
     "waiting": TrialState.WAITING,
+}
+
+
+# What readers take for granted of the attributes that hpo writes to a study.
+SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
+    "fingerprint": {"settings": Mapping, "facts": Mapping},
+    "test": {"best": Mapping, "baseline": (Mapping, NoneType), "metric": str, "examples": int},
 }
 
 
@@ -87,13 +96,24 @@ class Results:
         return study
 
 
+def attrs_of(study: optuna.Study) -> dict[str, Any]:
+    """Return a study's attributes, without those of hpo's names that another program wrote."""
+    return {name: value for name, value in study.user_attrs.items() if _is_shaped(value, SHAPES.get(name))}
+
+
+def _is_shaped(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) -> bool:
+    if shape is None:
+        return True
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in shape.items())
+
+
 def read(study: optuna.Study) -> Results:
     """Read a study once, whole."""
     return Results(
         study.study_name,
         "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
         tuple(study.get_trials(deepcopy=True)),
-        study.user_attrs,
+        attrs_of(study),
     )
 
 

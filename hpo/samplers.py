@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -28,6 +29,32 @@ SamplerFactory = Callable[..., BaseSampler]
 
 MAX_REDRAWS = 10
 
+
+class ReplayedCmaEs(optuna.samplers.CmaEsSampler):
+    """CMA-ES that tells its optimizer every generation again from the trials' values.
+
+    Optuna's own unpickles the optimizer from an attribute of a trial: whoever writes to the storage could run code.
+    """
+
+    _completed: list[FrozenTrial]
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> None:
+        self._completed = completed_trials
+
+    def _init_optimizer(self, trans: Any, direction: optuna.study.StudyDirection) -> Any:
+        optimizer = super()._init_optimizer(trans, direction)
+        sign = 1 if direction == optuna.study.StudyDirection.MINIMIZE else -1
+        while True:
+            told = self._get_solution_trials(self._completed, optimizer.generation)[: optimizer.population_size]
+            if len(told) < optimizer.population_size:
+                return optimizer
+            points = (
+                np.array(trial.system_attrs["x_for_tell"]) if self._with_margin else trans.transform(trial.params)
+                for trial in told
+            )
+            optimizer.tell([(point, sign * (trial.value or 0.0)) for point, trial in zip(points, told, strict=True)])
+
+
 SAMPLERS: dict[str, SamplerFactory] = {
     "tpe": optuna.samplers.TPESampler,
     "random": optuna.samplers.RandomSampler,
@@ -35,7 +62,7 @@ SAMPLERS: dict[str, SamplerFactory] = {
     # The points are planned as waiting trials; what is left to draw are trials beyond the grid.
     "grid": optuna.samplers.RandomSampler,
     "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
+    "cmaes": ReplayedCmaEs,
 }
 
 # A quasi-random sequence is one sequence: its seed is the study's, its position is kept in the storage.
@@ -44,6 +71,7 @@ ONE_SEED_A_STUDY = ("qmc", "QMCSampler", "BruteForceSampler")
 
 def factory(name: str) -> SamplerFactory | None:
     """Return the sampler called `name`: a key of `SAMPLERS` or any class of `optuna.samplers`."""
+    name = {"CmaEsSampler": "cmaes"}.get(name, name)
     if name in SAMPLERS:
         return SAMPLERS[name]
     found = getattr(optuna.samplers, name, None)
@@ -69,7 +97,7 @@ def make(name: str, arguments: Mapping[str, Any], seed: int = 0) -> BaseSampler:
         raise ValueError(f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers")
     if build is optuna.samplers.GridSampler:  # it can visit a point twice, and never one again that failed
         raise ValueError("GridSampler is not used here; write grid, and the values in the space")
-    if build is optuna.samplers.CmaEsSampler and importlib.util.find_spec("cmaes") is None:
+    if build is ReplayedCmaEs and importlib.util.find_spec("cmaes") is None:
         raise MissingExtraError(f"The sampler {name}", "samplers")  # Optuna would say so in the middle of a trial
     takes_seed = "seed" in inspect.signature(build).parameters
     with warnings.catch_warnings():

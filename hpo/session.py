@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from hpo.errors import MissingExtraError, StorageError
-from hpo.urls import cannot_be_opened, redacted, with_driver
+from hpo.urls import cannot_be_opened, parted, redacted
 
 if TYPE_CHECKING:
     import psycopg
@@ -37,10 +37,11 @@ def open_session(url: str) -> psycopg.Connection[Any]:
         raise MissingExtraError("A PostgreSQL storage", "postgresql") from None
     from sqlalchemy.engine import make_url
 
+    bare, secrets = parted(url)
     try:
-        parsed = make_url(with_driver(url))
+        parsed = make_url(bare)
         _, named = parsed.get_dialect()().create_connect_args(parsed)
-        session = psycopg.connect(**{**WAITS, **named}, autocommit=True)
+        session = psycopg.connect(**{**WAITS, **named, **secrets}, autocommit=True)
         session.execute(SETTINGS)
     except Exception as error:  # of the URL, the driver or the server; their texts may quote the password
         raise cannot_be_opened(url, error) from None

@@ -16,7 +16,7 @@ from hpo.errors import MissingExtraError, StorageError
 from hpo.flock import Flock, refuse_network
 from hpo.ledger import READING
 from hpo.locks import folder_beside, starting
-from hpo.urls import FILES, POSTGRESQL, cannot_be_opened, path_of, redacted, scheme_of, with_driver
+from hpo.urls import FILES, POSTGRESQL, cannot_be_opened, is_file, parted, path_of, redacted, scheme_of
 
 DEFAULT = "sqlite:///hpo.db"
 
@@ -52,7 +52,8 @@ def _begin(connection: sqlalchemy.Connection) -> None:
 
 
 def _postgresql(url: str) -> BaseStorage:
-    return RDBStorage(with_driver(url), engine_kwargs={"pool_pre_ping": True})
+    bare, secrets = parted(url)  # Optuna and alembic never see a password, so that they cannot say it
+    return RDBStorage(bare, engine_kwargs={"pool_pre_ping": True, "connect_args": secrets})
 
 
 class _JournalLock(BaseJournalFileLock):
@@ -107,15 +108,34 @@ SCHEMES: dict[str, Callable[[str], BaseStorage]] = {
 
 
 def choose(flag: str | None, file: str | None = None) -> str:
-    """Return the storage's URL: the command line's, else the file's, else `HPO_STORAGE`, else `hpo.db` here.
+    """Return the storage's URL: the command line's, else the file's, else the environment's, else `hpo.db` here.
 
-    A plain path that ends in `.db`, `.sqlite` or `.log` is understood as SQLite or a journal file.
+    The environment has it in `HPO_STORAGE`, else in the file that `HPO_STORAGE_FILE` names, as a container's secrets
+    are. A plain path that ends in `.db`, `.sqlite` or `.log` is understood as SQLite or a journal file.
+
+    Raises:
+        StorageError: `HPO_STORAGE_FILE` names a file that cannot be read, or that is not one line.
     """
-    given = flag or file or os.environ.get("HPO_STORAGE") or DEFAULT
+    given = flag or file or os.environ.get("HPO_STORAGE") or _kept_in_a_file() or DEFAULT
     if "://" not in given:
         scheme = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".log": "journal"}
         return f"{scheme.get(Path(given).suffix, 'unknown')}:///{given}"
     return given
+
+
+def _kept_in_a_file() -> str | None:
+    path = os.environ.get("HPO_STORAGE_FILE")
+    if not path:
+        return None
+    try:
+        lines = Path(path).read_text("utf-8").split("\n")
+    except (OSError, ValueError) as error:  # of which the second quotes the file
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise StorageError(f"HPO_STORAGE_FILE names {path}, which cannot be read: {reason}") from None
+    said = [line.strip() for line in lines if line.strip()]
+    if len(said) != 1:
+        raise StorageError(f"HPO_STORAGE_FILE names {path}, which has {len(said)} lines; write one, the storage's URL")
+    return said[0]
 
 
 def exists(url: str) -> bool:
@@ -129,11 +149,13 @@ def refuse(url: str) -> None:
     Raises:
         StorageError: The scheme is not known, there is no folder for the file, or it is on a network file system.
     """
-    if scheme_of(url) not in SCHEMES:
+    if scheme_of(url) not in SCHEMES or (scheme_of(url) in FILES and not is_file(url)):
         raise StorageError(
             f"storage {redacted(url)!r}: not understood. Write sqlite:///hpo.db, journal:///hpo.log "
             "or postgresql://user@host/database"
         )
+    if scheme_of(url) in POSTGRESQL:
+        parted(url)
     folder = Path(path_of(url)).parent
     if scheme_of(url) in FILES and not folder.is_dir():
         raise StorageError(f"storage {url}: there is no folder {folder}; create it, or name another place")

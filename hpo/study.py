@@ -16,8 +16,9 @@ import optuna
 from optuna.storages import BaseStorage
 
 from hpo import samplers
-from hpo.config import RESUMABLE, Study
+from hpo.config import NAME, RESUMABLE, Study
 from hpo.errors import StudyError
+from hpo.formatting import plain
 from hpo.named import named
 from hpo.space import Params
 
@@ -25,7 +26,13 @@ DEFAULT_TRIALS = 20
 
 
 def folder_of(name: str) -> Path:
-    """Return the folder of a study's files, `runs/<study>` in the working folder."""
+    """Return the folder of a study's files, `runs/<study>` in the working folder.
+
+    Raises:
+        StudyError: The name, of another program's study, could lead out of `runs/`.
+    """
+    if not NAME.fullmatch(name):
+        raise StudyError(f"study {name!r} can have no folder runs/{plain(name)}; name another place with -o")
     return Path("runs") / name
 
 

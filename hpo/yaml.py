@@ -1,20 +1,23 @@
-"""YAML 1.2 with line numbers, read strictly: no duplicate keys, no anchors (a few lines could expand to gigabytes)."""
+"""YAML 1.2 with line numbers, read strictly: no duplicate keys, tags or aliases, which could expand to gigabytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, ScalarEvent
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from hpo.errors import ConfigError, Problem
 
 SourcePath = tuple[str | int, ...]
+
+LARGEST = 1 << 17  # bytes, which take seconds to read
+LONGEST = 1000  # characters of a number; one of thousands of digits could not even be printed
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
@@ -27,22 +30,24 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(str(path), [Problem((), f"is larger than {LARGEST:,} bytes")])
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Problem((), f"is not UTF-8 text (byte {error.start})")]) from None
     except OSError as error:
         raise ConfigError(str(path), [Problem((), f"cannot be read: {error.strerror}")]) from None
     try:
-        for event in YAML(typ="safe", pure=True).parse(text):
-            if isinstance(event, AliasEvent):
-                message = f"uses the alias *{event.anchor}; write the value out"
-                raise ConfigError(str(path), [Problem((), message, event.start_mark.line + 1)])
+        for message, where in _beyond_plain(text):
+            raise ConfigError(str(path), [Problem((), message, where)])
         document = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         said = " ".join(str(error.problem or error.context).split("\n")[:1])
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {said}", line)]) from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # the second for the 13th month
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {error}")]) from None
     except RecursionError:
         raise ConfigError(str(path), [Problem((), "is nested too deeply")]) from None
@@ -50,12 +55,29 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
         raise ConfigError(str(path), [Problem((), "must be a mapping, `key: value` lines")])
     lines: dict[SourcePath, int] = {}
     _collect_lines(document, (), lines)
-    for place, line in lines.items():
-        if isinstance(place[-1], tuple | Mapping):
-            raise ConfigError(str(path), [Problem((), "has a list or a mapping as a key", line)])
+    for key, line in _odd_keys(document):
+        what = "a list or a mapping" if isinstance(key, tuple | Mapping) else f"{key}, which is not text,"
+        raise ConfigError(str(path), [Problem((), f"has {what} as a key; write it in quotes", line)])
     plain = _plain(document)
     assert isinstance(plain, dict)
     return plain, lines
+
+
+def _beyond_plain(text: str) -> Iterator[tuple[str, int]]:
+    """Yield what of YAML a strict reader does not follow: what to write instead, and the line."""
+    for event in YAML(typ="safe", pure=True).parse(text):
+        line = event.start_mark.line + 1
+        if isinstance(event, AliasEvent):
+            yield f"uses the alias *{event.anchor}; write the value out", line
+        elif getattr(event, "tag", None) is not None:
+            yield f"has the tag {event.tag}; leave it out", line
+        elif getattr(event, "version", None) is not None:
+            yield "has a %YAML directive; leave it out, the file is read as YAML 1.2", line
+        elif isinstance(event, ScalarEvent) and event.style is None:
+            if event.value == "<<":
+                yield "has the merge key <<; write the keys out", line
+            elif len(event.value) > LONGEST and event.value.lstrip("+-.")[:1].isdigit():
+                yield f"has a number of {len(event.value)} digits", line
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
@@ -69,8 +91,10 @@ def write(content: Mapping[str, Any], path: Path) -> None:
 def scalar(text: str) -> Any:
     """Read one value as YAML would: numbers, true, lists and mappings in flow style."""
     try:
+        if any(_beyond_plain(text)):
+            return text
         return _plain(YAML(typ="safe", pure=True).load(StringIO(text)))
-    except YAMLError:
+    except (YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -91,6 +115,16 @@ def _collect_lines(node: Any, path: SourcePath, lines: dict[SourcePath, int]) ->
     for key, child in children:
         lines[(*path, key)] = node.lc.data[key][0] + 1
         _collect_lines(child, (*path, key), lines)
+
+
+def _odd_keys(node: Any) -> Iterator[tuple[Any, int]]:
+    """Yield the keys that are not text, and their lines."""
+    for key in node if isinstance(node, Mapping) else ():
+        if not isinstance(key, str):
+            yield key, node.lc.data[key][0] + 1
+    if isinstance(node, Mapping | Sequence) and not isinstance(node, str):
+        for child in node.values() if isinstance(node, Mapping) else node:
+            yield from _odd_keys(child)
 
 
 def _plain(node: Any) -> Any:

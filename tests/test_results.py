@@ -33,10 +33,10 @@ def study(*trials: Any, direction: str = "maximize") -> optuna.Study:
 
 def test_a_snapshot_does_not_follow_the_study() -> None:
     live = study(trial(value=0.5, x=0.1))
-    live.set_user_attr("config", {"metric": "accuracy"})
+    live.set_user_attr("config", {"name": "sst2", "space": {}, "metric": "accuracy"})
     results = read(live)
     live.add_trial(trial(value=0.9, x=0.2))
-    live.set_user_attr("config", {"metric": "other"})
+    live.set_user_attr("config", {"name": "sst2", "space": {}, "metric": "other"})
     assert len(results.trials) == 1
     assert (results.name, results.direction, results.metric) == ("sst2", "maximize", "accuracy")
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -62,7 +62,22 @@ def test_values_are_those_of_yaml_1_2_and_plain(tmp_path: Path, text: str, value
     assert type(given_alone) is type(value)
 
 
-@pytest.mark.parametrize("text", ["a: b: c", "*x", "[1, 2", "!!python/name:os.system x", "\ta: {", "'open"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: b: c",
+        "*x",
+        "[&a [x, x], &b [*a, *a], *b]",
+        "[1, 2",
+        "!!python/name:os.system x",
+        "!!str 3",
+        "\ta: {",
+        "'open",
+        "2020-13-01",
+        "7" * 5000,
+        "[" * 500 + "]" * 500,
+    ],
+)
 def test_a_setting_that_is_not_yaml_is_the_text_itself(text: str) -> None:
     assert yaml.scalar(text) == text
 
@@ -130,7 +145,21 @@ BOMB = "a: &a [x, x]\n" + "\n".join(
         ("a: 1\nb: 2\na: 3\n", "line 3: is not valid YAML: found duplicate key"),
         ("d:\n  x: 1\n  x: 2\n", "line 3: is not valid YAML: found duplicate key"),
         (BOMB, "line 2: uses the alias *a; write the value out"),
-        ("base: &b {x: 1}\nuse:\n  <<: *b\n", "line 3: uses the alias *b"),
+        ("base: &b {x: 1}\nuse:\n  y: *b\n", "line 3: uses the alias *b"),
+        ("base: &b {x: 1}\nuse:\n  <<: *b\n", "line 3: has the merge key <<; write the keys out"),
+        ("use:\n  <<: {x: 1}\n", "line 2: has the merge key <<"),
+        ("a: 1\nb: !mine 3\n", "line 2: has the tag !mine; leave it out"),
+        (
+            "a: !!python/object/apply:os.mkdir [x]\n",
+            "line 1: has the tag tag:yaml.org,2002:python/object/apply:os.mkdir",
+        ),
+        ("%YAML 1.1\n---\na: yes\n", "line 2: has a %YAML directive"),
+        ("a: 1\nb: {x: 1, 2: 3}\n", "line 2: has 2, which is not text, as a key; write it in quotes"),
+        ("a:\n- null: 3\n", "line 2: has None, which is not text, as a key"),
+        ("a: 2020-13-01\n", "is not valid YAML: month must be in 1..12"),
+        ("a: 1\nb: " + "7" * 5000, "line 2: has a number of 5000 digits"),
+        ("b: -0x" + "f" * 5000, "line 1: has a number of 5003 digits"),
+        ("a: |\n" + "  text\n" * 20_000, "is larger than 131,072 bytes"),
         ("a: 1\n\tb: 2\n", "line 2: is not valid YAML"),
         ("a: [1, 2\nb: 3\n", "line 2: is not valid YAML"),
         ("a: 1\nb: c: d\n", "line 2: is not valid YAML: mapping values are not allowed here"),

@@ -13,12 +13,13 @@ from transformers.pytorch_utils import Conv1D
 
 from hpo.errors import MissingExtraError, ModelError
 from hpo.finetune.adapters import Lora
-from hpo.finetune.model import from_pretrained
+from hpo.finetune.model import NO_CODE, from_pretrained
 
 if TYPE_CHECKING:
     import peft
 
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def library() -> Any:
@@ -66,7 +67,7 @@ def save(
     model.config.save_pretrained(folder)
     save_file(
         {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in kept.items()},
-        folder / "adapter_model.safetensors",
+        folder / WEIGHTS,
         metadata={"format": "pt"},
     )
 
@@ -79,10 +80,12 @@ def merged(folder: Path) -> PreTrainedModel:
         ModelError: The pretrained model is not where it was, or the folder cannot be read.
     """
     peft = library()
+    if not (folder / WEIGHTS).is_file():  # peft would look for another format, which unpickles
+        raise ModelError(f"the adapter in {folder} has no {WEIGHTS}; run the study again to have it written")
     base = None
     try:
         base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-        model, _ = from_pretrained(base, AutoConfig.from_pretrained(folder))
+        model, _ = from_pretrained(base, AutoConfig.from_pretrained(folder, **NO_CODE))
         whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except Exception as error:  # transformers, peft and safetensors each raise their own kinds
         first = str(error).partition("\n")[0]
@@ -96,7 +99,7 @@ def merged(folder: Path) -> PreTrainedModel:
 def merge(folder: Path, target: Path) -> None:
     """Write what `merged` returns as a Hugging Face folder, with its tokenizer; see there."""
     merged(folder).save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, **NO_CODE).save_pretrained(target)
 
 
 def _place(name: str | None) -> str | None:

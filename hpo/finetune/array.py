@@ -214,7 +214,7 @@ class FineTuneArray:
                 self.halted.set()  # the pool waits for its threads: they end at their next step
                 raise
 
-    def save(self, slot: int) -> Kept:
+    def save(self, slot: int) -> Kept | None:
         """Return what the slot's trial needs to go on from its last whole step."""
         return self._occupied[slot].saved()
 

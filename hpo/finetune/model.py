@@ -32,6 +32,9 @@ transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+# Said each time: where nothing is said, transformers asks on the terminal whether to run what a folder brings along.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+
 # RoBERTa and its kin count positions from the padding id on, so their tables hold fewer tokens than rows.
 POSITIONS_AFTER_PADDING = {
     "roberta",
@@ -114,6 +117,11 @@ def _source(name: str, folder: Path) -> str:
 
 
 def _explained(name: str, folder: Path, what: str, error: Exception) -> ModelError:
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"model {name!r}: its {what} needs Python code that it brings along, which hpo never runs. Choose a model "
+            "whose classes are part of transformers"
+        )
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     local = locate(name, folder) is not None
     searched = "" if local else f"There is no such folder in {Path.cwd()} or in {folder}. "
@@ -136,7 +144,7 @@ def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     """
     source = _source(name, folder)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **NO_CODE)
     except Exception as error:  # transformers, tokenizers and the Hub each raise their own kinds
         raise _explained(name, folder, "tokenizer", error) from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
@@ -171,7 +179,7 @@ def load_model(
     source = _source(name, folder)
     names = list(labels)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **NO_CODE)
         config.num_labels = len(names) or 1
         if names:
             config.id2label = dict(enumerate(names))
@@ -193,6 +201,7 @@ def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str
         "use_safetensors": True,  # the other format unpickles
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # a head for other labels is drawn anew
+        **NO_CODE,
     }
     model, info = AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager", **options)
     attend(model)

@@ -33,11 +33,12 @@ from transformers import PreTrainedModel
 from hpo.config import StudyConfig
 from hpo.errors import GaveWayError, OutOfMemoryError
 from hpo.finetune import dropout
-from hpo.finetune.array import FineTuneArray, Slot
+from hpo.finetune.array import FineTuneArray
 from hpo.finetune.batches import by_length
 from hpo.finetune.data import Dataset
 from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
 from hpo.finetune.model import Starter, load_model
+from hpo.finetune.slot import Slot
 from hpo.finetune.tasks import Outputs
 from hpo.finetune.tokens import Tokens
 from hpo.objective import Evaluation
