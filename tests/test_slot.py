@@ -239,7 +239,7 @@ def test_what_is_kept_is_strict_json_and_memory_of_its_own(arrays):
     before = {name: tensor.clone() for name, tensor in kept.tensors.items()}
     assert all(not tensor.requires_grad and tensor.device.type == "cpu" for tensor in kept.tensors.values())
     trained = {name.removeprefix("best.") for name in kept.tensors if name.startswith("best.")}
-    assert trained == {name for name, p in here._spare[0].named_parameters() if p.requires_grad} if here._spare else 1
+    assert trained == set(here._occupied[0].parameters)
     for each in (start, kept):
         json.dumps(each.state, allow_nan=False)
     while not here.advance()[0].last:
