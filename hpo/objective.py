@@ -101,11 +101,11 @@ class TrialArray(Protocol):
         """Train every occupied slot to the end of its segment.
 
         Returns:
-            Of the slots that came to the end of theirs; `halted` leaves others on their way, loaded as they are.
             Slot -> its evaluation; or the exception that ended its trial, alone: `StopIteration` when it had
             no more to do (its value, if any, is the trial's result), a `TrialEndedError` when it is to be told
             PRUNED, a `GaveWayError` when it is to wait again, untold, because `slots` had to become fewer; any
-            other when it failed.
+            other when it failed. Slots that `halted` stopped before the end of their segment are left out, and
+            stay loaded as they are.
         """
 
     def save(self, slot: int) -> Kept | None:

@@ -203,12 +203,13 @@ def test_a_chain_of_processes_each_of_one_step_ends_the_same(arrays, monkeypatch
     for turn in range(100):
         array = (here, there)[turn % 2]
         slot = turn % array.slots
-        more, left = halted(array, monkeypatch, 2, {slot: spec(array, 0, kept)})
+        step = 2 if isinstance(array, FoldedArray) else 1  # of two micro-batches
+        more, left = halted(array, monkeypatch, step, {slot: spec(array, 0, kept)})
         found += more[slot]
         if not left:
             break
         kept = left[slot]
-    assert turn > 2
+    assert turn >= 5
     assert found == expected[0][: len(found)]
     assert len(found) == 4
 
@@ -219,7 +220,7 @@ def test_tied_weights_and_other_families_go_on_too(tmp_path, monkeypatch, kind):
     for name in ("one after the other", "folded"):
         array = opened(tmp_path, name)()
         expected = finished(array, {0: spec(array, 0)})[0]
-        found, kept = halted(array, monkeypatch, 7, {0: spec(array, 0)})
+        found, kept = halted(array, monkeypatch, 5, {0: spec(array, 0)})
         assert found[0]
         rest = finished(array, {array.slots - 1: spec(array, 0, kept[0])})[array.slots - 1]
         assert same(found[0] + rest, expected)
@@ -238,7 +239,7 @@ def test_what_is_kept_is_strict_json_and_memory_of_its_own(arrays):
     before = {name: tensor.clone() for name, tensor in kept.tensors.items()}
     assert all(not tensor.requires_grad and tensor.device.type == "cpu" for tensor in kept.tensors.values())
     trained = {name.removeprefix("best.") for name in kept.tensors if name.startswith("best.")}
-    assert trained == {name for name, p in here._spare[0].named_parameters() if p.requires_grad} if here._spare else 1
+    assert trained == set(here._occupied[0].parameters)
     for each in (start, kept):
         json.dumps(each.state, allow_nan=False)
     while not here.advance()[0].last:
