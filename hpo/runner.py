@@ -25,7 +25,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.checkpoint import Checkpoint, Checkpoints, Kept, Writer
-from hpo.errors import DivergedError, GaveWayError, HpoError, LostTrialError, StudyError, TrialEndedError
+from hpo.errors import DivergedError, GaveWayError, HpoError, LostTrialError, StudyError, TrialEndedError, hidden
 from hpo.halt import Halt, heeding_signals, watched
 from hpo.ledger import Ledger, fruitless
 from hpo.objective import Evaluation, TrialArray, TrialSpec
@@ -163,8 +163,9 @@ class Runner:
                 raise
             finally:
                 self.ledger.close()
-                if self._writer is not None:
+                if self._writer is not None and self.checkpoints is not None:
                     self._writer.close()
+                    self.checkpoints.sweep({row.number for row in self.turns.rows() if not row.state.is_finished()})
         if self.halt.is_set():
             raise KeyboardInterrupt
         self._note_exhausted()
@@ -277,10 +278,12 @@ class Runner:
             try:
                 evaluations = [Evaluation(**said) for said in kept.state["evaluations"]]
                 self.array.load(slot, replace(running.spec, kept=kept))
-                running.evaluations = evaluations
-                return
             except Exception as error:  # a checkpoint is a cache
                 self._note(f"trial {running.number} begins anew: its checkpoint is of no use ({error})")
+            else:
+                running.evaluations = evaluations
+                self._settle(slot, None)  # its owner may have died between the evaluation and what followed from it
+                return
         try:
             self.array.load(slot, running.spec)
         except Exception as error:  # the trial's, not the study's
@@ -319,8 +322,8 @@ class Runner:
             return None
         return replace(kept, state={**kept.state, "evaluations": [asdict(e) for e in running.evaluations]})
 
-    def _settle(self, slot: int, outcome: Evaluation | Exception) -> None:
-        """Do with a slot what its outcome means; a trial that was lost leaves it without a word."""
+    def _settle(self, slot: int, outcome: Evaluation | Exception | None) -> None:
+        """Do with a slot what its outcome means, or its last evaluation; a lost trial leaves it without a word."""
         try:
             if isinstance(outcome, GaveWayError):
                 self._note(str(outcome))
@@ -331,7 +334,7 @@ class Runner:
             self.watch.note(f"{error}, and is dropped here")
             self._unload(slot)
 
-    def _judge(self, slot: int, outcome: Evaluation | Exception) -> None:
+    def _judge(self, slot: int, outcome: Evaluation | Exception | None) -> None:
         running = self._slots[slot]
         try:
             ended = self._state_after(running, outcome)
@@ -347,20 +350,25 @@ class Runner:
             self._end(slot, *ended)
 
     def _state_after(
-        self, running: _Running, outcome: Evaluation | Exception
+        self, running: _Running, outcome: Evaluation | Exception | None
     ) -> tuple[TrialState, dict[str, Any]] | Decision | None:
         """Return the state a trial ends with, and attributes; None if it goes on, WAIT if it has to pause."""
         if isinstance(outcome, StopIteration):
             return self._returned(running, outcome.value)
         if isinstance(outcome, Exception):
             raise outcome
-        metrics = {name: float(value) for name, value in outcome.metrics.items()}
-        outcome = replace(outcome, value=_finite(outcome.value), metrics=metrics)
-        step = len(running.evaluations) + 1 if outcome.at is None else outcome.at
-        running.evaluations.append(outcome)
-        self._report(running.trial, step, outcome.value)
-        self.watch.evaluated(running.number, outcome)
-        if outcome.last:
+        if outcome is not None:
+            metrics = {name: float(value) for name, value in outcome.metrics.items()}
+            running.evaluations.append(replace(outcome, value=_finite(outcome.value), metrics=metrics))
+            self.watch.evaluated(running.number, running.evaluations[-1])
+        return self._state_at(running) if running.evaluations else None
+
+    def _state_at(self, running: _Running) -> tuple[TrialState, dict[str, Any]] | Decision | None:
+        """Report the last evaluation, and return what follows from it."""
+        last = running.evaluations[-1]
+        step = len(running.evaluations) if last.at is None else last.at
+        self._report(running.trial, step, last.value)
+        if last.last:
             return TrialState.COMPLETE, {}
         if out_of_patience(running.values, self.rules.patience, self.direction):
             return TrialState.COMPLETE, {"stopped_early_at": step}
@@ -398,15 +406,15 @@ class Runner:
         trial = running.trial
         for name, fact in self._facts(running).items():
             trial.set_user_attr(name, fact)
+        self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
         kept = None if self.checkpoints is None else self._kept(slot, running)
         if self.array.pause(slot):
             self._held[running.number] = running
             del self._slots[slot]
-        elif kept is not None and self._writer is not None:
+            return
+        if kept is not None and self._writer is not None:
             self._writer.flush(_own_folder(running.number), Checkpoint({0: kept}))
-        self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
-        if slot in self._slots:
-            self._unload(slot)
+        self._unload(slot)
 
     def _resume_held(self) -> None:
         """Let trials that the array holds go on, or be pruned, now that their rungs are decided."""
@@ -531,5 +539,5 @@ def _state_of(error: Exception) -> tuple[TrialState, dict[str, Any]]:
         return TrialState.PRUNED, {"reason": error.reason, "detail": str(error)}
     if isinstance(error, optuna.TrialPruned):
         return TrialState.PRUNED, {"reason": "pruner"}
-    text = "".join(traceback.format_exception(error))
-    return TrialState.FAIL, {"reason": type(error).__name__, "detail": str(error), "traceback": text}
+    text = hidden("".join(traceback.format_exception(error)))
+    return TrialState.FAIL, {"reason": type(error).__name__, "detail": hidden(str(error)), "traceback": text}

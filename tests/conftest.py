@@ -38,33 +38,59 @@ hypothesis.settings.load_profile("hpo")
 INITDB = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) + [Path(p) for p in [shutil.which("initdb")] if p]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let storms be large."""
+    parser.addoption("--full-storm", action="store_true", help="kill storms of 1,000 trials and 200 kills")
+
+
+class Cluster:
+    """A private PostgreSQL cluster on loopback, from the system's own package."""
+
+    def __init__(self) -> None:
+        # Not in pytest's folder, which another pytest that starts meanwhile closes to all other users.
+        self.folder = Path(tempfile.mkdtemp(prefix="hpo-postgresql-"))
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:  # a server refuses to run as root
+            self._as_user = ["runuser", "-u", "postgres", "--"]
+            shutil.chown(self.folder, "postgres")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        password = self.folder / "password"
+        password.write_text("canary")
+        password.chmod(0o644)
+        self._run("initdb", "-U", "tuner", "-A", "scram-sha-256", f"--pwfile={password}")
+        self.start()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_user, str(INITDB[-1].parent / program), "-D", str(self.folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder)
+
+    def start(self) -> None:
+        """Start the server."""
+        settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", settings, "start")
+
+    def stop(self) -> None:
+        """Stop it at once, as a crash would."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """Start a private cluster on loopback from the system's own package; return a URL that lacks the database."""
+def postgresql_cluster() -> Iterator[Cluster]:
+    """Start a cluster."""
     if not INITDB:
         pytest.skip("PostgreSQL is not installed (initdb not found): its storage is NOT tested here")
-    # Not in pytest's folder, which another pytest that starts meanwhile closes to all other users.
-    folder, binaries = Path(tempfile.mkdtemp(prefix="hpo-postgresql-")), INITDB[-1].parent
-    as_user = []
-    if os.geteuid() == 0:  # a server refuses to run as root
-        as_user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(folder, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / "password").write_text("canary")
-    (folder / "password").chmod(0o644)
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+    shutil.rmtree(cluster.folder)
 
-    def run(program: str, *arguments: str) -> None:
-        command = [*as_user, str(binaries / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder)
 
-    run("initdb", "-U", "tuner", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
-    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", settings, "start")
-    yield f"postgresql://tuner:canary@127.0.0.1:{port}/"
-    run("pg_ctl", "-m", "immediate", "stop")
-    shutil.rmtree(folder)
+@pytest.fixture(scope="session")
+def postgresql_server(postgresql_cluster: Cluster) -> str:
+    """Return the URL of a server that the password `canary` opens; it lacks the database."""
+    return f"postgresql://tuner:canary@127.0.0.1:{postgresql_cluster.port}/"
 
 
 @pytest.fixture

@@ -26,8 +26,11 @@ from alembic import command, config, migration, script  # noqa: F401  # before t
 from optuna.trial import TrialState
 
 import hpo
+from hpo import config as configs
 from hpo import storage as storages
+from hpo import tune
 from hpo.errors import HpoError
+from hpo.watcher import Silent
 
 SPACE = {
     "x": {"low": 0.0, "high": 1.0},
@@ -52,16 +55,33 @@ def objective(params: Mapping[str, Any]) -> Iterator[float]:
     for step in range(1, STEPS + 1):
         time.sleep(random.random() * PAUSE)
         yield base + params.get("rate", params.get("y", 0)) * step
+
+
+class AtWork(Silent):
+    """Says that a process has scored a trial."""
+
+    def evaluated(self, number: int, evaluation: Any) -> None:
+        """Leave a file, and take a while."""
+        time.sleep(random.random() * PAUSE)
         (AT_WORK / str(os.getpid())).touch()
+
+
+def run(name: str, url: str | None, trials: int) -> optuna.Study:
+    """Run the study, or go on with it, until every row has ended; `finetune` is the study file of that name here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "finetune":
+            assert url is not None
+            return tune.run(configs.load(Path("finetune.yaml"), {"trials": trials}), url, AtWork()).study
+        settings = {**SETTINGS[name], "trials": trials, "seed": 7}
+        return hpo.optimize(objective, name="storm", storage=url, watch=AtWork(), **settings)
 
 
 def work(name: str, url: str, trials: int) -> None:
     """Be one of the processes, in a fork."""
     random.seed(os.getpid())
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            hpo.optimize(objective, name="storm", storage=url, trials=trials, seed=7, **SETTINGS[name])
+        run(name, url, trials)
         os._exit(0)
     except HpoError as error:
         print(error, file=sys.stderr, flush=True)
@@ -106,12 +126,17 @@ def storm(name: str, url: str, trials: int, workers: int, kills: int, gap: float
             for pid in living:
                 os.kill(pid, signal.SIGKILL)
             raise SystemExit("the workers crash")
-    return described(url, trials) | {"kills": killed, "crashes": crashes, "seconds": round(time.monotonic() - began, 1)}
+    study = optuna.load_study(study_name="storm", storage=storages.connect(url))
+    return described(study, trials) | {
+        "kills": killed,
+        "crashes": crashes,
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
-def described(url: str, trials: int) -> dict[str, Any]:
+def described(study: optuna.Study, trials: int) -> dict[str, Any]:
     """Return the counts of a study, and the digest of its table: parameters, values, curves."""
-    rows = optuna.load_study(study_name="storm", storage=storages.connect(url)).get_trials(deepcopy=False)
+    rows = study.get_trials(deepcopy=False)
     ended = [row for row in rows if row.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     points = collections.Counter(json.dumps(row.params, sort_keys=True) for row in ended)
     table = [
@@ -134,7 +159,7 @@ PAUSE = 0.06
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
-    parser.add_argument("--study", choices=SETTINGS, default="random")
+    parser.add_argument("--study", choices=[*SETTINGS, "finetune"], default="random")
     parser.add_argument("--trials", type=int, default=120)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--kills", type=int, default=30)
@@ -144,4 +169,6 @@ if __name__ == "__main__":
     given = vars(parser.parse_args())
     PAUSE = given.pop("pause")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if given["study"] == "finetune":
+        import hpo.finetune.array  # before the forks: it takes seconds
     print(json.dumps(storm(given.pop("study"), **given)))
