@@ -12,31 +12,26 @@ import time
 from collections.abc import Callable, Container, Sequence
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import optuna
-import tenacity
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from hpo.errors import AwayError, LostTrialError, StorageError
+from hpo.errors import LostTrialError
 from hpo.halt import Halt
 from hpo.locks import locks_for, starting
-from hpo.urls import redacted
+from hpo.patience import Patience
 
 READING: ContextVar[bool] = ContextVar("READING", default=False)
 """Whether what is asked of the storage now only reads."""
 
 ATTEMPT = "hpo:attempt"
 """System attribute of a trial: how often it has been taken over from an owner that died."""
-
-PATIENCE = 600.0  # seconds to wait for a storage that is away
-HALTING = 5.0  # the same for a process that was asked to end
 
 Answer = TypeVar("Answer")
 
@@ -60,7 +55,7 @@ class Ledger(BaseStorage):
     ) -> None:
         self._kept, self._study_id, self._name = study._storage, study._study_id, study.study_name
         self._directions = study.directions
-        self._url, self._halted, self._waits = url, halted or Halt(), waits or (lambda message: None)
+        self._url, self._patiently = url, Patience(url, halted, waits)
         self._locks = locks_for(url, self._name)
         self._attempts: dict[int, int] = {}  # of the trials owned
         self._numbers: dict[int, int] = {}
@@ -186,40 +181,6 @@ class Ledger(BaseStorage):
                 return
         self.release(number)
         raise LostTrialError(number)
-
-    # ------------------------------------------------------------ waiting for a storage that is away
-
-    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask the storage, again and again while it is away.
-
-        Raises:
-            AwayError: It did not come back.
-            StorageError: It cannot do what it is asked for: its disk is full, above all.
-        """
-        patience = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_away),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.5),
-            stop=lambda state: (state.seconds_since_start or 0.0) > (HALTING if self._halted.is_set() else PATIENCE),
-            before_sleep=lambda state: self._waits(f"the storage is away ({_said(_error(state))}); waiting for it"),
-            retry_error_callback=self._give_up,
-        )
-        try:
-            return patience(ask)
-        except (StorageInternalError, SQLAlchemyError, OSError) as error:
-            raise StorageError(
-                f"the storage{self._where} cannot be read or written ({_said(error)}). "
-                "Mend that, and run the same command again to go on"
-            ) from None
-
-    @property
-    def _where(self) -> str:
-        return "" if self._url is None else f" {redacted(self._url)}"
-
-    def _give_up(self, state: tenacity.RetryCallState) -> NoReturn:
-        raise AwayError(
-            f"the storage{self._where} was away for {state.seconds_since_start or 0:.0f} s ({_said(_error(state))}). "
-            "Start it, and run the same command again to go on"
-        ) from None
 
     def _write(self, trial_id: int, write: Callable[[], Answer]) -> Answer:
         number = self._numbers[trial_id]
@@ -349,32 +310,3 @@ def attempt_of(row: FrozenTrial) -> int:
 def fruitless(row: FrozenTrial) -> int:
     """Return how many owners in a row died without one more evaluation of a trial."""
     return int(row.system_attrs.get(ATTEMPT, (0, 0))[1])
-
-
-def _away(error: BaseException) -> bool:
-    """Return whether a storage may answer if it is asked again."""
-    if isinstance(error, StorageError):  # of the locks: their server cannot be reached
-        return not isinstance(error, AwayError)
-    cause = _cause(error)
-    if type(cause).__module__ == "sqlite3":
-        return any(word in str(cause) for word in ("locked", "busy"))
-    kinds = {kind.__name__ for kind in type(cause).__mro__ if kind.__module__.startswith("psycopg")}
-    return not kinds.isdisjoint({"OperationalError", "InterfaceError"})
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what the driver of a database raised, out of what SQLAlchemy and Optuna put around it."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-
-
-def _error(state: tenacity.RetryCallState) -> BaseException:
-    assert state.outcome is not None
-    error = state.outcome.exception()
-    assert error is not None
-    return error
-
-
-def _said(error: BaseException) -> str:
-    return redacted(str(_cause(error)).partition("\n")[0])

@@ -24,6 +24,7 @@ from hpo.hyperparameters import DEFAULTS
 from hpo.locks import starting
 from hpo.named import named
 from hpo.objective import GeneratorArray, Objective, TrialArray, imported
+from hpo.patience import Patience
 from hpo.runner import Rules, Runner
 from hpo.space import SearchSpace
 from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, stored_facts
@@ -137,10 +138,14 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
 
 def _opened(study: configs.Study, kept: BaseStorage, url: str | None, array: TrialArray) -> tuple[optuna.Study, int]:
     """Return the study, created or resumed, with its rows planned, and the budget; any number may do so at once."""
-    with starting(url):
-        array.settle(stored_facts(study.config.name, kept))
-        opened = open_study(study, kept, array.facts)
-        return opened, plan(opened, study)
+
+    def begin() -> tuple[optuna.Study, int]:
+        with starting(url):
+            array.settle(stored_facts(study.config.name, kept))
+            opened = open_study(study, kept, array.facts)
+            return opened, plan(opened, study)
+
+    return Patience(url)(begin)
 
 
 def _run(
