@@ -18,6 +18,7 @@ from rich.text import Text
 
 from hpo import check as checks
 from hpo import config, report, storage, tune, workers, yaml
+from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError
 from hpo.findings import findings
 from hpo.formatting import duration, plain, remarks
@@ -216,6 +217,11 @@ def described(results: Results) -> str:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
         lines.append(sentence(results.verdict))
+    folder = folder_of(results.name)
+    if size := used(folder):
+        lines.append(
+            f"on disk: {size / 1e6:,.0f} MB in {folder}, of it {used(folder / 'checkpoints') / 1e6:,.0f} MB checkpoints"
+        )
     return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
 
 

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from hpo import workers
+from hpo.errors import StudyError
+
+OBJECTIVE = """
+import os, time
+from pathlib import Path
+
+def objective(params):
+    Path("by").mkdir(exist_ok=True)
+    (Path("by") / str(os.getpid())).touch()
+    for step in range(1, 4):
+        time.sleep(0.2)
+        yield params["x"] * step
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with a study of an objective that takes its time."""
+    monkeypatch.chdir(tmp_path)
+    Path("slow.py").write_text(OBJECTIVE)
+    content = {"objective": "slow:objective", "space": {"x": {"low": 0.0, "high": 1.0}}, "trials": 12}
+    Path("s.yaml").write_text(json.dumps({**content, "sampler": "random", "pruner": "none"}))
+    return tmp_path
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hpo.cli", *arguments]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+
+
+def rows() -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="s", storage="sqlite:///hpo.db").trials
+
+
+def processes(count: int) -> list[int]:
+    """Wait until so many processes have had a trial, and return them."""
+    deadline = time.monotonic() + 120
+    while len(found := sorted(int(path.name) for path in Path("by").glob("*"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def ended(pid: int) -> bool:
+    """Return whether a process is gone, or waits for its parent to take notice."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+@pytest.mark.slow
+def test_workers_run_a_study_together_and_who_is_killed_is_replaced(folder: Path) -> None:
+    running = start("run", "s.yaml", "--workers", "2", "--storage", "sqlite:///hpo.db")
+    os.kill(processes(2)[0], signal.SIGKILL)
+    out, err = running.communicate(timeout=180)
+    assert running.returncode == 0, err
+    assert len(processes(3)) == 3
+    assert "a worker was ended by signal 9" in out
+    assert "trial 11 state=complete" in out
+    assert "finished=12/12" in out
+    assert "report: runs/s/report.html" in out
+    assert [row.state.name for row in rows()] == ["COMPLETE"] * 12
+    assert all(row.value == 3 * row.params["x"] for row in rows())
+
+
+@pytest.mark.slow
+def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(folder: Path) -> None:
+    first = start("worker", "s.yaml")
+    processes(1)
+    second = start("worker", "s")  # by its name in the storage
+    processes(2)
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 130, err
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert [row.state.name for row in rows()] == ["COMPLETE"] * 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
+    running = start("run", "s.yaml", "--workers", "2")
+    pids = processes(2)
+    running.send_signal(sent)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == (130 if sent == signal.SIGINT else -9), err
+    deadline = time.monotonic() + 20
+    while not all(map(ended, pids)):
+        assert time.monotonic() < deadline, "a worker is left"
+        time.sleep(0.1)
+    assert {row.state.name for row in rows()} <= {"COMPLETE", "WAITING"}
+
+
+@pytest.mark.slow
+def test_an_error_that_the_user_can_mend_is_said_once(folder: Path) -> None:
+    Path("slow.py").write_text("def objective(params):\n    raise KeyError('text')\n")
+    running = start("run", "s.yaml", "--workers", "2")
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 2
+    assert err.count("3 trials failed in a row, the last with KeyError") == 1
+    assert "Traceback" not in err
+
+
+# ---------------------------------------------------------------- GPUs
+
+
+def test_a_gpu_is_leased_to_each_worker_and_to_no_other_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-test-a, GPU-test-b,GPU-test-c")
+    with workers.leased(2, "auto") as first:
+        assert first == [{"CUDA_VISIBLE_DEVICES": "GPU-test-a"}, {"CUDA_VISIBLE_DEVICES": "GPU-test-b"}]
+        with workers.leased(1, "cuda") as second:
+            assert second == [{"CUDA_VISIBLE_DEVICES": "GPU-test-c"}]
+        message = "2 workers need 2 GPUs, and 1 of 3 are free"
+        with pytest.raises(StudyError, match=message), workers.leased(2, "auto"):
+            pass
+    with workers.leased(3, "auto") as third:
+        assert len(third) == 3
+
+
+@pytest.mark.parametrize(("device", "visible"), [("cpu", "0,1"), ("auto", ""), ("auto", "-1")])
+def test_without_gpus_workers_get_nothing_to_add(monkeypatch: pytest.MonkeyPatch, device: str, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with workers.leased(2, device) as leases:
+        assert leases == [{}, {}]
+
+
+def test_gpus_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho GPU-1\necho GPU-2\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert workers.visible_gpus() == ["GPU-1", "GPU-2"]
+
+
+def test_the_password_of_the_storage_is_on_no_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Process:
+        def __init__(self, command: Any, **settings: Any) -> None:
+            seen.append((command, settings["env"][workers.STORAGE]))
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(workers.subprocess, "Popen", Process)
+    from hpo import config
+    from hpo.watcher import Silent
+
+    study = config.load(Path("s.yaml"))
+    url = "postgresql://tuner:canary@127.0.0.1:1/none"
+    workers.run(study, ["s.yaml"], url, 2, Silent())
+    assert len(seen) == 2
+    assert all("canary" not in " ".join(command) and given == url for command, given in seen)
