@@ -145,14 +145,15 @@ class Runner:
             try:
                 while (self._stop(deadline)) is None:
                     self._fill()
+                    if not self._slots:  # as far as was known
+                        self.ledger.refresh()
+                        self._fill()
                     if self._slots:
                         self._advance()
                     elif self.turns.unfinished():
                         time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
                     else:
-                        self.ledger.refresh()
-                        if not self.turns.unfinished():
-                            break
+                        break
                 self._put_all_back()
             except KeyboardInterrupt:
                 if not self.halt.is_set():  # raised by the objective, not by a second signal
@@ -204,7 +205,7 @@ class Runner:
     # ------------------------------------------------------------ filling slots
 
     def _fill(self) -> None:
-        self.ledger.refresh(now=not self._slots)
+        self.ledger.refresh(now=False)
         self._draw_round()
         self._resume_held()
         free = [slot for slot in range(self.array.slots) if slot not in self._slots]

@@ -59,8 +59,8 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def leased(count: int, device: str) -> Iterator[list[dict[str, str]]]:
-    """Lease a GPU to each of some workers, so that no two studies of this machine share one.
+def leased(count: int, device: str, each: int = 1) -> Iterator[list[dict[str, str]]]:
+    """Lease GPUs to some workers, `each` to every one, so that no two studies of this machine share one.
 
     Yields:
         The environment of each worker; without GPUs, or with `device` cpu, nothing to add to it.
@@ -72,19 +72,20 @@ def leased(count: int, device: str) -> Iterator[list[dict[str, str]]]:
     if not gpus:
         yield [{} for _ in range(count)]
         return
+    wanted = count * each
     with ExitStack() as stack:
         free: list[str] = []
         for gpu in gpus:
             lock = Flock(Path(tempfile.gettempdir()) / "hpo-leases" / re.sub(r"[^\w-]", "_", gpu))
-            if len(free) < count and lock.acquire(wait=False):
+            if len(free) < wanted and lock.acquire(wait=False):
                 stack.callback(lock.release)
                 free.append(gpu)
-        if len(free) < count:
+        if len(free) < wanted:
             raise StudyError(
-                f"{count} workers need {count} GPUs, and {len(free)} of {len(gpus)} are free; ask for fewer workers, "
+                f"{count} workers need {wanted} GPUs, and {len(free)} of {len(gpus)} are free; ask for fewer workers, "
                 "or for several trials on each: --slots auto"
             )
-        yield [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in free]
+        yield [{"CUDA_VISIBLE_DEVICES": ",".join(free[n * each : (n + 1) * each])} for n in range(count)]
 
 
 # ---------------------------------------------------------------- supervising
@@ -115,8 +116,9 @@ def run(study: Study, arguments: Sequence[str], url: str, count: int, watch: Wat
     logs = folder_of(study.config.name) / "workers"
     logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "hpo.cli", "worker", *arguments]
-    with leased(count, study.config.device if study.config.objective is None else "cpu") as leases:
-        if not any(leases) and study.config.threads is None and study.config.objective is None:
+    tuning = study.config.objective is None
+    with leased(count, study.config.device if tuning else "cpu", study.config.shards) as leases:
+        if tuning and not any(leases) and study.config.threads is None:
             command += ["--set", f"threads={max(1, (os.cpu_count() or 1) // count)}"]
         workers = [_started(command, url, lease, logs / f"{n}.log") for n, lease in enumerate(leases)]
         try:

@@ -131,8 +131,8 @@ def test_a_gpu_is_leased_to_each_worker_and_to_no_other_study(monkeypatch: pytes
         message = "2 workers need 2 GPUs, and 1 of 3 are free"
         with pytest.raises(StudyError, match=message), workers.leased(2, "auto"):
             pass
-    with workers.leased(3, "auto") as third:
-        assert len(third) == 3
+    with workers.leased(1, "auto", each=3) as third:  # for a trial that is divided over three
+        assert third == [{"CUDA_VISIBLE_DEVICES": "GPU-test-a,GPU-test-b,GPU-test-c"}]
 
 
 @pytest.mark.parametrize(("device", "visible"), [("cpu", "0,1"), ("auto", ""), ("auto", "-1")])
