@@ -112,3 +112,18 @@ def test_a_search_is_compared_with_one_run_from_process_start_to_result(
         {"name": "asha", "reduction_factor": 4},
         "none",
     ]
+
+
+@pytest.mark.slow
+def test_what_a_study_costs_is_divided_among_trials_and_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("overhead")
+    results = benchmark.main(["--trials", "3", "--many", "4", "--rounds", "1", "--storage", "journal"])
+    assert set(results["journal"]) == {"optuna", "hpo", "ratio"}
+    assert "| journal |" in benchmark.table(results, 4)
+    took = {("optuna", 2): 1.0, ("optuna", 10): 2.0, ("hpo", 2): 0.5, ("hpo", 10): 0.9}
+    monkeypatch.setattr(benchmark, "measured", lambda side, kind, trials, evaluations: took[side, evaluations])
+    costs = benchmark.run(["sqlite"], 10, 2, 10, 1)["sqlite"]
+    assert costs["optuna"] == {"trial_ms": pytest.approx(75.0), "evaluation_ms": pytest.approx(12.5)}
+    assert costs["hpo"] == {"trial_ms": pytest.approx(40.0), "evaluation_ms": pytest.approx(5.0)}
+    assert costs["ratio"]["median"] == pytest.approx(0.45)
