@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from hpo import check as checks
 from hpo import config, report, storage, tune, workers, yaml
+from hpo.again import train_again
 from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError
 from hpo.findings import findings
@@ -125,8 +126,13 @@ def run(study: config.Study, url: str, watch: Watcher) -> Outcome:
     """Run a study to its end, look once at the test split, and write the report."""
     done = tune.run(study, url, watch)
     verdict = None
+    results = read(done.study)
     if study.config.objective is None and not done.failed:
-        verdict = judge(done.study, cast("FineTuneArray", done.array), done.folder / "trials")
+        weights = done.folder / "trials"
+        for trial in (results.best, results.baseline):
+            if trial is not None and trial.state == TrialState.COMPLETE and not (weights / str(trial.number)).is_dir():
+                train_again(study, done.array, trial, weights / str(trial.number), watch.note)
+        verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
     results = read(done.study)
     written = report.write(results, done.folder / "report.html")
     return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, done.failed)

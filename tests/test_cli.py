@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -121,6 +122,18 @@ def test_running_it_again_trains_nothing_and_more_trials_go_on(there):
     assert after[:4] == before
     assert len(after) == 5
     assert after[4]["params"] not in [row["params"] for row in before]
+
+
+def test_weights_that_are_not_here_are_trained_again_to_the_bit(there):
+    kept = {path: path.read_bytes() for path in Path("runs/tiny/trials").glob("*/model.safetensors")}
+    assert kept
+    for path in kept:
+        shutil.rmtree(path.parent)
+    code, out, err = there("run", "tiny.yaml")
+    assert code == 0, err
+    assert out.count("it is trained again") == len(kept)
+    assert " where it had " not in out
+    assert {path: path.read_bytes() for path in Path("runs/tiny/trials").glob("*/model.safetensors")} == kept
 
 
 def test_a_study_goes_on_by_name_alone(there):

@@ -55,7 +55,7 @@ LAYERS = [
     ["turns", "finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
     ["config", "watcher", "finetune.slot"],
-    ["study", "finetune.data"],
+    ["again", "study", "finetune.data"],
     ["runner", "workers", "finetune.tokens"],
     ["finetune.array"],
     ["finetune.folded_array", "finetune.shard"],
