@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -28,7 +29,9 @@ def train_again(study: Study, array: TrialArray, trial: FrozenTrial, folder: Pat
         StudyError: It does not come to its end here.
     """
     note(f"the weights of trial {trial.number} are not in {folder}: it is trained again")
-    params = study.space.suggest(cast(Trial, FixedTrial(trial.params, trial.number)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The value")  # the published default may lie outside
+        params = study.space.suggest(cast(Trial, FixedTrial(trial.params, trial.number)))
     array.load(0, TrialSpec(trial.number, params, derived_seed(study.config.seed, trial.number, "trial")))
     try:
         for step in sorted(trial.intermediate_values):
@@ -37,10 +40,8 @@ def train_again(study: Study, array: TrialArray, trial: FrozenTrial, folder: Pat
                 raise StudyError(
                     f"trial {trial.number} cannot be trained again here: {outcome or 'it was interrupted'}"
                 )
-            if outcome.value != trial.intermediate_values[step]:
-                note(
-                    f"trial {trial.number} has {outcome.value} where it had {trial.intermediate_values[step]} (at {step})"
-                )
+            if outcome.value != (before := trial.intermediate_values[step]):
+                note(f"trial {trial.number} has {outcome.value} where it had {before} (at {step})")
         array.keep(0, folder)
     finally:
         array.unload(0)

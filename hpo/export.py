@@ -46,8 +46,8 @@ def export(results: Results, weights: Path, target: Path) -> Path:
     source = weights / str(best.number)
     if not source.is_dir():
         raise StudyError(
-            f"the weights of trial {best.number} are not in {source}: export from the folder in which the study ran, or "
-            f"have them trained again here: hpo run {results.name} (a custom objective keeps its weights itself)"
+            f"the weights of trial {best.number} are not in {source}: export from the folder in which the study ran, "
+            f"or train them again here: hpo run {results.name} (a custom objective keeps its weights itself)"
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StudyError(f"{target} exists and is not empty; name a new folder with -o")
