@@ -7,7 +7,7 @@ has ended; then all who decide see the same rows, and come to the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -82,7 +82,8 @@ def decide(rows: Sequence[FrozenTrial], number: int, step: int, rungs: Rungs, si
     """Return what becomes of a trial after an evaluation.
 
     Of n trials that have reached a rung, in this round and in earlier ones, the max(1, n // factor) best are
-    promoted; of equals the lowest number.
+    promoted; of equals the lowest number. A twin, whose parameters an earlier trial of the round has too, counts for
+    itself alone: it starts when that one has ended, and trains only if that one has failed.
 
     Args:
         rows: The rows of the study that run, will run, or ran.
@@ -99,10 +100,10 @@ def decide(rows: Sequence[FrozenTrial], number: int, step: int, rungs: Rungs, si
     passed = len(rungs.values({s: v for s, v in curve.items() if s < step}))
     trained = [row for row in (*earlier, *mates) if rungs.shares(row) and "duplicate_of" not in row.user_attrs]
     reached = {row.number: rungs.values(row.intermediate_values) for row in trained} | {number: rungs.values(curve)}
+    running = {row.number for row in mates if row.number in reached and not row.state.is_finished()}
+    twins = {row.number for row in mates if _repeats(row, mates)} - {number}
     for rung in range(passed, len(reached[number])):  # one, unless an evaluation skips some
         at_rung = {other: values[rung] for other, values in reached.items() if len(values) > rung}
-        twins = {row.number for row in mates if _original(row, mates, at_rung) is not None}
-        running = {row.number for row in mates if row.number in reached and not row.state.is_finished()}
         if running - at_rung.keys() - twins:
             return Decision.WAIT
         ranked = sorted((sign * value, other) for other, value in at_rung.items() if other not in twins)
@@ -112,10 +113,5 @@ def decide(rows: Sequence[FrozenTrial], number: int, step: int, rungs: Rungs, si
     return Decision.GO_ON
 
 
-def _original(row: FrozenTrial, mates: Sequence[FrozenTrial], at_rung: Container[int]) -> FrozenTrial | None:
-    """Return the trial of the round whose parameters a trial repeats: it waits for that one's end, not at a rung."""
-    for other in mates:
-        same = other.number < row.number and other.params == row.params != {}
-        if same and (other.number in at_rung or not other.state.is_finished()):
-            return other
-    return None
+def _repeats(row: FrozenTrial, mates: Sequence[FrozenTrial]) -> bool:
+    return any(other.number < row.number and other.params == row.params != {} for other in mates)

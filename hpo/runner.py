@@ -25,7 +25,16 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.checkpoint import Checkpoint, Checkpoints, Kept, Writer
-from hpo.errors import DivergedError, GaveWayError, HpoError, LostTrialError, StudyError, TrialEndedError, hidden
+from hpo.errors import (
+    AwayError,
+    DivergedError,
+    GaveWayError,
+    HpoError,
+    LostTrialError,
+    StudyError,
+    TrialEndedError,
+    hidden,
+)
 from hpo.halt import Halt, heeding_signals, watched
 from hpo.ledger import Ledger, fruitless
 from hpo.objective import Evaluation, TrialArray, TrialSpec
@@ -158,6 +167,10 @@ class Runner:
             except KeyboardInterrupt:
                 if not self.halt.is_set():  # raised by the objective, not by a second signal
                     self._put_all_back()
+                raise
+            except AwayError:
+                self.halt.set()  # it has been waited for long enough
+                self._put_all_back()
                 raise
             except BaseException:
                 self._put_all_back()
@@ -429,7 +442,7 @@ class Runner:
             self._slots[free] = running
             self.array.load(free, running.spec)
             if decision is Decision.PRUNE:
-                self._end(free, TrialState.PRUNED, {"reason": "pruner"})
+                self._settle(free, optuna.TrialPruned())
 
     # ------------------------------------------------------------ ending
 
@@ -498,8 +511,12 @@ class Runner:
         for slot in list(self._slots):
             self._unload(slot, give_up=False)
         for number in self.ledger.owned:  # also what is held, or was being drawn
-            with suppress(LostTrialError, HpoError):
+            try:
                 self.ledger.put_back(number)
+            except AwayError:  # none of the others would fare better
+                return
+            except (LostTrialError, HpoError):
+                continue
 
     def _unload(self, slot: int, *, give_up: bool = True) -> None:
         running = self._slots.pop(slot)

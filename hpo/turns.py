@@ -59,8 +59,8 @@ class Turns:
         """Return whether every point of a finite space has its trial."""
         if self._space.size > len(rows):
             return False
-        inside = [row.params for row in rows if row.params and self._space.contains(row.params)]
-        return len({tuple(sorted(params.items())) for params in inside}) >= self._space.size
+        drawn = [self.params_of(row) for row in rows if self._drawn(row)]
+        return len({_key(params) for params in drawn if params and self._space.contains(params)}) >= self._space.size
 
     def to_draw(self) -> Sequence[FrozenTrial]:
         """Return the trials of the current round that lack parameters, in the order in which they get them."""
@@ -89,10 +89,9 @@ class Turns:
 
     def seen_by(self, number: int) -> optuna.Study:
         """Return the study as the proposals and the pruning of a trial may see it."""
-        if self._size is None:
-            return self._study
-        window = self._ledger.before(self._begin(number))
-        return optuna.Study(self._study.study_name, window, sampler=self._study.sampler, pruner=self._study.pruner)
+        seen = self._ledger if self._size is None else self._ledger.before(self._begin(number))
+        # A study of its own: Optuna's keep the rows from the first question to the next tell.
+        return optuna.Study(self._study.study_name, seen, sampler=self._study.sampler, pruner=self._study.pruner)
 
     # ------------------------------------------------------------ duplicates
 
@@ -155,10 +154,14 @@ class Turns:
     def _at_rung(self, row: FrozenTrial, step: int) -> Decision | None:
         rows, size = self.rows(), self._size
         assert size is not None
-        completed = [other.number for other in rows if other.state == TrialState.COMPLETE]
-        began = min([completed[0] // size + 1 if completed else 0, row.number // size])
+        told = [other for other in rows if other.state == TrialState.COMPLETE and other.last_step is not None]
+        began = min([told[0].number // size + 1 if told else 0, row.number // size])
         rungs = rungs_of(self._study.pruner, self.seen_by(began * size), row, self._segment)
-        return None if rungs is None else decide(rows, row.number, step, rungs, size, self._sign)
+        if rungs is None:
+            return None
+        if self._begin(len(rows)) == self._begin(row.number) and self.lacks_rows():
+            return Decision.WAIT  # for those that somebody adds to this round
+        return decide(rows, row.number, step, rungs, size, self._sign)
 
 
 def _key(params: Mapping[str, Any]) -> Any:

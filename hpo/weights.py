@@ -56,6 +56,9 @@ class Weights:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _ranked(self, rows: Sequence[FrozenTrial]) -> list[tuple[float, int]]:
-        """Return (value, number) of what has completed, the best first; of equals the lowest number."""
-        complete = [row for row in rows if row.state == TrialState.COMPLETE and row.value is not None]
+        """Return (value, number) of what has completed, the best first; of equals the lowest number.
+
+        Without duplicates: they have no weights, and must not take the place of those that have.
+        """
+        complete = [r for r in rows if r.state == TrialState.COMPLETE and "duplicate_of" not in r.user_attrs]
         return sorted((self._sign * row.value, row.number) for row in complete if row.value is not None)

@@ -1,124 +1,475 @@
 from __future__ import annotations
 
+import errno
+import os
 import signal
-from pathlib import Path
-from typing import Any
+import sqlite3
+import time
+from types import SimpleNamespace
 
 import optuna
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.trial import FrozenTrial, TrialState
+import sqlalchemy
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
 
+from hpo import ledger as ledgers
 from hpo import storage as storages
-from hpo.ledger import Ledger, copied
+from hpo.errors import AwayError, LostTrialError, StorageError
+from hpo.halt import Halt
+from hpo.ledger import Ledger, attempt_of, fruitless
 from hpo.objective import GeneratorArray
 from hpo.runner import Rules, Runner
 from hpo.samplers import TrialSeededSampler
 from hpo.space import parse
 
 SPACE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"], "n": {"low": 1, "high": 9}})
+ON_DISK = ("sqlite:///{}/a.db", "journal:///{}/a.log")
+UNIT = FloatDistribution(0.0, 1.0)
 
 
-@pytest.fixture(params=["sqlite:///{}/a.db", "journal:///{}/a.log"])
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage:
-    return storages.connect(request.param.format(tmp_path))
+@pytest.fixture(params=[*ON_DISK, None], ids=["sqlite", "journal", "memory"])
+def url(request, tmp_path):
+    return request.param and request.param.format(tmp_path)
 
 
-def open_in(storage: BaseStorage) -> optuna.Study:
-    sampler = TrialSeededSampler("tpe", {"n_startup_trials": 2}, SPACE, 0)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
-    return optuna.create_study(
-        storage=storage, study_name="s", direction="maximize", load_if_exists=True, sampler=sampler, pruner=pruner
+@pytest.fixture(params=ON_DISK, ids=["sqlite", "journal"])
+def shared(request, tmp_path):
+    """A storage that other processes see."""
+    return request.param.format(tmp_path)
+
+
+def opened(url, rows=0):
+    """Return a study of a storage of that URL; None is memory."""
+    kept = InMemoryStorage() if url is None else storages.connect(url)
+    study = optuna.create_study(
+        storage=kept,
+        study_name="s",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=TrialSeededSampler("tpe", {"n_startup_trials": 2}, SPACE, 0),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
     )
+    for _ in range(rows):
+        study.enqueue_trial({}, user_attrs={"planned": True})
+    return study
 
 
-def table(study: optuna.Study) -> list[Any]:
-    """All of a row but the moments of its start and end, which each storage takes itself."""
-
-    def of(row: FrozenTrial) -> tuple[Any, ...]:
-        attrs = row.user_attrs | {"seconds": None}
-        return row.number, row.state, row.params, row.values, row.intermediate_values, attrs, row.distributions
-
-    return [of(row) for row in study.get_trials(deepcopy=False)]
+def another(url):
+    """Return what another process would have: a ledger over a connection of its own."""
+    return Ledger(opened(url), url)
 
 
-def objective(params: Any) -> Any:
+def objective(params):
     if params["n"] == 5:
         raise ValueError("five")
     for step in range(4):
         yield params["x"] * step
 
 
-def run(study: optuna.Study, rows: int) -> None:
-    for _ in range(rows):
-        study.enqueue_trial({})
-    Runner(study, SPACE, GeneratorArray(objective, 2), Rules(rows, max_consecutive_failures=99)).run()
+def facts(of):
+    """Return all of the rows but the moments of their start and end, which each storage takes itself."""
+    rows = of.get_all_trials(0) if isinstance(of, Ledger) else of.get_trials(deepcopy=False)
+    same = ("number", "state", "params", "distributions", "values", "intermediate_values", "user_attrs", "system_attrs")
+    return [{name: getattr(row, name) for name in same} for row in rows]
 
 
-def test_the_storage_has_what_the_copy_has(kept: BaseStorage) -> None:
-    study = open_in(kept)
-    copy = copied(study)
-    run(copy, 12)
-    copy.set_user_attr("said", {"a": [1]})
-    assert table(copy) == table(study)
-    assert {row.state for row in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
-    assert [row.system_attrs for row in copy.trials] == [row.system_attrs for row in study.trials]
-    assert study.user_attrs == {"said": {"a": [1]}}
+# ---------------------------------------------------------------- knowing
 
 
-def test_a_run_through_the_copy_is_the_run_without_it(kept: BaseStorage) -> None:
-    alone = open_in(InMemoryStorage())
-    run(alone, 12)
-    study = open_in(kept)
-    run(copied(study), 12)
-    assert table(study) == table(alone)
+def test_after_a_run_the_storage_has_what_the_ledger_has(url):
+    study = opened(url, 12)
+    runner = Runner(study, SPACE, GeneratorArray(objective, 2), Rules(12, max_consecutive_failures=99), url=url)
+    runner.run()
+    runner.study.set_user_attr("said", {"a": [1]})
+    runner.ledger.set_study_system_attr(0, "hidden", 2)
+    assert facts(runner.study) == facts(study)
+    assert {row["state"] for row in facts(study)} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert runner.study.user_attrs == study.user_attrs == {"said": {"a": [1]}}
+    assert runner.ledger.get_study_system_attrs(0) == study._storage.get_study_system_attrs(study._study_id)
+    assert runner.ledger.get_study_system_attrs(0) == {"hidden": 2}
+    assert facts(Runner(study, SPACE, GeneratorArray(objective), Rules(12)).study) == facts(study)
 
 
-def test_a_copy_begins_with_the_rows_that_are_there(kept: BaseStorage) -> None:
-    study = open_in(kept)
-    study.set_user_attr("mine", 1)
-    run(copied(study), 3)
-    again = copied(open_in(kept))
-    assert table(again) == table(study)
-    assert again.user_attrs == {"mine": 1}
-    again.enqueue_trial({"x": 0.5})
-    assert again.ask().number == 3
-    assert study.get_trials(deepcopy=False)[3].state == TrialState.RUNNING
+def test_rows_are_read_by_refreshes_and_takes_only(url, monkeypatch):
+    study = opened(url, 6)
+    runner = Runner(study, SPACE, GeneratorArray(objective, 2), Rules(6, max_consecutive_failures=99), url=url)
+    counts = {"get_all_trials": 0, "get_trial": 0, "_read_all": 0, "take": 0}
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in [(study._storage, name) for name in ("get_all_trials", "get_trial")]:
+        counted(owner, name)
+    for name in ("_read_all", "take"):
+        counted(runner.ledger, name)
+    runner.run()
+    assert counts["get_all_trials"] == counts["_read_all"]
+    assert counts["get_trial"] == counts["take"] == 6
 
 
-def test_the_rows_are_read_once(kept: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = open_in(kept)
-    copy = copied(study)
-    asked = []
-    for name in ("get_all_trials", "get_trial"):
-        monkeypatch.setattr(study._storage, name, lambda *args, **kwargs: asked.append(args))
-    run(copy, 6)
-    assert asked == []
-
-
-def test_a_trial_that_somebody_else_has_is_not_given_out(kept: BaseStorage) -> None:
-    study = open_in(kept)
+def test_reading_takes_a_twentieth_of_the_time_at_most(url):
+    study = opened(url, 1)
+    ledger = Ledger(study, url)
     study.enqueue_trial({})
-    one, other = Ledger(study), Ledger(study)
-    assert one.set_trial_state_values(0, TrialState.RUNNING)
-    assert not other.set_trial_state_values(0, TrialState.RUNNING)
+    for ago, rows in ((19.0, 1), (21.0, 2)):
+        ledger.took, ledger._read = 1.0, time.monotonic() - ago
+        ledger.refresh(now=False)
+        assert len(ledger.get_all_trials(0)) == rows
+    study.enqueue_trial({})
+    ledger.took = 1e9
+    ledger.refresh()
+    assert len(ledger.get_all_trials(0)) == 3
 
 
-def test_a_study_in_memory_is_its_own_copy() -> None:
-    study = open_in(InMemoryStorage())
-    assert copied(study) is study
+def test_a_view_has_the_rows_before_a_number_and_what_is_written_through_it_is_seen(url):
+    ledger = Ledger(opened(url, 4), url)
+    view = ledger.before(2)
+    assert [row.number for row in view.get_all_trials(0)] == [0, 1]
+    row = ledger.take(0)
+    view.set_trial_user_attr(row._trial_id, "a", 1)
+    view.set_study_user_attr(0, "b", 2)
+    assert ledger.row(0).user_attrs == {"planned": True, "a": 1}
+    assert ledger.get_study_user_attrs(0) == {"b": 2}
+    ledger.set_trial_param(row._trial_id, "x", 0.5, UNIT)
+    assert view.get_all_trials(0)[0].params == {"x": 0.5}
+    assert view.get_trial(ledger.row(3)._trial_id).number == 3  # asked for by name, it is there
 
 
-def test_an_interrupt_waits_for_a_write_to_be_whole(kept: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = open_in(kept)
-    copy = copied(study)
-    write = study._storage.set_study_user_attr
+def test_who_holds_a_row_sees_no_change_in_it(url):
+    ledger = Ledger(opened(url, 1), url)
+    row = ledger.take(0)
+    ledger.set_trial_param(row._trial_id, "x", 0.5, UNIT)
+    ledger.set_trial_intermediate_value(row._trial_id, 1, 2.0)
+    ledger.set_trial_state_values(row._trial_id, TrialState.COMPLETE, [1.0])
+    assert (row.params, row.intermediate_values, row.state, row.values) == ({}, {}, TrialState.RUNNING, None)
 
-    def interrupted(*args: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
-        write(*args)
 
-    monkeypatch.setattr(study._storage, "set_study_user_attr", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        copy.set_user_attr("said", 1)
-    assert study.user_attrs == copy.user_attrs == {"said": 1}
+# ---------------------------------------------------------------- owning
+
+
+def test_a_waiting_row_is_taken_once(url):
+    study = opened(url, 2)
+    ledger = Ledger(study, url)
+    row = ledger.take(1)
+    assert (row.number, row.state, attempt_of(row)) == (1, TrialState.RUNNING, 0)
+    assert row.datetime_start is not None
+    assert study.trials[1].state == TrialState.RUNNING
+    assert ledger.take(1) is None
+    assert ledger.owned == [1]
+
+
+def test_a_row_may_be_taken_without_being_run(url):
+    study = opened(url, 1)
+    ledger = Ledger(study, url)
+    row = ledger.take(0, run=False)
+    ledger.set_trial_param(row._trial_id, "x", 0.5, UNIT)
+    ledger.release(0)
+    assert (study.trials[0].state, study.trials[0].params) == (TrialState.WAITING, {"x": 0.5})
+    assert ledger.take(0).params == {"x": 0.5}
+
+
+def test_a_finished_row_is_not_taken_and_its_lock_given_back(shared):
+    study = opened(shared, 1)
+    ledger, other = Ledger(study, shared), another(shared)
+    study.tell(study.ask(), 1.0)  # unknown to both
+    assert ledger.take(0) is None
+    assert other.take(0) is None
+    assert ledger.owned == []
+    assert ledger.row(0).state == TrialState.COMPLETE
+
+
+def test_a_running_row_without_owner_is_adopted_and_deaths_without_progress_are_counted(url):
+    study, said = opened(url, 1), []
+    for reported in (0, 0, 1, 0, 0):  # evaluations of each owner, before it dies
+        ledger = Ledger(study, url)
+        row = ledger.take(0)
+        said.append((attempt_of(row), fruitless(row)))
+        for _ in range(reported):
+            ledger.set_trial_intermediate_value(row._trial_id, len(row.intermediate_values) + 1, 0.5)
+        ledger._locks.close()  # the end of its process
+    assert said == [(0, 0), (1, 1), (2, 2), (3, 1), (4, 2)]
+    assert attempt_of(study.trials[0]) == 4
+
+
+def test_a_row_that_somebody_else_gave_up_is_the_first_owners_no_fault(url):
+    ledger = Ledger(opened(url, 1), url)
+    for _ in range(3):
+        row = ledger.take(0)
+        ledger.put_back(0)
+    assert (attempt_of(row), fruitless(row)) == (0, 0)
+
+
+def test_a_trial_of_another_process_is_refused_until_that_one_is_dead(shared):
+    ledger = Ledger(opened(shared, 1), shared)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str(another(shared).take(0).state.name).encode())
+        signal.pause()
+        os._exit(0)
+    try:
+        assert os.read(reading, 99) == b"RUNNING"
+        assert ledger.take(0) is None
+        assert ledger.row(0).state == TrialState.WAITING  # not even read
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+    row = ledger.take(0)
+    assert (row.state, attempt_of(row), fruitless(row)) == (TrialState.RUNNING, 1, 1)
+
+
+def test_optunas_storages_let_a_running_trial_wait_again_with_all_that_it_has(url):
+    study = opened(url, 1)
+    ledger = Ledger(study, url)
+    row = ledger.take(0)
+    ledger.set_trial_param(row._trial_id, "x", 0.5, UNIT)
+    ledger.set_trial_user_attr(row._trial_id, "u", 1)
+    ledger.set_trial_system_attr(row._trial_id, "s", 2)
+    ledger.set_trial_intermediate_value(row._trial_id, 7, 0.25)
+    ledger.put_back(0)
+    assert ledger.owned == []
+    for back in (ledger.row(0), study.trials[0], opened(url).trials[0] if url else study.trials[0]):
+        assert (back.state, back.params, back.intermediate_values) == (TrialState.WAITING, {"x": 0.5}, {7: 0.25})
+        assert back.user_attrs == {"planned": True, "u": 1}
+        assert back.system_attrs["s"] == 2
+    again = study.ask()
+    assert again.number == 0
+    assert again.suggest_float("x", 0.0, 1.0) == 0.5
+    study.tell(again, 1.0)
+    assert len(study.trials) == 1
+
+
+def test_two_who_lack_a_row_add_one(shared):
+    one, other = Ledger(opened(shared, 1), shared), another(shared)
+    one.add_row()
+    other.add_row()
+    assert len(one.get_all_trials(0)) == len(other.get_all_trials(0)) == 2
+    other.add_row()
+    assert [row.state for row in opened(shared).trials] == [TrialState.WAITING] * 3
+
+
+# ---------------------------------------------------------------- losing
+
+WRITES = {
+    "param": lambda ledger, row: ledger.set_trial_param(row, "x", 0.5, UNIT),
+    "value": lambda ledger, row: ledger.set_trial_intermediate_value(row, 1, 0.5),
+    "user": lambda ledger, row: ledger.set_trial_user_attr(row, "a", 1),
+    "system": lambda ledger, row: ledger.set_trial_system_attr(row, "a", 1),
+    "tell": lambda ledger, row: ledger.set_trial_state_values(row, TrialState.COMPLETE, [1.0]),
+    "put back": lambda ledger, row: ledger.set_trial_state_values(row, TrialState.WAITING),
+}
+
+
+def lose_lock(ledger, how):
+    file = ledger._locks._folder / "0"
+    file.unlink()
+    if how == "replace":
+        file.touch()
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("how", ["delete", "replace"])
+@pytest.mark.parametrize("then", ["trains", "dies", "puts it back", "tells it"])
+def test_who_was_overtaken_writes_nothing(tmp_path, write, how, then):
+    url = ON_DISK[1].format(tmp_path)
+    study = opened(url, 1)
+    ledger, other = Ledger(study, url), another(url)
+    row = ledger.take(0)._trial_id
+    lose_lock(ledger, how)
+    assert attempt_of(other.take(0)) == 1
+    if then == "dies":
+        other._locks.close()
+    elif then == "puts it back":
+        other.put_back(0)
+    elif then == "tells it":
+        other.set_trial_state_values(row, TrialState.PRUNED)
+        other.release(0)
+    before, known = facts(study), facts(ledger)
+    with pytest.raises(LostTrialError, match="trial 0 "):
+        WRITES[write](ledger, row)
+    assert facts(study) == before
+    assert facts(ledger) == known
+    assert ledger.owned == []
+    with pytest.raises(LostTrialError):  # for good
+        WRITES[write](ledger, row)
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("how", ["delete", "replace"])
+def test_who_lost_the_lock_but_not_the_trial_goes_on(tmp_path, write, how):
+    url = ON_DISK[1].format(tmp_path)
+    study = opened(url, 1)
+    ledger, other = Ledger(study, url), another(url)
+    row = ledger.take(0)._trial_id
+    lose_lock(ledger, how)
+    before = facts(study)
+    WRITES[write](ledger, row)
+    assert facts(study) != before
+    assert other.take(0) is None  # the lock is back
+
+
+def test_what_is_not_owned_is_not_written(url):
+    study = opened(url, 1)
+    ledger = Ledger(study, url)
+    row, before = ledger.row(0)._trial_id, facts(study)
+    for write in WRITES.values():
+        with pytest.raises(LostTrialError):
+            write(ledger, row)
+    assert facts(study) == before
+
+
+def test_a_trial_that_has_been_told_already_is_lost(url):
+    study = opened(url, 1)
+    ledger = Ledger(study, url)
+    row = ledger.take(0)._trial_id
+    study._storage.set_trial_state_values(row, TrialState.COMPLETE, [1.0])  # by a tell whose answer did not arrive
+    with pytest.raises(LostTrialError):
+        ledger.set_trial_state_values(row, TrialState.COMPLETE, [2.0])
+    assert study.trials[0].value == 1.0
+    assert ledger.owned == []
+
+
+# ---------------------------------------------------------------- a storage that is away
+
+
+def gone_server():
+    psycopg = pytest.importorskip("psycopg")
+    return psycopg.OperationalError("the connection to postgresql://u:canary@h/d is closed\nmore")
+
+
+AWAY = {
+    "server": gone_server,
+    "lock": lambda: sqlite3.OperationalError("database is locked"),
+}
+BROKEN = {
+    "full": lambda: wrapped(sqlite3.OperationalError("database or disk is full")),
+    "read-only": lambda: wrapped(sqlite3.OperationalError("attempt to write a readonly database")),
+    "damaged": lambda: wrapped(sqlite3.DatabaseError("database disk image is malformed")),
+    "journal": lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+}
+
+
+def wrapped(cause):
+    """Return what Optuna makes of an error of a database's driver."""
+    error = StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = sqlalchemy.exc.OperationalError("UPDATE", {}, cause)
+    return error
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Let waiting take no time; return the seconds that it would have taken."""
+    now = SimpleNamespace(seconds=0.0)
+
+    def sleep(seconds):
+        now.seconds += seconds
+
+    monkeypatch.setattr("tenacity.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=sleep))
+    return now
+
+
+def fail(monkeypatch, storage, times, error, name="set_trial_user_attr"):
+    """Let the next calls of a storage's method raise."""
+    real, left = getattr(storage, name), [times]
+
+    def call(*args, **kwargs):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise error()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(storage, name, call)
+
+
+@pytest.mark.parametrize("kind", AWAY)
+def test_a_storage_that_is_away_is_waited_for(monkeypatch, clock, kind):
+    study, said = opened(None, 1), []
+    ledger = Ledger(study, waits=said.append)
+    row = ledger.take(0)._trial_id
+    fail(monkeypatch, study._storage, 9, lambda: wrapped(AWAY[kind]()))
+    fail(monkeypatch, study._storage, 5, lambda: wrapped(AWAY[kind]()), "get_all_trials")
+    ledger.set_trial_user_attr(row, "a", 1)
+    ledger.refresh()
+    assert study.trials[0].user_attrs == ledger.row(0).user_attrs == {"planned": True, "a": 1}
+    assert len(said) == 14
+    assert "waiting for it" in said[0]
+    assert "canary" not in said[0]
+    assert 1.0 < clock.seconds < 40.0
+
+
+@pytest.mark.parametrize(("halted", "least", "most"), [(False, ledgers.PATIENCE, 610), (True, ledgers.HALTING, 8)])
+def test_a_storage_that_stays_away_is_given_up_sooner_by_who_was_asked_to_end(monkeypatch, clock, halted, least, most):
+    study, halt = opened(None, 1), Halt()
+    ledger = Ledger(study, halted=halt)
+    ledger._url = "postgresql://u:canary@h/d"
+    row = ledger.take(0)._trial_id
+    fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()))
+    if halted:
+        halt.set()
+    with pytest.raises(AwayError, match="was away for") as raised:
+        ledger.set_trial_user_attr(row, "a", 1)
+    assert least < clock.seconds < most
+    assert "postgresql://u:***@h/d" in str(raised.value)
+    assert "canary" not in str(raised.value)
+    assert "more" not in str(raised.value)
+    assert "a" not in ledger.row(0).user_attrs
+
+
+def test_a_run_whose_storage_stays_away_waits_for_it_once(monkeypatch, clock):
+    study = opened(None, 3)
+    runner = Runner(study, SPACE, GeneratorArray(objective, 3), Rules(3))
+    real = study._storage.set_trial_state_values
+
+    def only_start(trial_id, state, values=None):
+        if state != TrialState.RUNNING:
+            raise wrapped(gone_server())
+        return real(trial_id, state, values)
+
+    monkeypatch.setattr(study._storage, "set_trial_state_values", only_start)
+    fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()), "set_trial_intermediate_value")
+    with pytest.raises(AwayError):
+        runner.run()
+    assert clock.seconds < ledgers.PATIENCE + 20
+    assert {row.state for row in study.trials} == {TrialState.RUNNING}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_waiting_does_not_mend_is_an_error_at_once(monkeypatch, clock, kind):
+    study = opened(None, 1)
+    ledger = Ledger(study)
+    ledger._url = "postgresql://u:canary@h/d"
+    row = ledger.take(0)._trial_id
+    fail(monkeypatch, study._storage, 1, BROKEN[kind])
+    with pytest.raises(StorageError, match=r"storage postgresql://u:\*\*\*@h/d cannot be read or written") as raised:
+        ledger.set_trial_user_attr(row, "a", 1)
+    assert not isinstance(raised.value, AwayError)
+    assert clock.seconds == 0
+    ledger.set_trial_user_attr(row, "a", 1)  # the trial is owned still
+    assert study.trials[0].user_attrs["a"] == 1
+
+
+def test_a_row_that_was_added_although_the_answer_was_lost_is_not_added_again(monkeypatch, clock):
+    study = opened(None, 1)
+    ledger = Ledger(study)
+    real, asked = study._storage.create_new_trial, []
+
+    def lost(*args, **kwargs):
+        asked.append(real(*args, **kwargs))
+        raise wrapped(AWAY["lock"]())
+
+    monkeypatch.setattr(study._storage, "create_new_trial", lost)
+    ledger.add_row()
+    assert len(asked) == 1
+    assert len(ledger.get_all_trials(0)) == len(study.trials) == 2

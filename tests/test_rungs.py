@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import random
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+
+from hpo.pruners import make
+from hpo.rungs import Decision, Rungs, decide, rungs_of
+
+GO_ON, PRUNE, WAIT = Decision.GO_ON, Decision.PRUNE, Decision.WAIT
+STATES = {"R": TrialState.RUNNING, "W": TrialState.WAITING, "P": TrialState.PRUNED, "F": TrialState.FAIL}
+X = CategoricalDistribution(tuple(range(-1, 100)))
+
+
+def row(number, state, curve, x=None, **attrs):
+    """Return a row; its parameter is its number unless told, -1 is none yet."""
+    x = number if x is None else x
+    made = create_trial(
+        state=STATES.get(state, TrialState.COMPLETE),
+        value=None if state in STATES else max(curve.values(), default=0.0),
+        params={} if x == -1 else {"x": x},
+        distributions={} if x == -1 else {"x": X},
+        intermediate_values=curve,
+        user_attrs=attrs,
+    )
+    made.number = number
+    return made
+
+
+def rungs(first=1, factor=2, bootstrap=0, shares=lambda row: True):
+    return Rungs(first, factor, bootstrap, shares)
+
+
+def at(*values):
+    """Return a curve of a value a step."""
+    return dict(enumerate(values, 1))
+
+
+@pytest.mark.parametrize(
+    ("curve", "values"),
+    [
+        ({}, []),
+        ({1: 0.1}, []),
+        ({1: 0.1, 2: 0.2}, [0.2]),
+        ({2: 0.2, 3: 0.3, 4: 0.4}, [0.2, 0.4]),
+        ({3: 0.3, 5: 0.5}, [0.3, 0.5]),  # the first evaluation at a rung or beyond it
+        ({9: 0.9}, [0.9, 0.9, 0.9]),  # one that skips some is theirs too
+        ({8: 0.8, 2: 0.2}, [0.2, 0.8, 0.8]),
+    ],
+)
+def test_the_values_at_the_rungs_of_a_curve(curve, values):
+    assert rungs(first=2).values(curve) == values
+
+
+ALONE = [row(0, "R", at(0.5))]
+REACHED = [row(n, "R", at(value)) for n, value in enumerate((0.4, 0.1, 0.3, 0.2))]
+
+
+@pytest.mark.parametrize(
+    ("what", "rows", "expected"),
+    [
+        ("who is alone is promoted", ALONE, [GO_ON]),
+        ("a mate that has not reached it is waited for", [*ALONE, row(1, "R", {})], [WAIT]),
+        ("one that has not started too", [*ALONE, row(1, "W", {}, -1)], [WAIT]),
+        ("one that has ended is not", [*ALONE, row(1, "F", {}), row(2, "P", {})], [GO_ON]),
+        ("one that ended beyond it counts", [*ALONE, row(1, "C", at(0.6, 0.1))], [PRUNE]),
+        ("one that failed beyond it counts", [*ALONE, row(1, "F", at(0.6))], [PRUNE]),
+        ("one that was put back counts where it was", [*ALONE, row(1, "W", at(0.6))], [PRUNE]),
+        ("the best half is promoted", REACHED, [GO_ON, PRUNE, GO_ON, PRUNE]),
+        ("of equals the lowest number", [row(n, "R", at(0.5)) for n in range(4)], [GO_ON, GO_ON, PRUNE, PRUNE]),
+        ("of three one", REACHED[:3], [GO_ON, PRUNE, PRUNE]),
+        ("the next round is not waited for", [*REACHED, row(4, "W", {}, -1)], [GO_ON, PRUNE, GO_ON, PRUNE]),
+        (
+            "a told duplicate counts for nothing",
+            [*REACHED[:3], row(3, "C", at(0.9), 0, duplicate_of=0)],
+            [GO_ON, PRUNE, PRUNE],
+        ),
+        ("a twin is not waited for", [*REACHED[:3], row(3, "W", {}, 0)], [GO_ON, PRUNE, PRUNE]),
+        (
+            "a twin whose original failed trains, and counts for itself alone",
+            [row(0, "F", at(0.4)), *REACHED[1:3], row(3, "R", at(0.5), 0)],
+            [None, PRUNE, PRUNE, GO_ON],
+        ),
+        (
+            "its original may have failed on the way to the rung",
+            [row(0, "F", {}), *REACHED[1:3], row(3, "R", at(0.5), 0)],
+            [None, PRUNE, GO_ON, GO_ON],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_becomes_of_those_that_have_reached_a_rung(what, rows, expected):
+    for number, decision in enumerate(expected):
+        if decision is not None:
+            assert decide(rows, number, 1, rungs(), 4, -1) is decision, number
+
+
+def test_a_loss_is_better_when_it_is_lower():
+    assert [decide(REACHED, n, 1, rungs(), 4, 1) for n in range(4)] == [PRUNE, GO_ON, PRUNE, GO_ON]
+
+
+def test_a_value_between_rungs_decides_nothing():
+    rows = [row(0, "R", at(0.1, 0.1, 0.0)), row(1, "R", at(0.0, 0.2))]
+    assert decide(rows, 0, 3, rungs(), 2, -1) is GO_ON  # rung 2 lost, but that was decided at 2
+    assert decide(rows, 0, 2, rungs(), 2, -1) is PRUNE
+    assert decide(rows, 0, 1, rungs(), 2, -1) is GO_ON  # what it reported later does not count
+
+
+def test_an_evaluation_that_skips_rungs_has_to_stand_at_each():
+    best = row(0, "R", {4: 0.5})
+    for other, expected in (
+        (at(0.4), WAIT),  # still on its way to the second rung
+        (at(0.6), PRUNE),
+        (at(0.4, 0.4), WAIT),
+        (at(0.4, 0.6), PRUNE),
+        (at(0.4, 0.4, 0.4, 0.4), GO_ON),
+    ):
+        assert decide([best, row(1, "R", other)], 0, 4, rungs(), 2, -1) is expected
+
+
+def test_as_long_as_a_rung_has_no_more_than_the_bootstrap_none_is_promoted():
+    assert {decide(REACHED, n, 1, rungs(bootstrap=4), 4, -1) for n in range(4)} == {PRUNE}
+    assert decide(REACHED, 0, 1, rungs(bootstrap=3), 4, -1) is GO_ON
+
+
+def test_earlier_rounds_count_and_their_twins_that_trained_too():
+    earlier = [row(0, "P", at(0.8)), row(1, "F", at(0.7), 0), row(2, "C", at(0.9), 5, duplicate_of=0)]
+    later = [row(3, "R", at(0.5)), row(4, "R", at(0.6)), row(5, "R", at(0.9))]
+    assert [decide([*earlier, *later], n, 1, rungs(), 3, -1) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
+    assert [decide(later, n, 1, rungs(factor=3), 3, -1) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
+
+
+def test_brackets_decide_and_wait_for_themselves_alone():
+    mine = rungs(shares=lambda row: row.number % 2 == 0)
+    rows = [row(0, "R", at(0.5)), row(1, "R", {}), row(2, "R", at(0.4)), row(3, "C", at(0.9))]
+    assert [decide(rows, n, 1, mine, 4, -1) for n in (0, 2)] == [GO_ON, PRUNE]
+
+
+# ---------------------------------------------------------------- whoever is faster
+
+
+def simulated(trials, size, factor, bootstrap, brackets, order):
+    """Run trials (parameter, curve, whether it fails after it) in rounds; `order` chooses who is next."""
+    rows = [row(n, "W", {}, x) for n, (x, _, _) in enumerate(trials)]
+    paused = {}
+
+    def decision(number):
+        bracket = rungs(
+            2 ** brackets[number % len(brackets)], factor, bootstrap, lambda r: share(r) == share(rows[number])
+        )
+        return decide(rows, number, rows[number].last_step, bracket, size, -1)
+
+    def share(of):
+        return brackets[of.number % len(brackets)]
+
+    def end(number, state, **attrs):
+        old = rows[number]
+        rows[number] = row(number, state, old.intermediate_values, old.params["x"], **attrs)
+        paused.pop(number, None)
+
+    for begin in range(0, len(rows), size):
+        mates = range(begin, min(begin + size, len(rows)))
+        while running := [n for n in mates if not rows[n].state.is_finished()]:
+            alike = {n: [m for m in range(n) if rows[m].params == rows[n].params] for n in running}
+            free = [n for n in running if all(rows[m].state.is_finished() for m in alike[n])]
+            free = [n for n in free if n not in paused or decision(n) is not WAIT]
+            assert free, "all wait for each other"
+            number = order.choice(free)
+            told = [m for m in alike[number] if rows[m].state != TrialState.FAIL]
+            _, curve, fails = trials[number]
+            if told:
+                end(number, "C" if rows[told[0]].state == TrialState.COMPLETE else "P", duplicate_of=told[0])
+                continue
+            if number in paused:
+                became = decision(number)
+                del paused[number]
+            else:
+                step = (rows[number].last_step or 0) + 1
+                values = {**rows[number].intermediate_values, step: curve[step - 1]}
+                rows[number] = row(number, "R", values, rows[number].params["x"])
+                became = decision(number)
+            if became is PRUNE:
+                end(number, "P")
+            elif became is WAIT:
+                paused[number] = True
+            elif len(rows[number].intermediate_values) == len(curve):
+                end(number, "F" if fails else "C")
+    return [(r.state, r.intermediate_values, r.user_attrs) for r in rows]
+
+
+VALUES = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=6)
+
+
+@given(
+    trials=st.lists(st.tuples(st.integers(0, 5), VALUES, st.booleans()), min_size=1, max_size=9),
+    size=st.integers(1, 6),
+    factor=st.integers(2, 3),
+    bootstrap=st.integers(0, 2),
+    brackets=st.lists(st.integers(0, 1), min_size=1, max_size=5),
+    seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)),
+)
+def test_what_becomes_of_a_round_does_not_depend_on_the_order_of_reports(
+    trials, size, factor, bootstrap, brackets, seeds
+):
+    one, other = (simulated(trials, size, factor, bootstrap, brackets, random.Random(seed)) for seed in seeds)
+    assert one == other
+
+
+# ---------------------------------------------------------------- from a pruner
+
+
+def study_of(*rows, name="s"):
+    study = optuna.create_study(study_name=name, direction="maximize")
+    study.add_trials(rows)
+    return study
+
+
+def test_pruners_without_rungs_have_none():
+    for name in ("none", "median", "threshold"):
+        arguments = {"lower": 0.0} if name == "threshold" else {}
+        assert rungs_of(make(name, arguments), study_of(), row(0, "R", {}), 1) is None
+
+
+def test_the_rungs_of_successive_halving_are_the_pruners():
+    asha = make("asha", {"min_resource": 3, "reduction_factor": 5, "min_early_stopping_rate": 1, "bootstrap_count": 2})
+    found = rungs_of(asha, study_of(), row(0, "R", {}), 7)
+    assert (found.first, found.factor, found.bootstrap) == (15, 5, 2)
+    assert found.shares(row(9, "R", {}))
+    guessed = rungs_of(make("asha", {"min_resource": "auto"}), study_of(), row(0, "R", {}), 7)
+    assert (guessed.first, guessed.factor) == (7, 4)
+
+
+def test_the_rungs_of_hyperband_are_those_of_the_trials_bracket():
+    pruner, study = make("hyperband", {"max_resource": 9, "reduction_factor": 3}), study_of()
+    rows = [row(n, "R", {}) for n in range(40)]
+    found = [rungs_of(pruner, study, one, 1) for one in rows]
+    firsts = [one.first for one in found]
+    assert set(firsts) == {1, 3, 9}
+    for one, first in zip(found, firsts, strict=True):
+        assert [one.shares(other) for other in rows] == [first == another for another in firsts]
+        assert one.factor == 3
+
+
+def test_hyperband_knows_its_brackets_once_a_trial_has_completed():
+    pruner = make("hyperband", {"reduction_factor": 2})
+    assert rungs_of(pruner, study_of(row(0, "P", at(0.1, 0.2))), row(1, "R", {}), 1) is None
+    found = {rungs_of(pruner, study_of(row(0, "C", at(*range(7)))), row(n, "R", {}), 1).first for n in range(40)}
+    assert found == {1, 2, 4, 8}
