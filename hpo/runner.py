@@ -505,7 +505,7 @@ class Runner:
 
     def _put_all_back(self) -> None:
         """Let all that runs here wait again, from where it is; what cannot be said is found by whoever comes next."""
-        with suppress(LostTrialError, HpoError):
+        with suppress(Exception):  # a checkpoint is a cache
             if self._writer is not None and self._slots:
                 self._writer.flush(self._name, self._checkpoint())
         for slot in list(self._slots):

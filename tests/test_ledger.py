@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo import ledger as ledgers
+from hpo import patience
 from hpo import storage as storages
 from hpo.errors import AwayError, LostTrialError, StorageError
 from hpo.halt import Halt
@@ -409,11 +409,11 @@ def test_a_storage_that_is_away_is_waited_for(monkeypatch, clock, kind):
     assert 1.0 < clock.seconds < 40.0
 
 
-@pytest.mark.parametrize(("halted", "least", "most"), [(False, ledgers.PATIENCE, 610), (True, ledgers.HALTING, 8)])
+@pytest.mark.parametrize(("halted", "least", "most"), [(False, patience.PATIENCE, 610), (True, patience.HALTING, 8)])
 def test_a_storage_that_stays_away_is_given_up_sooner_by_who_was_asked_to_end(monkeypatch, clock, halted, least, most):
     study, halt = opened(None, 1), Halt()
     ledger = Ledger(study, halted=halt)
-    ledger._url = "postgresql://u:canary@h/d"
+    ledger._patiently = patience.Patience("postgresql://u:canary@h/d", halt)
     row = ledger.take(0)._trial_id
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()))
     if halted:
@@ -441,7 +441,7 @@ def test_a_run_whose_storage_stays_away_waits_for_it_once(monkeypatch, clock):
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()), "set_trial_intermediate_value")
     with pytest.raises(AwayError):
         runner.run()
-    assert clock.seconds < ledgers.PATIENCE + 20
+    assert clock.seconds < patience.PATIENCE + 20
     assert {row.state for row in study.trials} == {TrialState.RUNNING}
 
 
@@ -449,7 +449,7 @@ def test_a_run_whose_storage_stays_away_waits_for_it_once(monkeypatch, clock):
 def test_what_waiting_does_not_mend_is_an_error_at_once(monkeypatch, clock, kind):
     study = opened(None, 1)
     ledger = Ledger(study)
-    ledger._url = "postgresql://u:canary@h/d"
+    ledger._patiently = patience.Patience("postgresql://u:canary@h/d")
     row = ledger.take(0)._trial_id
     fail(monkeypatch, study._storage, 1, BROKEN[kind])
     with pytest.raises(StorageError, match=r"storage postgresql://u:\*\*\*@h/d cannot be read or written") as raised:
