@@ -137,7 +137,7 @@ class Runner:
         self._name = uuid.uuid4().hex  # of the array, among those of other processes
         self._slots: dict[int, _Running] = {}
         self._held: dict[int, _Running] = {}  # paused, and kept by the array outside its slots
-        self._failures = 0
+        self._failures = self._told = 0
         self._noted = ""
 
     def run(self) -> str | None:
@@ -153,12 +153,15 @@ class Runner:
         with heeding_signals(self.halt), watched(self.halt, self.rules.stall_timeout):
             try:
                 while (self._stop(deadline)) is None:
+                    told = self._told
                     self._fill()
                     if not self._slots:  # as far as was known
                         self.ledger.refresh()
                         self._fill()
                     if self._slots:
                         self._advance()
+                    elif self._told > told:
+                        continue  # which may be what the next ones waited for
                     elif self.turns.unfinished():
                         time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
                     else:
@@ -228,19 +231,23 @@ class Runner:
             free = [slot for slot in free if slot not in self._slots]
 
     def _draw_round(self) -> None:
-        """Draw all that a round lacks, unless somebody else is doing it: each proposal knows those before it."""
-        for row in self.turns.to_draw():
-            if self.ledger.take(row.number, run=False) is None:
+        """Draw all that a round lacks, in order, and add the rows it lacks, unless somebody else is doing it."""
+        while True:
+            for row in self.turns.to_draw():
+                if self.ledger.take(row.number, run=False) is None:
+                    return
+                with suppress(LostTrialError):
+                    self._drawn(Trial(self.turns.seen_by(row.number), row._trial_id))
+                    self.ledger.release(row.number)
+            if self.rules.round_size is None or not self.turns.lacks_rows():
                 return
-            with suppress(LostTrialError):
-                self._drawn(Trial(self.turns.seen_by(row.number), row._trial_id))
-                self.ledger.release(row.number)
+            self.ledger.add_row()
 
     def _next(self) -> FrozenTrial | None:
         """Return the first row whose turn it is and that has no owner, taken and set running."""
         if any(fruitless(self.ledger.row(running.number)) >= SUSPECT for running in self._slots.values()):
             return None  # it runs alone
-        if self.turns.lacks_rows():
+        if self.rules.round_size is None and self.turns.lacks_rows():
             self.ledger.add_row()
         for row in self.turns.ready():
             alone = fruitless(row) + (row.state == TrialState.RUNNING) >= SUSPECT
@@ -478,6 +485,7 @@ class Runner:
         for name, fact in attrs.items():
             trial.set_user_attr(name, fact)
         self.study.tell(trial, value, state)
+        self._told += 1
         self.ledger.release(trial.number)
         if self.weights is not None:
             self.weights.sweep(self.study.get_trials(deepcopy=False))

@@ -4,7 +4,7 @@ import random
 
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
@@ -203,6 +203,14 @@ VALUES = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=6)
     bootstrap=st.integers(0, 2),
     brackets=st.lists(st.integers(0, 1), min_size=1, max_size=5),
     seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)),
+)
+@example(  # the original of a twin fails in another bracket
+    trials=[(0, [1.0], True), (0, [4.0] * 3, False), (2, [1.0], False), (3, [2.0] * 3, False)],
+    size=4,
+    factor=2,
+    bootstrap=0,
+    brackets=[0, 1],
+    seeds=(0, 3),
 )
 def test_what_becomes_of_a_round_does_not_depend_on_the_order_of_reports(
     trials, size, factor, bootstrap, brackets, seeds

@@ -1,15 +1,23 @@
+import json
 import math
+import time
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from hpo.checkpoint import Checkpoints, Kept
 from hpo.errors import DivergedError, OutOfMemoryError, StudyError
+from hpo.ledger import ATTEMPT
 from hpo.objective import Evaluation, GeneratorArray
 from hpo.pruners import make
-from hpo.runner import Rules, Runner
+from hpo.runner import MOST_DEATHS, SUSPECT, Rules, Runner
 from hpo.samplers import TrialSeededSampler
 from hpo.space import parse
 from hpo.watcher import Silent
@@ -397,3 +405,445 @@ def test_a_sampler_that_cannot_draw_is_an_error_that_names_it():
     with pytest.raises(StudyError, match="the sampler cannot draw trial 0"):
         run(study, lambda params: 1.0)
     assert states(study) == ["WAITING", "WAITING"]
+
+
+# ---------------------------------------------------------------- rounds: whoever is faster, whatever happens
+
+INFINITE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]})
+FINITE = parse({"x": [0, 1, 2, 3], "kind": ["a", "b"]})
+CONDITIONAL = parse(
+    {"kind": ["a", "b"], "x": {"low": 1, "high": 3, "when": {"kind": ["a"]}}}
+)  # four points: duplicates
+PRUNING = {
+    "none": {},
+    "median": {"n_startup_trials": 2},
+    "asha": {"reduction_factor": 2},
+    "hyperband": {"reduction_factor": 2},
+}
+
+
+def drawn_of(params):
+    """Return a number in [0, 1) that looks random and depends on the parameters alone."""
+    return zlib.crc32(json.dumps(params, sort_keys=True).encode()) % 1000 / 1000
+
+
+def curves(params):
+    """Yield a curve that differs in length and height; one trial in four fails on its way."""
+    base = drawn_of(params)
+    for step in range(1, 3 + int(base * 5)):
+        if int(base * 1000) % 4 == 0 and step == 3:
+            raise RuntimeError("no")
+        yield round(base + (int(base * 7919) * step % 17) / 17, 1)  # rounded: there are ties
+
+
+class Stuck(Exception):
+    """All rows wait for each other."""
+
+
+class Rounds:
+    """A study in rounds, made and run again and again."""
+
+    def __init__(self, space=INFINITE, sampler="random", pruner="asha", size=4, budget=10, seed=0):
+        self.space, self.sampler, self.pruner, self.seed = space, sampler, pruner, seed
+        self.rules = Rules(budget, seed, max_consecutive_failures=99, round_size=size)
+        grid = space.grid() if sampler == "grid" else None
+        self.rows = grid or [{}] * int(min(budget, space.size))
+
+    def study(self):
+        study = optuna.create_study(study_name="s", direction="maximize")
+        for point in self.rows:
+            study.enqueue_trial(point)
+        return study
+
+    def runner(self, study, objective=curves, slots=1, watch=None):
+        study.sampler = TrialSeededSampler(self.sampler, {}, self.space, self.seed)
+        study.pruner = make(self.pruner, PRUNING[self.pruner])  # which keeps what it has seen
+        return Runner(study, self.space, GeneratorArray(objective, slots), self.rules, watch)
+
+    def table(self, slots=1):
+        study = self.study()
+        self.runner(study, slots=slots).run()
+        return table(study)
+
+
+class Halting:
+    """Asks its runner to halt in one of its evaluations."""
+
+    def __init__(self, at):
+        self._left = at
+
+    def __call__(self, params):
+        for value in curves(params):
+            self._left -= 1
+            if self._left == 0:
+                self.runner.halt.set()
+            yield value
+
+
+def table(study):
+    return [
+        (row.number, row.state.name, row.params, row.value, row.intermediate_values, row.user_attrs.get("duplicate_of"))
+        for row in study.trials
+    ]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Refuse to wait for other processes: there are none."""
+
+    def sleep(seconds):
+        raise Stuck
+
+    monkeypatch.setattr("hpo.runner.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+
+@pytest.mark.parametrize("pruner", PRUNING)
+@pytest.mark.parametrize(
+    ("space", "sampler"),
+    [
+        (INFINITE, "random"),
+        (INFINITE, "tpe"),
+        (FINITE, "random"),
+        (FINITE, "tpe"),
+        (FINITE, "grid"),
+        (CONDITIONAL, "random"),
+        (CONDITIONAL, "grid"),
+    ],
+)
+def test_in_rounds_a_study_is_the_same_whatever_the_slots(impatient, space, sampler, pruner):
+    rounds = Rounds(space, sampler, pruner, size=4, budget=10 if space is INFINITE else 14)
+    alone = rounds.table(slots=1)
+    assert {row[1] for row in alone} <= {"COMPLETE", "PRUNED", "FAIL", "WAITING"}
+    for slots in (2, 3, 5):
+        assert rounds.table(slots) == alone
+
+
+@settings(max_examples=15)
+@given(
+    space=st.sampled_from([INFINITE, FINITE, CONDITIONAL]),
+    sampler=st.sampled_from(["random", "qmc"]),
+    pruner=st.sampled_from(sorted(PRUNING)),
+    size=st.integers(2, 8),
+    seed=st.integers(0, 999),
+    slots=st.integers(2, 6),
+)
+def test_in_rounds_any_study_is_the_same_whatever_the_slots(space, sampler, pruner, size, seed, slots):
+    rounds = Rounds(space, sampler, pruner, size, 8, seed)
+    assert rounds.table(1) == rounds.table(slots)
+
+
+def test_these_studies_have_duplicates_failures_and_pruned_trials():
+    rows = Rounds(CONDITIONAL, size=4, budget=14).table() + Rounds(FINITE, size=4, budget=14).table()
+    assert {row[1] for row in rows} >= {"COMPLETE", "PRUNED", "FAIL"}
+    assert any(row[5] is not None for row in rows)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(
+    ("space", "sampler", "pruner"),
+    [
+        (INFINITE, "tpe", "asha"),
+        (FINITE, "random", "hyperband"),
+        (CONDITIONAL, "qmc", "median"),
+        (FINITE, "grid", "asha"),
+    ],
+)
+def test_halted_at_any_evaluation_and_resumed_a_study_in_rounds_is_the_same(impatient, space, sampler, pruner, slots):
+    rounds = Rounds(space, sampler, pruner, size=3, budget=6)
+    whole = rounds.table()
+    evaluations = sum(len(row[4]) for row in whole if row[5] is None)
+    for at in range(1, evaluations + 1):
+        study, objective = rounds.study(), Halting(at)
+        objective.runner = rounds.runner(study, objective, slots)
+        with pytest.raises(KeyboardInterrupt):
+            objective.runner.run()
+        assert TrialState.RUNNING not in {row.state for row in study.trials}
+        rounds.runner(study, slots=slots).run()
+        assert table(study) == whole, at
+
+
+class Killed(BaseException):
+    """The end of a process; not even a `finally` of its has an effect afterwards."""
+
+
+class Mortal:
+    """A storage that is out of its process's reach after some writes, as if that one had been killed."""
+
+    def __init__(self, kept, writes):
+        self._kept, self._left = kept, writes
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self._left -= name.startswith(("set_", "create_"))
+            if self._left < 0:
+                raise Killed
+            return getattr(self._kept, name)(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(
+    ("space", "sampler", "pruner"), [(INFINITE, "tpe", "asha"), (CONDITIONAL, "random", "hyperband")]
+)
+def test_killed_before_any_write_and_resumed_a_study_in_rounds_is_the_same(impatient, space, sampler, pruner, slots):
+    rounds = Rounds(space, sampler, pruner, size=3, budget=6)
+    whole, writes, dead = rounds.table(), 0, True
+    while dead:
+        study = rounds.study()
+        kept, study._storage = study._storage, Mortal(study._storage, writes)
+        try:
+            rounds.runner(study, slots=slots).run()
+            dead = False
+        except Killed:
+            study._storage = kept
+            rounds.runner(study, slots=slots).run()
+            assert table(study) == whole, writes
+        writes += 1
+    assert writes > 40
+
+
+def test_in_one_slot_a_free_running_study_goes_on_as_if_nothing_had_been(impatient):
+    rounds = Rounds(INFINITE, "tpe", "median", size=None, budget=6)
+    whole = rounds.table()
+    for at in range(1, sum(len(row[4]) for row in whole) + 1):
+        study, objective = rounds.study(), Halting(at)
+        objective.runner = rounds.runner(study, objective)
+        with pytest.raises(KeyboardInterrupt):
+            objective.runner.run()
+        rounds.runner(study).run()
+        assert table(study) == whole, at
+
+
+def test_what_runs_in_another_slot_is_not_drawn_again():
+    space = parse({"x": list(range(8))})
+    study = study_of(rows=5, space=space)
+    run(study, lambda params: iter_of(*range(3)), space, slots=5)
+    assert len({trial.params["x"] for trial in study.trials}) == 5
+
+
+# ---------------------------------------------------------------- trained again
+
+
+def test_a_trial_that_was_trained_again_and_differs_is_noted():
+    values, log = iter([0.1, 0.2, 0.1, 0.3, 0.4]), Log()
+
+    def objective(params):
+        yield next(values)
+        yield next(values)
+        if params["x"] == 3 and study.trials[0].intermediate_values[2] == 0.2:
+            raise KeyboardInterrupt
+        yield next(values)
+
+    study = study_of(points(3))
+    with pytest.raises(KeyboardInterrupt):
+        run(study, objective, watch=log)
+    assert not [line for line in log.lines if line[0] == "note"]
+    run(study, objective, watch=log)
+    (note,) = [line[1] for line in log.lines if line[0] == "note"]
+    assert "trial 0 was trained again and has 0.3 where it had 0.2 (at 2)" in note
+    assert study.trials[0].intermediate_values == {1: 0.1, 2: 0.3, 3: 0.4}
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, TimeoutError, ConnectionResetError])
+@pytest.mark.parametrize("where", ["load", "advance"])
+def test_a_cause_that_may_pass_is_met_three_times_more(kind, where):
+    calls, log = [], Log()
+
+    def met(number):
+        calls.append(number)
+        if number == 0:
+            raise kind("unreachable")
+
+    class Loading(GeneratorArray):
+        def load(self, slot, trial):
+            if where == "load":
+                met(trial.number)
+            super().load(slot, trial)
+
+    def objective(params):
+        if where == "advance":
+            met(params["x"])
+        yield 1.0
+
+    study = study_of(points(0, 1))
+    run(study, Loading(objective), watch=log)
+    assert calls.count(0) == 4
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[0].user_attrs["reason"] == kind.__name__
+    assert sum("trial 0 is run again" in str(line) for line in log.lines) == 3
+
+
+def test_a_cause_that_passes_leaves_no_trace_in_the_results():
+    left = [2]
+
+    def objective(params):
+        yield 0.5
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ConnectionError("unreachable")
+        yield 0.7
+
+    study = study_of(points(0))
+    run(study, objective)
+    assert (states(study), study.trials[0].value) == (["COMPLETE"], 0.7)
+    assert "reason" not in study.trials[0].user_attrs
+
+
+# ---------------------------------------------------------------- trials in which processes die
+
+
+def died_in(study, number, deaths, evaluations=0):
+    """Leave a row as so many processes leave it that died in it, one after the other."""
+    trial = study._storage.get_all_trials(study._study_id)[number]._trial_id
+    for step in range(1, evaluations + 1):
+        study._storage.set_trial_intermediate_value(trial, step, 0.0)
+    if deaths > 1:
+        study._storage.set_trial_system_attr(trial, ATTEMPT, [deaths - 1, deaths - 1, evaluations])
+    study._storage.set_trial_state_values(trial, TrialState.RUNNING)
+
+
+class Company(GeneratorArray):
+    """An array that knows with how many others each trial has been trained."""
+
+    def __init__(self, objective, slots):
+        super().__init__(objective, slots)
+        self.met = {}
+
+    def advance(self):
+        for number in self._numbers.values():
+            self.met[number] = max(self.met.get(number, 0), len(self._numbers))
+        return super().advance()
+
+
+@pytest.mark.parametrize(("deaths", "alone"), [(1, False), (SUSPECT - 1, False), (SUSPECT, True), (SUSPECT + 1, True)])
+def test_a_trial_in_which_processes_die_is_suspected_and_runs_alone(deaths, alone):
+    study = study_of(points(0, 1, 2, 3))
+    died_in(study, 2, deaths)
+    array = Company(lambda params: iter_of(*range(params["x"] + 1)), 3)
+    run(study, array)
+    assert states(study) == ["COMPLETE"] * 4
+    assert (array.met[2] == 1) is alone
+    assert array.met[0] > 1
+
+
+def test_a_trial_in_which_ten_processes_died_in_a_row_has_failed():
+    study = study_of(points(0, 1))
+    died_in(study, 0, MOST_DEATHS)
+    run(study, lambda params: 1.0)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[0].user_attrs["reason"] == "killed"
+    study = study_of(points(0, 1))
+    died_in(study, 0, MOST_DEATHS - 1)
+    run(study, lambda params: 1.0)
+    assert states(study) == ["COMPLETE"] * 2
+
+
+def test_processes_that_died_further_and_further_are_no_suspicion():
+    study = study_of(points(0, 1))
+    died_in(study, 0, MOST_DEATHS, evaluations=2)
+    study._storage.set_trial_intermediate_value(study.trials[0]._trial_id, 3, 0.0)  # the last one got further
+    array = Company(lambda params: iter_of(0.0, 0.0, 0.0, 1.0), 2)
+    run(study, array)
+    assert states(study) == ["COMPLETE"] * 2
+
+
+# ---------------------------------------------------------------- pausing at rungs
+
+
+class Saving:
+    """An array that holds nothing outside its slots, and can say where a trial is."""
+
+    def __init__(self, slots=1, steps=4, halt_at=None):
+        self.slots, self.segment, self.horizon, self.facts, self.notes = slots, 1, None, {}, ()
+        self.halted, self.trained, self._steps, self._halt_at = None, [], steps, halt_at
+        self._held = {}
+
+    def load(self, slot, trial):
+        if trial.kept is not None and trial.kept.trial != trial.number:
+            raise ValueError("another's")
+        self._held[slot] = [trial.number, trial.kept.state["step"] if trial.kept else 0]
+
+    def advance(self):
+        outcomes = {}
+        for slot, held in self._held.items():
+            held[1] += 1
+            self.trained.append(tuple(held))
+            if len(self.trained) == self._halt_at:
+                self.halted.set()
+            outcomes[slot] = Evaluation(held[0] + held[1] / 10, at=held[1], last=held[1] == self._steps)
+        return outcomes
+
+    def save(self, slot):
+        number, step = self._held[slot]
+        return Kept(number, {"step": step})
+
+    def pause(self, slot):
+        return False
+
+    def keep(self, slot, folder):
+        return False
+
+    def unload(self, slot):
+        self._held.pop(slot, None)
+
+
+def saving_run(study, array, folder, budget=4):
+    study.pruner = make("asha", {"reduction_factor": 2})
+    rules = Rules(budget, round_size=budget)
+    Runner(study, SPACE, array, rules, Log(), checkpoints=Checkpoints(folder, "s")).run()
+
+
+ROUND = [[1], [1], [1, 2], [1, 2, 3, 4]]  # steps of the trials of a round with a factor of 2
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_a_trial_that_paused_goes_on_from_its_checkpoint(impatient, tmp_path, slots):
+    study, array = study_of(points(0, 1, 2, 3)), Saving(slots)
+    saving_run(study, array, tmp_path)
+    assert states(study) == ["PRUNED", "PRUNED", "PRUNED", "COMPLETE"]
+    assert [list(trial.intermediate_values) for trial in study.trials] == ROUND
+    assert sorted(array.trained) == [(n, step) for n, steps in enumerate(ROUND) for step in steps]  # each once
+    assert all(trial.user_attrs["best_value"] == max(trial.intermediate_values.values()) for trial in study.trials)
+    assert not list(tmp_path.glob("trial-*"))
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_halted_at_any_step_a_round_goes_on_from_its_checkpoints(impatient, tmp_path, slots):
+    for at in range(1, 8):
+        study, first, second = study_of(points(0, 1, 2, 3)), Saving(slots, halt_at=at), Saving(slots)
+        with pytest.raises(KeyboardInterrupt):
+            saving_run(study, first, tmp_path / str(at))
+        saving_run(study, second, tmp_path / str(at))
+        assert [list(trial.intermediate_values) for trial in study.trials] == ROUND
+        assert sorted(first.trained + second.trained) == [(n, s) for n, steps in enumerate(ROUND) for s in steps]
+
+
+def test_a_checkpoint_of_no_use_is_none(impatient, tmp_path):
+    study, first, second = study_of(points(0, 1, 2, 3)), Saving(halt_at=4), Saving()
+    with pytest.raises(KeyboardInterrupt):
+        saving_run(study, first, tmp_path)
+    for place in tmp_path.iterdir():
+        (place / "manifest.json").write_text("{")
+    saving_run(study, second, tmp_path)
+    assert [list(trial.intermediate_values) for trial in study.trials] == ROUND
+    assert (3, 1) in second.trained
+
+
+def test_a_paused_trial_that_somebody_else_has_adopted_is_dropped():
+    log = Log()
+
+    def objective(params):
+        if params["x"] == 3:  # trial 0 has paused by now; its owner has been overtaken
+            trial = study.trials[0]._trial_id
+            runner.ledger._locks.release(0)
+            study._storage.set_trial_system_attr(trial, ATTEMPT, [1, 1, 1])
+        yield params["x"]
+        yield params["x"]
+
+    study = study_of(points(2, 3), pruner="asha", reduction_factor=2)
+    runner = Runner(study, SPACE, GeneratorArray(objective), Rules(2, round_size=2), log)
+    runner.run()
+    assert states(study) == ["PRUNED", "COMPLETE"]
+    assert ("note", "trial 0 belongs to another process, and is dropped here") in log.lines
+    assert study.trials[0].system_attrs[ATTEMPT][0] == 2  # adopted back

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from hpo.ledger import Ledger
+from hpo.pruners import make
+from hpo.rungs import Decision
+from hpo.samplers import TrialSeededSampler
+from hpo.space import parse
+from hpo.turns import PAUSED, Turns
+
+SPACE = parse({"x": [0, 1, 2, 3]})
+TWO = parse({"x": [0, 1], "y": [0, 1]})
+OPEN = parse({"x": {"low": 0.0, "high": 100.0}})
+R, W, C, P, F = (getattr(TrialState, name) for name in ("RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"))
+
+
+def turns_of(rows, size=None, budget=None, space=OPEN, pruner="none", **arguments):
+    """Return the turns of a study with rows of (state, params, curve, system attributes), the last ones optional."""
+    study = optuna.create_study(storage=InMemoryStorage(), direction="maximize", pruner=make(pruner, arguments))
+    study.sampler = TrialSeededSampler("random", {}, space, 0)
+    distributions = space.distributions() if space is not OPEN else {"x": FloatDistribution(0.0, 100.0)}
+    for given_row in rows:
+        state, params, curve, attrs = (*given_row, *({}, {}, {})[len(given_row) - 1 :])
+        study.add_trial(
+            optuna.create_trial(
+                state=state,
+                value=max(curve.values(), default=0.0) if state == C else None,
+                params=params,
+                distributions={name: distributions[name] for name in params},
+                intermediate_values=curve,
+                system_attrs=attrs,
+            )
+        )
+    ledger = Ledger(study)
+    study = optuna.Study(study.study_name, ledger, sampler=study.sampler, pruner=study.pruner)
+    return Turns(study, space, budget or len(rows), size)
+
+
+def x(value):
+    return {"x": value}
+
+
+def fixed(value):
+    """Return the attributes of a row that was planned with its parameters."""
+    return {"fixed_params": x(value)}
+
+
+def numbers(rows):
+    return [row.number for row in rows]
+
+
+# ---------------------------------------------------------------- whose turn it is
+
+
+def test_free_running_every_unfinished_row_may_start():
+    turns = turns_of([(C, x(1.0)), (W,), (R, x(2.0)), (F, x(3.0)), (W,)])
+    assert numbers(turns.ready()) == [1, 2, 4]
+    assert list(turns.to_draw()) == []
+    assert turns.unfinished()
+
+
+@pytest.mark.parametrize(
+    ("rows", "ready", "to_draw"),
+    [
+        ([(W,)] * 6, [], [0, 1]),
+        ([(W, x(1.0)), (W,), (W,)], [0], [1]),  # the first depends on none
+        ([(W,), (W, x(1.0)), (W,)], [], [0]),  # which might repeat the second, and goes first
+        ([(W, x(1.0)), (W, x(2.0)), (W,)], [0, 1], []),
+        ([(W, {}, {}, fixed(1.0)), (W, {}, {}, fixed(2.0)), (W,)], [0, 1], []),
+        ([(C, x(1.0)), (R, x(2.0)), (W,)], [1], []),
+        ([(C, x(1.0)), (P, x(2.0)), (W,), (W,), (W,)], [], [2, 3]),
+        ([(C, x(1.0)), (F, x(2.0)), (R, x(3.0)), (W, x(4.0)), (W,)], [2, 3], []),
+        ([(C, x(1.0)), (C, x(2.0))], [], []),
+    ],
+)
+def test_a_round_begins_when_the_one_before_has_ended_and_is_drawn_in_order(rows, ready, to_draw):
+    turns = turns_of(rows, size=2)
+    assert numbers(turns.ready()) == ready
+    assert numbers(turns.to_draw()) == to_draw
+
+
+def test_a_trial_that_was_killed_while_it_was_drawn_is_drawn_to_its_end():
+    turns = turns_of([(W, x(0)), (W,)], size=2, space=TWO, budget=2)
+    assert numbers(turns.to_draw()) == [0, 1]
+    assert list(turns.ready()) == []
+
+
+def test_rows_beyond_the_budget_neither_run_nor_count():
+    rows = [(C, x(1.0)), (W, x(2.0)), (W, x(2.0)), (C, x(2.0)), (W,)]
+    turns = turns_of(rows, budget=2)
+    assert numbers(turns.rows()) == [0, 1]
+    assert numbers(turns.ready()) == [1]
+    assert turns.earlier(turns.rows()[1]) is None
+    assert not turns_of(rows, budget=1).unfinished()
+    assert numbers(turns_of([(W,)] * 3, budget=2, size=3).to_draw()) == [0, 1]
+
+
+@given(states=st.lists(st.sampled_from([R, W, C, P, F]), min_size=1, max_size=8), size=st.integers(1, 4))
+def test_in_rounds_only_the_first_unfinished_round_moves(states, size):
+    rows = [(state, {} if state == W else x(float(n))) for n, state in enumerate(states)]
+    turns = turns_of(rows, size=size)
+    first = next((n for n, state in enumerate(states) if not state.is_finished()), None)
+    moving = numbers([*turns.ready(), *turns.to_draw()])
+    assert turns.unfinished() == (first is not None) == bool(moving)
+    assert {n // size for n in moving} <= {first // size if moving else None}
+    assert all(not states[n].is_finished() for n in moving)
+
+
+# ---------------------------------------------------------------- what a trial may see
+
+
+def test_a_proposal_sees_earlier_rounds_alone():
+    turns = turns_of([(C, x(1.0)), (P, x(2.0)), (R, x(3.0)), (W,)], size=2)
+    assert numbers(turns.seen_by(3).get_trials()) == numbers(turns.seen_by(2).get_trials()) == [0, 1]
+    assert turns.seen_by(1).get_trials() == []
+
+
+def test_free_running_a_proposal_sees_what_has_been_drawn_since_the_last_one():
+    turns = turns_of([(R, x(1.0)), (R,)])
+    seen = turns.seen_by(0)
+    assert [row.params for row in seen._get_trials(deepcopy=False, use_cache=True)] == [x(1.0), {}]
+    ledger = seen._storage
+    ledger.take(1)
+    ledger.set_trial_param(ledger.row(1)._trial_id, "x", 2.0, FloatDistribution(0.0, 100.0))
+    assert [row.params for row in turns.seen_by(1)._get_trials(use_cache=True)] == [x(1.0), x(2.0)]
+
+
+# ---------------------------------------------------------------- duplicates
+
+
+@pytest.mark.parametrize(
+    ("states", "free", "rounds"),
+    [  # of equal trials: for whom each has to wait
+        ([W, W], [None, None], [None, 0]),
+        ([R, W], [None, 0], [None, 0]),
+        ([W, R], [1, None], [None, 0]),
+        ([R, R], [None, 0], [None, 0]),
+        ([C, W], [None, None], [None, None]),
+        ([F, R, R], [None, None, 1], [None, None, 1]),
+    ],
+)
+def test_of_equal_trials_one_goes_first(states, free, rounds):
+    for size, expected in ((None, free), (9, rounds)):
+        turns = turns_of([(state, x(1.0)) for state in states], size=size)
+        rows = turns.rows()
+        found = [turns.original(row, rows) for row in rows if not row.state.is_finished()]
+        assert [other and other.number for other in found] == expected[-len(found) :]
+        waits = {row.number for row in rows if not row.state.is_finished() and turns.original(row, rows)}
+        assert numbers(turns.ready()) == [r.number for r in rows if not r.state.is_finished() and r.number not in waits]
+
+
+def test_what_is_not_drawn_waits_for_nobody():
+    turns = turns_of([(R,), (R,), (W,)])
+    assert [turns.original(row, turns.rows()) for row in turns.rows()] == [None] * 3
+
+
+def test_a_planned_row_waits_for_the_running_one_that_it_repeats():
+    turns = turns_of([(R, x(1.0)), (W, {}, {}, fixed(1.0)), (W, {}, {}, fixed(2.0))])
+    assert numbers(turns.ready()) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("states", "free", "rounds"),
+    [  # whose result counts for the middle one of three equal trials
+        ([C, R, W], 0, 0),
+        ([P, R, C], 0, 0),
+        ([F, R, W], None, None),
+        ([F, R, C], 2, None),
+        ([R, R, P], 2, None),
+        ([W, R, F], None, None),
+    ],
+)
+def test_whose_result_counts_for_a_trial_too(states, free, rounds):
+    for size, expected in ((None, free), (3, rounds)):
+        turns = turns_of([(state, x(1.0)) for state in states], size=size)
+        found = turns.earlier(turns.rows()[1])
+        assert (found and found.number) == expected
+        assert turns_of([(C, x(2.0)), (R, x(1.0))], size=size).earlier(turns.rows()[1]) is None
+
+
+# ---------------------------------------------------------------- finite spaces
+
+
+def test_a_finite_space_is_used_up_when_every_point_has_its_trial():
+    whole = [(C, x(0)), (F, x(1)), (R, x(2)), (W, {}, {}, fixed(3))]
+    turns = turns_of([*whole, (W,), (W,)], space=SPACE)
+    assert turns.used_up(turns.rows())
+    assert numbers(turns.rows()) == [0, 1, 2, 3]  # what has nothing left to draw does not run
+    assert not turns.lacks_rows()
+    assert not turns_of([*whole[:3], (C, x(2)), (W,)], space=SPACE).used_up(turns.rows()[:3])
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_point_that_is_half_drawn_is_none(size):
+    full = [(C, {"x": 0, "y": 0}), (C, {"x": 0, "y": 1}), (C, {"x": 1, "y": 0})]
+    turns = turns_of([*full, (W, {"x": 1}), (W,)], space=TWO, size=size)
+    assert numbers(turns.rows()) == [0, 1, 2, 3, 4]
+    assert not turns.used_up(turns.rows())
+
+
+def test_a_published_default_outside_the_space_is_none_of_its_points():
+    rows = [(C, {}, {}, fixed(9)), *[(C, x(n)) for n in range(3)]]
+    turns = turns_of([*rows, (W,)], space=SPACE, budget=9)
+    assert not turns.used_up(turns.rows())
+
+
+@pytest.mark.parametrize(
+    ("rows", "budget", "lacks"),
+    [
+        ([(C, x(0)), (C, x(0)), (C, x(1)), (C, x(2))], 9, True),
+        ([(C, x(0)), (C, x(0)), (C, x(1)), (C, x(2))], 4, False),
+        ([(C, x(0)), (C, x(0)), (C, x(1)), (W,)], 9, False),  # it may still be drawn well
+        ([(C, x(0)), (C, x(3)), (C, x(1)), (C, x(2))], 9, False),
+        ([(W, {}, {}, fixed(n)) for n in range(4)], 9, False),  # a grid, planned whole
+    ],
+)
+def test_rows_lack_where_duplicates_took_those_that_the_space_needs(rows, budget, lacks):
+    assert turns_of(rows, space=SPACE, budget=budget).lacks_rows() is lacks
+
+
+# ---------------------------------------------------------------- pruning
+
+
+def asha(rows, size=2, **arguments):
+    return turns_of(rows, size, pruner="asha", reduction_factor=2, **arguments)
+
+
+def test_a_paused_row_has_its_turn_when_its_rung_is_decided():
+    here = {PAUSED: 1}
+    waiting = asha([(R, x(0.0), {1: 0.5}, here), (R, x(1.0))])
+    assert numbers(waiting.ready()) == [1]
+    assert waiting.paused(waiting.rows()[0]) is Decision.WAIT
+    for mate, decision in ((0.4, Decision.GO_ON), (0.6, Decision.PRUNE)):
+        turns = asha([(W, x(0.0), {1: 0.5}, here), (R, x(1.0), {1: mate})])
+        assert turns.is_paused(turns.rows()[0])
+        assert turns.paused(turns.rows()[0]) is decision
+        assert 0 in numbers(turns.ready())  # to go on, or to be told
+
+
+def test_a_row_that_has_gone_on_is_paused_no_more():
+    turns = asha([(R, x(0.0), {1: 0.5, 2: 0.5}, {PAUSED: 1}), (R, x(1.0))])
+    assert not turns.is_paused(turns.rows()[0])
+    assert not turns_of([(R, x(0.0), {1: 0.5}, {PAUSED: 1})]).is_paused(turns.rows()[0])  # free-running, nobody is
+
+
+def test_a_trial_that_is_trained_again_meets_the_decisions_of_before():
+    turns = asha([(R, x(0.0), {1: 0.5, 2: 0.1, 3: 0.9}), (C, x(1.0), {1: 0.4, 2: 0.3})])
+    row = turns.rows()[0]
+    assert [turns.pruned(row, step) for step in (1, 2)] == [Decision.GO_ON, Decision.PRUNE]
+    free = turns_of([(C, x(1.0), {1: 1.0}), (R, x(0.0), {1: 0.0, 2: 0.0})], pruner="median", n_startup_trials=1)
+    assert free.pruned(free.rows()[1], 1) is Decision.GO_ON  # it went on from there before
+
+
+def test_a_rung_waits_for_rows_that_are_still_to_be_added_to_the_round():
+    rows = [(R, x(0), {1: 0.5}), (R, x(1), {1: 0.1}), (W, x(0))]
+    turns = asha(rows, size=4, space=SPACE, budget=9)
+    assert turns.lacks_rows()
+    assert turns.pruned(turns.rows()[0], 1) is Decision.WAIT
+    assert asha(rows, size=3, space=SPACE, budget=9).pruned(turns.rows()[0], 1) is Decision.GO_ON
+    assert asha(rows, size=4, space=SPACE, budget=3).pruned(turns.rows()[0], 1) is Decision.GO_ON
+
+
+def test_the_median_of_earlier_rounds_prunes_and_mates_do_not():
+    earlier = [(C, x(0.0), {1: 0.5}), (C, x(1.0), {1: 0.7})]
+    turns = turns_of([*earlier, (R, x(2.0), {1: 0.4}), (C, x(3.0), {1: 0.0})], 2, pruner="median", n_startup_trials=1)
+    assert turns.pruned(turns.rows()[2], 1) is Decision.PRUNE
+    first = turns_of([(R, x(0.0), {1: 0.4}), (C, x(1.0), {1: 0.7})], 2, pruner="median", n_startup_trials=1)
+    assert first.pruned(first.rows()[0], 1) is Decision.GO_ON
+
+
+def test_hyperband_has_its_brackets_from_the_first_round_in_which_a_trial_completed_with_a_curve():
+    rows = [(C, x(0.0)), (C, x(1.0), {1: 0.5, 8: 0.6}), (C, x(2.0), {64: 0.6}), (R, x(3.0), {1: 0.1})]
+    turns = turns_of(rows, 1, pruner="hyperband", reduction_factor=2)
+    turns.pruned(turns.rows()[3], 1)
+    assert turns._study.pruner._max_resource == 9
