@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -27,17 +26,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpo.checkpoint import Checkpoint, Checkpoints, Kept, Writer
 from hpo.errors import (
     AwayError,
-    DivergedError,
     GaveWayError,
     HpoError,
     LostTrialError,
     StudyError,
-    TrialEndedError,
-    hidden,
 )
 from hpo.halt import Halt, heeding_signals, watched
 from hpo.ledger import Ledger, fruitless
 from hpo.objective import Evaluation, TrialArray, TrialSpec
+from hpo.outcomes import RETRIED, finite, retries, state_of
 from hpo.rungs import Decision
 from hpo.samplers import derived_seed
 from hpo.space import Params, SearchSpace
@@ -50,12 +47,6 @@ POLL = 0.25  # seconds between two looks at what other processes do
 
 SUSPECT, MOST_DEATHS = 3, 10
 """Processes in a row that died in a trial: when it is run alone, and when it has failed."""
-
-RETRIES: dict[type[Exception], int] = {ConnectionError: 3, TimeoutError: 3}
-"""Causes that may pass, and how often a trial is run again for them; anything else would only come again."""
-
-RETRIED = "hpo:retried"
-"""System attribute of a trial: how often it was."""
 
 
 @dataclass(frozen=True)
@@ -152,41 +143,44 @@ class Runner:
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
         with heeding_signals(self.halt), watched(self.halt, self.rules.stall_timeout):
             try:
-                while (self._stop(deadline)) is None:
-                    told = self._told
-                    self._fill()
-                    if not self._slots:  # as far as was known
-                        self.ledger.refresh()
-                        self._fill()
-                    if self._slots:
-                        self._advance()
-                    elif self._told > told:
-                        continue  # which may be what the next ones waited for
-                    elif self.turns.unfinished():
-                        time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
-                    else:
-                        break
-                self._put_all_back()
-            except KeyboardInterrupt:
-                if not self.halt.is_set():  # raised by the objective, not by a second signal
-                    self._put_all_back()
+                self._loop(deadline)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and self.halt.is_set():
+                    self.ledger.close()  # the second signal: what ran is adopted by others
+                    raise
+                if isinstance(error, AwayError):
+                    self.halt.set()  # it has been waited for long enough
+                self._close()
                 raise
-            except AwayError:
-                self.halt.set()  # it has been waited for long enough
-                self._put_all_back()
-                raise
-            except BaseException:
-                self._put_all_back()
-                raise
-            finally:
-                self.ledger.close()
-                if self._writer is not None and self.checkpoints is not None:
-                    self._writer.close()
-                    self.checkpoints.sweep({row.number for row in self.turns.rows() if not row.state.is_finished()})
+            self._close()
         if self.halt.is_set():
             raise KeyboardInterrupt
         self._note_exhausted()
         return self.stopped
+
+    def _loop(self, deadline: float) -> None:
+        while self._stop(deadline) is None:
+            told = self._told
+            self._fill()
+            if not self._slots:  # as far as was known
+                self.ledger.refresh()
+                self._fill()
+            if self._slots:
+                self._advance()
+            elif self._told > told:
+                continue  # which may be what the next ones waited for
+            elif self.turns.unfinished():
+                time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
+            else:
+                return
+
+    def _close(self) -> None:
+        """Put back what runs here, and leave nothing that nobody needs."""
+        self._put_all_back()
+        self.ledger.close()
+        if self._writer is not None and self.checkpoints is not None:
+            self._writer.close()
+            self.checkpoints.sweep({row.number for row in self.turns.rows() if not row.state.is_finished()})
 
     @property
     def failed(self) -> bool:
@@ -363,7 +357,7 @@ class Runner:
             raise
         except Exception as error:  # what training raised, as the state that it means
             if not self._retried(slot, error):
-                self._end(slot, *_state_of(error))
+                self._end(slot, *state_of(error))
             return
         if isinstance(ended, Decision):  # to wait
             self._pause(slot)
@@ -380,7 +374,7 @@ class Runner:
             raise outcome
         if outcome is not None:
             metrics = {name: float(value) for name, value in outcome.metrics.items()}
-            running.evaluations.append(replace(outcome, value=_finite(outcome.value), metrics=metrics))
+            running.evaluations.append(replace(outcome, value=finite(outcome.value), metrics=metrics))
             self.watch.evaluated(running.number, running.evaluations[-1])
         return self._state_at(running) if running.evaluations else None
 
@@ -403,7 +397,7 @@ class Runner:
             given = value if isinstance(value, Evaluation) else Evaluation(value)
             last = running.evaluations[-1].at if running.evaluations else None
             at = last if given.at is None else given.at
-            running.evaluations.append(replace(given, value=_finite(given.value), at=at))
+            running.evaluations.append(replace(given, value=finite(given.value), at=at))
         if not running.evaluations:
             raise ValueError("the objective ended without yielding or returning a score")
         return TrialState.COMPLETE, {"returned": True} if value is not None else {}
@@ -496,9 +490,8 @@ class Runner:
     def _retried(self, slot: int, error: Exception) -> bool:
         """Put a trial back whose failure may pass; False if it may not, or has been met too often."""
         running = self._slots[slot]
-        most = next((most for kind, most in RETRIES.items() if isinstance(error, kind)), 0)
         before = self._row(running.trial).system_attrs.get(RETRIED, 0)
-        if before >= most:
+        if before >= retries(error):
             return False
         self.ledger.set_trial_system_attr(running.trial._trial_id, RETRIED, before + 1)
         self.watch.note(f"trial {running.number} is run again: {type(error).__name__}: {error}")
@@ -542,28 +535,3 @@ class Runner:
 def _own_folder(number: int) -> str:
     """Return the name under which a trial is kept that has left its array."""
     return f"trial-{number}"
-
-
-def _finite(value: Any) -> float:
-    """Return a score as a float.
-
-    Raises:
-        DivergedError: It is NaN or infinite; Optuna would make -inf the best value of a loss.
-        TypeError: It is not a number.
-    """
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
-        raise TypeError(f"a score must be a number, not {value!r}")
-    number = float(value)
-    if not math.isfinite(number):
-        raise DivergedError(f"the score is {number}")
-    return number
-
-
-def _state_of(error: Exception) -> tuple[TrialState, dict[str, Any]]:
-    """Return the state and the attributes that an exception in training means."""
-    if isinstance(error, TrialEndedError):
-        return TrialState.PRUNED, {"reason": error.reason, "detail": str(error)}
-    if isinstance(error, optuna.TrialPruned):
-        return TrialState.PRUNED, {"reason": "pruner"}
-    text = hidden("".join(traceback.format_exception(error)))
-    return TrialState.FAIL, {"reason": type(error).__name__, "detail": hidden(str(error)), "traceback": text}

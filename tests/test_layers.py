@@ -50,7 +50,7 @@ LAYERS = [
         "finetune.optimizer",
         "finetune.readers",
     ],
-    ["locks", "patience", "space", "finetune.adapters", "finetune.model"],
+    ["locks", "outcomes", "patience", "space", "finetune.adapters", "finetune.model"],
     ["ledger", "finetune.adapter_files", "finetune.folded_families"],
     ["turns", "finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
