@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import time
 import uuid
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -29,24 +28,20 @@ from hpo.errors import (
     GaveWayError,
     HpoError,
     LostTrialError,
-    StudyError,
 )
 from hpo.halt import Halt, heeding_signals, watched
-from hpo.ledger import Ledger, fruitless
+from hpo.intake import Intake
+from hpo.ledger import Ledger
 from hpo.objective import Evaluation, TrialArray, TrialSpec
 from hpo.outcomes import RETRIED, finite, retries, state_of
 from hpo.rungs import Decision
-from hpo.samplers import derived_seed
-from hpo.space import Params, SearchSpace
+from hpo.space import SearchSpace
 from hpo.stopping import best_index, out_of_patience
 from hpo.turns import PAUSED, Turns
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
 
 POLL = 0.25  # seconds between two looks at what other processes do
-
-SUSPECT, MOST_DEATHS = 3, 10
-"""Processes in a row that died in a trial: when it is run alone, and when it has failed."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +118,7 @@ class Runner:
         self.ledger = Ledger(study, url, self.halt, self._note)
         self.study = optuna.Study(study.study_name, self.ledger, sampler=study.sampler, pruner=study.pruner)
         self.turns = Turns(self.study, space, rules.budget, rules.round_size, array.segment)
+        self.intake = Intake(self.study, self.turns, space, rules.seed, self._tell)
         self.direction = study.direction.name.lower()
         self.stopped: str | None = None
         self._name = uuid.uuid4().hex  # of the array, among those of other processes
@@ -216,73 +212,14 @@ class Runner:
 
     def _fill(self) -> None:
         self.ledger.refresh(now=False)
-        self._draw_round()
+        self.intake.draw_round()
         self._resume_held()
-        free = [slot for slot in range(self.array.slots) if slot not in self._slots]
-        while free and (row := self._next()) is not None:
-            with suppress(LostTrialError):
-                self._begin(free[0], row)
-            free = [slot for slot in free if slot not in self._slots]
+        for slot in range(self.array.slots):
+            while slot not in self._slots and (given := self.intake.next(self._numbers())) is not None:
+                self._load(slot, _Running(*given, time.monotonic()))
 
-    def _draw_round(self) -> None:
-        """Draw all that a round lacks, in order, and add the rows it lacks, unless somebody else is doing it."""
-        while True:
-            for row in self.turns.to_draw():
-                if self.ledger.take(row.number, run=False) is None:
-                    return
-                with suppress(LostTrialError):
-                    self._drawn(Trial(self.turns.seen_by(row.number), row._trial_id))
-                    self.ledger.release(row.number)
-            if self.rules.round_size is None or not self.turns.lacks_rows():
-                return
-            self.ledger.add_row()
-
-    def _next(self) -> FrozenTrial | None:
-        """Return the first row whose turn it is and that has no owner, taken and set running."""
-        if any(fruitless(self.ledger.row(running.number)) >= SUSPECT for running in self._slots.values()):
-            return None  # it runs alone
-        if self.rules.round_size is None and self.turns.lacks_rows():
-            self.ledger.add_row()
-        for row in self.turns.ready():
-            alone = fruitless(row) + (row.state == TrialState.RUNNING) >= SUSPECT
-            if row.number in self.ledger.owned or (alone and self._slots):
-                continue
-            if (taken := self.ledger.take(row.number)) is not None:
-                return taken
-        return None
-
-    def _begin(self, slot: int, row: FrozenTrial) -> None:
-        """Draw what a taken trial lacks, and load it; or tell it, or give it back, where it repeats another one."""
-        trial = Trial(self.turns.seen_by(row.number), row._trial_id)
-        if fruitless(row) >= MOST_DEATHS:
-            detail = f"{MOST_DEATHS} processes in a row died in this trial"
-            self._tell(trial, TrialState.FAIL, {"reason": "killed", "detail": detail})
-            return
-        if self.turns.is_paused(row) and self.turns.paused(row) is Decision.PRUNE:
-            self._tell(trial, TrialState.PRUNED, {"reason": "pruner"})
-            return
-        params = self._drawn(trial)
-        row = self._row(trial)
-        if (earlier := self.turns.earlier(row)) is not None:
-            self._tell_duplicate(trial, earlier)
-        elif self.turns.original(row, self.turns.rows()) is not None:
-            self.ledger.put_back(row.number)  # until that one has ended
-        else:
-            seed = derived_seed(self.rules.seed, row.number, "trial")
-            self._load(slot, _Running(trial, TrialSpec(row.number, params, seed), time.monotonic()))
-
-    def _drawn(self, trial: Trial) -> Params:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may lie outside
-                return self.space.suggest(trial)
-        except (HpoError, LostTrialError, OSError):
-            raise
-        except Exception as error:  # of a sampler with arguments or a space that it cannot work with
-            kind = type(error).__name__
-            raise StudyError(
-                f"the sampler cannot draw trial {trial.number} ({kind}: {error}); see `sampler`"
-            ) from error
+    def _numbers(self) -> list[int]:
+        return [running.number for running in self._slots.values()]
 
     def _load(self, slot: int, running: _Running) -> None:
         """Put a trial into a slot: from its checkpoint if there is one that serves, else from its seeds."""
@@ -303,16 +240,6 @@ class Runner:
             self.array.load(slot, running.spec)
         except Exception as error:  # the trial's, not the study's
             self._settle(slot, error)
-
-    def _tell_duplicate(self, trial: Trial, earlier: FrozenTrial) -> None:
-        """Tell a duplicate its original's value; one of a pruned trial is pruned too, or it would look complete."""
-        attrs = {"duplicate_of": earlier.user_attrs.get("duplicate_of", earlier.number)}
-        if earlier.state == TrialState.COMPLETE:
-            self._tell(trial, TrialState.COMPLETE, attrs, earlier.value)
-            return
-        if earlier.value is not None and earlier.last_step is not None:
-            trial.report(earlier.value, earlier.last_step)
-        self._tell(trial, TrialState.PRUNED, attrs)
 
     # ------------------------------------------------------------ a segment
 

@@ -39,6 +39,11 @@ class Turns:
         self._space, self._budget, self._size, self._segment = space, budget, size, segment
         self._sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
 
+    @property
+    def in_rounds(self) -> bool:
+        """Whether trials run in rounds."""
+        return self._size is not None
+
     def rows(self) -> Sequence[FrozenTrial]:
         """Return the rows that run, ran or will run."""
         rows = self._ledger.get_all_trials(0, deepcopy=False)[: self._budget]

@@ -54,7 +54,7 @@ LAYERS = [
     ["ledger", "finetune.adapter_files", "finetune.folded_families"],
     ["turns", "finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
-    ["config", "watcher", "finetune.slot"],
+    ["config", "intake", "watcher", "finetune.slot"],
     ["again", "study", "finetune.data"],
     ["runner", "workers", "finetune.tokens"],
     ["finetune.array"],

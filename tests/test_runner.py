@@ -14,10 +14,11 @@ from optuna.trial import TrialState
 
 from hpo.checkpoint import Checkpoints, Kept
 from hpo.errors import DivergedError, OutOfMemoryError, StudyError
+from hpo.intake import MOST_DEATHS, SUSPECT
 from hpo.ledger import ATTEMPT
 from hpo.objective import Evaluation, GeneratorArray
 from hpo.pruners import make
-from hpo.runner import MOST_DEATHS, SUSPECT, Rules, Runner
+from hpo.runner import Rules, Runner
 from hpo.samplers import TrialSeededSampler
 from hpo.space import parse
 from hpo.watcher import Silent
