@@ -47,7 +47,10 @@ def plain(text: str) -> str:
 
 
 def seconds(trial: FrozenTrial) -> float | None:
-    """Return how long a trial took, if it has ended."""
+    """Return how long a trial was trained, as it says itself, or else how long it took, if it has ended."""
+    trained = trial.user_attrs.get("seconds")
+    if isinstance(trained, int | float):
+        return float(trained)
     return trial.duration.total_seconds() if trial.duration else None
 
 

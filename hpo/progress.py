@@ -51,9 +51,9 @@ class Progress:
         self.at_once = max(self.at_once, len(self.running))
 
     def end(self, trial: FrozenTrial) -> float | None:
-        """Count an ended trial and return its seconds: since it started here, or else its own."""
+        """Count an ended trial and return its seconds: as it says itself, or since it started here."""
         here = self.running.pop(trial.number, None)
-        span = time.monotonic() - here.since if here else seconds(trial)
+        span = seconds(trial) if here is None or "seconds" in trial.user_attrs else time.monotonic() - here.since
         if span is not None:
             self.spans.append(span)
         self.finished += 1
