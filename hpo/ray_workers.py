@@ -7,9 +7,11 @@ standard input ends, and it puts its trials back.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -82,10 +84,13 @@ def _connected(address: str | None) -> Iterator[Any]:
     except ImportError:
         raise MissingExtraError("--executor ray", "ray") from None
     handler = signal.getsignal(signal.SIGTERM)
+    place = address or os.environ.get("RAY_ADDRESS") or "auto"
+    host, _, port = place.rpartition("//")[2].rpartition(":")
     try:
-        ray.init(address or "auto", log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        place = address or os.environ.get("RAY_ADDRESS", "this machine")
+        if port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
+        ray.init(place, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
         raise StudyError(
             f"no Ray cluster answers at {place} ({error}). Start one with `ray start --head`, or name one that this "
             "machine has joined: --address host:port"
