@@ -1,8 +1,8 @@
 """The workers of a study as actors of a Ray cluster, with a GPU each where it has GPUs.
 
 Ray says only where: an actor starts `hpo worker` as a process of its own, in which signals, exit codes and the
-watchdog mean what they always do, and which leaves nothing behind on the GPU. If the actor dies without it, its
-standard input ends, and it puts its trials back.
+watchdog mean what they always do, and which leaves nothing behind on the GPU. If the actor dies, Ray ends its
+processes; should one stay, its standard input ends, and it puts its trials back.
 """
 
 from __future__ import annotations

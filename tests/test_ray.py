@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,7 +125,7 @@ def states(url: str) -> Counter[TrialState]:
 
 @pytest.mark.slow
 def test_two_workers_are_stopped_and_go_on(start: Any, postgresql: str, tmp_path: Path) -> None:
-    running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.2}})
+    running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.1}})
     until(lambda: len(ran(tmp_path)) == 2)
     assert postgresql not in "".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in processes("hpo"))
     running.send_signal(signal.SIGINT)
@@ -133,7 +134,7 @@ def test_two_workers_are_stopped_and_go_on(start: Any, postgresql: str, tmp_path
     assert processes("hpo.cli", "worker", "cheap.yaml") == []
     assert set(states(postgresql)) == {TrialState.COMPLETE, TrialState.WAITING}
 
-    running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.2}})
+    running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.1}})
     out, error = running.communicate(timeout=120)
     assert running.returncode == 0, error
     assert states(postgresql) == {TrialState.COMPLETE: TRIALS}
@@ -181,6 +182,14 @@ def test_the_example_runs_a_study_and_its_verdict_is_taken_on_the_cluster(
     printed = capfd.readouterr().out
     assert "finished=2/2" in printed
     assert "test examples" in printed
+
+
+def test_the_page_starts_ray_with_options_that_it_has() -> None:
+    options = pytest.importorskip("ray.scripts.scripts", reason="Ray is not installed").cli.commands["start"].params
+    known = {name for option in options for name in option.opts}
+    shown = re.findall(r"^\$ ray start (.*?)(?:  +#.*)?$", (ROOT / "docs" / "clusters.md").read_text(), re.MULTILINE)
+    assert {word for line in shown for word in line.split() if word.startswith("-")} <= known
+    assert len(shown) == 2
 
 
 # ---------------------------------------------------------------- without one

@@ -85,6 +85,12 @@ def test_the_script_is_a_script_and_asks_for_what_its_worker_needs() -> None:
     assert "requeue" in asked
 
 
+def test_the_page_submits_this_script() -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    submitted = re.findall(r"^\$ sbatch .*?(\S+\.sbatch) \S+$", page, re.MULTILINE)
+    assert [ROOT / script for script in submitted] == [SCRIPT]
+
+
 @pytest.mark.slow
 def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_goes_on(
     job: Callable[..., subprocess.Popen[str]], postgresql: str, tmp_path: Path
