@@ -52,6 +52,10 @@ def run(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that run it together, on a GPU each where there are GPUs.")
     ] = 1,
+    executor: Annotated[str, typer.Option(help="Where they run: local, or ray for a Ray cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster. Default: $RAY_ADDRESS, else the one of this machine.")
+    ] = None,
     set_: Set = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
     as_json: Json = False,
@@ -64,10 +68,12 @@ def run(
     watch = live.view(quiet or as_json, Console(stderr=as_json))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if workers > 1:
+        if workers > 1 or executor != "local" or address is not None:
             given = [f"{key}={value}" for key, value in chosen.items() if value is not None]
-            commands.run_together(loaded, url, watch, workers, study, [*(set_ or []), *given])
-        outcome = commands.run(loaded, url, watch if workers == 1 else live.view(True, Console(stderr=True)))
+            sets = [*(set_ or []), *given]
+            outcome = commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
+        else:
+            outcome = commands.run(loaded, url, watch)
     except KeyboardInterrupt:
         _stop("stopped; the trial that ran is put back, and the same command goes on from here", 130)
     if as_json:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo import check as checks
-from hpo import config, report, storage, tune, workers, yaml
+from hpo import config, ray_workers, report, storage, tune, workers, yaml
 from hpo.again import train_again
 from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
 
 WORKER_STORAGE = workers.STORAGE
+
+EXECUTORS: dict[str, Callable[..., Any]] = {"local": workers.run, "ray": ray_workers.run}
+"""What starts the workers of a study."""
 
 # ---------------------------------------------------------------- finding the study
 
@@ -138,8 +142,17 @@ def run(study: config.Study, url: str, watch: Watcher) -> Outcome:
     return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, done.failed)
 
 
-def run_together(study: config.Study, url: str, watch: Watcher, count: int, name: str, sets: Sequence[str]) -> None:
-    """Run a study in several processes until every row has ended.
+def run_together(
+    study: config.Study,
+    url: str,
+    watch: Watcher,
+    count: int,
+    name: str,
+    sets: Sequence[str],
+    executor: str = "local",
+    address: str | None = None,
+) -> Outcome:
+    """Run a study in several processes until every row has ended, look once at the test split, and write the report.
 
     Args:
         study: The validated study.
@@ -148,8 +161,34 @@ def run_together(study: config.Study, url: str, watch: Watcher, count: int, name
         count: How many processes.
         name: The study as the user named it.
         sets: `key=value` overrides that the workers get too.
+        executor: A key of `EXECUTORS`.
+        address: Of the cluster, for an executor that has one.
     """
-    workers.run(study, [name, *(word for item in sets for word in ("--set", item))], url, count, watch)
+    if executor not in EXECUTORS:
+        raise StudyError(f"there is no executor {executor!r}; there are {', '.join(EXECUTORS)}")
+    if address is not None and executor == "local":
+        raise StudyError("--address is that of a Ray cluster; add --executor ray")
+    cluster = {} if executor == "local" else {"address": address}
+    arguments = [name, *(word for item in sets for word in ("--set", item))]
+    last = partial(_finish, name, url, sets)
+    outcome, notes = EXECUTORS[executor](study, arguments, url, count, watch, last, **cluster)
+    for note in notes:
+        watch.note(note)
+    return cast(Outcome, outcome)
+
+
+def _finish(name: str, url: str, sets: Sequence[str]) -> tuple[Outcome, list[str]]:
+    """Do what is left once the workers have ended, wherever that is; return notes too."""
+    notes = _Notes()
+    return run(*study_to_run(name, url, sets, {}), notes), notes.taken
+
+
+class _Notes(Watcher):
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.taken.append(message)
 
 
 def work(study: config.Study, url: str, watch: Watcher) -> bool:

@@ -1,7 +1,7 @@
-"""Several processes on one machine that run one study together, a GPU leased to each.
+"""Several processes that run one study together: here on one machine, a GPU leased to each.
 
 Each is `hpo worker`: it takes trials whose lock is free until none is left. Whoever dies is started again; its
-trials are adopted by then or soon after.
+trials are adopted by then or soon after. On other machines it is the same, with workers of another kind.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 import optuna
 from optuna.trial import TrialState
@@ -39,8 +42,13 @@ SUPERVISED = "HPO_SUPERVISED"
 """Environment variable of a worker whose standard input ends when its supervisor does."""
 
 LOOK = 1.0  # seconds between two looks at the storage
-MOST_DEATHS = 5  # of workers, while no trial ends
+MOST_DEATHS = 5  # of each worker, while no trial ends: a node that is lost takes several along at once
 STOPPING = 15.0  # seconds for the workers to put their trials back
+
+LOST = 71
+"""What stands for the exit code of a process that went with its machine."""
+
+Outcome = TypeVar("Outcome")
 
 
 # ---------------------------------------------------------------- GPUs
@@ -88,18 +96,89 @@ def leased(count: int, device: str, each: int = 1) -> Iterator[list[dict[str, st
         yield [{"CUDA_VISIBLE_DEVICES": ",".join(free[n * each : (n + 1) * each])} for n in range(count)]
 
 
+# ---------------------------------------------------------------- a worker
+
+
+class Worker(ABC):
+    """A process that runs trials, started already, wherever it is."""
+
+    @abstractmethod
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+
+    @abstractmethod
+    def last_words(self) -> str:
+        """Return the error that it has ended with, as the user would have seen it."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """Ask it to put its trials back and end."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class LocalWorker(Worker):
+    """A worker on this machine.
+
+    Args:
+        arguments: Of `hpo worker`, the study first.
+        url: URL of the storage.
+        log: File that gets what it prints, after what is there.
+        environment: What its environment has besides this process's.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], url: str, log: Path, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        command = [sys.executable, "-m", "hpo.cli", "worker", *arguments]
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as written:
+            self._began = written.tell()
+            # A session of its own: Ctrl-C is for the supervisor, who passes it on once.
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment, STORAGE: url, SUPERVISED: "1"},
+                stdin=subprocess.PIPE,
+                stdout=written,
+                stderr=written,
+                start_new_session=True,
+            )
+
+    def poll(self) -> int | None:
+        """Return its exit code."""
+        return self._process.poll()
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
+        return self._process.wait()
+
+    def last_words(self) -> str:
+        """Return the last error in its log, or the log's end."""
+        with self._log.open("rb") as file:
+            file.seek(self._began)
+            said = file.read().decode(errors="replace")
+        return said.rpartition("error: ")[2].strip() if "error: " in said else said[-2000:].strip()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+
 # ---------------------------------------------------------------- supervising
 
 
-@dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    environment: Mapping[str, str]
-    log: Path
-
-
-def run(study: Study, arguments: Sequence[str], url: str, count: int, watch: Watcher) -> None:
-    """Run a study in processes of their own until every row has ended.
+def run(
+    study: Study, arguments: Sequence[str], url: str, count: int, watch: Watcher, last: Callable[[], Outcome]
+) -> Outcome:
+    """Run a study in processes of this machine until every row has ended.
 
     Args:
         study: The validated study.
@@ -107,75 +186,87 @@ def run(study: Study, arguments: Sequence[str], url: str, count: int, watch: Wat
         url: URL of the storage.
         count: How many processes.
         watch: Told of what the storage shows.
+        last: What is to be done then.
+
+    Returns:
+        What `last` returns.
 
     Raises:
         HpoError: A worker says what the user has to mend, or they die without getting anywhere.
         KeyboardInterrupt: After the workers have put their trials back.
     """
     storages.refuse(url)
-    logs = folder_of(study.config.name) / "workers"
-    logs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "hpo.cli", "worker", *arguments]
     tuning = study.config.objective is None
     with leased(count, study.config.device if tuning else "cpu", study.config.shards) as leases:
         if tuning and not any(leases) and study.config.threads is None:
-            command += ["--set", f"threads={max(1, (os.cpu_count() or 1) // count)}"]
-        workers = [_started(command, url, lease, logs / f"{n}.log") for n, lease in enumerate(leases)]
-        try:
-            _supervise(workers, command, url, _Follower(study, url, watch))
-        finally:
-            _stop(workers)
-            watch.closed()
+            arguments = [*arguments, "--set", f"threads={max(1, (os.cpu_count() or 1) // count)}"]
+        starters = [
+            partial(LocalWorker, arguments, url, log_of(study, place), lease) for place, lease in enumerate(leases)
+        ]
+        supervise(study, starters, url, watch)
+    return last()
 
 
-def _started(command: Sequence[str], url: str, lease: Mapping[str, str], log: Path) -> _Worker:
-    environment = {**os.environ, **lease, STORAGE: url, SUPERVISED: "1"}
-    with log.open("ab") as written:
-        # A session of its own: Ctrl-C is for the supervisor, who passes it on once.
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=written, stderr=written, start_new_session=True
-        )
-    return _Worker(process, lease, log)
+def log_of(study: Study, place: int) -> Path:
+    """Return the file that gets what a worker prints."""
+    return folder_of(study.config.name) / "workers" / f"{place}.log"
 
 
-def _supervise(workers: list[_Worker], command: Sequence[str], url: str, follower: _Follower) -> None:
-    """Start again whoever dies, until all have ended well."""
+def supervise(study: Study, starters: Sequence[Callable[[], Worker]], url: str, watch: Watcher) -> None:
+    """Start workers, and others for those that die, until one has found nothing left to do; then end the rest.
+
+    Args:
+        study: The validated study.
+        starters: Start a worker each.
+        url: URL of the storage.
+        watch: Told of what the storage shows.
+
+    Raises:
+        StudyError: A worker says what the user has to mend, or they die without getting anywhere.
+    """
+    follower = _Follower(study, url, watch)
+    workers: list[Worker] = []
     deaths = 0
-    while any(worker.process.poll() is None for worker in workers):
-        time.sleep(LOOK / 4)
-        if follower.look():
-            deaths = 0
-        for place, worker in enumerate(workers):
-            code = worker.process.poll()
-            if code in (None, 0):
-                continue
-            if code in (1, 2) or deaths >= MOST_DEATHS:
-                raise StudyError(f"a worker has ended: {_last_words(worker.log)}")
-            deaths += 1
-            reason = "its watchdog" if code == STALLED else f"signal {-code}" if code < 0 else f"code {code}"
-            follower.note(f"a worker was ended by {reason}; another takes its place (its log is {worker.log})")
-            workers[place] = _started(command, url, worker.environment, worker.log)
-    follower.look(now=True)
+    try:
+        for start in starters:
+            workers.append(start())
+        while not any(worker.poll() == 0 for worker in workers):  # the others may still wait for a place to run
+            time.sleep(LOOK / 4)
+            if follower.look():
+                deaths = 0
+            for place, worker in enumerate(workers):
+                code = worker.poll()
+                if code is None or code == 0:
+                    continue
+                if code in (1, 2) or deaths >= MOST_DEATHS * len(workers):
+                    raise StudyError(f"a worker has ended: {worker.last_words()}")
+                deaths += 1
+                log = log_of(study, place)
+                watch.note(f"a worker was ended by {_reason(code)}; another takes its place (its log is {log})")
+                workers[place] = starters[place]()
+        follower.look(now=True)
+    finally:
+        _stop(workers)
+        watch.closed()
 
 
-def _last_words(log: Path) -> str:
-    """Return the error that a worker printed last, as the user would have seen it."""
-    said = log.read_text(errors="replace")
-    return said.rpartition("error: ")[2].strip() if "error: " in said else said[-2000:].strip()
+def _reason(code: int) -> str:
+    """Return what an exit code means, as the end of a sentence."""
+    named = {STALLED: "its watchdog", LOST: "the loss of its node"}
+    return named.get(code, f"signal {-code}" if code < 0 else f"code {code}")
 
 
-def _stop(workers: Sequence[_Worker]) -> None:
+def _stop(workers: Sequence[Worker]) -> None:
     """End what still runs: politely, then not."""
-    running = [worker.process for worker in workers if worker.process.poll() is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
+    running = [worker for worker in workers if worker.poll() is None]
+    for worker in running:
+        worker.terminate()
     deadline = time.monotonic() + STOPPING
-    for process in running:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()  # its trials are adopted when the study goes on
-            process.wait()
+    while time.monotonic() < deadline and any(worker.poll() is None for worker in running):
+        time.sleep(LOOK / 20)
+    for worker in running:
+        if worker.poll() is None:
+            worker.kill()  # its trials are adopted when the study goes on
 
 
 def end_with_supervisor() -> None:
@@ -201,10 +292,6 @@ class _Follower:
         self._shown: dict[int, int] = {}  # trial -> evaluations told of
         self._ended: set[int] = set()
         self._due = 0.0
-
-    def note(self, message: str) -> None:
-        """Pass a message on."""
-        self._watch.note(message)
 
     def look(self, *, now: bool = False) -> bool:
         """Look at the storage if it is time; return whether a trial has ended since the last look."""

@@ -27,7 +27,7 @@ def blocks(language):
 
 
 def test_pages_are_there():
-    assert {page.name for page in PAGES} == {"README.md", "objectives.md", "study-file.md"}
+    assert {page.name for page in PAGES} == {"README.md", "clusters.md", "objectives.md", "study-file.md"}
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 def test_every_example_is_known() -> None:
     found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*") if path.suffix != ".pyc"}
-    assert found - {"__pycache__"} == {f"{name}.py" for name in TRIALS} | {"pytorch_lstm.yaml"}
+    clusters = {"ray_cluster.py", "slurm", "slurm/hpo.sbatch"}  # see test_ray.py and test_slurm.py
+    assert found - {"__pycache__"} == {f"{name}.py" for name in TRIALS} | {"pytorch_lstm.yaml"} | clusters
 
 
 @pytest.mark.parametrize("name", TRIALS)

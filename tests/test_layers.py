@@ -57,7 +57,7 @@ LAYERS = [
     ["config", "intake", "watcher", "finetune.slot"],
     ["again", "study", "finetune.data"],
     ["runner", "workers", "finetune.tokens"],
-    ["finetune.array"],
+    ["ray_workers", "finetune.array"],
     ["finetune.folded_array", "finetune.shard"],
     ["finetune.lora_array", "finetune.sharded_array"],
     ["tune"],
@@ -69,7 +69,7 @@ LAYERS = [
     ["__init__"],
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
-HEAVY = ("torch", "transformers", "sklearn", "scipy", "plotly", "pandas", "datasets")
+HEAVY = ("torch", "transformers", "sklearn", "scipy", "plotly", "pandas", "datasets", "ray")
 
 
 def modules() -> dict[str, Path]:
