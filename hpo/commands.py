@@ -126,9 +126,16 @@ class Outcome:
     stopped_by_failures: bool = False
 
 
-def run(study: config.Study, url: str, watch: Watcher) -> Outcome:
-    """Run a study to its end, look once at the test split, and write the report."""
-    done = tune.run(study, url, watch)
+def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) -> Outcome:
+    """Run a study to its end, look once at the test split, and write the report.
+
+    Args:
+        study: The validated study.
+        url: URL of its storage.
+        watch: Told of everything.
+        train: Whether to run what has not ended; if not, others have, as far as it goes.
+    """
+    done = tune.run(study, url, watch, train=train)
     verdict = None
     results = read(done.study)
     if study.config.objective is None and not done.failed:
@@ -180,7 +187,7 @@ def run_together(
 def _finish(name: str, url: str, sets: Sequence[str]) -> tuple[Outcome, list[str]]:
     """Do what is left once the workers have ended, wherever that is; return notes too."""
     notes = _Notes()
-    return run(*study_to_run(name, url, sets, {}), notes), notes.taken
+    return run(*study_to_run(name, url, sets, {}), notes, train=False), notes.taken
 
 
 class _Notes(Watcher):

@@ -110,13 +110,14 @@ def _values(space: SearchSpace, name: str) -> Sequence[Any]:
     return points or [space.fixed.get(name, DEFAULTS[name])]
 
 
-def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finished:
+def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: bool = True) -> Finished:
     """Run a study file to its end, or go on with it.
 
     Args:
         study: The validated file.
         url: URL of the storage.
         watch: Told of everything.
+        train: Whether to run what has not ended; if not, the study is opened as it is.
 
     Raises:
         HpoError: The data, model, storage or study is not as the file says; nothing has been written.
@@ -126,6 +127,8 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None) -> Finishe
     if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
     opened, budget = _opened(study, storages.connect(url), url, array)
+    if not train:
+        return Finished(opened, array, None, False, folder_of(study.config.name))
     auto = study.config.slots == "auto"
     if auto:
         most = planned_rows(study)[1]

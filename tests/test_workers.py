@@ -167,6 +167,15 @@ def test_the_password_of_the_storage_is_on_no_command_line(folder: Path, monkeyp
 
     study = config.load(Path("s.yaml"))
     url = "postgresql://tuner:canary@127.0.0.1:1/none"
-    workers.run(study, ["s.yaml"], url, 2, Silent())
+    assert workers.run(study, ["s.yaml"], url, 2, Silent(), lambda: "done") == "done"
     assert len(seen) == 2
     assert all("canary" not in " ".join(command) and given == url for command, given in seen)
+
+
+@pytest.mark.slow
+def test_when_the_time_is_up_what_is_left_waits(folder: Path) -> None:
+    running = start("run", "s.yaml", "--workers", "2", "--set", "trials=200", "--timeout", "3")
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert {row.state.name for row in rows()} == {"COMPLETE", "WAITING"}
+    assert "report: runs/s/report.html" in out
