@@ -110,7 +110,7 @@ class Checkpoints:
     def of(self, trial: int) -> Kept | None:
         """Return what is kept of a trial where it is furthest; None if there is nothing that can be relied on."""
         found = [(slot, name, n) for name, kept in self.found().items() for n, slot in kept.slots.items()]
-        own = [(slot.state.get("step", 0), name, n) for slot, name, n in found if slot.trial == trial]
+        own = [(_step(slot), name, n) for slot, name, n in found if slot.trial == trial]
         for _, name, number in sorted(own, reverse=True):
             try:
                 place = self._place(name)
@@ -261,6 +261,11 @@ def _last_written(place: Path) -> float:
         with suppress(OSError):
             times.append(path.stat().st_mtime)
     return max(times)
+
+
+def _step(kept: Kept) -> int:
+    step = kept.state.get("step")
+    return step if isinstance(step, int) else 0
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

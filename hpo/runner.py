@@ -125,6 +125,7 @@ class Runner:
         self._slots: dict[int, _Running] = {}
         self._held: dict[int, _Running] = {}  # paused, and kept by the array outside its slots
         self._failures = self._told = 0
+        self._settled = True  # whether all is told of where the array is; else a checkpoint would leave a gap
         self._noted = ""
 
     def run(self) -> str | None:
@@ -244,10 +245,12 @@ class Runner:
     # ------------------------------------------------------------ a segment
 
     def _advance(self) -> None:
+        self._settled = False
         outcomes = self.array.advance()
         self.ledger.refresh(now=False)
         for slot, outcome in outcomes.items():
             self._settle(slot, outcome)
+        self._settled = True
         if self._writer is not None and self._slots and not self.halt.is_set():
             self._writer.offer(self._name, self._checkpoint)
             if self._writer.problem:
@@ -348,15 +351,15 @@ class Runner:
         trial = running.trial
         for name, fact in self._facts(running).items():
             trial.set_user_attr(name, fact)
+        # Before the checkpoint: who went on from that one alone would be past the rung without having met it.
         self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
-        kept = None if self.checkpoints is None else self._kept(slot, running)
         if self.array.pause(slot):
             self._held[running.number] = running
             del self._slots[slot]
             return
-        if kept is not None and self._writer is not None:
+        if self._writer is not None and (kept := self._kept(slot, running)) is not None:
             self._writer.flush(_own_folder(running.number), Checkpoint({0: kept}))
-        self._unload(slot)
+        self._put_back(slot)
 
     def _resume_held(self) -> None:
         """Let trials that the array holds go on, or be pruned, now that their rungs are decided."""
@@ -434,7 +437,7 @@ class Runner:
     def _put_all_back(self) -> None:
         """Let all that runs here wait again, from where it is; what cannot be said is found by whoever comes next."""
         with suppress(Exception):  # a checkpoint is a cache
-            if self._writer is not None and self._slots:
+            if self._writer is not None and self._slots and self._settled:
                 self._writer.flush(self._name, self._checkpoint())
         for slot in list(self._slots):
             self._unload(slot, give_up=False)

@@ -433,6 +433,76 @@ def test_disk_use_is_what_the_files_take(tmp_path: Path) -> None:
     assert used(tmp_path) == 1024
 
 
+def of_trial(trial: int, step: int, other: int = 99) -> Checkpoint:
+    """Return a checkpoint in whose second slot a trial is at a step."""
+    return Checkpoint({0: Kept(other, {"step": 1000}), 2: Kept(trial, {"step": step}, {"w": torch.full((2,), step)})})
+
+
+def test_of_a_trial_that_is_kept_several_times_the_furthest_one_is_returned(kept: Checkpoints) -> None:
+    for name, step in (("z", 5), ("trial-7", 30), ("b", 20), ("a", 9)):  # neither the last name nor the last written
+        kept.save(name, of_trial(7, step))
+    found = kept.of(7)
+    assert found is not None
+    assert (found.trial, found.state) == (7, {"step": 30})
+    assert torch.equal(found.tensors["w"], torch.full((2,), 30))
+    kept.drop("trial-7")
+    assert kept.of(7) == Kept(7, {"step": 20}, {"w": pytest.approx(torch.full((2,), 20))})
+
+
+def test_of_a_trial_that_is_not_kept_there_is_none(kept: Checkpoints, tmp_path: Path) -> None:
+    assert kept.of(7) is None
+    kept.save("a", of_trial(7, 5))
+    assert kept.of(5) is None
+    assert Checkpoints(tmp_path / "checkpoints", "another study").of(7) is None
+
+
+def test_a_trial_without_a_step_is_the_least_far(kept: Checkpoints) -> None:
+    kept.save("z", Checkpoint({0: Kept(7)}))
+    assert kept.of(7) == Kept(7)
+    kept.save("a", of_trial(7, 1))
+    assert (found := kept.of(7)) is not None
+    assert found.state == {"step": 1}
+
+
+def truncated(place: Path) -> None:
+    for path in place.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def flipped(place: Path) -> None:
+    for path in place.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def without_tensors(place: Path) -> None:
+    for path in place.glob("*.safetensors"):
+        path.unlink()
+
+
+def torn(place: Path) -> None:
+    (place / MANIFEST).write_bytes((place / MANIFEST).read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, without_tensors, torn, shutil.rmtree])
+def test_of_what_is_kept_of_a_trial_the_damaged_is_passed_over(
+    kept: Checkpoints, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    for step in (10, 20, 30):
+        kept.save(f"at-{step}", of_trial(7, step))
+    for step, left in ((30, 20), (20, 10), (10, None)):
+        damage(tmp_path / "checkpoints" / f"at-{step}")
+        found = kept.of(7)
+        assert (found and found.state["step"]) == left
+
+
+@pytest.mark.parametrize("step", [None, "30", [1]])
+def test_a_step_that_is_no_number_hides_no_other_checkpoint(kept: Checkpoints, step: Any) -> None:
+    kept.save("a", of_trial(7, 20))
+    kept.save("b", Checkpoint({0: Kept(7, {"step": step})}))
+    assert (found := kept.of(7)) is not None
+    assert found.state["step"] in (20, step)
+
+
 def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Path) -> None:
     kept.save("ended", Checkpoint({0: Kept(1), 1: Kept(2)}))
     kept.save("half", Checkpoint({0: Kept(2), 1: Kept(3)}))

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import time
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from hpo.checkpoint import Checkpoints, Kept
-from hpo.errors import DivergedError, OutOfMemoryError, StudyError
+from hpo.errors import DivergedError, OutOfMemoryError, StorageError, StudyError
 from hpo.intake import MOST_DEATHS, SUSPECT
 from hpo.ledger import ATTEMPT
 from hpo.objective import Evaluation, GeneratorArray
@@ -600,7 +601,7 @@ def test_killed_before_any_write_and_resumed_a_study_in_rounds_is_the_same(impat
             study._storage = kept
             rounds.runner(study, slots=slots).run()
             assert table(study) == whole, writes
-        writes += 1
+        writes += 2
     assert writes > 40
 
 
@@ -616,9 +617,11 @@ def test_in_one_slot_a_free_running_study_goes_on_as_if_nothing_had_been(impatie
         assert table(study) == whole, at
 
 
-def test_what_runs_in_another_slot_is_not_drawn_again():
+@pytest.mark.parametrize("seed", range(5))
+def test_what_runs_in_another_slot_is_not_drawn_again(seed):
     space = parse({"x": list(range(8))})
     study = study_of(rows=5, space=space)
+    study.sampler = TrialSeededSampler("random", {}, space, seed)
     run(study, lambda params: iter_of(*range(3)), space, slots=5)
     assert len({trial.params["x"] for trial in study.trials}) == 5
 
@@ -769,6 +772,7 @@ class Saving:
         outcomes = {}
         for slot, held in self._held.items():
             held[1] += 1
+            assert held[1] <= self._steps
             self.trained.append(tuple(held))
             if len(self.trained) == self._halt_at:
                 self.halted.set()
@@ -848,3 +852,40 @@ def test_a_paused_trial_that_somebody_else_has_adopted_is_dropped():
     assert states(study) == ["PRUNED", "COMPLETE"]
     assert ("note", "trial 0 belongs to another process, and is dropped here") in log.lines
     assert study.trials[0].system_attrs[ATTEMPT][0] == 2  # adopted back
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_killed_before_any_write_a_round_goes_on_from_its_checkpoints(impatient, tmp_path, slots):
+    writes, dead = 0, True
+    while dead:
+        study = study_of(points(0, 1, 2, 3))
+        kept, study._storage = study._storage, Mortal(study._storage, writes)
+        try:
+            saving_run(study, Saving(slots), tmp_path / str(writes))
+            dead = False
+        except Killed:
+            study._storage = kept
+            saving_run(study, Saving(slots), tmp_path / str(writes))
+        assert [list(trial.intermediate_values) for trial in study.trials] == ROUND, writes
+        assert states(study) == ["PRUNED", "PRUNED", "PRUNED", "COMPLETE"]
+        writes += 2
+    assert writes > 40
+
+
+@pytest.mark.parametrize("at", range(1, 9, 2))
+def test_a_disk_that_was_full_for_a_moment_leaves_no_gap_in_a_curve(impatient, tmp_path, monkeypatch, at):
+    study, left = study_of(points(0, 1, 2, 3)), [at]
+    report = study._storage.set_trial_intermediate_value
+
+    def full(*args):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        report(*args)
+
+    monkeypatch.setattr(study._storage, "set_trial_intermediate_value", full)
+    with pytest.raises(StorageError, match="No space left"):
+        saving_run(study, Saving(4), tmp_path)
+    assert TrialState.RUNNING not in {row.state for row in study.trials}
+    saving_run(study, Saving(4), tmp_path)
+    assert [list(trial.intermediate_values) for trial in study.trials] == ROUND
