@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -269,11 +270,11 @@ def described(results: Results) -> str:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
         lines.append(sentence(results.verdict))
-    folder = folder_of(results.name)
-    if size := used(folder):
-        lines.append(
-            f"on disk: {size / 1e6:,.0f} MB in {folder}, of it {used(folder / 'checkpoints') / 1e6:,.0f} MB checkpoints"
-        )
+    with suppress(StudyError):  # a name that another program gave may lead to no folder
+        folder = folder_of(results.name)
+        if size := used(folder) / 1e6:
+            kept = used(folder / "checkpoints") / 1e6
+            lines.append(f"on disk: {size:,.0f} MB in {folder}, of it {kept:,.0f} MB checkpoints")
     return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
 
 

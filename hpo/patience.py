@@ -69,7 +69,7 @@ def _away(error: BaseException) -> bool:
     if type(cause).__module__ == "sqlite3":
         return any(word in str(cause) for word in ("locked", "busy"))
     kinds = {kind.__name__ for kind in type(cause).__mro__ if kind.__module__.startswith("psycopg")}
-    return not kinds.isdisjoint({"OperationalError", "InterfaceError"})
+    return not kinds.isdisjoint({"OperationalError", "InterfaceError"}) and "DiskFull" not in kinds
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -68,9 +68,10 @@ class Results:
 
     @cached_property
     def best(self) -> FrozenTrial | None:
-        """The best completed trial; of equals the first."""
+        """The best completed trial; of equals the first, and no duplicate: only the original has weights."""
         sign = -1 if self.direction == "maximize" else 1
-        return min(self.complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+        trained = [trial for trial in self.complete if "duplicate_of" not in trial.user_attrs]
+        return min(trained, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
 
     @cached_property
     def baseline(self) -> FrozenTrial | None:

@@ -441,6 +441,10 @@ class Runner:
                 self._writer.flush(self._name, self._checkpoint())
         for slot in list(self._slots):
             self._unload(slot, give_up=False)
+        for running in self._held.values():
+            self.array.load(0, running.spec)
+            self.array.unload(0)  # so that its `finally` cleans up
+        self._held.clear()
         for number in self.ledger.owned:  # also what is held, or was being drawn
             try:
                 self.ledger.put_back(number)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.errors import StorageError
+
 
 class Weights:
     """A folder a model, `<folder>/<trial>`; several processes may keep and sweep at once.
@@ -34,16 +36,26 @@ class Weights:
             value: Its value.
             rows: All rows of the study.
             write: Writes a folder; False if there is nothing to write.
+
+        Raises:
+            StorageError: There is no room for them.
         """
         better = [rank for rank in self._ranked(rows) if rank < (self._sign * value, trial.number)]
         if len(better) >= self._most and not trial.user_attrs.get("baseline"):
             return
         target, unfinished = self._folder / str(trial.number), self._folder / f".{trial.number}"
         shutil.rmtree(unfinished, ignore_errors=True)
-        if not write(unfinished):
-            return
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
+        try:
+            if not write(unfinished):
+                return
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.rename(target)
+        except Exception as error:  # of the system, or of safetensors, which has a kind of its own
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise StorageError(
+                f"the weights of trial {trial.number} cannot be written to {target} ({error}). Make room, and run the "
+                "same command again to go on"
+            ) from None
 
     def sweep(self, rows: Sequence[FrozenTrial]) -> None:
         """Delete what is not to be kept, and what a process that was killed did not finish."""

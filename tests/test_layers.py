@@ -25,7 +25,6 @@ LAYERS = [
         "page",
         "rungs",
         "stopping",
-        "weights",
         "finetune.__init__",
         "finetune.batches",
         "finetune.dropout",
@@ -33,6 +32,7 @@ LAYERS = [
     [
         "flock",
         "urls",
+        "weights",
         "finetune.folded_layers",
         "finetune.probe",
         "finetune.schedules",

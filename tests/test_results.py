@@ -61,6 +61,14 @@ def test_the_best_is_the_first_of_equals_among_finite_values(
     assert (None if found is None else found.number) == best
 
 
+def test_a_duplicate_is_never_the_best_though_it_has_the_lower_number() -> None:
+    twin = trial(value=0.9)
+    twin.user_attrs = {"duplicate_of": 1}
+    results = read(study(twin, trial(value=0.9)))
+    assert results.best is not None
+    assert results.best.number == 1
+
+
 def test_only_complete_trials_can_be_the_best() -> None:
     results = read(study(trial("pruned", 0.9), trial("fail", None), trial("running", None), trial(value=0.1)))
     assert results.best is not None

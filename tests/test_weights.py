@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from hpo.errors import StorageError
 from hpo.weights import Weights
 
 
@@ -131,3 +132,14 @@ def test_an_array_without_weights_leaves_nothing(tmp_path):
     weights.keep(rows[0], 0.9, rows, lambda folder: False)
     weights.sweep([row(0, "COMPLETE", 0.9)])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_is_an_error_that_says_what_to_do_and_leaves_nothing(tmp_path):
+    def write(folder):
+        folder.mkdir(parents=True)
+        (folder / "half").write_text("h")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"weights of trial 0 cannot be written .*No space left.*Make room"):
+        Weights(tmp_path, 1, -1).keep(row(0, "RUNNING"), 0.5, running(1), write)
+    assert list(tmp_path.iterdir()) == []
