@@ -11,6 +11,7 @@ import torch
 
 from hpo.checkpoint import Kept
 from hpo.errors import ConfigError, DivergedError
+from hpo.halt import Halt
 from hpo.objective import Evaluation, GeneratorArray, TrialSpec, imported
 
 Params = Mapping[str, Any]
@@ -194,7 +195,7 @@ def test_a_halted_array_runs_no_further_generator() -> None:
         array.load(slot, spec(slot, which=slot))
     assert array.advance() == {0: Evaluation(0), 1: Evaluation(10)}
     assert array.advance() == {}
-    array.halted.clear()
+    array.halted = Halt()
     assert array.advance() == {0: Evaluation(1), 1: Evaluation(11), 2: Evaluation(20)}
 
 

@@ -17,6 +17,7 @@ from hpo.checkpoint import Checkpoint, Checkpoints, Kept
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.folded_array import FoldedArray
 from hpo.finetune.lora_array import LoraArray
+from hpo.halt import Halt
 from hpo.objective import Evaluation, TrialSpec
 
 # Of 40 rows: batches that fill their micro-batches of 8 or do not, the last of an epoch a short one.
@@ -131,7 +132,7 @@ def halted(array, monkeypatch, after, trials):
     kept = {slot: array.save(slot) for slot in trials if slot not in ended}
     for slot in trials:
         array.unload(slot)
-    array.halted.clear()
+    array.halted = Halt()
     return found, kept
 
 
@@ -188,7 +189,7 @@ def test_a_halted_array_goes_on_itself_as_if_it_had_not_been(arrays, monkeypatch
             here.halted.set()
             assert here.advance() == {}
             assert here.save(0).state["step"] == here._occupied[0].step, micro
-            here.halted.clear()
+            here.halted = Halt()
         outcome = here.advance()[0]
         found.append(said(outcome))
         if outcome.last:
