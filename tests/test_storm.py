@@ -76,8 +76,9 @@ def test_a_kill_storm_loses_nothing_and_changes_nothing(
     url: str, study: str, undisturbed: Any, pytestconfig: pytest.Config
 ) -> None:
     trials, kills = (1000, 200) if pytestconfig.getoption("--full-storm") else (120, 30)
-    said = storm_of(url, "--study", study, "--trials", trials, "--kills", kills)
+    said = storm_of(url, "--study", study, "--trials", trials, "--kills", kills, "--gap", 0.15, "--pause", 0.15)
     assert_nothing_is_lost(said, trials)
+    assert said["kills"] == kills
     assert said["adopted"] > 0  # somebody was killed who had a trial
     assert said["table"] == undisturbed(study, trials)
 
