@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -35,16 +36,17 @@ def test_a_missing_extra_says_what_to_install() -> None:
 
 def test_the_tree_at_the_top_names_every_error_under_its_parent() -> None:
     assert errors.__doc__ is not None
-    drawn = {line.split()[0 if line[0] not in "├└" else 1] for line in errors.__doc__.splitlines() if "Error " in line}
     defined = {
         name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)
     }
-    assert drawn == set(defined)
-    for line in errors.__doc__.splitlines():
-        if "Error " in line and line[0] not in "├└":
-            root = defined[line.split()[0]]
-        elif "Error " in line:
-            assert issubclass(defined[line.split()[1]], root)
+    drawn = [found for line in errors.__doc__.splitlines() if (found := re.match(r"([├└│─ ]*)(\w+Error) ", line))]
+    assert {name[2] for name in drawn} == set(defined)
+    above: dict[int, type[Exception]] = {}
+    for name in drawn:
+        depth, kind = len(name[1]), defined[name[2]]
+        parent = above[depth - 4] if depth else Exception
+        assert kind.__bases__ == (parent,)
+        above[depth] = kind
 
 
 def test_what_ends_a_trial_is_no_error_of_the_user_and_has_its_own_reason() -> None:
