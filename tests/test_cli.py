@@ -427,7 +427,7 @@ def test_a_stopped_process_keeps_its_trial_and_goes_on_when_it_is_woken(slow):
         while sum(row[0] == "COMPLETE" for row in rows(folder)) < 4 - len(kept):
             assert second.poll() is None, second.communicate()
             time.sleep(0.1)
-        time.sleep(1.0)
+        time.sleep(15.0)  # twenty seconds in all
         assert [n for n, row in enumerate(rows(folder)) if row[0] == "RUNNING"] == kept
     finally:
         first.send_signal(signal.SIGCONT)
