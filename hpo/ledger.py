@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Container, Sequence
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import LostTrialError
@@ -285,21 +284,10 @@ class Ledger(BaseStorage):
         """Return which way is better."""
         return self._directions
 
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """Refuse: a ledger is of one study."""
-        raise NotImplementedError
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("a ledger is of one study, whose rows are planned when it is opened: ask its storage")
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Refuse: a ledger is of one study."""
-        raise NotImplementedError
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Refuse: rows are planned when a study is opened."""
-        raise NotImplementedError
-
-    def delete_study(self, study_id: int) -> None:
-        """Refuse: a ledger is of one study."""
-        raise NotImplementedError
+    get_all_studies = create_new_study = delete_study = create_new_trial = _refuse
 
 
 def attempt_of(row: FrozenTrial) -> int:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,25 @@ def postgresql(postgresql_server: str, request: pytest.FixtureRequest) -> str:
     with psycopg.connect(f"{postgresql_server}postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     return f"{postgresql_server}{name}"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs `hpo ...` in this process: (exit code, all that it printed)."""
+
+    from hpo import cli
+
+    def run(*arguments: Any) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = error.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
 
 
 @pytest.fixture

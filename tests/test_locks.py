@@ -430,6 +430,6 @@ print(sum(map(bool, codes)), len(rows), len({row.number for row in rows}), max(i
 """
 
 
-@pytest.mark.parametrize(("url", "count"), [("sqlite", 32), ("journal", 32), ("postgresql", 12)], indirect=["url"])
+@pytest.mark.parametrize(("url", "count"), [("sqlite", 32), ("journal", 32), ("postgresql", 32)], indirect=["url"])
 def test_any_number_of_processes_may_start_at_once(url: str, count: int, python: Any) -> None:
     assert said(python(COLD, url, str(count))) == f"0 {count + 3} {count + 3} {count - 1}"

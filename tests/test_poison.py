@@ -7,9 +7,7 @@ import json
 import os
 import pickle
 import sqlite3
-import sys
 import warnings
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import tiny
 from optuna.storages.journal._base import BaseJournalSnapshot
 
 import hpo
-from hpo import cli, export, files, samplers, storage
+from hpo import export, files, samplers, storage
 from hpo.errors import ConfigError, DataError, ModelError, StudyError
 from hpo.results import Results, read
 from hpo.space import parse
@@ -57,23 +55,6 @@ def test_the_bomb_is_one(tmp_path: Path) -> None:
     pickle.loads(BOMB)
     assert Path(MARK).is_dir()
     Path(MARK).rmdir()
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Return a function that runs `hpo ...` in this process: (exit code, all that it printed)."""
-
-    def run(*arguments: Any) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            code = error.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
 
 
 # ---------------------------------------------------------------- models
