@@ -98,6 +98,7 @@ def test_a_folded_trial_is_close_to_a_trial_of_its_own(tmp_path):
     folded = curves(open_array(tmp_path, slots=5), params)
     plain = open_array(tmp_path, fold=False)
     assert type(plain) is FineTuneArray
+    plain.window = FoldedArray.window
     for number, expected in curves(plain, params).items():
         for (at, _, metrics), (at_own, _, own) in zip(folded[number][:-1], expected[:-1], strict=True):
             assert at == at_own
@@ -127,7 +128,7 @@ def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
     for slot, number in enumerate([0, 1, 2]):
         array.load(slot, TrialSpec(number, MIXED[number], 100 + number))
     with torch.no_grad():
-        for parameter in array._model.parameters():
+        for parameter in array._program.model.parameters():
             parameter[1] = math.nan
     first = array.advance()
     assert isinstance(first[1], DivergedError)
@@ -260,7 +261,9 @@ def in_float64(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hpo.finetune.array.load_model", load_in_float64)
         data = {"train": str(folder / "data.csv"), "validation": 30, "test": 30, "rows": 100}
-        return open_array(folder, slots=3, data=data), open_array(folder, fold=False, data=data)
+        plain = open_array(folder, fold=False, data=data)
+        plain.window = FoldedArray.window
+        return open_array(folder, slots=3, data=data), plain
 
 
 @given(trials=st.lists(TRIAL, min_size=3, max_size=3))

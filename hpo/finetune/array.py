@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -24,7 +24,7 @@ from hpo.config import StudyConfig
 from hpo.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.finetune import device, dropout, first_token
 from hpo.finetune import optimizer as optimizers
-from hpo.finetune.batches import boundaries, by_length, epoch_batches
+from hpo.finetune.batches import WINDOW, boundaries, by_length, epoch_batches
 from hpo.finetune.data import Dataset
 from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
 from hpo.finetune.metrics import METRICS, score
@@ -42,7 +42,7 @@ Array = np.ndarray[Any, Any]
 
 
 # Raised when hpo computes other numbers from the same study.
-NUMERICS = 1
+NUMERICS = 2
 
 
 class FineTuneArray:
@@ -59,6 +59,8 @@ class FineTuneArray:
     """
 
     needs_own_masks = False  # whether every mask has to be drawn from the trial's own generator
+
+    window = WINDOW  # batches of like lengths
 
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
         assert config.model is not None
@@ -160,7 +162,11 @@ class FineTuneArray:
             self._spare.append(copy.deepcopy(self._any_model()))
         model = self._spare[-1]
         self._start(model, trial)
-        self._occupied[slot] = self._begun(trial, model, model.state_dict(), dict(model.named_parameters()))
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = optimizers.build(parameters, self._starter.head, trial.params)
+        begun = self._begun(trial, model, model.state_dict(), parameters, lambda n: optimizer.state[parameters[n]])
+        begun.optimizer = optimizer
+        self._occupied[slot] = begun
         self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
 
     def _start(self, model: PreTrainedModel, trial: TrialSpec) -> None:
@@ -174,16 +180,17 @@ class FineTuneArray:
         trial: TrialSpec,
         model: PreTrainedModel,
         weights: dict[str, torch.Tensor],
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, torch.Tensor],
+        moments: Callable[[str], dict[str, torch.Tensor]],
     ) -> Slot:
-        """Return a trial at its start, or where it is to go on from; `parameters` are what its optimiser steps."""
+        """Return a trial at its start, or where it is to go on from; the arguments are as in `Slot`."""
         rows, size, epochs = len(self.tokens["train"].lengths), trial.params["batch_size"], trial.params["epochs"]
         slot = Slot(
             replace(trial, kept=None),  # which has its memory back once it is restored
             model,
             weights,
-            {name: parameter for name, parameter in parameters.items() if parameter.requires_grad},
-            optimizers.build(parameters, self._starter.head, trial.params),
+            dict(parameters),
+            moments,
             boundaries(rows, self.evaluations_per_epoch, epochs),
             total_steps=epochs * math.ceil(rows / size),
         )
@@ -278,8 +285,7 @@ class FineTuneArray:
         with dropout.everywhere(model, 0.1):  # a trial may ask for it where the model was published without
             for seed in (0, 1):
                 torch.manual_seed(seed)  # whoever draws from the global generator gives another answer now
-                generator = torch.Generator(self.device).manual_seed(0)
-                with torch.no_grad(), self._masks(), dropout.drawing_from(generator):
+                with torch.no_grad(), self._masked(0):
                     outputs.append(model.train()(**inputs).logits)
         return torch.equal(*outputs)
 
@@ -303,7 +309,7 @@ class FineTuneArray:
         lengths, size = self.tokens["train"].lengths, trial.params["batch_size"]
         first, done = divmod(step, math.ceil(len(lengths) / size))
         for epoch in range(first, trial.params["epochs"]):
-            yield from epoch_batches(lengths, size, derived_seed(trial.seed, "order"), epoch)[done:]
+            yield from epoch_batches(lengths, size, derived_seed(trial.seed, "order"), epoch, self.window)[done:]
             done = 0
 
     def _segment(self, slot: Slot) -> Outputs | None:
@@ -344,13 +350,13 @@ class FineTuneArray:
 
         Out of memory halves the micro-batch, for this step and all that follow.
         """
+        assert slot.optimizer is not None
         while True:
             seed = derived_seed(slot.trial.seed, "dropout", slot.step)
             if not self._side_by_side:
                 torch.manual_seed(seed)
             try:
-                with self._masks(), dropout.drawing_from(torch.Generator().manual_seed(seed)):
-                    loss = self._accumulate(slot, rows)
+                loss = self._accumulate(slot, rows, seed)
                 break
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -366,6 +372,7 @@ class FineTuneArray:
     def _update(self, slot: Slot, examples: int) -> None:
         """Let the optimiser step on the gradients of a whole batch."""
         params = slot.trial.params
+        assert slot.optimizer is not None
         optimizers.clip(slot.optimizer, params["max_grad_norm"])
         optimizers.set_learning_rate(slot.optimizer, slot.step, slot.total_steps, params)
         slot.optimizer.step()
@@ -373,18 +380,24 @@ class FineTuneArray:
         slot.step += 1
         slot.seen += examples
 
-    def _accumulate(self, slot: Slot, rows: Array) -> torch.Tensor:
+    def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
         """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
         total = torch.zeros((), device=self.device)
         smoothing = slot.trial.params["label_smoothing"]
-        for start in range(0, len(rows), self.micro_batch):
+        for number, start in enumerate(range(0, len(rows), self.micro_batch)):
             inputs, targets = self.tokens["train"].batch(rows[start : start + self.micro_batch])
-            with self._autocast():
+            with self._masked(dropout.key(seed, number)), self._autocast():
                 logits = slot.model(**inputs).logits
             loss = self.task.loss(widened(logits), targets, smoothing).sum() / len(rows)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    @contextmanager
+    def _masked(self, *keys: int) -> Iterator[None]:
+        """Draw the masks of a pass from keys, one for each slot."""
+        with self._masks(), dropout.drawing_from(torch.tensor(keys, device=self.device)):
+            yield
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

@@ -12,10 +12,10 @@ Array = np.ndarray[Any, Any]
 WINDOW = 32
 
 
-def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int) -> list[Array]:
+def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int, window: int = WINDOW) -> list[Array]:
     """Return the batches of one epoch.
 
-    Rows are shuffled, cut into windows of `WINDOW` batches, sorted by length inside a window, cut into
+    Rows are shuffled, cut into windows of `window` batches, sorted by length inside a window, cut into
     batches, and the full batches shuffled. A short batch, if any, comes last, as in a plain loop.
 
     Args:
@@ -23,6 +23,7 @@ def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int) -> lis
         batch_size: Rows a batch.
         seed: The trial's seed.
         epoch: From 0.
+        window: Batches that are sorted by length together; 1 leaves the rows as they were shuffled.
 
     Returns:
         Arrays of row numbers; each row once.
@@ -31,10 +32,11 @@ def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int) -> lis
     order = rng.permutation(len(lengths))
     full = len(order) // batch_size * batch_size
     batches: list[Array] = []
-    for start in range(0, full, WINDOW * batch_size):
-        window = order[start : min(start + WINDOW * batch_size, full)]
-        window = window[np.argsort(lengths[window], kind="stable")]
-        batches += np.split(window, len(window) // batch_size)
+    for start in range(0, full, window * batch_size):
+        rows = order[start : min(start + window * batch_size, full)]
+        if window > 1:
+            rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += np.split(rows, len(rows) // batch_size)
     rng.shuffle(batches)
     if full < len(order):
         batches.append(order[full:])

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.finetune import probe
+from hpo.finetune.packing import current as packed_now
 
 _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.\d+$")
 
@@ -43,5 +44,6 @@ def shorten(model: PreTrainedModel) -> bool:
 
 
 def _first(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Keep position 0 of the attention's output and of the residual, both [b, length, hidden]."""
-    return tuple(x[:, :1] for x in inputs)
+    """Keep position 0 of the attention's output and of the residual, both [b, length, hidden], or packed."""
+    packing = packed_now()
+    return tuple(x[:, :1] if packing is None else packing.first(x) for x in inputs)

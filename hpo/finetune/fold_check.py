@@ -18,10 +18,10 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hpo.errors import NotFoldableError
-from hpo.finetune import dropout
+from hpo.finetune import dropout, packing
 from hpo.finetune.adapters import Lora
 from hpo.finetune.folded import fold, load_slot, trains
-from hpo.finetune.model import attend
+from hpo.finetune.model import attend, first_position
 
 LENGTHS = torch.tensor([[7, 4, 6], [5, 7, 3]])  # real tokens of each row of the two slots
 TOLERANCE = 1e-6  # of a tensor's norm; float64 leaves 1e-15, some models compute norms in float32
@@ -33,25 +33,30 @@ DEPTHS = (
     "decoder_layers",
 )
 WIDTHS = ("intermediate_size", "d_ff", "d_inner", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
+WINDOWS = ("local_attention", "sliding_window")  # tokens that attend to each other
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "unk", "mask", "decoder_start", "forced_eos")
 
-_known: dict[tuple[type, str, Lora | None], str | None] = {}  # a process has one version of torch and of transformers
+# By what was asked; a process has one version of torch and of transformers.
+_known: dict[tuple[type, str, Lora | None, bool], str | None] = {}
 
 
-def check(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None = None) -> str | None:
+def check(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None = None, packed: bool = False
+) -> str | None:
     """Return what is wrong with folded models of a class, in a sentence, or None.
 
     Args:
         kind: The model's class.
         config: Its configuration.
         lora: What changes the model before it is folded.
+        packed: Whether tokens are packed; then without dropout, which falls on other places in another arrangement.
     """
     config = _cut(config)
-    key = (kind, config.to_json_string(), lora)
+    key = (kind, config.to_json_string(), lora, packed)
     if key not in _known:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            _known[key] = _difference(kind, config, lora)
+            _known[key] = _difference(kind, config, lora, packed)
     return _known[key]
 
 
@@ -63,7 +68,9 @@ def _cut(config: PreTrainedConfig) -> PreTrainedConfig:
     small.label2id = {}
     layers = getattr(config, "num_hidden_layers", 0)
     for name, value in vars(config).items():
-        if name in DEPTHS or config.attribute_map.get("num_hidden_layers") == name:
+        if name in WINDOWS and isinstance(value, int):  # so that rows of this check are longer
+            setattr(small, name, min(value, 4))
+        elif name in DEPTHS or config.attribute_map.get("num_hidden_layers") == name:
             setattr(small, name, min(value, 2))
         elif name in WIDTHS and isinstance(value, int):
             setattr(small, name, min(value, 64))
@@ -84,20 +91,20 @@ def _tokens(config: PreTrainedConfig) -> Iterator[int]:
     return (token for token in tokens if isinstance(token, int) and token >= 0)
 
 
-def _model(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None) -> PreTrainedModel:
+def _model(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None, rate: float) -> PreTrainedModel:
     """Return a model as trials train it: hpo's attention where the class can have it, dropout everywhere."""
     model: PreTrainedModel = kind(config).double().train()
     attend(model)
     dropout.install(model)
     if lora is not None:
         lora.install(model)
-    for name, rate in dropout.rates(model):
-        setattr(model.get_submodule(name), rate, 0.2)
+    for name, attribute in dropout.rates(model):
+        setattr(model.get_submodule(name), attribute, rate)
     return model
 
 
-def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None) -> str | None:
-    one = _model(kind, config, lora)
+def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None, packed: bool) -> str | None:
+    one = _model(kind, config, lora, 0.0 if packed else 0.2)
     _shuffle(one.parameters())
     two = copy.deepcopy(one)
     _shuffle(p for module in two.modules() if trains(module) for p in module.parameters(recurse=False))
@@ -107,7 +114,12 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lor
         for slot in range(2):
             dropout.set_rates(folded, slot, 2, one)
         inputs = _inputs(one)
-        together = _Run(folded, {name: x.flatten(0, 1) for name, x in inputs.items()}, seeds=(0, 1))
+        line = None
+        if packed:
+            if not packing.install(folded, first_position(config)):
+                return f"{kind.__name__} does not take positions"
+            line = packing.Packing(LENGTHS, int(LENGTHS.sum(1).max()) + 1, int(LENGTHS.max()))
+        together = _Run(folded, {name: x.flatten(0, 1) for name, x in inputs.items()}, seeds=(0, 1), line=line)
         if lora is not None:
             one, two = fold(one, 1), fold(two, 1)
         alone = [_Run(m, {name: x[slot] for name, x in inputs.items()}, (slot,)) for slot, m in enumerate((one, two))]
@@ -132,12 +144,17 @@ def _shuffle(parameters: Iterable[nn.Parameter]) -> None:
 class _Run:
     """A forward and a backward pass, and what came out of every module."""
 
-    def __init__(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor], seeds: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, torch.Tensor],
+        seeds: tuple[int, ...],
+        line: packing.Packing | None = None,
+    ) -> None:
         self.model = model
         self.outputs: dict[tuple[str, int], torch.Tensor] = {}
         hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules()]
-        masks = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with dropout.OwnFunction(), dropout.drawing_from(*masks):
+        with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
             logits = model(**inputs)[0]
         for hook in hooks:
             hook.remove()

@@ -1,52 +1,48 @@
 """Trials that train as one: the slots of one folded model, refilled as trials end.
 
-while a slot has not reached its boundary:
-    every slot gives a micro-batch     rows of its own batch; nothing where it waits for the others
-    one forward, one backward          losses are summed over slots: each gets the gradient it would get alone
-    the slots whose batch is whole step, each with its own optimiser
+until every slot has reached its boundary:
+    plan        each slot's batches become micro-batches, up to its boundary
+    program     micro-step after micro-step, on the device (`hpo/finetune/folded_program.py`)
+    score       all slots in one pass over the validation split
 
-All shapes are the study's: `micro_batch` rows of `length` tokens a slot, whatever its batch size and whoever its
-neighbours are, so that a trial's result depends on neither.
+All shapes are the study's, whatever a trial's batch size and whoever its neighbours are, so that its result depends
+on neither.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.errors import GaveWayError, NotFoldableError, OutOfMemoryError
 from hpo.finetune import dropout, fold_check
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.batches import by_length
-from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
-from hpo.finetune.folded import fold, load_slot, slot_weights
+from hpo.finetune.device import SCORING_BATCH, out_of_memory
+from hpo.finetune.folded_program import MicroBatch, Program, Shape
+from hpo.finetune.slot import Slot
 from hpo.finetune.tasks import Outputs
 from hpo.objective import Evaluation, TrialSpec
 from hpo.samplers import derived_seed
 
 Array = np.ndarray[Any, Any]
 
-
-@dataclass
-class _Batch:
-    """What a slot has still to do of its batch."""
-
-    size: int = 0
-    left: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    masks: torch.Generator = field(default_factory=torch.Generator)
+# Packed rows take some memory moves; they pay where they leave out more than this share of the padding.
+WORTH_PACKING = 0.9
 
 
 class FoldedArray(FineTuneArray):
     """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`."""
 
     needs_own_masks = True
+    window = 1  # padding to one length for all, or none, gains nothing from batches of like lengths
 
     def __init__(self, *args: Any, smallest_batch: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,14 +52,30 @@ class FoldedArray(FineTuneArray):
         if wrong := self._check(template):
             raise NotFoldableError(wrong)
         self.micro_batch = min(self.micro_batch, smallest_batch)
-        self.length = int(self.tokens["train"].lengths.max())
-        self.facts = {**self.facts, "program": "folded"}
-        self._model: PreTrainedModel | None = None
-        self._batches_of: dict[int, _Batch] = {}
+        self._packs = self._check(template, packed=True) is None
+        self._parameters = self._with_gradient(template)
+        self.facts = {**self.facts, "program": "packed" if self._shape().line else "folded"}
+        self._program: Program | None = None
 
-    def _check(self, template: PreTrainedModel) -> str | None:
-        """Return what is wrong with folding the model, or None."""
-        return fold_check.check(type(template), template.config)
+    def _check(self, template: PreTrainedModel, packed: bool = False) -> str | None:
+        """Return what is wrong with folding the model, with its tokens packed or not, or None."""
+        return fold_check.check(type(template), template.config, packed=packed)
+
+    def _with_gradient(self, model: PreTrainedModel) -> list[str]:
+        """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
+        inputs, _ = self.tokens["train"].batch(np.arange(min(2, len(self.tokens["train"].lengths))))
+        model.train()(**inputs).logits.sum().backward()
+        names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+        model.zero_grad()
+        return names
+
+    def _shape(self) -> Shape:
+        """Return the shape of a micro-batch: packed, its line holds nearly all sets of so many rows."""
+        lengths, rows = self.tokens["train"].lengths, self.micro_batch
+        longest = int(lengths.max())
+        usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
+        line = max(longest, 8 * math.ceil(usual / 8))
+        return Shape(rows, longest, line if self._packs and line < WORTH_PACKING * rows * longest else None)
 
     def _threads_a_trial(self, slots: int | str) -> int:
         return torch.get_num_threads()  # which all slots share, one after the other
@@ -75,15 +87,28 @@ class FoldedArray(FineTuneArray):
         trial = self._completed(trial)
         template = self._spare[0]
         self._start(template, trial)
-        if self._model is None:
-            self._model = fold(template, self.slots)
-        load_slot(self._model, slot, template.state_dict())
-        dropout.set_rates(self._model, slot, self.slots, template)
-        weights = slot_weights(self._model, slot)
-        own = {name: nn.Parameter(weights[name]) for name, p in self._model.named_parameters() if p.requires_grad}
-        self._clear(slot)
-        self._occupied[slot] = self._begun(trial, template, self._held(weights, own), own)
-        self._batches_of[slot] = _Batch(masks=torch.Generator(self.device))
+        if self._program is None:
+            self._program = Program(
+                template,
+                self.slots,
+                self._parameters,
+                self._starter.head,
+                self.tokens["train"],
+                self._shape(),
+                self.task.loss,
+                self._context,
+            )
+        weights = self._program.load(slot, template, trial.params)
+        optimizer = self._program.optimizer
+        own = optimizer.parameters(slot)
+        self._occupied[slot] = self._begun(
+            trial, template, self._held(weights, own), own, lambda name: optimizer.moments(slot, name)
+        )
+
+    @contextmanager
+    def _context(self, keys: torch.Tensor) -> Iterator[None]:
+        with self._masks(), dropout.drawing_from(keys), self._autocast():
+            yield
 
     def _held(self, weights: dict[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return which of its weights a slot's best evaluation holds on to."""
@@ -137,23 +162,22 @@ class FoldedArray(FineTuneArray):
         params = {"batch_size": self.micro_batch, "epochs": 10_000}
         for number in range(slots):
             self.load(number, TrialSpec(number, params, number))
-        assert self._model is not None
+        assert self._program is not None
         best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self._occupied.values()]
         self._predict_all("validation")
-        self._model.train()
-        for steps in (2, 6):  # the first ones warm up
+        written = self._program.write({number: self._planned(slot) for number, slot in self._occupied.items()})
+        for steps in (3, 6):  # the first ones warm up
             began = time.perf_counter()
-            for _ in range(steps):
-                losses = self._micro_step(self._model, list(self._occupied))
-            losses.tolist()  # wait for the device
+            for step in range(steps):
+                self._program.step(step % written)
+            self._program.losses.tolist()  # wait for the device
         del best_weights
         return slots * self.micro_batch * 6 / (time.perf_counter() - began)
 
     def _forget(self) -> None:
         """Empty all slots and give back their memory; the next `load` builds the model anew."""
         self._occupied.clear()
-        self._batches_of.clear()
-        self._model = None
+        self._program = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -175,71 +199,56 @@ class FoldedArray(FineTuneArray):
 
     def _train(self) -> None:
         """Train to the boundaries."""
-        assert self._model is not None
-        self._model.train()
-        losses = torch.zeros(self.slots, device=self.device)
-        while behind := [number for number, slot in self._occupied.items() if slot.seen < slot.boundary]:
+        program = self._program
+        assert program is not None
+        plans = {number: self._planned(slot) for number, slot in self._occupied.items() if slot.seen < slot.boundary}
+        for step in range(program.write(plans)):
             if self.halted.is_set():
                 break
-            losses += self._micro_step(self._model, behind)
-        sums = losses.tolist()  # the only time in a segment that the host waits for the device
+            self._micro_step(program, step)
+            for number, plan in plans.items():
+                if step < len(plan):
+                    self._done(self._occupied[number], plan[step])
+        sums = program.losses.tolist()  # the only time in a segment that the host waits for the device
         for number, slot in self._occupied.items():
             slot.loss += sums[number]
 
-    def _micro_step(self, model: PreTrainedModel, behind: list[int]) -> torch.Tensor:
-        """Add the gradients of a micro-batch of every slot that is behind its boundary, and return their losses [K]."""
-        rows = np.zeros((self.slots, self.micro_batch), dtype=np.int64)
-        shares = np.zeros((self.slots, self.micro_batch))  # 0 where a row is there to fill up
-        smoothing = np.zeros((self.slots, self.micro_batch))
-        for number in behind:
-            slot, batch = self._occupied[number], self._batches_of[number]
-            if not len(batch.left):
-                batch.left = next(slot.batches)
-                batch.size = len(batch.left)
-                batch.masks.manual_seed(derived_seed(slot.trial.seed, "dropout", slot.step))
-            part, batch.left = np.split(batch.left, [self.micro_batch])
-            rows[number, : len(part)] = part
-            shares[number, : len(part)] = 1 / batch.size
-            smoothing[number] = slot.trial.params["label_smoothing"]
-        idle = torch.Generator(self.device)
-        masks = [self._batches_of[n].masks if n in behind else idle for n in range(self.slots)]
-        inputs, targets = self.tokens["train"].batch(rows.reshape(-1), self.length)
-        with self._masks(), dropout.drawing_from(*masks), self._autocast():
-            logits = model(**inputs).logits
-        logits = widened(logits)
-        losses = self.task.loss(logits, targets, self._like(logits, smoothing).view(-1)).view(shares.shape)
-        weighted = losses * self._like(logits, shares)
-        weighted.sum().backward()  # type: ignore[no-untyped-call]
-        for number in behind:
-            if not len(self._batches_of[number].left):
-                self._step_slot(model, number)
-        return weighted.detach().sum(dim=1)
+    def _micro_step(self, program: Program, step: int) -> None:
+        program.step(step)
 
-    def _step_slot(self, model: PreTrainedModel, number: int) -> None:
-        """Step on a slot's part of the gradients, and clear it."""
-        slot = self._occupied[number]
-        for name, parameter in model.named_parameters():
-            if (own := slot.parameters.get(name)) is not None:
-                own.grad = None if parameter.grad is None else parameter.grad[number]
-        self._update(slot, self._batches_of[number].size)
-        self._clear(number)
+    def _planned(self, slot: Slot) -> list[MicroBatch]:
+        """Return a slot's micro-batches up to the first whole step at or after its boundary."""
+        assert self._program is not None
+        optimizer, trial, shape = self._program.optimizer, slot.trial, self._shape()
+        plan: list[MicroBatch] = []
+        step, seen = slot.step, slot.seen
+        while seen < slot.boundary:
+            rows = next(slot.batches)
+            seed = derived_seed(trial.seed, "dropout", step)
+            parts = shape.parts(rows, self.tokens["train"].lengths)
+            rates = optimizer.rates(step, slot.total_steps, trial.params)
+            for number, part in enumerate(parts):
+                ends = number == len(parts) - 1
+                plan.append(MicroBatch(part, len(rows), dropout.key(seed, number), rates if ends else None))
+            step, seen = step + 1, seen + len(rows)
+        return plan
 
-    def _clear(self, number: int) -> None:
-        assert self._model is not None
-        for parameter in self._model.parameters():
-            if parameter.grad is not None:
-                parameter.grad[number].zero_()
-
-    def _like(self, tensor: torch.Tensor, values: Array) -> torch.Tensor:
-        return torch.from_numpy(values).to(tensor.dtype).to(self.device, non_blocking=True)
+    def _done(self, slot: Slot, micro: MicroBatch) -> None:
+        """Count a micro-batch that was trained on."""
+        if micro.rates is not None:
+            assert self._program is not None
+            decay = slot.trial.params["weight_decay"]
+            slot.decay *= self._program.optimizer.decay_of_unused_rows(micro.rates, decay)
+            slot.step += 1
+            slot.seen += micro.batch
 
     # ------------------------------------------------------------ scoring
 
     @torch.inference_mode()
     def _predict_all(self, split: str) -> Array:
         """Return what every slot says of a split, in its order: [K, rows, outputs]."""
-        assert self._model is not None
-        self._model.train(False)
+        assert self._program is not None
+        model = self._program.model.train(False)
         tokens = self.tokens[split]
         chunks = by_length(tokens.lengths, SCORING_BATCH[self.device.type])
         logits = []
@@ -247,7 +256,7 @@ class FoldedArray(FineTuneArray):
             inputs, _ = tokens.batch(rows)
             with self._masks(), self._autocast():
                 repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
-                logits.append(self._model(**repeated).logits.float().unflatten(0, (self.slots, -1)))
+                logits.append(model(**repeated).logits.float().unflatten(0, (self.slots, -1)))
         order = np.argsort(np.concatenate(chunks))
         stacked: Array = torch.cat(logits, dim=1).cpu().numpy()[:, order]
         return stacked

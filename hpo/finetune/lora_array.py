@@ -45,10 +45,10 @@ class LoraArray(FoldedArray):
         self._lora = replace(self._lora, head=head | classifier)
         self._lora.install(model)
 
-    def _check(self, template: PreTrainedModel) -> str | None:
-        if self.slots == 1:  # all rows are one trial's, whatever the model does with them
+    def _check(self, template: PreTrainedModel, packed: bool = False) -> str | None:
+        if self.slots == 1 and not packed:  # all rows are one trial's, whatever the model does with them
             return None
-        return fold_check.check(type(template), template.config, self._lora)
+        return fold_check.check(type(template), template.config, self._lora, packed)
 
     def _start(self, model: PreTrainedModel, trial: TrialSpec) -> None:
         super()._start(model, trial)

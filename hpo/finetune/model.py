@@ -26,6 +26,7 @@ from hpo.errors import ModelError
 from hpo.files import SCHEME, locate
 from hpo.finetune import dropout as own_dropout
 from hpo.finetune import probe
+from hpo.finetune.packing import current as packed_now
 from hpo.finetune.tasks import TASKS
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -61,12 +62,17 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there.
 
+    Packed tokens are gathered into rows, and what comes out is packed again.
+
     Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out,
     where all rates are zero too: fused or not must not depend on a trial's neighbours, as it shows in the last bit.
     """
-    on_cpu, folded = query.device.type == "cpu", isinstance(dropout, tuple)
+    packing = packed_now()
+    if packing is not None:
+        query, key, value = (packing.to_rows(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
+    on_cpu, folded = query.device.type == "cpu", isinstance(dropout, own_dropout.SlotRates)
     with torch.autocast(query.device.type, enabled=False) if on_cpu or folded else nullcontext():
-        if isinstance(dropout, tuple) or (on_cpu and dropout > 0):  # whether neighbours drop anything does not matter
+        if isinstance(dropout, own_dropout.SlotRates) or (on_cpu and dropout > 0):
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
             bias = kwargs.get("position_bias")
@@ -75,12 +81,18 @@ def _attention(
             wide = torch.promote_types(query.dtype, torch.float32) if on_cpu else query.dtype
             q, k, v = query.to(wide), key.to(wide), value.to(wide)
             output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, dropout, scaling, **kwargs)
-    return output.to(query.dtype), None
+    output = output.to(query.dtype)
+    return (output if packing is None else packing.to_line(output)), None
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """Make transformers' mask without its shortcut for rows of one length, which asks the device and waits."""
-    return sdpa_mask(*args, **{**kwargs, "allow_is_bidirectional_skip": False})
+    kwargs["allow_is_bidirectional_skip"] = False
+    packing = packed_now()
+    if packing is not None:  # of the rows that the tokens are gathered into
+        rows, length = packing.real.shape
+        kwargs |= {"batch_size": rows, "q_length": length, "kv_length": length, "attention_mask": packing.real}
+    return sdpa_mask(*args, **kwargs)
 
 
 AttentionInterface.register("hpo", _attention)
@@ -228,9 +240,13 @@ def longest_input(wanted: int, tokenizer: PreTrainedTokenizerBase, config: Any) 
     limits = [wanted, int(tokenizer.model_max_length)]
     positions = getattr(config, "max_position_embeddings", None) or 0
     if positions > 0:  # XLNet, which has no limit, says -1
-        offset = (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
-        limits.append(positions - offset)
+        limits.append(positions - first_position(config))
     return min(limits)
+
+
+def first_position(config: Any) -> int:
+    """Return the number of a text's first position."""
+    return (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
 
 
 # ---------------------------------------------------------------- one trial's start

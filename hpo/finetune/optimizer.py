@@ -11,6 +11,8 @@ from torch import nn
 
 from hpo.finetune.schedules import multiplier
 
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
@@ -38,15 +40,14 @@ def depths(names: Iterable[str], head: frozenset[str]) -> dict[str, int]:
 def build(parameters: Mapping[str, nn.Parameter], head: frozenset[str], params: Mapping[str, Any]) -> torch.optim.AdamW:
     """Return a fused AdamW (Loshchilov and Hutter, 2019) over groups of one depth and decay.
 
-    Biases and norms (all that is not a matrix) are not decayed, as in BERT. Each group's `scale` is what the
-    trial's learning rate is multiplied by.
+    Each group's `scale` is what the trial's learning rate is multiplied by.
     """
     depth = depths(parameters, head)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             below = depth[name] if params["layer_decay"] != 1.0 else 0  # few groups make few, long operations
-            groups.setdefault((below, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((below, decays(parameter)), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
@@ -57,10 +58,15 @@ def build(parameters: Mapping[str, nn.Parameter], head: frozenset[str], params: 
             for (below, decayed), members in groups.items()
         ],
         lr=params["learning_rate"],
-        betas=(0.9, 0.999),
-        eps=1e-8,
+        betas=BETAS,
+        eps=EPSILON,
         fused=True,
     )
+
+
+def decays(parameter: torch.Tensor) -> bool:
+    """Return whether a parameter is decayed: biases and norms (all that is not a matrix) are not, as in BERT."""
+    return parameter.ndim > 1
 
 
 def clip(optimizer: torch.optim.AdamW, max_norm: float) -> None:

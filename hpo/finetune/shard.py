@@ -164,8 +164,7 @@ class Shard(FineTuneArray):
         seed = derived_seed(slot.trial.seed, "dropout", slot.step, self.rank)
         torch.manual_seed(seed)
         try:
-            with self._masks(), dropout.drawing_from(torch.Generator(self.device).manual_seed(seed)):
-                loss = self._accumulate(slot, rows)
+            loss = self._accumulate(slot, rows, seed)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -173,10 +172,10 @@ class Shard(FineTuneArray):
                 raise TooLargeError(half) from error
             raise OutOfMemoryError("one example at a time does not fit in memory") from error
         self._update(slot, len(rows))
-        slot.optimizer.zero_grad()
+        slot.model.zero_grad()
         return loss
 
-    def _accumulate(self, slot: Slot, rows: Array) -> torch.Tensor:
+    def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
         """Add up the gradients of this process's rows; each loss is divided by the whole batch.
 
         All processes pass over as many rows, as each pass is one of all: those that fill up have no weight.
@@ -186,10 +185,10 @@ class Shard(FineTuneArray):
         own = self._divided(rows)[:, self.rank]
         weight = torch.from_numpy(self._divided(np.arange(len(rows)), fill=-1)[:, self.rank] >= 0)
         weight = weight.to(self.device) / len(rows)
-        for start in range(0, len(own), self.micro_batch):
+        for number, start in enumerate(range(0, len(own), self.micro_batch)):
             part = slice(start, start + self.micro_batch)
             inputs, targets = self.tokens["train"].batch(own[part])
-            with self._autocast():
+            with self._masked(dropout.key(seed, number)), self._autocast():
                 logits = slot.model(**inputs).logits
             loss = (self.task.loss(widened(logits), targets, smoothing) * weight[part]).sum()
             loss.backward()  # type: ignore[no-untyped-call]

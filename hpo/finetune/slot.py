@@ -7,13 +7,12 @@ masks from the seed and the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.checkpoint import Kept
@@ -34,10 +33,11 @@ class Slot:
     trial: TrialSpec
     model: PreTrainedModel
     weights: dict[str, torch.Tensor]  # as they are now: the model's `state_dict`
-    parameters: dict[str, nn.Parameter]  # those of them that the optimiser steps, each under one name
-    optimizer: torch.optim.AdamW
+    parameters: dict[str, torch.Tensor]  # those of them that the optimiser steps, each under one name
+    moments: Callable[[str], dict[str, torch.Tensor]]  # what AdamW has of one of them, by `MOMENTS`; it may be nothing
     boundaries: list[int]
     total_steps: int
+    optimizer: torch.optim.AdamW | None = None  # its own; folded trials have one together
     batches: Iterator[Array] = field(default_factory=lambda: iter(()))
     step: int = 0
     seen: int = 0
@@ -57,7 +57,7 @@ class Slot:
         """Return what the trial needs to go on from its last whole step, in CPU memory of its own."""
         tensors: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
-            moments = self.optimizer.state.get(parameter, {})  # none as long as it has had no gradient
+            moments = self.moments(name)
             tensors[f"weights.{name}"] = parameter
             tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moments}
             if self.best_weights:
@@ -87,9 +87,13 @@ class Slot:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(weights[name])
-        for name in stepped:
-            p = self.parameters[name]
-            self.optimizer.state[p] = {moment: moments[moment][name].to(p.device, copy=True) for moment in MOMENTS}
+        for name, parameter in stepped.items():
+            held = self.moments(name)
+            for moment in MOMENTS:
+                if moment in held:
+                    held[moment].copy_(moments[moment][name])
+                else:
+                    held[moment] = moments[moment][name].to(parameter.device, copy=True)
         if best:
             self._restore_best(best)
 

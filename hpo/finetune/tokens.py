@@ -41,9 +41,12 @@ class Tokens:
 
     def batch(self, rows: Array, length: int | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return the model's inputs [b, `length` or the longest row] and the targets of some rows."""
-        device = self.ids.device
-        index = torch.from_numpy(rows).to(device, non_blocking=True)
-        columns = torch.arange(length or int(self.lengths[rows].max()), device=device)
+        index = torch.from_numpy(rows).to(self.ids.device, non_blocking=True)
+        return self.gather(index, length or int(self.lengths[rows].max()))
+
+    def gather(self, index: torch.Tensor, length: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return the same for row numbers [b] that are on the device."""
+        columns = torch.arange(length, device=self.ids.device)
         real = columns < self.counts[index, None]
         places = torch.where(real, self.starts[index, None] + columns, 0)
         inputs = {
