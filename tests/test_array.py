@@ -11,6 +11,7 @@ from torch import nn
 from hpo import config, tune
 from hpo.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.finetune.array import FineTuneArray
+from hpo.finetune.folded_program import Program
 from hpo.finetune.optimizer import build
 from hpo.finetune.schedules import multiplier
 from hpo.hyperparameters import DEFAULTS
@@ -104,8 +105,8 @@ def threads_of_steps(array, monkeypatch, trials):
         return lambda *given: (seen.add(torch.get_num_threads()), inner(*given))[1]
 
     with monkeypatch.context() as patch:
-        for name in ("_update", "predict"):
-            patch.setattr(FineTuneArray, name, watched(getattr(FineTuneArray, name)))
+        for cls, name in ((FineTuneArray, "_update"), (FineTuneArray, "predict"), (Program, "step")):
+            patch.setattr(cls, name, watched(getattr(cls, name)))
         for slot in range(trials):
             array.load(slot, TrialSpec(slot, {"batch_size": 30, "epochs": 1}, slot))
         array.advance()
@@ -166,7 +167,7 @@ def test_facts_that_say_nothing_new_of_threads_change_nothing(tmp_path, facts):
     before = dict(array.facts)
     array.settle(facts)
     assert (array.facts, array.threads, array.notes) == (before, 1, ())
-    assert array.facts["numerics"] == 1
+    assert array.facts["numerics"] == 2
 
 
 def test_evaluations_are_at_the_same_examples_for_every_batch_size(tmp_path):
@@ -371,10 +372,10 @@ def test_the_time_of_an_example_is_measured_without_a_trace(tmp_path):
 def test_a_real_failed_allocation_is_out_of_memory(tmp_path, monkeypatch):
     array, inner = open_array(tmp_path), FineTuneArray._accumulate
 
-    def greedy(self, slot, rows):
+    def greedy(self, *given):
         if self.micro_batch > 2:
             torch.empty(10**16)
-        return inner(self, slot, rows)
+        return inner(self, *given)
 
     monkeypatch.setattr(FineTuneArray, "_accumulate", greedy)
     assert run(array)[-1].last

@@ -50,3 +50,10 @@ def test_scoring_batches_hold_every_row_once_in_order_of_length(lengths, size):
     assert sorted(order) == list(range(len(lengths)))
     assert (np.diff(lengths[order]) >= 0).all()
     assert max(map(len, batches)) <= size
+
+
+def test_a_window_of_one_batch_leaves_the_rows_as_they_were_shuffled():
+    lengths = np.arange(24)[::-1].copy()
+    batches = epoch_batches(lengths, 8, 1, 0, window=1)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(24))
+    assert not any(np.array_equal(batch, np.sort(batch)[::-1]) for batch in batches)

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from hpo import config, tune
 from hpo.errors import DivergedError, GaveWayError, OutOfMemoryError
+from hpo.finetune import folded_array
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.folded_array import FoldedArray
 from hpo.finetune.model import load_model
@@ -25,6 +26,14 @@ MIXED = [
     {"learning_rate": 4e-3, "epochs": 2, "batch_size": 32, "schedule": "constant", "dropout": 0.0},
 ]
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def packed():
+    """These rows are of nearly one length; pack their tokens all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folded_array, "WORTH_PACKING", 10.0)
+        yield
 
 
 def open_array(folder, **overrides):
@@ -73,6 +82,16 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize(("slots", "order"), [(2, None), (3, [4, 2, 0, 1, 3]), (4, None), (5, [1, 0, 3, 2, 4])])
 def test_a_trial_is_to_the_bit_the_same_whatever_the_slots_neighbours_and_refills(tmp_path, alone, slots, order):
     together = curves(open_array(tmp_path, slots=slots), order=order)
+    assert [number for number in alone if not same(alone[number], together[number])] == []
+
+
+def test_so_it_is_where_rows_are_padded(tmp_path, monkeypatch):
+    assert open_array(tmp_path).facts["program"] == "packed"
+    monkeypatch.setattr(folded_array, "WORTH_PACKING", 0.0)
+    alone = curves(open_array(tmp_path, slots=1))
+    array = open_array(tmp_path, slots=3)
+    assert array.facts["program"] == "folded"
+    together = curves(array, order=[2, 4, 1, 0, 3])
     assert [number for number in alone if not same(alone[number], together[number])] == []
 
 

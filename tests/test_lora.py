@@ -154,7 +154,8 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
         parameters = under_our_names(model)
         optimizer = optimizers.build(parameters, array._starter.head, params)
         seed = derived_seed(10 + slot, "order")
-        batches = [b for epoch in range(2) for b in epoch_batches(tokens.lengths, params["batch_size"], seed, epoch)]
+        size = params["batch_size"]
+        batches = [b for epoch in range(2) for b in epoch_batches(tokens.lengths, size, seed, epoch, array.window)]
         assert len(batches) >= 10
         for step, rows in enumerate(batches):
             inputs, targets = tokens.batch(rows)
@@ -249,7 +250,7 @@ def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
     for slot in range(3):
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
     with torch.no_grad():
-        for parameter in array._model.parameters():
+        for parameter in array._program.model.parameters():
             if parameter.requires_grad:
                 parameter[1] = math.nan
     outcomes = array.advance()
@@ -265,19 +266,23 @@ def test_training_leaves_the_base_the_padded_ranks_and_the_targets_of_others_alo
     array = open_array(tmp_path, slots=3)
     for slot in range(3):
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
-    frozen = {name: p for name, p in array._model.named_parameters() if not p.requires_grad and "adapter" not in name}
-    assert len(frozen) == len(array._starter.pristine) - 3 * len(adapters_of(array._model)) - len(array._lora.head)
+    frozen = {
+        name: p for name, p in array._program.model.named_parameters() if not p.requires_grad and "adapter" not in name
+    }
+    assert len(frozen) == len(array._starter.pristine) - 3 * len(adapters_of(array._program.model)) - len(
+        array._lora.head
+    )
     assert all(p is array._spare[0].get_parameter(name) for name, p in frozen.items())  # one for all slots
-    before = {name: p.clone() for name, p in array._model.named_parameters()}
+    before = {name: p.clone() for name, p in array._program.model.named_parameters()}
     array.advance()
     assert all(torch.equal(p, before[name]) for name, p in frozen.items())
-    changed = {name for name, p in array._model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {name for name, p in array._model.named_parameters() if p.requires_grad}
+    changed = {name for name, p in array._program.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name, p in array._program.model.named_parameters() if p.requires_grad}
     for slot in range(3):
         params = DEFAULTS | MIXED[slot]
-        used = array._lora.layers(array._model, [params["lora_targets"]])
+        used = array._lora.layers(array._program.model, [params["lora_targets"]])
         assert used
-        for name, adapter in adapters_of(array._model).items():
+        for name, adapter in adapters_of(array._program.model).items():
             own, rank = name.removesuffix(".adapter") in used, params["lora_rank"]
             assert bool(adapter.B[slot, :, :rank].any()) == own
             assert bool(adapter.A[slot, :rank].any()) == own

@@ -116,7 +116,8 @@ def _draws(slots: int, count: int, number: int, device: torch.device) -> torch.T
     words = torch.add((keys + offset)[:, None], torch.arange((count + 3) // 4, device=device), alpha=_GOLDEN)
     shifted = torch.empty_like(words)
     for bits, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
-        words.bitwise_xor_(torch.bitwise_right_shift(words, bits, out=shifted))
+        torch.bitwise_right_shift(words, bits, out=shifted)
+        words.bitwise_xor_(shifted.bitwise_and_((1 << 64 - bits) - 1))  # without the sign that came in
         if factor is not None:
             words.mul_(factor)
     return words.view(torch.int16)[:, :count]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -204,6 +204,7 @@ class FoldedArray(FineTuneArray):
         plans = {number: self._planned(slot) for number, slot in self._occupied.items() if slot.seen < slot.boundary}
         for step in range(program.write(plans)):
             if self.halted.is_set():
+                self._rewind(plans)
                 break
             self._micro_step(program, step)
             for number, plan in plans.items():
@@ -232,6 +233,13 @@ class FoldedArray(FineTuneArray):
                 plan.append(MicroBatch(part, len(rows), dropout.key(seed, number), rates if ends else None))
             step, seen = step + 1, seen + len(rows)
         return plan
+
+    def _rewind(self, numbers: Iterable[int]) -> None:
+        """Put slots that were halted back to their last whole step."""
+        assert self._program is not None
+        for number in numbers:
+            self._program.optimizer.gradients[number].zero_()
+            self._occupied[number].batches = self._batches(self._occupied[number].trial, self._occupied[number].step)
 
     def _done(self, slot: Slot, micro: MicroBatch) -> None:
         """Count a micro-batch that was trained on."""

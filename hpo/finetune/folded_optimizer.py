@@ -135,7 +135,9 @@ class FoldedAdamW:
 
     def _norm(self, row: torch.Tensor) -> torch.Tensor:
         """Return the norm of one slot's gradients, from those of its parameters: the same for any K."""
-        return nn.utils.get_total_norm([row[place] for place in self._places.values()], foreach=True)
+        norms = torch._foreach_norm([row[place] for place in self._places.values()])
+        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm
 
 
 def rates_dtype(device: torch.device) -> torch.dtype:

@@ -86,8 +86,8 @@ def _attention(
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """Make transformers' mask without its shortcut for rows of one length, which asks the device and waits."""
-    kwargs["allow_is_bidirectional_skip"] = False
+    """Make transformers' mask without its shortcuts for rows of one length, which ask the device and wait."""
+    kwargs |= {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
     packing = packed_now()
     if packing is not None:  # of the rows that the tokens are gathered into
         rows, length = packing.real.shape
