@@ -220,7 +220,7 @@ class FoldedArray(FineTuneArray):
     def _planned(self, slot: Slot) -> list[MicroBatch]:
         """Return a slot's micro-batches up to the first whole step at or after its boundary."""
         assert self._program is not None
-        optimizer, trial, shape = self._program.optimizer, slot.trial, self._shape()
+        optimizer, trial, shape = self._program.optimizer, slot.trial, self._program.shape
         plan: list[MicroBatch] = []
         step, seen = slot.step, slot.seen
         while seen < slot.boundary:

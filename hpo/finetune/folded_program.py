@@ -91,6 +91,7 @@ class Program:
 
     Attributes:
         model: The folded model.
+        optimizer: What steps it.
         losses: [K], summed since `write`.
     """
 
@@ -109,7 +110,7 @@ class Program:
         if shape.line is not None:
             packing.install(self.model, first_position(template.config))
         self.optimizer = FoldedAdamW(self.model, trained, head)
-        self._tokens, self._shape, self._loss, self._context = tokens, shape, loss, context
+        self.shape, self._tokens, self._loss, self._context = shape, tokens, loss, context
         self._device, self._dtype = template.device, rates_dtype(template.device)
         self.losses = torch.zeros(slots, device=self._device)
         self._settings = torch.ones(slots, 3, dtype=self._dtype, device=self._device)
@@ -135,8 +136,8 @@ class Program:
     def _blank(self, steps: int) -> tuple[Array, Array]:
         """Return what slots do that do nothing: rows and key [steps, K, b + 1]; shares, whether to step, and rates."""
         slots = len(self.losses)
-        whole = np.zeros((steps, slots, self._shape.rows + 1), dtype=np.int64)
-        return whole, np.zeros((steps, slots, self._shape.rows + 1 + len(self.optimizer.depths)))
+        whole = np.zeros((steps, slots, self.shape.rows + 1), dtype=np.int64)
+        return whole, np.zeros((steps, slots, self.shape.rows + 1 + len(self.optimizer.depths)))
 
     def _on_device(self, whole: Array, numbers: Array) -> list[torch.Tensor]:
         plans = torch.from_numpy(whole), torch.from_numpy(numbers).to(self._dtype)
@@ -150,7 +151,7 @@ class Program:
         """
         steps = max(map(len, plans.values()), default=0)
         whole, numbers = self._blank(steps)
-        rows = self._shape.rows
+        rows = self.shape.rows
         for slot, plan in plans.items():
             for step, micro in enumerate(plan):
                 whole[step, slot, : len(micro.rows)] = micro.rows
@@ -171,11 +172,11 @@ class Program:
 
     def _micro_step(self) -> None:
         whole, numbers = self._now
-        rows = self._shape.rows
+        rows = self.shape.rows
         shares, stepping, rates = numbers[:, :rows], numbers[:, rows].float(), numbers[:, rows + 1 :]
         smoothing, weight_decay, max_norm = self._settings.unbind(1)
         index = whole[:, :rows].reshape(-1)
-        inputs, targets = self._tokens.gather(index, self._shape.length)
+        inputs, targets = self._tokens.gather(index, self.shape.length)
         with self._context(whole[:, rows]), packing.packed(self._packing(index, shares)):
             logits = self.model(**inputs).logits
         logits = widened(logits)
@@ -188,7 +189,7 @@ class Program:
         self.optimizer.step(stepping, rates, weight_decay, max_norm.float())
 
     def _packing(self, index: torch.Tensor, shares: torch.Tensor) -> packing.Packing | None:
-        if self._shape.line is None:
+        if self.shape.line is None:
             return None
         lengths = torch.where(shares > 0, self._tokens.counts[index].view(shares.shape), 0)
-        return packing.Packing(lengths, self._shape.line, self._shape.length)
+        return packing.Packing(lengths, self.shape.line, self.shape.length)
