@@ -72,7 +72,7 @@ def pen_of(storage: BaseStorage) -> Pen:
 
 
 class Calls:
-    """Writes as Optuna does, call by call; of a trial that is enough to be what a process left that was killed.
+    """Writes as Optuna does, call by call: whoever is killed in between has written the first of them.
 
     Args:
         storage: Any storage.
@@ -128,7 +128,7 @@ class Tables:
         engine: The database's.
 
     Raises:
-        LookupError, among others: It is of another kind, or Optuna's tables are not those that are known here.
+        LookupError, or what else a look at it ends in: It is of another kind, or Optuna's tables are other ones.
     """
 
     def __init__(self, engine: sqlalchemy.Engine) -> None:
@@ -147,13 +147,13 @@ class Tables:
         self._params, self._curve, self._user, self._system, self._values = (
             _upsert(INSERT[engine.name](table)) for table in parts
         )
+        trial_id: Any = sqlalchemy.bindparam("id")
         self._all = [
-            sqlalchemy.select(table).where(table.c.trial_id == sqlalchemy.bindparam("id")).order_by(*table.primary_key)
+            sqlalchemy.select(table).where(table.c.trial_id == trial_id).order_by(*table.primary_key)
             for table in (self._trials, *parts)
         ]
-        trial = self._trials.c
-        self._state_of = sqlalchemy.select(trial.state).where(trial.trial_id == sqlalchemy.bindparam("id"))
-        self._state_of = self._state_of.with_for_update()  # PostgreSQL: nobody tells it before this has been written
+        state = sqlalchemy.select(self._trials.c.state).where(self._trials.c.trial_id == trial_id)
+        self._state_of = state.with_for_update()  # so that nobody else tells a trial before the end of a transaction
         self._update_to = {state: self._update(state) for state in TrialState}
 
     def read(self, trial_id: int) -> FrozenTrial:
@@ -191,10 +191,8 @@ class Tables:
     def write(self, changes: Mapping[int, Change]) -> Collection[int]:
         """Write in one transaction."""
         with self._engine.begin() as connection:
-            states = {
-                trial: connection.execute(self._state_of, {"id": trial}).scalar_one() for trial in sorted(changes)
-            }
-            live = {trial: change for trial, change in changes.items() if not states[trial].is_finished()}
+            states = {one: connection.execute(self._state_of, {"id": one}).scalar_one() for one in sorted(changes)}
+            live = {one: change for one, change in changes.items() if not states[one].is_finished()}
             self._execute(connection, live)
         return changes.keys() - live.keys()
 

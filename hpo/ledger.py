@@ -1,8 +1,8 @@
 """What a process knows and owns of a study: its rows, read once and kept, and the locks of the trials it runs.
 
 Optuna's storages read every row that has not ended again, for each question asked of them, and a trial asks a dozen.
-Here they are read together, when others may have written; what this process writes goes to the storage first, and
-only to trials that it owns.
+Here they are read together, when others may have written; what this process writes of one moment is written together
+too, and only to trials that it owns.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ class Ledger(BaseStorage):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let what is written to trials inside reach the storage at the end, in one go; nothing of it after an error.
+        """Let what is written to trials inside, and known here at once, reach the storage at the end, in one go.
 
-        It is known here before. One trial's being lost keeps nothing from the others.
+        After an error nothing of it has been written. A trial that is lost keeps nothing from the others.
 
         Raises:
             LostTrialError: A trial is not owned, or has been told: it is given up, and known as it was before.

@@ -267,9 +267,9 @@ class Runner:
         try:
             metrics = {name: float(value) for name, value in outcome.metrics.items()}
             running.evaluations.append(replace(outcome, value=finite(outcome.value), metrics=metrics))
+            self.watch.evaluated(running.number, running.evaluations[-1])
         except Exception as error:
             return error
-        self.watch.evaluated(running.number, running.evaluations[-1])
         return running.evaluations[-1]
 
     def _checkpoint(self) -> Checkpoint:
