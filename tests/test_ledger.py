@@ -332,7 +332,7 @@ def test_a_segment_and_a_moment_of_a_trial_are_one_transaction_each(tmp_path, sl
     sqlalchemy.event.listen(study._storage._backend.engine, "commit", commits.append)
     runner.run()
     assert {row.state for row in study.trials} == {TrialState.COMPLETE}
-    assert len(commits) <= 8 * (4 + 5 / slots) + 20  # read, set running, drawn, told; evaluated
+    assert len(commits) <= 8 * (4 + 5 / slots) + 6  # read, set running, drawn, told; evaluated
 
 
 # ---------------------------------------------------------------- losing
