@@ -99,7 +99,7 @@ class Intake:
 
     def _drawn(self, trial: Trial) -> Params:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self._ledger.together():
                 warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may lie outside
                 return self._space.suggest(trial)
         except (HpoError, LostTrialError, OSError):

@@ -1,26 +1,28 @@
 """What a process knows and owns of a study: its rows, read once and kept, and the locks of the trials it runs.
 
 Optuna's storages read every row that has not ended again, for each question asked of them, and a trial asks a dozen.
-Here they are read together, when others may have written; what this process writes goes to the storage first, and
-only to trials that it owns.
+Here they are read together, when others may have written; what this process writes of one moment is written together
+too, and only to trials that it owns.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.changes import Change, pen_of
 from hpo.errors import LostTrialError
 from hpo.halt import Halt
 from hpo.locks import locks_for, starting
@@ -32,7 +34,13 @@ READING: ContextVar[bool] = ContextVar("READING", default=False)
 ATTEMPT = "hpo:attempt"
 """System attribute of a trial: how often it has been taken over from an owner that died."""
 
-Answer = TypeVar("Answer")
+
+@dataclass
+class _Moment:
+    """What is written together: trial id -> change; and the rows as they were before, by their numbers."""
+
+    changes: dict[int, Change] = field(default_factory=dict)
+    before: dict[int, FrozenTrial] = field(default_factory=dict)
 
 
 class Ledger(BaseStorage):
@@ -53,12 +61,13 @@ class Ledger(BaseStorage):
         waits: Callable[[str], None] | None = None,
     ) -> None:
         self._kept, self._study_id, self._name = study._storage, study._study_id, study.study_name
-        self._directions = study.directions
+        self._directions, self._pen = study.directions, pen_of(study._storage)
         self._url, self._patiently = url, Patience(url, halted, waits)
         self._locks = locks_for(url, self._name)
         self._attempts: dict[int, int] = {}  # of the trials owned
         self._numbers: dict[int, int] = {}
         self._rows: dict[int, FrozenTrial] = {}
+        self._moments: list[_Moment] = []  # the one that has begun, here and in all views
         self._limit: int | None = None
         self._study_user: dict[str, Any] = {}
         self._study_system: dict[str, Any] = {}
@@ -69,6 +78,7 @@ class Ledger(BaseStorage):
 
     def refresh(self, *, now: bool = True) -> None:
         """Read the rows again; if not `now`, only where that takes at most a twentieth of the time."""
+        assert not self._moments, "what has not been written yet would be forgotten"
         began = time.monotonic()
         if not now and began - self._read < 20 * self.took:
             return
@@ -112,7 +122,7 @@ class Ledger(BaseStorage):
         if not self._patiently(lambda: self._locks.take(number)):
             return None
         trial_id = self._rows[number]._trial_id
-        row = self._rows[number] = self._patiently(lambda: self._kept.get_trial(trial_id))
+        row = self._rows[number] = self._patiently(lambda: self._pen.read(trial_id))
         if row.state.is_finished():
             self._locks.release(number)
             return None
@@ -137,7 +147,7 @@ class Ledger(BaseStorage):
         def add() -> None:
             with starting(self._url):
                 if len(self._kept.get_all_trials(self._study_id, deepcopy=False)) == len(self._rows):
-                    self._kept.create_new_trial(self._study_id, optuna.create_trial(state=TrialState.WAITING))
+                    self._pen.add(self._study_id, [optuna.create_trial(state=TrialState.WAITING)])
 
         self._patiently(add)
         self.refresh()
@@ -165,34 +175,65 @@ class Ledger(BaseStorage):
         self._attempts.clear()
         self._locks.close()
 
-    def _refuse_lost(self, number: int) -> None:
-        """Refuse to write to a trial that somebody else may own by now.
+    def _owns(self, number: int) -> bool:
+        """Return whether nobody else can own a trial by now."""
+        attempt = self._attempts.get(number)
+        if attempt is None or self._locks.held(number):
+            return attempt is not None
+        if not self._locks.take(number):
+            return False
+        row = self._pen.read(self._rows[number]._trial_id)  # lost with a connection; adopted by anybody since?
+        return attempt_of(row) == attempt and row.state == TrialState.RUNNING
+
+    # ------------------------------------------------------------ writing
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let what is written to trials inside, and known here at once, reach the storage at the end, in one go.
+
+        After an error nothing of it has been written. A trial that is lost keeps nothing from the others.
 
         Raises:
-            LostTrialError: It is not owned, or has been taken over since.
+            LostTrialError: A trial is not owned, or has been told: it is given up, and known as it was before.
         """
-        attempt = self._attempts.get(number)
-        if attempt is not None and self._locks.held(number):
+        if self._moments:  # inside of another
+            yield
             return
-        if attempt is not None and self._locks.take(number):  # lost with a connection; adopted by anybody since?
-            row = self._kept.get_trial(self._rows[number]._trial_id)
-            if attempt_of(row) == attempt and row.state == TrialState.RUNNING:
-                return
-        self.release(number)
-        raise LostTrialError(number)
-
-    def _write(self, trial_id: int, write: Callable[[], Answer]) -> Answer:
-        number = self._numbers[trial_id]
-
-        def checked() -> Answer:
-            self._refuse_lost(number)
-            return write()
-
+        moment = _Moment()
+        self._moments.append(moment)
         try:
-            return self._patiently(checked)
-        except UpdateFinishedTrialError:  # told by somebody else, or by us, and the answer did not arrive
+            yield
+            lost = self._write(moment.changes)
+        except BaseException:
+            self._rows.update(moment.before)
+            raise
+        finally:
+            self._moments.clear()
+        for number in lost:
+            self._rows[number] = moment.before[number]
             self.release(number)
-            raise LostTrialError(number) from None
+        if lost:
+            raise LostTrialError(lost[0])
+
+    def _write(self, changes: Mapping[int, Change]) -> Sequence[int]:
+        """Write to the trials that are owned and have not ended, and return the numbers of the others."""
+
+        def write() -> Sequence[int]:
+            owned = {trial: change for trial, change in changes.items() if self._owns(self._numbers[trial])}
+            ended = self._pen.write(owned) if owned else ()  # by somebody else, or by us, and the answer did not arrive
+            return [self._numbers[trial] for trial in changes if trial not in owned or trial in ended]
+
+        return self._patiently(write)
+
+    @contextmanager
+    def _changing(self, trial_id: int) -> Iterator[tuple[Change, FrozenTrial]]:
+        """Give what is to be written to a trial, and its row, a new one: whoever holds the old one may rely on it."""
+        number = self._numbers[trial_id]
+        with self.together():
+            (moment,) = self._moments
+            moment.before.setdefault(number, self._rows[number])
+            self._rows[number] = copy.copy(self._rows[number])
+            yield moment.changes.setdefault(trial_id, Change()), self._rows[number]
 
     # ------------------------------------------------------------ writing, as Optuna asks for it
 
@@ -207,54 +248,52 @@ class Ledger(BaseStorage):
         self._study_system[key] = value
 
     def set_trial_param(self, trial_id: int, param_name: str, value: float, distribution: BaseDistribution) -> None:
-        """Write to the storage, then to the copy."""
-        self._write(trial_id, lambda: self._kept.set_trial_param(trial_id, param_name, value, distribution))
-        row = self._changed(trial_id)
-        row.params = {**row.params, param_name: distribution.to_external_repr(value)}
-        row.distributions = {**row.distributions, param_name: distribution}
+        """Write to the storage and to the copy."""
+        with self._changing(trial_id) as (change, row):
+            change.params[param_name] = value, distribution
+            row.params = {**row.params, param_name: distribution.to_external_repr(value)}
+            row.distributions = {**row.distributions, param_name: distribution}
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Write to the storage, then to the copy."""
-        done = self._write(trial_id, lambda: self._kept.set_trial_state_values(trial_id, state, values))
-        row = self._changed(trial_id)
-        row.state = state
-        if values is not None:
-            row.values = list(values)
-        if state == TrialState.RUNNING:
-            row.datetime_start = datetime.now()
-        if state.is_finished():
-            row.datetime_complete = datetime.now()
-        return done
+        """Write to the storage and to the copy."""
+        with self._changing(trial_id) as (change, row):
+            change.state, change.values = state, values
+            row.state = state
+            if values is not None:
+                row.values = list(values)
+            if state == TrialState.RUNNING:
+                row.datetime_start = datetime.now()
+            if state.is_finished():
+                row.datetime_complete = datetime.now()
+        return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, value: float) -> None:
-        """Write to the storage, then to the copy."""
-        self._write(trial_id, lambda: self._kept.set_trial_intermediate_value(trial_id, step, value))
-        row = self._changed(trial_id)
-        row.intermediate_values = {**row.intermediate_values, step: value}
+        """Write to the storage and to the copy."""
+        with self._changing(trial_id) as (change, row):
+            change.curve[step] = value
+            row.intermediate_values = {**row.intermediate_values, step: value}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write to the storage, then to the copy."""
-        self._write(trial_id, lambda: self._kept.set_trial_user_attr(trial_id, key, value))
-        row = self._changed(trial_id)
-        row.user_attrs = {**row.user_attrs, key: value}
+        """Write to the storage and to the copy."""
+        with self._changing(trial_id) as (change, row):
+            change.user[key] = value
+            row.user_attrs = {**row.user_attrs, key: value}
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write to the storage, then to the copy."""
-        self._write(trial_id, lambda: self._kept.set_trial_system_attr(trial_id, key, value))
-        row = self._changed(trial_id)
-        row.system_attrs = {**row.system_attrs, key: value}
-
-    def _changed(self, trial_id: int) -> FrozenTrial:
-        """Put a copy in the place of a row, and return it: whoever holds the old one may rely on it."""
-        number = self._numbers[trial_id]
-        row = self._rows[number] = copy.copy(self._rows[number])
-        return row
+        """Write to the storage and to the copy."""
+        with self._changing(trial_id) as (change, row):
+            change.system[key] = value
+            row.system_attrs = {**row.system_attrs, key: value}
 
     # ------------------------------------------------------------ reading, as Optuna asks for it
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return a row."""
-        return self._rows[self._numbers[trial_id]]
+        """Return a row, for the caller alone: Optuna's `Trial` writes into the one that it is given."""
+        row = copy.copy(self._rows[self._numbers[trial_id]])
+        row.params, row.distributions = dict(row.params), dict(row.distributions)
+        row.user_attrs, row.system_attrs = dict(row.user_attrs), dict(row.system_attrs)
+        row.intermediate_values = dict(row.intermediate_values)
+        return row
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None

@@ -246,8 +246,12 @@ class Runner:
 
     def _advance(self) -> None:
         self._settled = False
-        outcomes = self.array.advance()
+        outcomes = {slot: self._heard(self._slots[slot], outcome) for slot, outcome in self.array.advance().items()}
         self.ledger.refresh(now=False)
+        with suppress(LostTrialError), self.ledger.together():  # who is lost meets that again when its slot is settled
+            for slot, outcome in outcomes.items():
+                if isinstance(outcome, Evaluation):
+                    self._report(self._slots[slot])
         for slot, outcome in outcomes.items():
             self._settle(slot, outcome)
         self._settled = True
@@ -255,6 +259,18 @@ class Runner:
             self._writer.offer(self._name, self._checkpoint)
             if self._writer.problem:
                 self._note(self._writer.problem)
+
+    def _heard(self, running: _Running, outcome: Evaluation | Exception) -> Evaluation | Exception:
+        """Keep an evaluation, and return it; or what is wrong with it."""
+        if isinstance(outcome, Exception):
+            return outcome
+        try:
+            metrics = {name: float(value) for name, value in outcome.metrics.items()}
+            running.evaluations.append(replace(outcome, value=finite(outcome.value), metrics=metrics))
+            self.watch.evaluated(running.number, running.evaluations[-1])
+        except Exception as error:
+            return error
+        return running.evaluations[-1]
 
     def _checkpoint(self) -> Checkpoint:
         """Return all that the array needs to go on from here."""
@@ -302,17 +318,12 @@ class Runner:
             return self._returned(running, outcome.value)
         if isinstance(outcome, Exception):
             raise outcome
-        if outcome is not None:
-            metrics = {name: float(value) for name, value in outcome.metrics.items()}
-            running.evaluations.append(replace(outcome, value=finite(outcome.value), metrics=metrics))
-            self.watch.evaluated(running.number, running.evaluations[-1])
         return self._state_at(running) if running.evaluations else None
 
     def _state_at(self, running: _Running) -> tuple[TrialState, dict[str, Any]] | Decision | None:
-        """Report the last evaluation, and return what follows from it."""
+        """Return what follows from the last evaluation, which is reported if it has not been yet."""
         last = running.evaluations[-1]
-        step = len(running.evaluations) if last.at is None else last.at
-        self._report(running.trial, step, last.value)
+        step = self._report(running)
         if last.last:
             return TrialState.COMPLETE, {}
         if out_of_patience(running.values, self.rules.patience, self.direction):
@@ -332,16 +343,19 @@ class Runner:
             raise ValueError("the objective ended without yielding or returning a score")
         return TrialState.COMPLETE, {"returned": True} if value is not None else {}
 
-    def _report(self, trial: Trial, step: int, value: float) -> None:
-        """Report a value; one that a former owner has reported already must be the same."""
-        before = self._row(trial).intermediate_values.get(step)
+    def _report(self, running: _Running) -> int:
+        """Report the last evaluation, and return its step; one that a former owner has reported must be the same."""
+        value, at = running.evaluations[-1].value, running.evaluations[-1].at
+        step = len(running.evaluations) if at is None else at
+        before = self._row(running.trial).intermediate_values.get(step)
         if before is not None and before != value:
             self.watch.note(
-                f"trial {trial.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
+                f"trial {running.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
                 "the objective is not a function of its parameters and seed alone"
             )
         if before != value:
-            self.ledger.set_trial_intermediate_value(trial._trial_id, step, value)
+            self.ledger.set_trial_intermediate_value(running.trial._trial_id, step, value)
+        return step
 
     # ------------------------------------------------------------ pausing, in rounds
 
@@ -349,10 +363,11 @@ class Runner:
         """Take a trial out of its slot until its round has reached its rung."""
         running = self._slots[slot]
         trial = running.trial
-        for name, fact in self._facts(running).items():
-            trial.set_user_attr(name, fact)
         # Before the checkpoint: who went on from that one alone would be past the rung without having met it.
-        self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
+        with self.ledger.together():
+            for name, fact in self._facts(running).items():
+                trial.set_user_attr(name, fact)
+            self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
         if self.array.pause(slot):
             self._held[running.number] = running
             del self._slots[slot]
@@ -406,9 +421,10 @@ class Runner:
 
     def _tell(self, trial: Trial, state: TrialState, attrs: Mapping[str, Any], value: float | None = None) -> None:
         """Tell a trial, give it up, and forget what was kept of it."""
-        for name, fact in attrs.items():
-            trial.set_user_attr(name, fact)
-        self.study.tell(trial, value, state)
+        with self.ledger.together():
+            for name, fact in attrs.items():
+                trial.set_user_attr(name, fact)
+            self.study.tell(trial, value, state)
         self._told += 1
         self.ledger.release(trial.number)
         if self.weights is not None:

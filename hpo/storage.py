@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,33 @@ class _JournalLock(BaseJournalFileLock):
         self._lock.release()
 
 
+class _Journal(JournalFileBackend):
+    """A journal's file, which is locked and waited for once for several records."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, _JournalLock(path))
+        self._holds, self._held = False, list[dict[str, Any]]()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep records back, until the first one that is appended afterwards."""
+        self._holds, self._held = True, []
+        try:
+            yield
+        finally:
+            self._holds = False
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, behind those that were kept back."""
+        self._held += logs
+        if not self._holds:
+            logs, self._held = self._held, []
+            super().append_logs(logs)
+
+
 def _journal(url: str) -> BaseStorage:
     path = path_of(url)
-    backend = JournalFileBackend(path, _JournalLock(path))
+    backend = _Journal(path)
     with open(path, "rb") as file:
         first = file.readline()
     begun = not first.endswith(b"\n") and RECORD.startswith(first[: len(RECORD)])

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from hpo import samplers
+from hpo.changes import pen_of
 from hpo.config import NAME, RESUMABLE, Study
 from hpo.errors import StudyError
 from hpo.formatting import plain
@@ -159,6 +161,10 @@ def plan(opened: optuna.Study, study: Study) -> int:
     rows, budget = planned_rows(study)
     present = [row.params or row.system_attrs.get("fixed_params") for row in opened.get_trials(deepcopy=False)]
     new = [(params, attrs) for params, attrs in rows if not params or params not in present]
-    for params, attrs in new[: max(0, len(rows) - len(present))]:
-        opened.enqueue_trial(params, user_attrs=attrs)
+    lacking = [
+        optuna.create_trial(state=TrialState.WAITING, user_attrs=attrs, system_attrs={"fixed_params": params})
+        for params, attrs in new[: max(0, len(rows) - len(present))]
+    ]
+    if lacking:
+        pen_of(opened._storage).add(opened._study_id, lacking)
     return budget

@@ -1,8 +1,8 @@
-"""A process is killed before and after every call of a storage and every replacement of a file, one run for each.
+"""A process is killed before everything that it writes: a statement, a commit, a record of a journal, a file.
 
     python tests/every_step.py sqlite:////tmp/a.db
 
-Prints, for each run, whether it was killed and the digest of the table after another process has gone on.
+Each run is killed at another point; then a second process goes on. Prints how many points there were.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 import storm
 import torch  # before the forks
+from optuna.storages.journal import JournalFileBackend
 
 from hpo import storage as storages
 from hpo.checkpoint import Checkpoints, Kept
@@ -95,7 +97,7 @@ def run(name: str, url: str | None) -> optuna.Study:
 
 
 def killed_at(point: int, name: str, url: str) -> bool:
-    """Run a study in a fork that is killed at a call; return whether it was."""
+    """Run a study in a fork that is killed before something that it writes; return whether it was."""
     pid = os.fork()
     if pid:
         return os.waitpid(pid, 0)[1] != 0
@@ -110,20 +112,28 @@ def killed_at(point: int, name: str, url: str) -> bool:
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             step()
-            answer = function(*arguments, **named)
-            step()
-            return answer
+            return function(*arguments, **named)
 
         return call
 
-    def connected(url: str) -> Any:
-        kept = connect(url)
-        for called in dir(kept):
-            if called.startswith(("set_", "create_new")):
-                setattr(kept, called, counted(getattr(kept, called)))
-        return kept
+    def appended(file: JournalFileBackend, logs: list[Any]) -> None:
+        for log in logs:  # a kill may leave some of several
+            step()
+            append(file, [log])
 
-    connect, storages.connect = storages.connect, connected
+    def executes(connection: sqlalchemy.Connection, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(("INSERT", "UPDATE")):
+            step()
+            connection.info["written"] = True
+
+    def commits(connection: sqlalchemy.Connection) -> None:
+        if connection.info.pop("written", False):
+            step()
+
+    append = JournalFileBackend.append_logs
+    JournalFileBackend.append_logs = appended  # type: ignore[method-assign]
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executes)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commits)
     os.replace, Path.rename = counted(os.replace), counted(Path.rename)  # type: ignore[assignment, method-assign]
     run(name, url)
     os._exit(0)
@@ -149,5 +159,5 @@ if __name__ == "__main__":
                 print(name, told, undisturbed, file=sys.stderr)
             os._exit(told != undisturbed)
         if os.waitpid(pid, 0)[1] != 0:
-            sys.exit(f"killed at call {len(found)}, the study came to another end")
+            sys.exit(f"killed at point {len(found)}, the study came to another end")
     print(len(found) - 1)

@@ -17,6 +17,7 @@ ROOT = Path(hpo.__file__).parent
 # A module may import modules of lower layers only.
 LAYERS = [
     [
+        "changes",
         "checkpoint",
         "errors",
         "formatting",

@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import optuna
@@ -96,7 +97,7 @@ def test_after_a_run_the_storage_has_what_the_ledger_has(url):
 def test_rows_are_read_by_refreshes_and_takes_only(url, monkeypatch):
     study = opened(url, 6)
     runner = Runner(study, SPACE, GeneratorArray(objective, 2), Rules(6, max_consecutive_failures=99), url=url)
-    counts = {"get_all_trials": 0, "get_trial": 0, "_read_all": 0, "take": 0}
+    counts = {"get_all_trials": 0, "read": 0, "_read_all": 0, "take": 0}
 
     def counted(owner, name):
         real = getattr(owner, name)
@@ -107,13 +108,13 @@ def test_rows_are_read_by_refreshes_and_takes_only(url, monkeypatch):
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in [(study._storage, name) for name in ("get_all_trials", "get_trial")]:
-        counted(owner, name)
+    counted(study._storage, "get_all_trials")
+    counted(runner.ledger._pen, "read")
     for name in ("_read_all", "take"):
         counted(runner.ledger, name)
     runner.run()
     assert counts["get_all_trials"] == counts["_read_all"]
-    assert counts["get_trial"] == counts["take"] == 6
+    assert counts["read"] == counts["take"] == 6
 
 
 def test_reading_takes_a_twentieth_of_the_time_at_most(url):
@@ -257,6 +258,81 @@ def test_two_who_lack_a_row_add_one(shared):
     assert len(one.get_all_trials(0)) == len(other.get_all_trials(0)) == 2
     other.add_row()
     assert [row.state for row in opened(shared).trials] == [TrialState.WAITING] * 3
+
+
+# ---------------------------------------------------------------- writing together
+
+
+def test_what_is_written_together_is_known_at_once_and_stored_at_the_end(url):
+    study = opened(url, 2)
+    ledger = Ledger(study, url)
+    view, before = ledger.before(1), None
+    rows = [ledger.take(number)._trial_id for number in (0, 1)]
+    with ledger.together():
+        before = facts(study)
+        ledger.set_trial_param(rows[0], "x", 0.5, UNIT)
+        with ledger.together():
+            view.set_trial_intermediate_value(rows[0], 1, 0.25)
+        ledger.set_trial_user_attr(rows[1], "a", 1)
+        ledger.set_trial_state_values(rows[1], TrialState.COMPLETE, [1.0])
+        assert facts(study) == before
+        assert ledger.row(0).intermediate_values == {1: 0.25}
+        assert ledger.row(1).state == TrialState.COMPLETE
+    assert facts(study) == facts(ledger) != before
+
+
+def test_of_what_is_written_together_nothing_is_left_after_an_error(url):
+    study = opened(url, 1)
+    ledger = Ledger(study, url)
+    trial = optuna.trial.Trial(optuna.Study("s", ledger), ledger.take(0)._trial_id)
+    before, known = facts(study), facts(ledger)
+    with suppress(ZeroDivisionError), ledger.together():
+        trial.suggest_float("x", 0.0, 1.0)
+        trial.set_user_attr("a", 1)
+        raise ZeroDivisionError
+    assert facts(study) == before
+    assert facts(ledger) == known  # although Optuna's trial has written into the row that it was given
+    ledger.set_trial_user_attr(trial._trial_id, "a", 2)
+    assert facts(study) == facts(ledger) != before
+
+
+def test_a_trial_that_is_lost_keeps_nothing_from_what_is_written_together_with_it(shared):
+    study = opened(shared, 3)
+    ledger, other = Ledger(study, shared), another(shared)
+    rows = [ledger.take(number)._trial_id for number in (0, 1, 2)]
+    lose_lock(ledger, "delete")
+    other.take(0)
+    study._storage.set_trial_state_values(rows[1], TrialState.PRUNED)  # by hand
+    known, before = facts(ledger), facts(study)
+
+    def write():
+        with ledger.together():
+            for row in rows:
+                ledger.set_trial_intermediate_value(row, 1, 0.5)
+                ledger.set_trial_user_attr(row, "a", 1)
+
+    with pytest.raises(LostTrialError, match="trial 0 "):
+        write()
+    assert ledger.owned == [2]
+    assert facts(ledger)[:2] == known[:2]
+    assert facts(study)[:2] == before[:2]
+    assert facts(study)[2] == facts(ledger)[2] != known[2]
+    ledger.refresh()
+    assert facts(study) == facts(ledger)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_segment_and_a_moment_of_a_trial_are_one_transaction_each(tmp_path, slots):
+    url = ON_DISK[0].format(tmp_path)
+    study = opened(url, 8)
+    runner = Runner(study, SPACE, GeneratorArray(lambda params: iter((1, 2, 3, 4, 5)), slots), Rules(8), url=url)
+    runner.ledger.took = 1e9  # no more reads
+    study.pruner = optuna.pruners.NopPruner()
+    commits = []
+    sqlalchemy.event.listen(study._storage._backend.engine, "commit", commits.append)
+    runner.run()
+    assert {row.state for row in study.trials} == {TrialState.COMPLETE}
+    assert len(commits) <= 8 * (4 + 5 / slots) + 6  # read, set running, drawn, told; evaluated
 
 
 # ---------------------------------------------------------------- losing

@@ -854,6 +854,30 @@ def test_a_paused_trial_that_somebody_else_has_adopted_is_dropped():
     assert study.trials[0].system_attrs[ATTEMPT][0] == 2  # adopted back
 
 
+def test_a_trial_that_is_lost_in_a_segment_is_dropped_and_its_neighbours_are_reported():
+    log, left = Log(), []
+
+    def objective(params):
+        try:
+            yield 1.0
+            if params["x"] == 2 and not left:  # its owner is overtaken
+                runner.ledger._locks.release(1)
+                study._storage.set_trial_system_attr(study.trials[1]._trial_id, ATTEMPT, [1, 1, 1])
+            yield 2.0
+            assert 2.0 in study.trials[0].intermediate_values.values()  # in the storage
+            yield 3.0
+        finally:
+            left.append(params["x"])
+
+    study = study_of(points(1, 2, 3))
+    runner = Runner(study, SPACE, GeneratorArray(objective, 3), Rules(3), log)
+    runner.run()
+    assert left[0] == 2
+    assert log.lines.count(("note", "trial 1 belongs to another process, and is dropped here")) == 1
+    assert states(study) == ["COMPLETE"] * 3
+    assert [trial.intermediate_values for trial in study.trials] == [{1: 1.0, 2: 2.0, 3: 3.0}] * 3
+
+
 @pytest.mark.parametrize("slots", [1, 3])
 def test_killed_before_any_write_a_round_goes_on_from_its_checkpoints(impatient, tmp_path, slots):
     writes, dead = 0, True

@@ -1,0 +1,255 @@
+"""What one moment changes in trials, written as one: in a database as one transaction, in a journal as one append.
+
+Optuna's storages write every parameter, value and attribute by itself, in a transaction that reads the trial first.
+All that is known here of Optuna's tables is in `Tables`; `tests/test_changes.py` compares what it leaves in a database
+with what Optuna would have left there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Protocol
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+
+SCHEMA = 12
+"""The version of Optuna's tables that `Tables` writes to."""
+
+INSERT: Mapping[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+@dataclass
+class Change:
+    """What is new in a trial.
+
+    Attributes:
+        params: Name -> (value as Optuna stores it, distribution).
+        curve: Step -> value.
+        user: User attributes.
+        system: System attributes.
+        state: Its state from now on; None leaves it.
+        values: The objective's, told with a state.
+    """
+
+    params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
+    curve: dict[int, float] = field(default_factory=dict)
+    user: dict[str, Any] = field(default_factory=dict)
+    system: dict[str, Any] = field(default_factory=dict)
+    state: TrialState | None = None
+    values: Sequence[float] | None = None
+
+
+class Pen(Protocol):
+    """Reads and writes trials of a storage."""
+
+    def read(self, trial_id: int) -> FrozenTrial:
+        """Return a trial's row."""
+
+    def write(self, changes: Mapping[int, Change]) -> Collection[int]:
+        """Write changes, trial id -> change; return the ids of the trials that have ended, which stay as they are."""
+
+    def add(self, study_id: int, rows: Sequence[FrozenTrial]) -> None:
+        """Add waiting rows, one at least, which have attributes at most, in their order."""
+
+
+def pen_of(storage: BaseStorage) -> Pen:
+    """Return what reads and writes a storage: its tables where they are as they are known here, else its methods."""
+    inner = getattr(storage, "_backend", None)  # of Optuna's cache a database, of a journal its file
+    if isinstance(inner, RDBStorage):
+        with suppress(ImportError, AttributeError, LookupError, ValueError):
+            return Tables(inner.engine)
+    return Calls(storage, getattr(inner, "holding", nullcontext))
+
+
+class Calls:
+    """Writes as Optuna does, call by call: whoever is killed in between has written the first of them.
+
+    Args:
+        storage: Any storage.
+        holding: In it, a journal keeps records back until the next one is written.
+    """
+
+    def __init__(self, storage: BaseStorage, holding: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self._storage, self._holding = storage, holding
+
+    def read(self, trial_id: int) -> FrozenTrial:
+        """Return a trial's row."""
+        return self._storage.get_trial(trial_id)
+
+    def write(self, changes: Mapping[int, Change]) -> Collection[int]:
+        """Write trial by trial."""
+        ended = []
+        for trial_id, change in changes.items():
+            *first, last = self._calls(trial_id, change)
+            try:
+                with self._holding():
+                    for call in first:
+                        call()
+                last()
+            except UpdateFinishedTrialError:
+                ended.append(trial_id)
+                for _ in first:  # a journal refuses each record of ours that it comes upon, whoever reads then
+                    with suppress(UpdateFinishedTrialError):
+                        self._storage.get_trial(trial_id)
+        return ended
+
+    def add(self, study_id: int, rows: Sequence[FrozenTrial]) -> None:
+        """Add row by row."""
+        for row in rows:
+            self._storage.create_new_trial(study_id, row)
+
+    def _calls(self, trial_id: int, change: Change) -> Iterator[Callable[[], Any]]:
+        for name, (value, distribution) in change.params.items():
+            yield partial(self._storage.set_trial_param, trial_id, name, value, distribution)
+        for step, value in change.curve.items():
+            yield partial(self._storage.set_trial_intermediate_value, trial_id, step, value)
+        for key, fact in change.user.items():
+            yield partial(self._storage.set_trial_user_attr, trial_id, key, fact)
+        for key, fact in change.system.items():
+            yield partial(self._storage.set_trial_system_attr, trial_id, key, fact)
+        if change.state is not None:  # last: who reads that a trial has ended finds all that is to be said of it
+            yield partial(self._storage.set_trial_state_values, trial_id, change.state, change.values)
+
+
+class Tables:
+    """Writes to Optuna's tables: all of a moment or nothing.
+
+    Args:
+        engine: The database's.
+
+    Raises:
+        LookupError, or what else a look at it ends in: It is of another kind, or Optuna's tables are other ones.
+    """
+
+    def __init__(self, engine: sqlalchemy.Engine) -> None:
+        from optuna.storages._rdb import models
+
+        if models.SCHEMA_VERSION != SCHEMA:
+            raise LookupError(models.SCHEMA_VERSION)
+        self._engine, tables = engine, models.BaseModel.metadata.tables
+        self._studies, self._trials = tables["studies"], tables["trials"]
+        parts = [
+            tables[f"trial_{name}"]
+            for name in ("params", "intermediate_values", "user_attributes", "system_attributes", "values")
+        ]
+        self._point, self._value = models.TrialIntermediateValueModel, models.TrialValueModel
+        # Statements are made once: that takes longer than to execute them.
+        self._params, self._curve, self._user, self._system, self._values = (
+            _upsert(INSERT[engine.name](table)) for table in parts
+        )
+        trial_id: Any = sqlalchemy.bindparam("id")
+        self._all = [
+            sqlalchemy.select(table).where(table.c.trial_id == trial_id).order_by(*table.primary_key)
+            for table in (self._trials, *parts)
+        ]
+        state = sqlalchemy.select(self._trials.c.state).where(self._trials.c.trial_id == trial_id)
+        self._state_of = state.with_for_update()  # so that nobody else tells a trial before the end of a transaction
+        self._update_to = {state: self._update(state) for state in TrialState}
+
+    def read(self, trial_id: int) -> FrozenTrial:
+        """Return a trial's row."""
+        with self._engine.begin() as connection:
+            (trial,), params, curve, user, system, values = (
+                connection.execute(select, {"id": trial_id}).all() for select in self._all
+            )
+        distributions = {row.param_name: json_to_distribution(row.distribution_json) for row in params}
+        point, value = self._point.stored_repr_to_intermediate_value, self._value.stored_repr_to_value
+        return FrozenTrial(
+            number=trial.number,
+            state=trial.state,
+            value=None,
+            values=[value(row.value, row.value_type) for row in values] or None,
+            datetime_start=_here(trial.datetime_start),
+            datetime_complete=_here(trial.datetime_complete),
+            params={row.param_name: distributions[row.param_name].to_external_repr(row.param_value) for row in params},
+            distributions=distributions,
+            user_attrs={row.key: json.loads(row.value_json) for row in user},
+            system_attrs={row.key: json.loads(row.value_json) for row in system},
+            intermediate_values={row.step: point(row.intermediate_value, row.intermediate_value_type) for row in curve},
+            trial_id=trial_id,
+        )
+
+    def _update(self, state: TrialState) -> sqlalchemy.Update:
+        """Return the statement that sets a state, and the moment of a start or an end."""
+        changed: dict[str, Any] = {"state": state}
+        if state != TrialState.WAITING:
+            moment = "datetime_complete" if state.is_finished() else "datetime_start"
+            changed[moment] = sqlalchemy.bindparam("now", type_=sqlalchemy.DateTime)
+        where = self._trials.c.trial_id == sqlalchemy.bindparam("id")
+        return sqlalchemy.update(self._trials).where(where).values(changed)
+
+    def write(self, changes: Mapping[int, Change]) -> Collection[int]:
+        """Write in one transaction."""
+        with self._engine.begin() as connection:
+            states = {one: connection.execute(self._state_of, {"id": one}).scalar_one() for one in sorted(changes)}
+            live = {one: change for one, change in changes.items() if not states[one].is_finished()}
+            self._execute(connection, live)
+        return changes.keys() - live.keys()
+
+    def add(self, study_id: int, rows: Sequence[FrozenTrial]) -> None:
+        """Add all in one transaction."""
+        study, trial = self._studies.c, self._trials.c
+        with self._engine.begin() as connection:
+            # As Optuna does before it counts: there is no constraint that would keep numbers apart.
+            connection.execute(sqlalchemy.select(study.study_id).where(study.study_id == study_id).with_for_update())
+            counted = sqlalchemy.select(sqlalchemy.func.count()).where(trial.study_id == study_id)
+            begin = connection.execute(counted).scalar_one()
+            new = [
+                {"study_id": study_id, "number": number, "state": row.state} for number, row in enumerate(rows, begin)
+            ]
+            connection.execute(sqlalchemy.insert(self._trials), new)
+            ids = sqlalchemy.select(trial.trial_id).where(trial.study_id == study_id, trial.number >= begin)
+            added = connection.execute(ids.order_by(trial.number)).scalars()
+            attrs = [Change(user=row.user_attrs, system=row.system_attrs) for row in rows]
+            self._execute(connection, dict(zip(added, attrs, strict=True)))
+
+    def _execute(self, connection: sqlalchemy.Connection, changes: Mapping[int, Change]) -> None:
+        """Execute each statement once, for all of the trials."""
+        together: dict[Any, list[dict[str, Any]]] = {}
+        for trial_id, change in changes.items():
+            for statement, row in self._rows(trial_id, change):
+                together.setdefault(statement, []).append(row)
+        for statement, rows in together.items():
+            connection.execute(statement, rows)
+
+    def _rows(self, trial_id: int, change: Change) -> Iterator[tuple[Any, dict[str, Any]]]:
+        of = {"trial_id": trial_id}
+        for name, (value, distribution) in change.params.items():
+            drawn = {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(distribution)}
+            yield self._params, of | drawn
+        for step, value in change.curve.items():
+            number, point = self._point.intermediate_value_to_stored_repr(value)
+            yield self._curve, of | {"step": step, "intermediate_value": number, "intermediate_value_type": point}
+        for statement, attrs in ((self._user, change.user), (self._system, change.system)):
+            for key, fact in attrs.items():
+                yield statement, of | {"key": key, "value_json": json.dumps(fact)}
+        for objective, value in enumerate(change.values or ()):
+            number, kind = self._value.value_to_stored_repr(value)
+            yield self._values, of | {"objective": objective, "value": number, "value_type": kind}
+        if change.state is not None:
+            now = {} if change.state == TrialState.WAITING else {"now": datetime.now(UTC).replace(tzinfo=None)}
+            yield self._update_to[change.state], {"id": trial_id, **now}
+
+
+def _upsert(statement: Any) -> Any:
+    """Return what inserts a row, or puts it in the place of the one that has the same key."""
+    (unique,) = (one for one in statement.table.constraints if isinstance(one, sqlalchemy.UniqueConstraint))
+    keys = {column.name for column in unique.columns}
+    rest = {one.name: statement.excluded[one.name] for one in statement.table.columns if one.name not in keys}
+    rest = {name: new for name, new in rest.items() if not statement.table.columns[name].primary_key}
+    return statement.on_conflict_do_update(index_elements=list(unique.columns), set_=rest)
+
+
+def _here(moment: datetime | None) -> datetime | None:
+    """Return a moment, UTC in the table, in local time, as Optuna gives it."""
+    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import datetime
+import math
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.trial import TrialState
+
+from hpo import changes
+from hpo import storage as storages
+from hpo.changes import Calls, Change, Tables, pen_of
+
+CHANGES = {
+    "params": Change(
+        params={
+            "x": (0.5, FloatDistribution(0.0, 1.0)),
+            "rate": (1e-3, FloatDistribution(1e-5, 1e-1, log=True)),
+            "kind": (1, CategoricalDistribution(("a", None, 2))),
+            "depth": (3, IntDistribution(1, 4)),
+        }
+    ),
+    "curve": Change(curve={30: 0.5, 10: math.inf, 20: -math.inf, 40: math.nan}),
+    "attributes": Change(user={"ä": [1, {"b": None}], "a": "x" * 5000}, system={"s": [1, 2, -1], "t": 0.1}),
+    "running": Change(state=TrialState.RUNNING),
+    "complete": Change(user={"a": 1}, state=TrialState.COMPLETE, values=[0.25]),
+    "infinite": Change(state=TrialState.COMPLETE, values=[math.inf]),
+    "pruned": Change(curve={1: 0.5}, state=TrialState.PRUNED, values=[0.5]),
+    "failed": Change(user={"reason": "x"}, state=TrialState.FAIL),
+    "waiting": Change(state=TrialState.WAITING),
+}
+PLANNED = [
+    optuna.create_trial(state=TrialState.WAITING, user_attrs=user, system_attrs=system)
+    for user, system in (({}, {}), ({"baseline": True}, {"fixed_params": {"x": 1}}), ({}, {"fixed_params": {}}))
+]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """A database."""
+    return f"sqlite:///{tmp_path}/a.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+
+
+def opened(url, name="s", rows=0):
+    study = optuna.create_study(storage=storages.connect(url), study_name=name)
+    if rows:
+        pen_of(study._storage).add(study._study_id, PLANNED * rows)
+    return study
+
+
+def ids(study):
+    return [row._trial_id for row in study.get_trials(deepcopy=False)]
+
+
+def tables(study):
+    """Return all that the tables have of the trials of a study, in the order in which it came, but when it did."""
+    engine = study._storage._backend.engine
+    metadata = sqlalchemy.MetaData()
+    metadata.reflect(engine)
+    found = {}
+    own = ids(study)
+    with engine.connect() as connection:
+        for name, table in metadata.tables.items():
+            if "trial_id" in table.columns:
+                rows = connection.execute(sqlalchemy.select(table).order_by(*table.primary_key)).mappings().all()
+                drop = {column.name for column in table.primary_key} | {"trial_id", "study_id"}
+                found[name] = [
+                    (own.index(row["trial_id"]), *(_said(row[key]) for key in row if key not in drop))
+                    for row in rows
+                    if row["trial_id"] in own
+                ]
+    return found
+
+
+def _said(value):
+    return type(value) if isinstance(value, datetime.datetime) else value
+
+
+# ---------------------------------------------------------------- as Optuna does
+
+
+def test_the_tables_have_what_optuna_would_have_left_there(url):
+    pairs = [(first, then) for first in CHANGES for then in CHANGES if not first == then == "params"]
+    studies = [opened(url, "tables", len(pairs)), opened(url, "calls", len(pairs))]
+    said = []
+    for study, pen in zip(studies, (pen_of(studies[0]._storage), Calls(studies[1]._storage)), strict=True):
+        own, ended = ids(study), []
+        for number, (trial, (first, then)) in enumerate(zip(own, pairs, strict=False)):
+            ended += [pen.write({trial: CHANGES["running"]}), pen.write({trial: CHANGES[first]})]
+            ended.append(pen.write({trial: CHANGES[then], own[-1]: Change(system={f"{number}": 1})}))
+        said.append([[own.index(trial) for trial in some] for some in ended])
+    assert tables(studies[0]) == tables(studies[1])
+    assert said[0] == said[1]
+
+
+def test_rows_are_added_as_optuna_adds_them(url):
+    studies = [opened(url, "tables"), opened(url, "calls")]
+    pens = [pen_of(studies[0]._storage), Calls(studies[1]._storage)]
+    for _ in range(2):
+        for study, pen in zip(studies, pens, strict=True):
+            pen.add(study._study_id, PLANNED)
+    assert tables(studies[0]) == tables(studies[1])
+    assert [row.number for row in studies[0].trials] == [*range(6)]
+    assert [row.system_attrs for row in studies[0].trials] == 2 * [row.system_attrs for row in PLANNED]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_row_is_read_as_optuna_reads_it(url, change):
+    study = opened(url, rows=1)
+    pen = pen_of(study._storage)
+    number = 1
+    trial_id = ids(study)[number]
+    pen.write({trial_id: CHANGES["running"]})
+    pen.write({trial_id: CHANGES[change]})
+    read, wanted = pen.read(trial_id), storages.connect(url).get_trial(trial_id)
+    read.intermediate_values, wanted.intermediate_values = (
+        {step: str(value) for step, value in row.intermediate_values.items()}  # nan is not equal to itself
+        for row in (read, wanted)
+    )
+    assert vars(read) == vars(wanted)
+    assert list(read.params) == list(wanted.params)
+    now = datetime.datetime.now()
+    assert abs(now - read.datetime_start) < datetime.timedelta(minutes=1)
+
+
+# ---------------------------------------------------------------- all or nothing
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_what_is_interrupted_leaves_nothing(url, at):
+    study = opened(url, rows=1)
+    pen, own, before = pen_of(study._storage), ids(study), tables(study)
+    writes = []
+
+    def interrupt(connection, cursor, statement, *_):
+        writes.append(statement)
+        if sum(one.startswith(("INSERT", "UPDATE")) for one in writes) == at:
+            raise KeyboardInterrupt
+
+    sqlalchemy.event.listen(study._storage._backend.engine, "before_cursor_execute", interrupt)
+    every = Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.COMPLETE, [1.0])
+    with pytest.raises(KeyboardInterrupt):
+        pen.write({own[0]: CHANGES["running"], own[1]: every})
+    sqlalchemy.event.remove(study._storage._backend.engine, "before_cursor_execute", interrupt)
+    assert tables(study) == before
+    assert pen.write({own[1]: every}) == set()
+    assert tables(study) != before
+
+
+def test_whoever_sees_that_a_trial_has_ended_sees_its_value(url):
+    study = opened(url, rows=1)
+    pen, own, other = pen_of(study._storage), ids(study), storages.connect(url)
+    seen = []
+
+    def look(connection, cursor, statement, *_):
+        if statement.startswith(("INSERT", "UPDATE")):
+            token = storages.READING.set(True)  # waits for nobody
+            seen.append(other.get_trial(own[0]))
+            storages.READING.reset(token)
+
+    engine = study._storage._backend.engine
+    sqlalchemy.event.listen(engine, "after_cursor_execute", look)
+    pen.write({own[0]: CHANGES["complete"]})
+    assert len(seen) == 3
+    assert {(row.state, row.value, len(row.user_attrs)) for row in seen} == {(TrialState.WAITING, None, 0)}
+    row = other.get_trial(own[0])
+    assert (row.state, row.value, row.user_attrs) == (TrialState.COMPLETE, 0.25, {"a": 1})
+
+
+def test_it_may_be_said_twice(url):
+    study = opened(url, rows=1)
+    pen, own = pen_of(study._storage), ids(study)
+    every = Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.RUNNING)
+    pen.write({own[0]: every})
+    once = tables(study)
+    pen.write({own[0]: every})
+    assert tables(study) == once
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "memory"])
+def test_a_trial_that_has_ended_stays_as_it_is_and_keeps_nothing_from_others(tmp_path, kind):
+    url = {"sqlite": f"sqlite:///{tmp_path}/a.db", "journal": f"journal:///{tmp_path}/a.log"}.get(kind)
+    study = optuna.create_study(storage=InMemoryStorage() if url is None else storages.connect(url))
+    pen = pen_of(study._storage)
+    pen.add(study._study_id, PLANNED)
+    own = ids(study)
+    study._storage.set_trial_state_values(own[1], TrialState.COMPLETE, [1.0])
+    late = Change(user={"a": 1, "b": 2, "c": 3}, curve={1: 0.5}, state=TrialState.FAIL)
+    assert list(pen.write(dict.fromkeys(own, late))) == [own[1]]
+    assert [row.state for row in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.FAIL]
+    assert study.trials[1].user_attrs == {"baseline": True}
+    assert study.trials[2].user_attrs == late.user
+    if url is not None:
+        assert storages.connect(url).get_all_trials(study._study_id) == study.trials
+
+
+def test_a_journal_is_waited_for_once(tmp_path, monkeypatch):
+    study = optuna.create_study(storage=storages.connect(f"journal:///{tmp_path}/a.log"))
+    pen = pen_of(study._storage)
+    pen.add(study._study_id, PLANNED)
+    synced = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    pen.write({0: Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.COMPLETE, [1.0])})
+    assert len(synced) == 1
+    (row, _, _) = optuna.load_study(study_name=study.study_name, storage=study._storage).trials
+    assert (row.params["depth"], row.intermediate_values, row.value) == (3, {1: 0.5}, 1.0)
+
+
+# ---------------------------------------------------------------- what is known of Optuna
+
+
+def test_optunas_tables_are_those_that_are_known(url):
+    assert isinstance(pen_of(opened(url)._storage), Tables), "Optuna has changed its tables: see `changes.Tables`"
+
+
+def test_where_they_are_not_optuna_writes_itself(tmp_path, monkeypatch):
+    study = opened(f"sqlite:///{tmp_path}/a.db")
+    monkeypatch.setattr(changes, "SCHEMA", changes.SCHEMA + 1)
+    pen = pen_of(study._storage)
+    assert isinstance(pen, Calls)
+    pen.add(study._study_id, PLANNED)
+    pen.write({ids(study)[0]: CHANGES["complete"]})
+    assert study.trials[0].value == 0.25
+
+
+def test_other_storages_are_written_by_their_methods(tmp_path):
+    assert isinstance(pen_of(InMemoryStorage()), Calls)
+    assert isinstance(pen_of(storages.connect(f"journal:///{tmp_path}/a.log")), Calls)
+    assert isinstance(pen_of(RDBStorage("sqlite:///:memory:")), Calls)  # a study has Optuna's cache around it
