@@ -411,9 +411,9 @@ class FineTuneArray:
         tokens = self.tokens[split]
         chunks = by_length(tokens.lengths, SCORING_BATCH[self.device.type])
         logits = []
-        for rows in chunks:
-            inputs, _ = tokens.batch(rows)
-            with self._autocast():
+        with self._autocast():  # one for all: weights are cast once
+            for rows in chunks:
+                inputs, _ = tokens.batch(rows)
                 logits.append(model(**inputs).logits.float())
         order = np.argsort(np.concatenate(chunks))
         stacked = torch.cat(logits).cpu().numpy()[order]

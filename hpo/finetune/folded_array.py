@@ -260,9 +260,9 @@ class FoldedArray(FineTuneArray):
         tokens = self.tokens[split]
         chunks = by_length(tokens.lengths, SCORING_BATCH[self.device.type])
         logits = []
-        for rows in chunks:
-            inputs, _ = tokens.batch(rows)
-            with self._masks(), self._autocast():
+        with self._masks(), self._autocast():  # one for all: weights are cast once
+            for rows in chunks:
+                inputs, _ = tokens.batch(rows)
                 repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
                 logits.append(model(**repeated).logits.float().unflatten(0, (self.slots, -1)))
         order = np.argsort(np.concatenate(chunks))
