@@ -23,6 +23,8 @@ from pathlib import Path
 def objective(params):
     Path("by").mkdir(exist_ok=True)
     (Path("by") / str(os.getpid())).touch()
+    while len(list(Path("by").iterdir())) < int(Path("awaited").read_text()):  # so that nobody comes too late
+        time.sleep(0.05)
     for step in range(1, 4):
         time.sleep(0.2)
         yield params["x"] * step
@@ -31,9 +33,10 @@ def objective(params):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder with a study of an objective that takes its time."""
+    """Return a working folder with a study of an objective that takes its time, and waits for who is awaited."""
     monkeypatch.chdir(tmp_path)
     Path("slow.py").write_text(OBJECTIVE)
+    Path("awaited").write_text("1")
     content = {"objective": "slow:objective", "space": {"x": {"low": 0.0, "high": 1.0}}, "trials": 12}
     Path("s.yaml").write_text(json.dumps({**content, "sampler": "random", "pruner": "none"}))
     return tmp_path
@@ -67,6 +70,7 @@ def ended(pid: int) -> bool:
 
 @pytest.mark.slow
 def test_workers_run_a_study_together_and_who_is_killed_is_replaced(folder: Path) -> None:
+    Path("awaited").write_text("3")
     running = start("run", "s.yaml", "--workers", "2", "--storage", "sqlite:///hpo.db")
     os.kill(processes(2)[0], signal.SIGKILL)
     out, err = running.communicate(timeout=180)
@@ -82,6 +86,7 @@ def test_workers_run_a_study_together_and_who_is_killed_is_replaced(folder: Path
 
 @pytest.mark.slow
 def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(folder: Path) -> None:
+    Path("awaited").write_text("2")
     first = start("worker", "s.yaml")
     processes(1)
     second = start("worker", "s")  # by its name in the storage
@@ -97,6 +102,7 @@ def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(fold
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
+    Path("awaited").write_text("2")
     running = start("run", "s.yaml", "--workers", "2")
     pids = processes(2)
     running.send_signal(sent)
