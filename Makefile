@@ -18,9 +18,9 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# More processes than a small machine has cores, for tests wait often; so each computes with one thread.
+# One process more than a small machine has cores, for tests wait; so each computes with one thread.
 pytest: .venv/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 clean:
 	rm -rf .venv

@@ -92,7 +92,7 @@ def start(cluster: Any, postgresql: str, tmp_path: Path) -> Iterator[Callable[..
     until(lambda: not processes("hpo.cli", "worker", "cheap.yaml"))
 
 
-def until(holds: Callable[[], Any], seconds: float = 60) -> None:
+def until(holds: Callable[[], Any], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -132,7 +132,7 @@ def test_two_workers_are_stopped_and_go_on(start: Any, postgresql: str, tmp_path
     until(lambda: len(ran(tmp_path)) == 2)
     assert postgresql not in "".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in processes("hpo"))
     running.send_signal(signal.SIGINT)
-    _, error = running.communicate(timeout=60)
+    _, error = running.communicate(timeout=180)
     assert (running.returncode, "the same command goes on" in error) == (130, True), error
     assert processes("hpo.cli", "worker", "cheap.yaml") == []
     assert set(states(postgresql)) == {TrialState.COMPLETE, TrialState.WAITING}
@@ -166,7 +166,7 @@ def test_a_node_is_lost_and_another_takes_its_place(start: Any, cluster: Any, po
 @pytest.mark.slow
 def test_what_the_user_has_to_mend_is_said_once(start: Any) -> None:
     running = start(STUDY, objective="cheap:missing")
-    out, error = running.communicate(timeout=60)
+    out, error = running.communicate(timeout=180)
     assert running.returncode == 2
     assert error.count("error: ") == 1
     assert "missing" in error

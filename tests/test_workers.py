@@ -92,7 +92,7 @@ def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(fold
     second = start("worker", "s")  # by its name in the storage
     processes(2)
     first.send_signal(signal.SIGINT)
-    _, err = first.communicate(timeout=60)
+    _, err = first.communicate(timeout=180)
     assert first.returncode == 130, err
     _, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
@@ -103,12 +103,12 @@ def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(fold
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
     Path("awaited").write_text("2")
-    running = start("run", "s.yaml", "--workers", "2")
+    running = start("run", "s.yaml", "--workers", "2", "--set", "trials=400")  # for longer than is waited below
     pids = processes(2)
     running.send_signal(sent)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=180)
     assert running.returncode == (130 if sent == signal.SIGINT else -9), err
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not all(map(ended, pids)):
         assert time.monotonic() < deadline, "a worker is left"
         time.sleep(0.1)
