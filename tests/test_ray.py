@@ -138,7 +138,7 @@ def test_two_workers_are_stopped_and_go_on(start: Any, postgresql: str, tmp_path
     assert set(states(postgresql)) == {TrialState.COMPLETE, TrialState.WAITING}
 
     running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.1}})
-    out, error = running.communicate(timeout=120)
+    out, error = running.communicate(timeout=300)
     assert running.returncode == 0, error
     assert states(postgresql) == {TrialState.COMPLETE: TRIALS}
     assert sum(ran(tmp_path).values()) == TRIALS  # once each
@@ -156,7 +156,7 @@ def test_a_node_is_lost_and_another_takes_its_place(start: Any, cluster: Any, po
     cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False)
     until(lambda: len(ran(tmp_path)) == 3)
     (tmp_path / "held").write_text("")
-    out, error = running.communicate(timeout=120)
+    out, error = running.communicate(timeout=300)
     assert running.returncode == 0, error
     assert states(postgresql) == {TrialState.COMPLETE: TRIALS}
     assert sum(ran(tmp_path).values()) >= TRIALS  # of a trial that was lost all is done again

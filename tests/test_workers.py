@@ -94,7 +94,7 @@ def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(fold
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=180)
     assert first.returncode == 130, err
-    _, err = second.communicate(timeout=120)
+    _, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
     assert [row.state.name for row in rows()] == ["COMPLETE"] * 12
 
@@ -119,7 +119,7 @@ def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
 def test_an_error_that_the_user_can_mend_is_said_once(folder: Path) -> None:
     Path("slow.py").write_text("def objective(params):\n    raise KeyError('text')\n")
     running = start("run", "s.yaml", "--workers", "2")
-    _, err = running.communicate(timeout=120)
+    _, err = running.communicate(timeout=300)
     assert running.returncode == 2
     assert err.count("3 trials failed in a row, the last with KeyError") == 1
     assert "Traceback" not in err
@@ -181,7 +181,7 @@ def test_the_password_of_the_storage_is_on_no_command_line(folder: Path, monkeyp
 @pytest.mark.slow
 def test_when_the_time_is_up_what_is_left_waits(folder: Path) -> None:
     running = start("run", "s.yaml", "--workers", "2", "--set", "trials=200", "--timeout", "3")
-    out, err = running.communicate(timeout=120)
+    out, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     assert {row.state.name for row in rows()} == {"COMPLETE", "WAITING"}
     assert "report: runs/s/report.html" in out
