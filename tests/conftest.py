@@ -44,6 +44,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-storm", action="store_true", help="kill storms of 1,000 trials and 200 kills")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file to one process, for what its tests set up together, but each storm to whoever is free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if "test_storm.py" in nodeid else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # in the order below, not the largest file first
+    return Scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes test, begin with what takes long."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 class Cluster:
     """A private PostgreSQL cluster on loopback, from the system's own package."""
 

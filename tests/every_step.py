@@ -147,6 +147,7 @@ def table(study: optuna.Study, name: str) -> str:
 
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storm.import_early()
     undisturbed = table(run("undisturbed", None), "undisturbed")
     found: list[bool] = []
     while not found or found[-1]:

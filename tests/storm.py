@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from alembic import command, config, migration, script  # noqa: F401  # before the forks: it takes half a second
 from optuna.trial import TrialState
 
 import hpo
@@ -75,6 +75,17 @@ def run(name: str, url: str | None, trials: int) -> optuna.Study:
             return tune.run(configs.load(Path("finetune.yaml"), {"trials": trials}), url, AtWork()).study
         settings = {**SETTINGS[name], "trials": trials, "seed": 7}
         return hpo.optimize(objective, name="storm", storage=url, watch=AtWork(), **settings)
+
+
+EARLY = ["alembic.command", "alembic.config", "alembic.migration", "alembic.script", "optuna.storages._rdb.models"]
+EARLY += ["psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite"]
+TRAINING = ["hpo.finetune.array", "sklearn.metrics", "scipy.stats", "transformers.models.bert.modeling_bert"]
+
+
+def import_early(*modules: str) -> None:
+    """Import what each fork would have to, again and again, for half a second, or for five where it trains."""
+    for module in (*EARLY, *modules):
+        importlib.import_module(module)
 
 
 def work(name: str, url: str, trials: int) -> None:
@@ -169,6 +180,5 @@ if __name__ == "__main__":
     given = vars(parser.parse_args())
     PAUSE = given.pop("pause")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if given["study"] == "finetune":
-        import hpo.finetune.array  # before the forks: it takes seconds
+    import_early(*(TRAINING if given["study"] == "finetune" else []))
     print(json.dumps(storm(given.pop("study"), **given)))

@@ -92,7 +92,7 @@ def start(cluster: Any, postgresql: str, tmp_path: Path) -> Iterator[Callable[..
     until(lambda: not processes("hpo.cli", "worker", "cheap.yaml"))
 
 
-def until(holds: Callable[[], Any], seconds: float = 60) -> None:
+def until(holds: Callable[[], Any], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -132,13 +132,13 @@ def test_two_workers_are_stopped_and_go_on(start: Any, postgresql: str, tmp_path
     until(lambda: len(ran(tmp_path)) == 2)
     assert postgresql not in "".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in processes("hpo"))
     running.send_signal(signal.SIGINT)
-    _, error = running.communicate(timeout=60)
+    _, error = running.communicate(timeout=180)
     assert (running.returncode, "the same command goes on" in error) == (130, True), error
     assert processes("hpo.cli", "worker", "cheap.yaml") == []
     assert set(states(postgresql)) == {TrialState.COMPLETE, TrialState.WAITING}
 
     running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.1}})
-    out, error = running.communicate(timeout=120)
+    out, error = running.communicate(timeout=300)
     assert running.returncode == 0, error
     assert states(postgresql) == {TrialState.COMPLETE: TRIALS}
     assert sum(ran(tmp_path).values()) == TRIALS  # once each
@@ -156,7 +156,7 @@ def test_a_node_is_lost_and_another_takes_its_place(start: Any, cluster: Any, po
     cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False)
     until(lambda: len(ran(tmp_path)) == 3)
     (tmp_path / "held").write_text("")
-    out, error = running.communicate(timeout=120)
+    out, error = running.communicate(timeout=300)
     assert running.returncode == 0, error
     assert states(postgresql) == {TrialState.COMPLETE: TRIALS}
     assert sum(ran(tmp_path).values()) >= TRIALS  # of a trial that was lost all is done again
@@ -166,7 +166,7 @@ def test_a_node_is_lost_and_another_takes_its_place(start: Any, cluster: Any, po
 @pytest.mark.slow
 def test_what_the_user_has_to_mend_is_said_once(start: Any) -> None:
     running = start(STUDY, objective="cheap:missing")
-    out, error = running.communicate(timeout=60)
+    out, error = running.communicate(timeout=180)
     assert running.returncode == 2
     assert error.count("error: ") == 1
     assert "missing" in error

@@ -96,11 +96,11 @@ def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_goes_on(
     job: Callable[..., subprocess.Popen[str]], postgresql: str, tmp_path: Path
 ) -> None:
     first = job("--set", "trials=4")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while "trial 0 state=complete" not in (line := first.stdout.readline()):  # type: ignore[union-attr]
         assert line or time.monotonic() < deadline
     os.kill(int((tmp_path / "step").read_text()), signal.SIGTERM)
-    _, error = first.communicate(timeout=60)
+    _, error = first.communicate(timeout=180)
     assert (first.returncode, "put back" in error) == (130, True), error
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     (tmp_path / "requeued").unlink()
@@ -108,7 +108,7 @@ def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_goes_on(
     assert {trial.state for trial in opened.trials} == {TrialState.COMPLETE, TrialState.WAITING}
 
     again = job("--set", "trials=4")
-    _, error = again.communicate(timeout=60)
+    _, error = again.communicate(timeout=180)
     assert again.returncode == 0, error
     assert {trial.state for trial in opened.trials} == {TrialState.COMPLETE}
     assert not (tmp_path / "requeued").exists()
@@ -117,10 +117,10 @@ def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_goes_on(
 def test_a_job_without_a_storage_or_with_a_wrong_study_ends(
     job: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    _, error = (without := job(HPO_STORAGE=None)).communicate(timeout=60)
+    _, error = (without := job(HPO_STORAGE=None)).communicate(timeout=180)
     assert without.returncode != 0
     assert "HPO_STORAGE" in error
-    _, error = (wrong := job("--set", "trails=4")).communicate(timeout=60)
+    _, error = (wrong := job("--set", "trails=4")).communicate(timeout=180)
     assert wrong.returncode == 2
     assert "trails" in error
     assert not (tmp_path / "requeued").exists()

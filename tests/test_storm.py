@@ -75,7 +75,7 @@ def assert_nothing_is_lost(said: dict[str, Any], trials: int) -> None:
 def test_a_kill_storm_loses_nothing_and_changes_nothing(
     url: str, study: str, undisturbed: Any, pytestconfig: pytest.Config
 ) -> None:
-    trials, kills = (1000, 200) if pytestconfig.getoption("--full-storm") else (120, 30)
+    trials, kills = (1000, 200) if pytestconfig.getoption("--full-storm") else (60, 30)
     said = storm_of(url, "--study", study, "--trials", trials, "--kills", kills, "--gap", 0.15, "--pause", 0.15)
     assert_nothing_is_lost(said, trials)
     assert said["kills"] == kills
@@ -94,9 +94,9 @@ def test_free_running_trials_all_end() -> None:
 
 
 def test_arrays_that_train_are_restored_to_the_bit(folder: Path, pytestconfig: pytest.Config) -> None:
-    tiny.write_csv(folder / "data.csv", 400)
+    tiny.write_csv(folder / "data.csv", 200)
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
-    pruner = {"name": "asha", "min_resource": 1000, "reduction_factor": 2}
+    pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16], "epochs": 6}
     content = tiny.study(folder, name="storm", slots=3, seed=3, space=space, **settings)
@@ -106,7 +106,7 @@ def test_arrays_that_train_are_restored_to_the_bit(folder: Path, pytestconfig: p
         Path(name).mkdir()
         os.rename("finetune.yaml", f"{name}/finetune.yaml")
         os.chdir(name)
-        arguments = ("--study", "finetune", "--trials", 12, "--workers", workers, "--kills", shots, "--gap", 0.8)
+        arguments = ("--study", "finetune", "--trials", 12, "--workers", workers, "--kills", shots, "--gap", 0.5)
         said = storm_of("sqlite:///a.db", *arguments, "--pause", pause)
         assert said["kills"] == shots, "the study was over too soon for a storm"
         assert_nothing_is_lost(said | {"duplicated": 0}, 12)

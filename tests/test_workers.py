@@ -23,6 +23,8 @@ from pathlib import Path
 def objective(params):
     Path("by").mkdir(exist_ok=True)
     (Path("by") / str(os.getpid())).touch()
+    while len(list(Path("by").iterdir())) < int(Path("awaited").read_text()):  # so that nobody comes too late
+        time.sleep(0.05)
     for step in range(1, 4):
         time.sleep(0.2)
         yield params["x"] * step
@@ -31,9 +33,10 @@ def objective(params):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder with a study of an objective that takes its time."""
+    """Return a working folder with a study of an objective that takes its time, and waits for who is awaited."""
     monkeypatch.chdir(tmp_path)
     Path("slow.py").write_text(OBJECTIVE)
+    Path("awaited").write_text("1")
     content = {"objective": "slow:objective", "space": {"x": {"low": 0.0, "high": 1.0}}, "trials": 12}
     Path("s.yaml").write_text(json.dumps({**content, "sampler": "random", "pruner": "none"}))
     return tmp_path
@@ -67,6 +70,7 @@ def ended(pid: int) -> bool:
 
 @pytest.mark.slow
 def test_workers_run_a_study_together_and_who_is_killed_is_replaced(folder: Path) -> None:
+    Path("awaited").write_text("3")
     running = start("run", "s.yaml", "--workers", "2", "--storage", "sqlite:///hpo.db")
     os.kill(processes(2)[0], signal.SIGKILL)
     out, err = running.communicate(timeout=180)
@@ -82,14 +86,15 @@ def test_workers_run_a_study_together_and_who_is_killed_is_replaced(folder: Path
 
 @pytest.mark.slow
 def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(folder: Path) -> None:
+    Path("awaited").write_text("2")
     first = start("worker", "s.yaml")
     processes(1)
     second = start("worker", "s")  # by its name in the storage
     processes(2)
     first.send_signal(signal.SIGINT)
-    _, err = first.communicate(timeout=60)
+    _, err = first.communicate(timeout=180)
     assert first.returncode == 130, err
-    _, err = second.communicate(timeout=120)
+    _, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
     assert [row.state.name for row in rows()] == ["COMPLETE"] * 12
 
@@ -97,12 +102,13 @@ def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(fold
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
-    running = start("run", "s.yaml", "--workers", "2")
+    Path("awaited").write_text("2")
+    running = start("run", "s.yaml", "--workers", "2", "--set", "trials=400")  # for longer than is waited below
     pids = processes(2)
     running.send_signal(sent)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=180)
     assert running.returncode == (130 if sent == signal.SIGINT else -9), err
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not all(map(ended, pids)):
         assert time.monotonic() < deadline, "a worker is left"
         time.sleep(0.1)
@@ -113,7 +119,7 @@ def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
 def test_an_error_that_the_user_can_mend_is_said_once(folder: Path) -> None:
     Path("slow.py").write_text("def objective(params):\n    raise KeyError('text')\n")
     running = start("run", "s.yaml", "--workers", "2")
-    _, err = running.communicate(timeout=120)
+    _, err = running.communicate(timeout=300)
     assert running.returncode == 2
     assert err.count("3 trials failed in a row, the last with KeyError") == 1
     assert "Traceback" not in err
@@ -175,7 +181,7 @@ def test_the_password_of_the_storage_is_on_no_command_line(folder: Path, monkeyp
 @pytest.mark.slow
 def test_when_the_time_is_up_what_is_left_waits(folder: Path) -> None:
     running = start("run", "s.yaml", "--workers", "2", "--set", "trials=200", "--timeout", "3")
-    out, err = running.communicate(timeout=120)
+    out, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     assert {row.state.name for row in rows()} == {"COMPLETE", "WAITING"}
     assert "report: runs/s/report.html" in out
