@@ -5,7 +5,7 @@ import tiny
 import torch
 from test_folded_array import MIXED, curves, open_array, same
 
-from hpo.finetune import folded_program
+from hpo.finetune import folded_array, folded_program
 from hpo.finetune.replay import Replay
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -14,9 +14,10 @@ ACROSS_SLOTS = 1e-4  # of a loss in float32: a product of other shapes is summed
 KINDS = ["bert", "qwen3", "modernbert", "deberta-v2", "xlnet"]
 
 
-@pytest.fixture(autouse=True)
-def deterministic(monkeypatch):
-    """Kernels that give the same sums each time; and no TF32."""
+@pytest.fixture(autouse=True, params=[10.0, 0.0], ids=["packed", "padded"])
+def deterministic(request, monkeypatch):
+    """Kernels that give the same sums each time."""
+    monkeypatch.setattr(folded_array, "WORTH_PACKING", request.param)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     yield
