@@ -30,15 +30,16 @@ NO_ROOM, COMPARED = 40, 41  # batch sizes that mean something to `Watched`
 class Watched(Shard):
     """A shard that can run out of memory, and that can compare its masks with the other's."""
 
-    def _accumulate(self, slot, rows):
+    def _accumulate(self, slot, rows, seed):
         size = slot.trial.params["batch_size"]
         if size == NO_ROOM and self.rank == 1 and self.micro_batch > 4:
             raise torch.OutOfMemoryError("out of memory")  # while the other process is in the midst of a collective
         if size == COMPARED:
             masks = [torch.zeros(64), torch.zeros(64)]
-            dist.all_gather(masks, dropout.mask(torch.Size([64]), 0.5, masks[0]))
+            with self._masked(dropout.key(seed)):
+                dist.all_gather(masks, dropout.drop(torch.ones(64), 0.5))
             assert not torch.equal(*masks)
-        return super()._accumulate(slot, rows)
+        return super()._accumulate(slot, rows, seed)
 
 
 def opened(folder, **overrides):
