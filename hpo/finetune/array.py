@@ -42,7 +42,7 @@ Array = np.ndarray[Any, Any]
 
 
 # Raised when hpo computes other numbers from the same study.
-NUMERICS = 2
+NUMERICS = 3
 
 
 class FineTuneArray:

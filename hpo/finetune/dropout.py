@@ -230,14 +230,17 @@ def attention(
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     groups = query.shape[1] // key.shape[1]
-    key, value = (x.to(wide).repeat_interleave(groups, dim=1) if groups > 1 else x.to(wide) for x in (key, value))
-    scores = (query.to(wide) * scaling) @ key.transpose(-1, -2)
+    # Heads one after the other, as products want them, at once: else each is copied twice.
+    query, key, value = (x.to(wide, memory_format=torch.contiguous_format) for x in (query, key, value))
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = (query * scaling) @ key.transpose(-1, -2)
     if bias is not None:
         scores = scores + bias
     if causal:
         attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     elif attention_mask is not None:
         scores = scores + attention_mask
     weights = drop(scores.softmax(dim=-1), rates)

@@ -40,9 +40,14 @@ class Tokens:
     pad: int
 
     def batch(self, rows: Array, length: int | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Return the model's inputs [b, `length` or the longest row] and the targets of some rows."""
+        """Return the model's inputs and the targets of some rows.
+
+        Args:
+            rows: [b] row numbers.
+            length: Tokens a row is padded to; without it, one of few lengths that the longest of them fits in.
+        """
         index = torch.from_numpy(rows).to(self.ids.device, non_blocking=True)
-        return self.gather(index, length or int(self.lengths[rows].max()))
+        return self.gather(index, length or min(one_of_few(int(self.lengths[rows].max())), int(self.lengths.max())))
 
     def gather(self, index: torch.Tensor, length: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return the same for row numbers [b] that are on the device."""
@@ -56,6 +61,16 @@ class Tokens:
         if self.types is not None:
             inputs["token_type_ids"] = torch.where(real, self.types[places], 0).long()
         return inputs, self.targets[index]
+
+
+def one_of_few(length: int) -> int:
+    """Return the shortest of few lengths, eight to an octave, that is not below one.
+
+    Kernels are compiled for every new shape: on a CPU in bf16, all those of a step in a fifth of the step's time. As
+    octaves are divided alike, batches of 8, 16 and 32 rows have shapes in common. It costs 2 % more padding.
+    """
+    step = 1 << max(0, length.bit_length() - 4)
+    return -(-length // step) * step
 
 
 def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, device: torch.device) -> Tokens:

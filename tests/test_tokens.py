@@ -1,0 +1,47 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.finetune.tokens import Tokens, one_of_few
+
+
+def tokens(*rows):
+    lengths = np.array([len(row) for row in rows])
+    return Tokens(
+        ids=torch.tensor([token for row in rows for token in row], dtype=torch.int32),
+        types=None,
+        starts=torch.from_numpy(lengths.cumsum() - lengths),
+        counts=torch.from_numpy(lengths),
+        lengths=lengths,
+        targets=torch.arange(len(rows)),
+        pad=9,
+    )
+
+
+def test_a_batch_is_padded_and_masked():
+    inputs, targets = tokens([1, 2, 3], [4], [5, 6]).batch(np.array([2, 1]))
+    assert inputs["input_ids"].tolist() == [[5, 6], [4, 9]]
+    assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert targets.tolist() == [2, 1]
+
+
+def test_a_batch_may_have_a_length_of_its_own():
+    inputs, _ = tokens([1, 2, 3], [4]).batch(np.array([1]), length=2)
+    assert inputs["input_ids"].tolist() == [[4, 9]]
+
+
+def test_rows_are_never_padded_beyond_the_longest_of_the_split():  # which may be all that the model can read
+    split = tokens([1] * 17, [1] * 33)
+    assert [split.batch(np.array([row]))[0]["input_ids"].shape[1] for row in (0, 1)] == [18, 33]
+
+
+@given(st.integers(1, 8192))
+def test_one_of_few_lengths_is_hardly_longer(length):
+    assert length <= one_of_few(length) <= length * 9 / 8
+    assert one_of_few(one_of_few(length)) == one_of_few(length)
+    assert one_of_few(2 * one_of_few(length)) == 2 * one_of_few(length)  # twice the rows of half the length
+
+
+def test_lengths_are_few():
+    assert len({one_of_few(length) for length in range(1, 513)}) == 48 + 8
