@@ -404,7 +404,7 @@ class FineTuneArray:
 
     # ------------------------------------------------------------ scoring
 
-    @torch.inference_mode()
+    @torch.no_grad()  # and not inference mode, in which autocast would cast the weights anew for every chunk
     def predict(self, model: PreTrainedModel, split: str) -> Outputs:
         """Return a model's outputs on a split, in the split's order."""
         model.train(False)

@@ -252,7 +252,7 @@ class FoldedArray(FineTuneArray):
 
     # ------------------------------------------------------------ scoring
 
-    @torch.inference_mode()
+    @torch.no_grad()  # and not inference mode, in which autocast would cast the weights anew for every chunk
     def _predict_all(self, split: str) -> Array:
         """Return what every slot says of a split, in its order: [K, rows, outputs]."""
         assert self._program is not None
