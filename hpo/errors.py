@@ -20,9 +20,11 @@ LostTrialError           the trial belongs to another process by now: it is drop
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 def hidden(text: str) -> str:
@@ -129,3 +131,9 @@ class LostTrialError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"trial {number} belongs to another process")
         self.number = number
+
+
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """Return `; did you mean X?` for an error message, or all the names where none is close."""
+    close = difflib.get_close_matches(str(name), list(names), 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else f"; one of {', '.join(sorted(names))}"

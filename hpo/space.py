@@ -1,29 +1,21 @@
 """Search spaces: parameters, the conditions between them, and the published default to beat.
 
-A space is read from YAML or from a plain dict:
-
-    learning_rate: {low: 1e-5, high: 1e-3, log: true}   # a range
-    batch_size: [16, 32]                                # a choice
-    epochs: 3                                           # fixed, the same in every trial
-    num_cycles: {values: [1, 2], when: {schedule: cosine_with_restarts}}
+How one is written down, and read, is in `hpo/space_reader.py`.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass as validated
 
-from hpo.errors import ConfigError, Problem
-from hpo.hyperparameters import Hyperparameter, Value
+from hpo.hyperparameters import Value
 
 if TYPE_CHECKING:
     import optuna
@@ -280,159 +272,3 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
     if isinstance(parameter, Int):
         return trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
     return trial.suggest_categorical(name, parameter.values)
-
-
-# ---------------------------------------------------------------- reading
-
-
-def parse(
-    raw: Mapping[str, Any],
-    known: Mapping[str, Hyperparameter] | None = None,
-    names: Iterable[str] | None = None,
-    source: str = "the search space",
-) -> SearchSpace:
-    """Read a space from plain values.
-
-    Args:
-        raw: Either `{parameters: ..., baseline: ..., source: ...}` or the parameters alone. Each is a scalar
-            (fixed), a list (choices), a mapping (`low`/`high` or `values`, and `when`), or a parameter object.
-        known: The hyperparameters that the objective reads, with their ranges; None does not check.
-        names: The names that the objective reads, where their ranges are not known.
-        source: What to call the space in an error.
-
-    Raises:
-        ConfigError: With every problem found.
-    """
-    whole = "parameters" in raw
-    prefix: tuple[str, ...] = ("parameters",) if whole else ()
-    parameters = raw["parameters"] if whole else raw
-    problems: list[Problem] = []
-    if whole:
-        extra = [key for key in raw if key not in ("parameters", "baseline", "source")]
-        problems += [
-            Problem((key,), f"is not a key of a search space{nearest(key, ['baseline', 'source'])}") for key in extra
-        ]
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise ConfigError(source, [*problems, Problem(prefix, "must map parameter names to values or ranges")])
-    read = set(known or {}) | set(names or ())
-    searched: dict[str, Parameter] = {}
-    fixed: Params = {}
-    for name, value in parameters.items():
-        if read and name not in read:
-            problems.append(Problem((*prefix, name), f"is not read by the objective{nearest(name, read)}"))
-            continue
-        try:
-            parsed = _parameter(value, (known or {}).get(name))
-        except ValueError as error:
-            problems += [Problem((*prefix, name), message) for message in _messages(error)]
-            continue
-        if isinstance(parsed, get_args(Parameter)):
-            searched[name] = parsed
-        else:
-            fixed[name] = parsed
-        problems += _range_problems((*prefix, name), parsed, (known or {}).get(name))
-    baseline = raw.get("baseline", {}) if whole else {}
-    if not isinstance(baseline, Mapping):
-        problems.append(Problem(("baseline",), "must map parameter names to values"))
-        baseline = {}
-    for name, value in baseline.items():
-        if name not in parameters:
-            problems.append(Problem(("baseline", name), "is not a parameter of this space"))
-        elif known and name in known and (wrong := known[name].problem(value)):
-            problems.append(Problem(("baseline", name), wrong))
-    ordered = _ordered(searched, fixed, prefix, problems)
-    if not searched and not problems:
-        problems.append(Problem(prefix, "searches nothing: give at least one parameter a range or a list"))
-    if problems:
-        raise ConfigError(source, problems)
-    published = {name: entry.default for name, entry in (known or {}).items()} | dict(baseline)
-    return SearchSpace(
-        MappingProxyType(ordered),
-        MappingProxyType(fixed),
-        MappingProxyType({name: value for name, value in published.items() if name in searched}),
-        str(raw.get("source", "")) if whole else "",
-    )
-
-
-def _parameter(value: Any, hyperparameter: Hyperparameter | None) -> Parameter | Scalar | None:
-    if isinstance(value, get_args(Parameter)):
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"must be finite, not {value}")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Sequence):
-        return Categorical(list(value))
-    if not isinstance(value, Mapping):
-        raise ValueError(f"must be a value, a list or a range, not {type(value).__name__}")
-    if "values" in value:
-        return Categorical(**value)
-    if "low" not in value and "high" not in value:
-        raise ValueError("needs low and high for a range, or values for a choice")
-    ends = [value.get(key) for key in ("low", "high", "step") if value.get(key) is not None]
-    whole = all(isinstance(end, int) for end in ends)
-    integer = hyperparameter.kind is int if hyperparameter else whole
-    return (Int if integer else Float)(**value)
-
-
-def _messages(error: ValueError) -> list[str]:
-    if not isinstance(error, ValidationError):
-        return [str(error)]
-    return [
-        ".".join(str(part) for part in item["loc"])
-        + (": " if item["loc"] else "")
-        + item["msg"].removeprefix("Value error, ")
-        for item in error.errors()
-    ]
-
-
-def _range_problems(path: tuple[str, ...], parsed: Any, hyperparameter: Hyperparameter | None) -> list[Problem]:
-    if hyperparameter is None:
-        return []
-    if isinstance(parsed, Categorical):
-        values: list[Any] = parsed.values
-    elif isinstance(parsed, Float | Int):
-        values = [parsed.low, parsed.high]
-    else:
-        values = [parsed]
-    return [Problem(path, wrong) for value in values if (wrong := hyperparameter.problem(value))]
-
-
-def _ordered(
-    searched: dict[str, Parameter], fixed: Params, prefix: tuple[str, ...], problems: list[Problem]
-) -> dict[str, Parameter]:
-    """Put each parameter after those that its condition names; keep the file's order otherwise."""
-    ordered: dict[str, Parameter] = {}
-    waiting = dict(searched)
-    for name, parameter in searched.items():
-        for other, wanted in parameter.when.items():
-            path = (*prefix, name, "when", other)
-            if other in fixed:
-                possible: Sequence[Any] | None = [fixed[other]]
-            elif other in searched:
-                possible = searched[other].points()
-            else:
-                problems.append(Problem(path, f"is not a parameter of this space{nearest(other, searched)}"))
-                continue
-            wishes = wanted if isinstance(wanted, list) else [wanted]
-            never = [wish for wish in wishes if possible is not None and wish not in possible]
-            if never:
-                problems.append(Problem(path, f"is never {', '.join(map(repr, never))}{_offer(possible)}"))
-    while waiting:
-        ready = [n for n, p in waiting.items() if not any(other in waiting for other in p.when)]
-        if not ready:
-            problems.append(Problem((*prefix, next(iter(waiting)), "when"), "conditions run in a circle"))
-            break
-        for name in ready:
-            ordered[name] = waiting.pop(name)
-    return ordered
-
-
-def _offer(possible: Sequence[Any] | None) -> str:
-    return f"; it is one of {', '.join(map(repr, possible))}" if possible is not None and len(possible) < 20 else ""
-
-
-def nearest(name: Any, names: Iterable[str]) -> str:
-    """Return `; did you mean X?` for an error message, or all the names where none is close."""
-    close = difflib.get_close_matches(str(name), list(names), 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else f"; one of {', '.join(sorted(names))}"

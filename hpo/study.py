@@ -18,10 +18,11 @@ from optuna.trial import TrialState
 
 from hpo import samplers
 from hpo.changes import pen_of
-from hpo.config import NAME, RESUMABLE, Study
+from hpo.config import Study
 from hpo.errors import StudyError
 from hpo.formatting import plain
 from hpo.named import named
+from hpo.settings import NAME, RESUMABLE
 from hpo.space import Params
 
 DEFAULT_TRIALS = 20

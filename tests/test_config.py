@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from hpo import config
-from hpo.config import RESUMABLE, DataConfig, StudyConfig, build, custom_parameters, find, from_dict, load, overridden
+from hpo import settings
+from hpo.config import build, custom_parameters, find, from_dict, load, overridden, shipped
 from hpo.errors import ConfigError
 from hpo.finetune.metrics import METRICS
 from hpo.finetune.tasks import TASKS
 from hpo.hyperparameters import HYPERPARAMETERS
 from hpo.pruners import PRUNERS
 from hpo.samplers import SAMPLERS
-from hpo.space import Categorical, Float, parse
+from hpo.settings import RESUMABLE, DataConfig, StudyConfig
+from hpo.space import Categorical, Float
+from hpo.space_reader import parse
 from hpo.yaml import read
 
 ROOT = Path(__file__).parent.parent
@@ -401,8 +403,8 @@ def test_a_space_or_study_is_found_by_path_beside_the_file_then_among_those_that
     monkeypatch.chdir(tmp_path)
     beside = tmp_path / "beside"
     (beside / "sub").mkdir(parents=True)
-    shipped = config.shipped("search_spaces") / "bert.yaml"
-    assert find("bert", "search_spaces", beside) == shipped
+    own = shipped("search_spaces") / "bert.yaml"
+    assert find("bert", "search_spaces", beside) == own
     mine = written(beside, "epochs: [1, 2]\n", "bert")
     assert find("bert", "search_spaces", beside) == mine
     (tmp_path / "search_spaces").mkdir()
@@ -444,7 +446,7 @@ def test_a_stored_study_holds_no_storage_url() -> None:
 
 
 def test_every_field_is_documented_and_what_may_change_is_a_field() -> None:
-    source = Path(config.__file__).read_text()
+    source = Path(settings.__file__).read_text()
     for model in (StudyConfig, DataConfig):
         body = source.split(f"class {model.__name__}(_Model):")[1]
         for name in model.model_fields:

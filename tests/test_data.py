@@ -7,9 +7,9 @@ import tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hpo.config import DataConfig
 from hpo.errors import DataError
 from hpo.finetune import data
+from hpo.settings import DataConfig
 
 
 def config(**settings):

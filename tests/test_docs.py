@@ -9,10 +9,10 @@ from typer.main import get_command
 
 from hpo import config
 from hpo.cli import app
-from hpo.config import DataConfig, StudyConfig
 from hpo.finetune.metrics import METRICS
 from hpo.pruners import PRUNERS
 from hpo.samplers import SAMPLERS
+from hpo.settings import DataConfig, StudyConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

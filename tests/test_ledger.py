@@ -24,7 +24,7 @@ from hpo.ledger import Ledger, attempt_of, fruitless
 from hpo.objective import GeneratorArray
 from hpo.runner import Rules, Runner
 from hpo.samplers import TrialSeededSampler
-from hpo.space import parse
+from hpo.space_reader import parse
 
 SPACE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"], "n": {"low": 1, "high": 9}})
 ON_DISK = ("sqlite:///{}/a.db", "journal:///{}/a.log")

@@ -21,7 +21,7 @@ import hpo
 from hpo import export, files, samplers, storage
 from hpo.errors import ConfigError, DataError, ModelError, StudyError
 from hpo.results import Results, read
-from hpo.space import parse
+from hpo.space_reader import parse
 from hpo.study import folder_of
 
 MARK = "poisoned"

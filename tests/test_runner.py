@@ -21,7 +21,7 @@ from hpo.objective import Evaluation, GeneratorArray
 from hpo.pruners import make
 from hpo.runner import Rules, Runner
 from hpo.samplers import TrialSeededSampler
-from hpo.space import parse
+from hpo.space_reader import parse
 from hpo.watcher import Silent
 from hpo.weights import Weights
 

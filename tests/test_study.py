@@ -10,8 +10,9 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from hpo import storage as storages
-from hpo.config import RESUMABLE, Study, build
+from hpo.config import Study, build
 from hpo.errors import StudyError
+from hpo.settings import RESUMABLE
 from hpo.study import (
     DEFAULT_TRIALS,
     load_by_name,

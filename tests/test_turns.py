@@ -12,7 +12,7 @@ from hpo.ledger import Ledger
 from hpo.pruners import make
 from hpo.rungs import Decision
 from hpo.samplers import TrialSeededSampler
-from hpo.space import parse
+from hpo.space_reader import parse
 from hpo.turns import PAUSED, Turns
 
 SPACE = parse({"x": [0, 1, 2, 3]})

@@ -20,7 +20,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.checkpoint import Kept
-from hpo.config import StudyConfig
 from hpo.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.finetune import device, dropout, first_token
 from hpo.finetune import optimizer as optimizers
@@ -37,6 +36,7 @@ from hpo.halt import Halt
 from hpo.hyperparameters import DEFAULTS
 from hpo.objective import Evaluation, TrialSpec
 from hpo.samplers import derived_seed
+from hpo.settings import StudyConfig
 
 Array = np.ndarray[Any, Any]
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpo.config import DataConfig
 from hpo.errors import DataError
 from hpo.files import expand
 from hpo.finetune.readers import read_rows
+from hpo.settings import DataConfig
 
 SPLITS = ("train", "validation", "test")
 Array = np.ndarray[Any, Any]

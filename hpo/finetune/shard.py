@@ -30,7 +30,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from hpo.config import StudyConfig
 from hpo.errors import GaveWayError, OutOfMemoryError
 from hpo.finetune import dropout
 from hpo.finetune.array import FineTuneArray
@@ -43,6 +42,7 @@ from hpo.finetune.tasks import Outputs
 from hpo.finetune.tokens import Tokens
 from hpo.objective import Evaluation
 from hpo.samplers import derived_seed
+from hpo.settings import StudyConfig
 
 Array = np.ndarray[Any, Any]
 

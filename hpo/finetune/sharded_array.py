@@ -25,7 +25,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hpo.config import StudyConfig
 from hpo.errors import DivergedError, HpoError, ModelError, OutOfMemoryError
 from hpo.finetune import device
 from hpo.finetune.array import FineTuneArray
@@ -33,6 +32,7 @@ from hpo.finetune.data import Dataset
 from hpo.finetune.shard import HALT, Place, Shard, TooLargeError, serve
 from hpo.finetune.tasks import Outputs
 from hpo.objective import Evaluation, TrialSpec
+from hpo.settings import StudyConfig
 
 # Seconds that the other processes have to answer once one has failed: they may be waiting for it.
 GRACE = 5.0
