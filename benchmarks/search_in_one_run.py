@@ -129,7 +129,9 @@ def sentence(results: dict[str, Any]) -> str:
     """Return the result as a sentence."""
     trials, lost = results["settings"]["trials"], results["lost"]
     said = f"A search of {trials} trials took {common._cell(results['ratio'])} times one Trainer run"
-    return said if lost is None else f"{said}; pruning lost {100 * lost:.2f} points on the test split"
+    said += "" if lost is None else f"; pruning lost {100 * lost:.2f} points on the test split"
+    scores = {side: statistics.median(ran[side]["test"] for ran in results["rounds"]) for side in results["rounds"][0]}
+    return f"{said}. On the test split: {', '.join(f'{side} {score:.4f}' for side, score in scores.items())}."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,8 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     results = {"settings": settings, "circumstances": common._circumstances(settings["device"]), **run(settings)}
     print(f"\n{sentence(results)}")
     if writes:
-        path = common.RESULTS / f"search_in_one_run_{settings['device']}.json"
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        common.write(results, common.RESULTS, "search_in_one_run", "A search and one run", sentence(results))
     return results
 
 

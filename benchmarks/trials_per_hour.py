@@ -388,26 +388,34 @@ def _circumstances(device: str) -> dict[str, Any]:
     }
 
 
-def write(results: dict[str, Any], folder: Path) -> None:
-    """Write the results as JSON and as a page."""
+def write(results: dict[str, Any], folder: Path, name: str, title: str, found: str) -> None:
+    """Write results as JSON, and what was found as a page.
+
+    Args:
+        results: With `settings` and `circumstances`.
+        folder: Where.
+        name: Of the benchmark.
+        title: Of the page.
+        found: In Markdown.
+    """
     settings, on = results["settings"], results["circumstances"]
-    stem = folder / f"trials_per_hour_{settings['device']}"
+    stem = folder / f"{name}_{settings['device']}"
     folder.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    shape = f"{settings['layers']} layers of {settings['hidden']}"
     hardware = f"{on['gpu']}, " if on["gpu"] else ""
-    versions = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
+    versions = ", ".join(f"{package} {number}" for package, number in on["versions"].items())
+    trials = settings["trials"] if "trials" in settings else len(settings["learning_rates"])
     lines = [
-        f"# Trials an hour on {settings['device']}",
+        f"# {title} on {settings['device']}",
         "",
-        f"{on['date']}, {hardware}{on['cpu']}, {on['cores']} cores ({settings['threads']} threads); {versions}.",
-        f"BERT of {shape}, {settings['rows']} rows, batch size {settings['batch']}, {settings['epochs']} epochs, "
-        f"{settings['evaluations']} evaluations an epoch on {settings['validation']} rows; "
-        f"{len(settings['learning_rates'])} trials a side, {settings['pairs']} rounds: median (min to max).",
+        f"{on['date']}, {hardware}{on['cpu']}, {on['cores']} cores; {versions}.",
+        f"BERT of {settings['layers']} layers of {settings['hidden']}, {settings['rows']} rows, batch size "
+        f"{settings['batch']}, epochs: {settings['epochs']}, {settings['evaluations']} evaluations an epoch on "
+        f"{settings['validation']} rows; trials: {trials}, rounds: {settings['pairs']}; median (min to max).",
         "",
-        table(results),
+        found,
         "",
-        "`python benchmarks/trials_per_hour.py --write` says in its docstring what is measured.",
+        f"`python benchmarks/{name}.py --write` says in its docstring what is measured.",
     ]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
@@ -416,7 +424,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    numbers = {"rows": 480, "validation": 120, "trials": 2, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
+    numbers = {"rows": 480, "validation": 120, "trials": 6, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
     shape = {"hidden": 384, "layers": 6, "heads": 12, "vocabulary": 30522}
     for name, default in {**numbers, **shape, "threads": os.cpu_count()}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
@@ -442,7 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     results = {"settings": settings, "circumstances": _circumstances(settings["device"]), **run(settings)}
     print(f"\n{table(results)}")
     if writes:
-        write(results, RESULTS)
+        write(results, RESULTS, "trials_per_hour", "Trials an hour", table(results))
     return results
 
 

@@ -23,7 +23,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_both_sides_run_the_same_trials(
     benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    results = benchmark.main([*TINY.split(), "--slots", "1", "2", "--fold"])
+    results = benchmark.main([*TINY.split(), "--trials", "2", "--slots", "1", "2", "--fold"])
     assert results["settings"]["learning_rates"] == [2e-5, 2e-4]
     (ran,) = results["rounds"]
     peers = set(ran) - {"hpo 1", "hpo 2"}
@@ -48,7 +48,7 @@ def check_ratios(results: dict[str, Any], peers: set[str]) -> None:
 
 
 def check_files(benchmark: ModuleType, results: dict[str, Any], folder: Path, printed: str) -> None:
-    benchmark.write(results, folder)
+    benchmark.write(results, folder, "trials_per_hour", "Trials an hour", benchmark.table(results))
     assert json.loads((folder / "trials_per_hour_cpu.json").read_text()) == results
     page = (folder / "trials_per_hour_cpu.md").read_text()
     table = benchmark.table(results)
@@ -94,12 +94,14 @@ def test_rows_must_divide_into_evaluations(benchmark: ModuleType, capsys: pytest
 
 @pytest.mark.slow
 def test_a_search_is_compared_with_one_run_from_process_start_to_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     benchmark = importlib.import_module("search_in_one_run")
     tiny = [*TINY.split()[:-2], "--test", "20", "--trials", "4", "--evaluations", "2", "--epochs", "2", "--slots", "2"]
-    results = benchmark.main(tiny)
+    monkeypatch.setattr(benchmark.common, "RESULTS", tmp_path)
+    results = benchmark.main([*tiny, "--write"])
+    assert benchmark.sentence(results) in (tmp_path / "search_in_one_run_cpu.md").read_text()
     (ran,) = results["rounds"]
     assert set(ran) == {"one run", "search"}
     assert sum(ran["search"]["counts"].values()) == 4
@@ -107,6 +109,7 @@ def test_a_search_is_compared_with_one_run_from_process_start_to_result(
     assert results["ratio"]["median"] == ran["search"]["seconds"] / ran["one run"]["seconds"]
     assert benchmark.sentence(results) in capsys.readouterr().out
     assert "pruning lost 0.30 points" in benchmark.sentence({**results, "lost": 0.003})
+    assert f"one run {ran['one run']['test']:.4f}" in benchmark.sentence(results)
     settings = results["settings"]
     assert [benchmark.study(settings, Path(), pruned)["pruner"] for pruned in (True, False)] == [
         {"name": "asha", "reduction_factor": 4},
