@@ -239,11 +239,8 @@ def attention(
         scores = scores + bias
     if causal:
         attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        lowest = torch.finfo(wide).min  # with which any score is the lowest; to add is cheaper than to fill
-        attention_mask = torch.zeros(attention_mask.shape, dtype=wide, device=scores.device).masked_fill_(
-            ~attention_mask, lowest
-        )
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # to add is cheaper than to fill
+        attention_mask = torch.where(attention_mask, 0.0, torch.finfo(torch.float32).min)
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = drop(scores.softmax(dim=-1), rates)
