@@ -42,6 +42,7 @@ from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
 
 POLL = 0.25  # seconds between two looks at what other processes do
+HISTORY = "history"  # of a trial's evaluations, in the state that is kept of it, beside what its array says there
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Runner:
         kept = None if self.checkpoints is None else self.checkpoints.of(running.number)
         if kept is not None:
             try:
-                evaluations = [Evaluation(**said) for said in kept.state["evaluations"]]
+                evaluations = [Evaluation(**said) for said in kept.state[HISTORY]]
                 self.array.load(slot, replace(running.spec, kept=kept))
             except Exception as error:  # a checkpoint is a cache
                 self._note(f"trial {running.number} begins anew: its checkpoint is of no use ({error})")
@@ -281,7 +282,7 @@ class Runner:
         kept = self.array.save(slot)
         if kept is None:
             return None
-        return replace(kept, state={**kept.state, "evaluations": [asdict(e) for e in running.evaluations]})
+        return replace(kept, state={**kept.state, HISTORY: [asdict(e) for e in running.evaluations]})
 
     def _settle(self, slot: int, outcome: Evaluation | Exception | None) -> None:
         """Do with a slot what its outcome means, or its last evaluation; a lost trial leaves it without a word."""
