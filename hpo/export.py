@@ -97,8 +97,7 @@ def inline(value: Any) -> str:
 def card(results: Results, best: FrozenTrial) -> str:
     """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
     config: dict[str, Any] = dict(results.attrs.get("config", {}))
-    facts: dict[str, Any] = results.attrs.get("fingerprint", {}).get("facts", {})
-    test = results.verdict
+    test, facts = results.verdict, results.facts
     space, data = config.get("space", {}), config.get("data") or {}
     versions = {name: facts[name] for name in ("torch", "transformers") if name in facts}
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)

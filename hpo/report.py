@@ -88,7 +88,7 @@ def _facts(results: Results) -> str:
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
         ("Model", config.get("model") or config.get("objective"), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
-        ("Task", config.get("task") if config.get("model") else None, ""),
+        ("Task", results.facts.get("task"), ""),
     )
     shown = "".join(
         f"<div><dt>{name}</dt><dd>{_text(value)}</dd><dd class=soft>{_text(more)}</dd></div>"

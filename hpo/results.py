@@ -54,6 +54,12 @@ class Results:
         """What the values measure."""
         return str(self.attrs.get("config", {}).get("metric") or "value")
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the results depend on besides the study file: the task that the labels came to, versions, digests."""
+        facts: Mapping[str, Any] = self.attrs.get("fingerprint", {}).get("facts", {})
+        return facts
+
     @cached_property
     def counts(self) -> dict[str, int]:
         """Trials by state."""

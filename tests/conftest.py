@@ -208,11 +208,12 @@ def sample_results() -> Callable[..., Results]:
             "name": name,
             "metric": "accuracy",
             "model": "bert-base-uncased",
-            "task": "single_label",
+            "task": "auto",
             "data": {"dataset": None, "train": "train.csv", "validation": 0.1},
             "space": {"parameters": {"warmup_ratio": 0.1}, "baseline": {}, "source": "BERT"},
         }
         trials = tuple(trial(number, state, draw) for number, state in enumerate(states))
-        return Results(name, direction, trials, {"config": config, **attrs})
+        fingerprint = {"settings": {}, "facts": {"task": "single_label"}}
+        return Results(name, direction, trials, {"config": config, "fingerprint": fingerprint, **attrs})
 
     return build

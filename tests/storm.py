@@ -65,6 +65,10 @@ class AtWork(Silent):
         time.sleep(random.random() * PAUSE)
         (AT_WORK / str(os.getpid())).touch()
 
+    def note(self, message: str) -> None:
+        """Refuse a checkpoint that is of no use: whatever is killed, a file is whole or not there."""
+        assert "begins anew" not in message, message
+
 
 def run(name: str, url: str | None, trials: int) -> optuna.Study:
     """Run the study, or go on with it, until every row has ended; `finetune` is the study file of that name here."""

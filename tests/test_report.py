@@ -86,7 +86,13 @@ def test_tracebacks_stay_in_the_storage(sample_results: Build) -> None:
 
 
 def test_facts_findings_and_config(page: Page) -> None:
-    for words in ("sst2", "accuracy", "maximize", "24 complete, 3 pruned, 1 fail, 1 running, 1 waiting"):
+    for words in (
+        "sst2",
+        "accuracy",
+        "maximize",
+        "single_label",
+        "24 complete, 3 pruned, 1 fail, 1 running, 1 waiting",
+    ):
         assert words in page.text
     assert "19 min 40 s" in page.text
     assert "2 of 28 (7%) trials diverged" in page.text
