@@ -227,12 +227,18 @@ def attend(model: PreTrainedModel) -> None:
     """
     published = probe.outputs(model)
     try:
-        model.set_attn_implementation("hpo")
+        _attend_with(model, "hpo")
         if probe.same(probe.outputs(model), published):
             return
     except (ValueError, RuntimeError):  # the class does not let its attention be replaced
         pass
-    model.set_attn_implementation("eager")
+    _attend_with(model, "eager")
+
+
+def _attend_with(model: PreTrainedModel, name: str) -> None:
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):  # T5's stacks have configurations of their own
+            part.set_attn_implementation(name)
 
 
 def longest_input(wanted: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
