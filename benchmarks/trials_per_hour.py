@@ -409,9 +409,9 @@ def write(results: dict[str, Any], folder: Path, name: str, title: str, found: s
         f"# {title} on {settings['device']}",
         "",
         f"{on['date']}, {hardware}{on['cpu']}, {on['cores']} cores; {versions}.",
-        f"BERT of {settings['layers']} layers of {settings['hidden']}, {settings['rows']} rows, batch size "
-        f"{settings['batch']}, epochs: {settings['epochs']}, {settings['evaluations']} evaluations an epoch on "
-        f"{settings['validation']} rows; trials: {trials}, rounds: {settings['pairs']}; median (min to max).",
+        f"{settings['model']}, {settings['rows']} rows, batch size {settings['batch']}, epochs: {settings['epochs']}, "
+        f"{settings['evaluations']} evaluations an epoch on {settings['validation']} rows; trials: {trials}, "
+        f"rounds: {settings['pairs']}; median (min to max).",
         "",
         found,
         "",
@@ -446,6 +446,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(
             "--rows must be a multiple of batch size x evaluations, or the sides would be scored unequally often"
         )
+    settings["model"] = f"BERT of {settings['layers']} layers of {settings['hidden']}"
     settings["learning_rates"] = np.geomspace(2e-5, 2e-4, settings.pop("trials")).round(8).tolist()
     results = {"settings": settings, "circumstances": _circumstances(settings["device"]), **run(settings)}
     print(f"\n{table(results)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = "--hidden 16 --heads 2 --layers 1 --vocabulary 300 --rows 32 --validation 16 --batch 8 --pairs 1 --threads 1"
@@ -92,15 +93,18 @@ def test_rows_must_divide_into_evaluations(benchmark: ModuleType, capsys: pytest
     assert "--rows must be a multiple" in capsys.readouterr().err
 
 
+SEARCH = "--rows 32 --validation 16 --test 20 --batch 8 --epochs 2 --evaluations 2 --trials 4 --slots 2"
+
+
 @pytest.mark.slow
 def test_a_search_is_compared_with_one_run_from_process_start_to_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     benchmark = importlib.import_module("search_in_one_run")
-    tiny = [*TINY.split()[:-2], "--test", "20", "--trials", "4", "--evaluations", "2", "--epochs", "2", "--slots", "2"]
     monkeypatch.setattr(benchmark.common, "RESULTS", tmp_path)
-    results = benchmark.main([*tiny, "--write"])
+    model = tiny.save_model(tmp_path / "model")
+    results = benchmark.main([*SEARCH.split(), "--model", str(model), "--write"])
     assert benchmark.sentence(results) in (tmp_path / "search_in_one_run_cpu.md").read_text()
     (ran,) = results["rounds"]
     assert set(ran) == {"one run", "search"}
@@ -115,6 +119,45 @@ def test_a_search_is_compared_with_one_run_from_process_start_to_result(
         {"name": "asha", "reduction_factor": 4},
         "none",
     ]
+
+
+@pytest.fixture
+def pruners(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("pruners")
+
+
+@pytest.mark.slow
+def test_pruners_are_replayed_on_trials_that_were_trained_whole(
+    pruners: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pruners.common, "RESULTS", tmp_path)
+    model = tiny.save_model(tmp_path / "model")
+    asked = [*SEARCH.split(), "--model", str(model), "--orders", "2", "--folder", str(tmp_path), "--write"]
+    results = pruners.main(asked)
+    assert set(results["pruners"]) == set(pruners.PRUNERS)
+    assert results["pruners"]["none"] == {"work": 1.0, "lost": 0.0, "low": 0.0, "high": 0.0}
+    shown = pruners.table(results["pruners"], 4)
+    assert shown in (tmp_path / "pruners_cpu.md").read_text()
+    assert shown in capsys.readouterr().out
+    trained = pruners.train(results["settings"], tmp_path)  # goes on with the study, in which nothing is left to do
+    assert [len(curve) for curve in trained.curves] == [4] * 4
+    assert trained.right.shape == (4, 20)
+
+
+def test_a_replay_counts_what_a_pruner_lets_run_and_what_it_finds(pruners: ModuleType) -> None:
+    late = [0.1, 0.1, 0.1, 0.9]  # the best in the end, and the worst at first
+    early = [[0.5 + 0.1 * trial, 0.5, 0.5, 0.5 + 0.01 * trial] for trial in range(3)]
+    trained = pruners.Trained([*early, late], np.tri(4))  # trial i is right about i + 1 rows of 4
+    halving = {"pruner": {"name": "asha", "reduction_factor": 4}}
+    assert pruners.replay(trained, {"pruner": "none"}, 0) == (1.0, 3)
+    ran = [pruners.replay(trained, halving, order) for order in range(8)]
+    assert all(4 + 3 * 1 <= round(16 * work) < 16 for work, _ in ran)
+    assert any(best != 3 for _, best in ran)
+    found = pruners.compare(trained, 8)["asha, 1 of 4"]
+    assert found["work"] == pytest.approx(np.mean([work for work, _ in ran]))
+    assert found["lost"] == pytest.approx(np.mean([(3 - best) / 4 for _, best in ran]))
+    assert found["low"] < found["lost"] < found["high"]
 
 
 @pytest.mark.slow
