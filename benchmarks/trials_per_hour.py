@@ -405,13 +405,13 @@ def write(results: dict[str, Any], folder: Path, name: str, title: str, found: s
     hardware = f"{on['gpu']}, " if on["gpu"] else ""
     versions = ", ".join(f"{package} {number}" for package, number in on["versions"].items())
     trials = settings["trials"] if "trials" in settings else len(settings["learning_rates"])
+    rounds = f", rounds: {settings['pairs']}; median (min to max)" if "pairs" in settings else ""
     lines = [
         f"# {title} on {settings['device']}",
         "",
         f"{on['date']}, {hardware}{on['cpu']}, {on['cores']} cores; {versions}.",
         f"{settings['model']}, {settings['rows']} rows, batch size {settings['batch']}, epochs: {settings['epochs']}, "
-        f"{settings['evaluations']} evaluations an epoch on {settings['validation']} rows; trials: {trials}, "
-        f"rounds: {settings['pairs']}; median (min to max).",
+        f"{settings['evaluations']} evaluations an epoch on {settings['validation']} rows; trials: {trials}{rounds}.",
         "",
         found,
         "",

@@ -133,10 +133,13 @@ def test_pruners_are_replayed_on_trials_that_were_trained_whole(
 ) -> None:
     monkeypatch.setattr(pruners.common, "RESULTS", tmp_path)
     model = tiny.save_model(tmp_path / "model")
-    asked = [*SEARCH.split(), "--model", str(model), "--orders", "2", "--folder", str(tmp_path), "--write"]
+    asked = [*SEARCH.split(), "--model", str(model), "--searches", "2", "--folder", str(tmp_path), "--write"]
     results = pruners.main(asked)
     assert set(results["pruners"]) == set(pruners.PRUNERS)
-    assert results["pruners"]["none"] == {"work": 1.0, "lost": 0.0, "low": 0.0, "high": 0.0}
+    assert all(
+        0 < found["work"] <= 1 and found["low"] <= found["lost"] <= found["high"]
+        for found in results["pruners"].values()
+    )
     shown = pruners.table(results["pruners"], 4)
     assert shown in (tmp_path / "pruners_cpu.md").read_text()
     assert shown in capsys.readouterr().out
@@ -146,18 +149,26 @@ def test_pruners_are_replayed_on_trials_that_were_trained_whole(
 
 
 def test_a_replay_counts_what_a_pruner_lets_run_and_what_it_finds(pruners: ModuleType) -> None:
-    late = [0.1, 0.1, 0.1, 0.9]  # the best in the end, and the worst at first
-    early = [[0.5 + 0.1 * trial, 0.5, 0.5, 0.5 + 0.01 * trial] for trial in range(3)]
-    trained = pruners.Trained([*early, late], np.tri(4))  # trial i is right about i + 1 rows of 4
-    halving = {"pruner": {"name": "asha", "reduction_factor": 4}}
-    assert pruners.replay(trained, {"pruner": "none"}, 0) == (1.0, 3)
-    ran = [pruners.replay(trained, halving, order) for order in range(8)]
-    assert all(4 + 3 * 1 <= round(16 * work) < 16 for work, _ in ran)
-    assert any(best != 3 for _, best in ran)
-    found = pruners.compare(trained, 8)["asha, 1 of 4"]
-    assert found["work"] == pytest.approx(np.mean([work for work, _ in ran]))
-    assert found["lost"] == pytest.approx(np.mean([(3 - best) / 4 for _, best in ran]))
-    assert found["low"] < found["lost"] < found["high"]
+    early = [[0.5 + 0.01 * trial, 0.5, 0.5, 0.5] for trial in range(15)]
+    curves = [*early, [0.1, 0.1, 0.1, 0.9]]  # the best in the end is the worst at first
+    assert pruners.replay(curves, {"pruner": "none"}) == (1.0, 15)
+    work, best = pruners.replay(curves, {"pruner": {"name": "asha", "reduction_factor": 4}})
+    assert best == 14
+    assert 16 + 3 * 4 <= round(64 * work) <= 16 + 3 * 8  # one evaluation of each, three more of those promoted
+
+
+def test_what_a_pruner_loses_is_the_mean_over_searches(pruners: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = pruners.Trained([[0.1], [0.2], [0.3]], np.array([[0, 0], [1, 0], [1, 1]]))
+    monkeypatch.setattr(pruners, "PRUNERS", {"never": {}, "always the first": {}})
+    found = {"never": lambda curves: curves.index(max(curves)), "always the first": lambda curves: 0}
+    asked = iter([name for name in found for _ in range(200)])
+    monkeypatch.setattr(pruners, "replay", lambda curves, pruning: (0.5, found[next(asked)](curves)))
+    results = pruners.compare(trained, 200)
+    assert results["never"] == {"work": 0.5, "lost": 0.0, "low": 0.0, "high": 0.0}
+    # Of three draws the best is trial 2 in 19 of 27, trial 1 in 7; the first is each in a third.
+    assert results["always the first"]["lost"] == pytest.approx((19 + 7 / 2) / 27 - 1 / 2, abs=0.06)
+    low, high = (results["always the first"][end] for end in ("low", "high"))
+    assert low < results["always the first"]["lost"] < high
 
 
 @pytest.mark.slow
