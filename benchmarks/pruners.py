@@ -66,8 +66,8 @@ def train(settings: Settings, folder: Path) -> Trained:
     with chdir(folder):
         finished = tune.run(study, "sqlite:///pruners.db")
         ended = finished.study.get_trials(states=(TrialState.COMPLETE,))
-        kept: Any = finished.array
-        outputs = [kept.outputs_of(finished.folder / "trials" / str(trial.number), "test") for trial in ended]
+        array: Any = finished.array
+        outputs = [array.outputs_of(finished.folder / "trials" / str(trial.number), "test") for trial in ended]
     right = np.array([found.logits.argmax(1) == found.targets for found in outputs])
     return Trained([list(trial.intermediate_values.values()) for trial in ended], right)
 
