@@ -70,7 +70,7 @@ RESULTS = Path(__file__).parent / "results"
 IMPORTED = ["accelerate", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert"]
 IMPORTED += ["hpo.tune", "hpo.finetune.folded_array", "hpo.finetune.data"]
 IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
-SCORING_BATCH = 128  # rows; hpo's own
+SCORING_BATCH = 128  # rows, of the peer
 MAX_LENGTH = 64
 
 Settings = dict[str, Any]

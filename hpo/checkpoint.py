@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 LIMIT = 20 * 10**9  # bytes
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # of an array
+FIRST = 60  # seconds of a process without one: they protect what is soon done again, and a short study pays for none
 REST = 20  # times as long as one checkpoint took, the next one waits: writing takes less than 5 % of the time
 ABANDONED = 3600  # seconds after which files without a manifest are nobody's: none takes as long to write
 
@@ -180,7 +181,7 @@ class Checkpoints:
 
 
 class Writer:
-    """Writes checkpoints beside the training: at most one at a time, and less than 5 % of the time.
+    """Writes checkpoints beside the training, from its second minute on: one at a time, less than 5 % of the time.
 
     Args:
         checkpoints: Where they go.
@@ -193,7 +194,7 @@ class Writer:
     def __init__(self, checkpoints: Checkpoints, clock: Callable[[], float] = time.monotonic) -> None:
         self.problem: str | None = None
         self._checkpoints, self._clock = checkpoints, clock
-        self._due = -math.inf
+        self._due = clock() + FIRST
         self._thread: threading.Thread | None = None
 
     def offer(self, array: str, take: Callable[[], Checkpoint]) -> None:

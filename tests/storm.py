@@ -26,9 +26,9 @@ import optuna
 from optuna.trial import TrialState
 
 import hpo
+from hpo import checkpoint, tune
 from hpo import config as configs
 from hpo import storage as storages
-from hpo import tune
 from hpo.errors import HpoError
 from hpo.watcher import Silent
 
@@ -41,6 +41,7 @@ SPACE = {
 GRID = {"x": [i / 10 for i in range(10)], "y": [1, 2, 3, 4], "kind": ["a", "b", "c"]}
 STEPS = 9
 AT_WORK = Path("at_work")  # a file a process that has scored a trial
+checkpoint.FIRST = 0  # few processes here live for a minute
 SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"space": SPACE, "sampler": "random", "pruner": "none"},
     "grid": {"space": GRID, "sampler": "grid", "pruner": "none"},

@@ -564,8 +564,21 @@ def disk() -> Disk:
 
 
 @pytest.fixture
-def writer(disk: Disk) -> Writer:
+def writer(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Writer:
+    """Return a writer whose first checkpoint is due."""
+    monkeypatch.setattr(checkpoint, "FIRST", 0)
     return Writer(disk, disk.clock)  # type: ignore[arg-type]
+
+
+def test_the_first_minute_has_none_unless_it_is_asked_for(disk: Disk) -> None:
+    writer = Writer(disk, disk.clock)  # type: ignore[arg-type]
+    disk.now += 59.9
+    writer.offer("array", lambda: pytest.fail("it was taken"))
+    writer.flush("stopped", Checkpoint({}, {"seconds": 0}))
+    disk.now += 0.1
+    writer.offer("array", lambda: disk.taken(0))
+    writer._wait()
+    assert [name for name, *_ in disk.written] == ["stopped", "array"]
 
 
 def test_the_next_checkpoint_waits_twenty_times_as_long_as_the_last_one_took(disk: Disk, writer: Writer) -> None:
@@ -644,7 +657,8 @@ def test_whatever_is_raised_is_a_problem_and_the_next_one_is_written(disk: Disk,
     assert len(disk.written) == 1
 
 
-def test_a_writer_writes_what_is_loaded(kept: Checkpoints) -> None:
+def test_a_writer_writes_what_is_loaded(kept: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FIRST", 0)
     writer = Writer(kept)
     writer.offer("array", lambda: made(1))
     writer.close()

@@ -491,12 +491,13 @@ def table(study):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Refuse to wait for other processes: there are none."""
+    """Refuse to wait, for other processes (there are none) or for the first checkpoint."""
 
     def sleep(seconds):
         raise Stuck
 
     monkeypatch.setattr("hpo.runner.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr("hpo.checkpoint.FIRST", 0)
 
 
 @pytest.mark.parametrize("pruner", PRUNING)
