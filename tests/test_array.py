@@ -212,6 +212,23 @@ def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_moments_of_rows_that_no_batch_has_end_as_zero_not_as_denormal_numbers(tmp_path, slots):
+    torch.set_flush_denormal(False)
+    array = open_array(tmp_path, slots=slots)
+    for slot in range(slots):
+        array.load(slot, TrialSpec(slot, {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8}, slot))
+    array.advance()
+    moments = [array._occupied[slot].moments(array._vocabulary.name)["exp_avg"] for slot in range(slots)]
+    for moment in moments:
+        moment.view(torch.int32).fill_(3)  # 4e-45, of which nine tenths are 4e-45
+    array.advance()
+    for moment in moments:
+        bits = moment.view(torch.int32).abs()
+        assert (bits == 0).any()
+        assert not ((bits > 0) & (bits < 1 << 23)).any()
+
+
 def test_micro_batches_add_up_to_the_batch(tmp_path):
     whole = run(open_array(tmp_path), {"dropout": 0.0})
     parts = run(open_array(tmp_path, micro_batch=3), {"dropout": 0.0})
