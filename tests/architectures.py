@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import tiny
 import torch
 from transformers import (
     AutoConfig,
@@ -23,8 +24,6 @@ _T5 |= {"decoder_start_token_id": 0}
 _BART = {"d_model": 32, "vocab_size": 100, "max_position_embeddings": 64}
 _BART |= {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in [("layers", 2), ("ffn_dim", 64)]}
 _BART |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
-_V3 = {"relative_attention": True, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True}
-_V3 |= {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0}
 _MODERN = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
 
 CLASSIFY, MASKED, CAUSAL, TRANSLATE = (
@@ -41,7 +40,7 @@ ARCHITECTURES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "bert": ("bert", CLASSIFY, _BERT),
     "bert-masked": ("bert", MASKED, _BERT),
     "deberta-v2": ("deberta-v2", CLASSIFY, _BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
-    "deberta-v3": ("deberta-v2", CLASSIFY, _BERT | _V3),
+    "deberta-v3": ("deberta-v2", CLASSIFY, _BERT | tiny.DEBERTA_V3),
     "distilbert": (
         "distilbert",
         CLASSIFY,

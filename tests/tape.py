@@ -23,6 +23,7 @@ WAITS = {
     aten.is_nonzero.default,
     aten._unique2.default,
 }
+COPIES = {aten._to_copy.default, aten.copy_.default}
 
 
 class Tape(TorchDispatchMode):
@@ -53,6 +54,22 @@ class Tape(TorchDispatchMode):
                 again = tree_leaves(func(*args, **kwargs))
                 for place, old in made.items():
                     old.copy_(again[place])
+
+
+class OnDevice(TorchDispatchMode):
+    """Refuses tensors of the host among those of a device, which a recording on a GPU cannot have copied or read.
+
+    A number is let in: it is an argument of a kernel, and recorded with it.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, if all that it reads is where its result is."""
+        result = func(*args, **(kwargs or {}))
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
+        devices = {leaf.device for leaf in [*read, *tree_leaves(result)] if _is_tensor(leaf)}
+        host = [leaf for leaf in read if leaf.device.type == "cpu" and (leaf.ndim or func in COPIES)]
+        assert len(devices) < 2 or not host, f"{func} reads from the host"
+        return result
 
 
 def _is_tensor(leaf: Any) -> bool:

@@ -1,5 +1,7 @@
 """What only a GPU can show: recorded programs there, to the bit and without a wait. Skipped where there is none."""
 
+from contextlib import contextmanager
+
 import pytest
 import tiny
 import torch
@@ -7,6 +9,7 @@ from test_folded_array import MIXED, curves, open_array, same
 
 from hpo.finetune import folded_array, folded_program
 from hpo.finetune.replay import Replay
+from hpo.objective import TrialSpec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -60,6 +63,33 @@ def test_nothing_in_a_segment_waits_for_the_device(tmp_path, monkeypatch):
     original = Replay.__call__
     monkeypatch.setattr(Replay, "__call__", watched)
     assert all(len(found) > 1 for found in curves(on_gpu(tmp_path, slots=2)).values())
+
+
+def test_a_head_is_the_same_on_every_device(tmp_path):
+    heads = []
+    for device in ("cpu", "cuda"):
+        array = open_array(tmp_path, device=device, slots=1)
+        array.load(0, TrialSpec(0, MIXED[0], 3))
+        head = [array._occupied[0].weights[name] for name in sorted(array._starter.head)]
+        heads.append([weights.cpu().clone() for weights in head])
+    assert all(map(torch.equal, *heads))
+
+
+def test_after_a_recording_that_failed_trials_train_without(tmp_path, monkeypatch):
+    called = curves(on_gpu(tmp_path, slots=2))
+    array = on_gpu(tmp_path, slots=2)
+    monkeypatch.setattr(array, "_context", lambda keys, context=array._context: waiting(context(keys)))
+    with pytest.warns(UserWarning, match="without CUDA graphs"):
+        found = curves(array)
+    assert [number for number in called if not same(called[number], found[number])] == []
+
+
+@contextmanager
+def waiting(context):
+    """Wait for the device, which a recording cannot."""
+    with context:
+        torch.zeros(1, device="cuda").item()
+        yield
 
 
 def test_slots_are_measured_there(tmp_path):

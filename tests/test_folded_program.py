@@ -14,6 +14,7 @@ from test_folded_array import MIXED, curves, open_array, same
 from hpo.finetune import dropout, first_token, folded, folded_array, folded_program
 from hpo.finetune.folded_program import MicroBatch, Program, Shape
 from hpo.finetune.model import load_model
+from hpo.finetune.replay import WARM_UP
 from hpo.finetune.tasks import TASKS
 from hpo.finetune.tokens import Tokens
 from hpo.hyperparameters import DEFAULTS
@@ -58,6 +59,15 @@ def stepped(weights, gradients, *others, lr, found_inf, **settings):
     assert lr.shape == found_inf.shape == ()
 
 
+def test_what_is_on_a_device_reads_nothing_of_the_host_but_numbers():
+    here, there = torch.zeros(3), torch.zeros(3, device="meta")
+    with tape.OnDevice():
+        _ = there + torch.tensor(2.0)
+        for reads in (lambda: torch.tensor(2.0).to("meta"), lambda: there[here.long()], lambda: there.copy_(here)):
+            with pytest.raises(AssertionError, match="from the host"):
+                reads()
+
+
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
@@ -65,7 +75,7 @@ def stepped(weights, gradients, *others, lr, found_inf, **settings):
         *((kind, None) for kind in ("bert", "qwen3", "deberta-v2", "xlnet")),
     ],
 )
-def test_what_runs_on_a_gpu_asks_for_no_value(tmp_path, monkeypatch, kind, line):
+def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_path, monkeypatch, kind, line):
     """On tensors without values, which take the way of a GPU: any look at one is an error."""
     folder = tiny.save_model(tmp_path / "model", kind)
     model, head = load_model(str(folder), folder, "single_label", ["a", "b"], 0)
@@ -85,7 +95,9 @@ def test_what_runs_on_a_gpu_asks_for_no_value(tmp_path, monkeypatch, kind, line)
     program.load(1, model, {**DEFAULTS, "dropout": 0.1})
     rates = [1e-3] * len(program.optimizer.depths)
     assert program.write({1: [MicroBatch(np.arange(3), 3, 5, rates)]}) == 1
-    program.step(0)
+    for within in [nullcontext()] * WARM_UP + [tape.OnDevice()]:
+        with within:
+            program.step(0)
     assert program.losses.device == meta
     with pytest.raises(RuntimeError, match="meta"):
         program.losses.tolist()

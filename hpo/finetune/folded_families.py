@@ -26,6 +26,7 @@ class _Mixin:
         def __getattr__(self, name: str) -> Any: ...
         def forward(self, *args: Any, **kwargs: Any) -> Any: ...
         def compute_position_bias(self, *args: Any, **kwargs: Any) -> Any: ...
+        def get_rel_pos(self, *args: Any, **kwargs: Any) -> Any: ...
 
         disentangled_attention_bias: Any
 
@@ -115,6 +116,23 @@ class FoldedDisentangledSelfAttention(_Mixin):
         return bias.flatten(0, 1)
 
 
+class KeptRelativePositions(_Mixin):
+    """DeBERTa-v2's encoder, whose buckets of relative positions need numbers from the host: a recording has none."""
+
+    def settle(self) -> None:
+        """Begin with none."""
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def get_rel_pos(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the buckets [1, length, length]; in training, where all shapes are the study's, made once."""
+        if not self.training or any(given is not None for given in (*args, *kwargs.values())):
+            return super().get_rel_pos(hidden_states, *args, **kwargs)
+        length = hidden_states.shape[-2]
+        if length not in self.kept:
+            self.kept[length] = super().get_rel_pos(hidden_states)
+        return self.kept[length]
+
+
 class FoldedXLNetAttention(_Mixin):
     """XLNet's attention, whose weights are its own and are read in einsums and sums."""
 
@@ -141,6 +159,7 @@ class _Turned(_Mixin):
 
 # By the end of the module's name and the class's: two families call two different classes the same.
 FAMILIES: dict[str, type] = {
+    "modeling_deberta_v2.DebertaV2Encoder": KeptRelativePositions,
     "modeling_deberta_v2.DisentangledSelfAttention": FoldedDisentangledSelfAttention,
     "modeling_mpnet.MPNetEncoder": FoldedMPNetEncoder,
     "modeling_mt5.MT5Attention": FoldedT5Attention,
@@ -151,6 +170,7 @@ FAMILIES: dict[str, type] = {
 
 # The same where the pretrained weights are frozen and trials differ in adapters only.
 ADAPTED_FAMILIES: dict[str, type] = {
+    "modeling_deberta_v2.DebertaV2Encoder": KeptRelativePositions,
     "modeling_deberta_v2.DisentangledSelfAttention": FoldedDisentangledSelfAttention,
     "modeling_xlnet.XLNetModel": FoldedXLNetModel,
 }

@@ -280,7 +280,11 @@ class Starter:
             if own and self.head.issuperset(own):
                 for parameter in own.values():
                     parameter.__dict__.pop("_is_hf_initialized", None)  # or transformers would leave it
-                model._init_weights(module)  # type: ignore[no-untyped-call]
+                # By the host's generator: the same head on every device, and after a program that a GPU could not
+                # record, its own refuses to draw.
+                place = next(iter(own.values())).device
+                model._init_weights(module.cpu())  # type: ignore[no-untyped-call]
+                module.to(place)
         for (name, rate), published in self.dropouts.items():
             kept = dropout is None or rate == "activation_dropout"
             setattr(model.get_submodule(name), rate, published if kept else dropout)
