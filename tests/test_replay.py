@@ -22,11 +22,19 @@ def said(monkeypatch):
         def replay(self):
             calls.append("replayed")
 
-    @contextmanager
-    def recording(graph):
-        calls.append("recording")
-        yield
-        calls.append("recorded")
+    class Recording:
+        """Ends as CUDA's does: what went wrong within it comes out as the context of another error."""
+
+        def __init__(self, graph):
+            calls.append("recording")
+
+        def __enter__(self):
+            """Begin."""
+
+        def __exit__(self, kind, *rest):
+            if kind is not None:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            calls.append("recorded")
 
     @contextmanager
     def on(stream):
@@ -37,7 +45,7 @@ def said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
     return calls
 
 

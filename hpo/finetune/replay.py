@@ -40,9 +40,11 @@ class Replay:
             try:
                 self._graph = self._recorded()
             except RuntimeError as error:
-                if out_of_memory(error):
-                    raise
-                first = str(error).partition("\n")[0]
+                # How a recording ends then hides what went wrong in it.
+                reason = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+                if out_of_memory(reason):
+                    raise reason from None
+                first = str(reason).partition("\n")[0]
                 warnings.warn(f"training goes on without CUDA graphs, slower ({first})", stacklevel=2)
                 self._records = False
                 self._program()
