@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_folded_array import MIXED, curves, open_array, same
 
 from hpo.finetune import dropout, first_token, folded, folded_array, folded_program
+from hpo.finetune.adapters import Lora
 from hpo.finetune.folded_program import MicroBatch, Program, Shape
 from hpo.finetune.model import load_model
 from hpo.finetune.replay import WARM_UP
@@ -69,13 +70,16 @@ def test_what_is_on_a_device_reads_nothing_of_the_host_but_numbers():
 
 
 @pytest.mark.parametrize(
-    ("kind", "line"),
+    ("kind", "line", "targets"),
     [
-        *((kind, 40) for kind in ("bert", "roberta", "electra", "distilbert", "albert", "modernbert", "gpt2", "qwen3")),
-        *((kind, None) for kind in ("bert", "qwen3", "deberta-v2", "xlnet")),
+        *((kind, 40, ()) for kind in ("bert", "roberta", "electra", "distilbert", "albert", "modernbert", "gpt2")),
+        *((kind, None, ()) for kind in ("bert", "qwen3", "deberta-v2", "xlnet")),
+        ("qwen3", 40, ()),
+        ("bert", 40, ("all_linear",)),
+        ("xlnet", None, ("all_linear",)),
     ],
 )
-def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_path, monkeypatch, kind, line):
+def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_path, monkeypatch, kind, line, targets):
     """On tensors without values, which take the way of a GPU: any look at one is an error."""
     folder = tiny.save_model(tmp_path / "model", kind)
     model, head = load_model(str(folder), folder, "single_label", ["a", "b"], 0)
@@ -89,7 +93,9 @@ def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_pat
     numbers = torch.empty(40, dtype=torch.int64, device=meta)
     ids = torch.empty(int(lengths.sum()), dtype=torch.int32, device=meta)
     tokens = Tokens(ids, None, numbers, numbers, lengths, numbers, 0)
-    names = [name for name, _ in model.named_parameters()]
+    if targets:
+        Lora(targets, rank=4, head=head).install(model)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     shape, loss = Shape(4, 15, line), TASKS["single_label"].loss
     program = Program(model.to(meta), 3, names, head, tokens, shape, loss, lambda keys: nullcontext())
     program.load(1, model, {**DEFAULTS, "dropout": 0.1})
