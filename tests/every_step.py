@@ -21,6 +21,7 @@ import storm
 import torch  # before the forks
 from optuna.storages.journal import JournalFileBackend
 
+from hpo import checkpoint
 from hpo import storage as storages
 from hpo.checkpoint import Checkpoints, Kept
 from hpo.config import build
@@ -134,6 +135,7 @@ def killed_at(point: int, name: str, url: str) -> bool:
     JournalFileBackend.append_logs = appended  # type: ignore[method-assign]
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executes)
     sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commits)
+    checkpoint.FIRST = 0  # or there would be none to kill it at
     os.replace, Path.rename = counted(os.replace), counted(Path.rename)  # type: ignore[assignment, method-assign]
     run(name, url)
     os._exit(0)

@@ -41,7 +41,6 @@ SPACE = {
 GRID = {"x": [i / 10 for i in range(10)], "y": [1, 2, 3, 4], "kind": ["a", "b", "c"]}
 STEPS = 9
 AT_WORK = Path("at_work")  # a file a process that has scored a trial
-checkpoint.FIRST = 0  # few processes here live for a minute
 SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"space": SPACE, "sampler": "random", "pruner": "none"},
     "grid": {"space": GRID, "sampler": "grid", "pruner": "none"},
@@ -121,6 +120,7 @@ def storm(name: str, url: str, trials: int, workers: int, kills: int, gap: float
         living.add(pid)
 
     AT_WORK.mkdir()
+    checkpoint.FIRST = 0  # few processes here live for a minute
     for _ in range(workers):
         spawn()
     while living:

@@ -77,9 +77,6 @@ class FineTuneArray:
         self.device = device.chosen(config.device)
         self.precision = device.precision(config.precision, self.device)
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        # Moments of embedding rows that come rarely decay to denormal numbers, which a CPU computes ten times slower.
-        # Said before threads are started, as they inherit it.
-        torch.set_flush_denormal(True)
         self.task = TASKS[data.task]
         self.data = data
         self.tokenizer = load_tokenizer(config.model, folder)
@@ -145,12 +142,18 @@ class FineTuneArray:
 
     @contextmanager
     def _threaded(self) -> Iterator[None]:
-        """Compute with a trial's threads."""
+        """Compute with a trial's threads, and with zero in the place of denormal numbers.
+
+        The moments of embedding rows that come rarely decay to such, and a CPU is ten times slower with them. Threads
+        that are started within inherit it.
+        """
         total = torch.get_num_threads()
         torch.set_num_threads(self.threads)
+        torch.set_flush_denormal(True)
         try:
             yield
         finally:
+            torch.set_flush_denormal(False)
             torch.set_num_threads(total)
 
     def _adapt(self, model: PreTrainedModel, head: frozenset[str]) -> None:
