@@ -13,77 +13,31 @@ from __future__ import annotations
 
 import math
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo.checkpoint import Checkpoint, Checkpoints, Kept, Writer
-from hpo.errors import (
-    AwayError,
-    GaveWayError,
-    HpoError,
-    LostTrialError,
-)
+from hpo.checkpoint import Checkpoints
+from hpo.errors import AwayError, GaveWayError, HpoError, LostTrialError
 from hpo.halt import Halt, heeding_signals, watched
 from hpo.intake import Intake
+from hpo.keeper import Keeper
 from hpo.ledger import Ledger
-from hpo.objective import Evaluation, TrialArray, TrialSpec
-from hpo.outcomes import RETRIED, finite, retries, state_of
+from hpo.objective import Evaluation, TrialArray
+from hpo.outcomes import RETRIED, retries, state_of
 from hpo.rungs import Decision
+from hpo.running import Running, history
 from hpo.space import SearchSpace
-from hpo.stopping import best_index, out_of_patience
+from hpo.stopping import Rules, out_of_patience
 from hpo.turns import PAUSED, Turns
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
 
 POLL = 0.25  # seconds between two looks at what other processes do
-HISTORY = "history"  # of a trial's evaluations, in the state that is kept of it, beside what its array says there
-
-
-@dataclass(frozen=True)
-class Rules:
-    """When trials and the study end.
-
-    Attributes:
-        budget: Rows of the study.
-        seed: The study's seed.
-        timeout: Seconds after which running trials are put back.
-        patience: Evaluations without a better one after which a trial ends.
-        max_consecutive_failures: Failed trials in a row after which the study stops.
-        round_size: Trials of a round; None runs free.
-        stall_timeout: Seconds without a step of training after which the process ends itself.
-    """
-
-    budget: int
-    seed: int = 0
-    timeout: float | None = None
-    patience: int | None = None
-    max_consecutive_failures: int = 3
-    round_size: int | None = None
-    stall_timeout: float | None = None
-
-
-@dataclass
-class _Running:
-    """A trial in a slot."""
-
-    trial: Trial
-    spec: TrialSpec
-    started: float
-    evaluations: list[Evaluation] = field(default_factory=list)
-
-    @property
-    def number(self) -> int:
-        return self.trial.number
-
-    @property
-    def values(self) -> list[float]:
-        return [evaluation.value for evaluation in self.evaluations]
 
 
 class Runner:
@@ -113,8 +67,7 @@ class Runner:
     ) -> None:
         self.space, self.array, self.rules = space, array, rules
         self.watch: Watcher = watch or Silent()
-        self.weights, self.checkpoints = weights, checkpoints
-        self._writer = None if checkpoints is None else Writer(checkpoints)
+        self.weights = weights
         self.halt = self.array.halted = Halt()
         self.ledger = Ledger(study, url, self.halt, self._note)
         self.study = optuna.Study(study.study_name, self.ledger, sampler=study.sampler, pruner=study.pruner)
@@ -122,9 +75,9 @@ class Runner:
         self.intake = Intake(self.study, self.turns, space, rules.seed, self._tell)
         self.direction = study.direction.name.lower()
         self.stopped: str | None = None
-        self._name = uuid.uuid4().hex  # of the array, among those of other processes
-        self._slots: dict[int, _Running] = {}
-        self._held: dict[int, _Running] = {}  # paused, and kept by the array outside its slots
+        self._slots: dict[int, Running] = {}
+        self._keeper = Keeper(array, self._slots, checkpoints)
+        self._held: dict[int, Running] = {}  # paused, and kept by the array outside its slots
         self._failures = self._told = 0
         self._settled = True  # whether all is told of where the array is; else a checkpoint would leave a gap
         self._noted = ""
@@ -176,9 +129,7 @@ class Runner:
         """Put back what runs here, and leave nothing that nobody needs."""
         self._put_all_back()
         self.ledger.close()
-        if self._writer is not None and self.checkpoints is not None:
-            self._writer.close()
-            self.checkpoints.sweep({row.number for row in self.turns.rows() if not row.state.is_finished()})
+        self._keeper.close({row.number for row in self.turns.rows() if not row.state.is_finished()})
 
     @property
     def failed(self) -> bool:
@@ -218,19 +169,18 @@ class Runner:
         self._resume_held()
         for slot in range(self.array.slots):
             while slot not in self._slots and (given := self.intake.next(self._numbers())) is not None:
-                self._load(slot, _Running(*given, time.monotonic()))
+                self._load(slot, Running(*given))
 
     def _numbers(self) -> list[int]:
         return [running.number for running in self._slots.values()]
 
-    def _load(self, slot: int, running: _Running) -> None:
+    def _load(self, slot: int, running: Running) -> None:
         """Put a trial into a slot: from its checkpoint if there is one that serves, else from its seeds."""
         self._slots[slot] = running
         self.watch.started(running.number, running.spec.params)
-        kept = None if self.checkpoints is None else self.checkpoints.of(running.number)
-        if kept is not None:
+        if (kept := self._keeper.of(running.number)) is not None:
             try:
-                evaluations = [Evaluation(**said) for said in kept.state[HISTORY]]
+                evaluations = history(kept)
                 self.array.load(slot, replace(running.spec, kept=kept))
             except Exception as error:  # a checkpoint is a cache
                 self._note(f"trial {running.number} begins anew: its checkpoint is of no use ({error})")
@@ -256,33 +206,21 @@ class Runner:
         for slot, outcome in outcomes.items():
             self._settle(slot, outcome)
         self._settled = True
-        if self._writer is not None and self._slots and not self.halt.is_set():
-            self._writer.offer(self._name, self._checkpoint)
-            if self._writer.problem:
-                self._note(self._writer.problem)
+        if not self.halt.is_set():
+            self._keeper.offer()
+        if self._keeper.problem:
+            self._note(self._keeper.problem)
 
-    def _heard(self, running: _Running, outcome: Evaluation | Exception) -> Evaluation | Exception:
+    def _heard(self, running: Running, outcome: Evaluation | Exception) -> Evaluation | Exception:
         """Keep an evaluation, and return it; or what is wrong with it."""
         if isinstance(outcome, Exception):
             return outcome
         try:
-            metrics = {name: float(value) for name, value in outcome.metrics.items()}
-            running.evaluations.append(replace(outcome, value=finite(outcome.value), metrics=metrics))
-            self.watch.evaluated(running.number, running.evaluations[-1])
+            heard = running.hear(outcome)
+            self.watch.evaluated(running.number, heard)
         except Exception as error:
             return error
-        return running.evaluations[-1]
-
-    def _checkpoint(self) -> Checkpoint:
-        """Return all that the array needs to go on from here."""
-        kept = {slot: self._kept(slot, running) for slot, running in self._slots.items()}
-        return Checkpoint({slot: one for slot, one in kept.items() if one is not None})
-
-    def _kept(self, slot: int, running: _Running) -> Kept | None:
-        kept = self.array.save(slot)
-        if kept is None:
-            return None
-        return replace(kept, state={**kept.state, HISTORY: [asdict(e) for e in running.evaluations]})
+        return heard
 
     def _settle(self, slot: int, outcome: Evaluation | Exception | None) -> None:
         """Do with a slot what its outcome means, or its last evaluation; a lost trial leaves it without a word."""
@@ -312,16 +250,17 @@ class Runner:
             self._end(slot, *ended)
 
     def _state_after(
-        self, running: _Running, outcome: Evaluation | Exception | None
+        self, running: Running, outcome: Evaluation | Exception | None
     ) -> tuple[TrialState, dict[str, Any]] | Decision | None:
         """Return the state a trial ends with, and attributes; None if it goes on, WAIT if it has to pause."""
         if isinstance(outcome, StopIteration):
-            return self._returned(running, outcome.value)
+            running.hear_returned(outcome.value)
+            return TrialState.COMPLETE, {}
         if isinstance(outcome, Exception):
             raise outcome
         return self._state_at(running) if running.evaluations else None
 
-    def _state_at(self, running: _Running) -> tuple[TrialState, dict[str, Any]] | Decision | None:
+    def _state_at(self, running: Running) -> tuple[TrialState, dict[str, Any]] | Decision | None:
         """Return what follows from the last evaluation, which is reported if it has not been yet."""
         last = running.evaluations[-1]
         step = self._report(running)
@@ -334,20 +273,9 @@ class Runner:
             return TrialState.PRUNED, {"reason": "pruner"}
         return decision if decision is Decision.WAIT else None
 
-    def _returned(self, running: _Running, value: Any) -> tuple[TrialState, dict[str, Any]]:
-        if value is not None:
-            given = value if isinstance(value, Evaluation) else Evaluation(value)
-            last = running.evaluations[-1].at if running.evaluations else None
-            at = last if given.at is None else given.at
-            running.evaluations.append(replace(given, value=finite(given.value), at=at))
-        if not running.evaluations:
-            raise ValueError("the objective ended without yielding or returning a score")
-        return TrialState.COMPLETE, {"returned": True} if value is not None else {}
-
-    def _report(self, running: _Running) -> int:
+    def _report(self, running: Running) -> int:
         """Report the last evaluation, and return its step; one that a former owner has reported must be the same."""
-        value, at = running.evaluations[-1].value, running.evaluations[-1].at
-        step = len(running.evaluations) if at is None else at
+        value, step = running.values[-1], running.step()
         before = self._row(running.trial).intermediate_values.get(step)
         if before is not None and before != value:
             self.watch.note(
@@ -373,8 +301,7 @@ class Runner:
             self._held[running.number] = running
             del self._slots[slot]
             return
-        if self._writer is not None and (kept := self._kept(slot, running)) is not None:
-            self._writer.flush(_own_folder(running.number), Checkpoint({0: kept}))
+        self._keeper.part(slot)
         self._put_back(slot)
 
     def _resume_held(self) -> None:
@@ -396,8 +323,7 @@ class Runner:
     def _end(self, slot: int, state: TrialState, attrs: Mapping[str, Any]) -> None:
         """Tell a trial, keep its weights if they are among the best, and free the slot."""
         running = self._slots[slot]
-        facts = {**self._facts(running, attrs.get("returned", False)), **attrs}
-        facts.pop("returned", None)
+        facts = {**self._facts(running), **attrs}
         value = facts.get("best_value")
         if state == TrialState.COMPLETE and self.weights is not None:
             assert value is not None
@@ -407,18 +333,9 @@ class Runner:
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
         self._unload(slot)
 
-    def _facts(self, running: _Running, returned: bool = False) -> dict[str, Any]:
+    def _facts(self, running: Running) -> dict[str, Any]:
         """Return what is said of a trial besides its curve."""
-        before = self._row(running.trial).user_attrs.get("seconds", 0.0)
-        facts: dict[str, Any] = {"seconds": round(before + time.monotonic() - running.started, 3)}
-        if running.evaluations:
-            index = len(running.evaluations) - 1 if returned else best_index(running.values, self.direction)
-            best = running.evaluations[index]
-            at = index + 1 if best.at is None else best.at
-            facts |= {"best_value": best.value, "best_at": at, **best.notes}
-            if best.metrics:
-                facts["metrics"] = dict(best.metrics)
-        return facts
+        return running.facts(self.direction, self._row(running.trial).user_attrs.get("seconds", 0.0))
 
     def _tell(self, trial: Trial, state: TrialState, attrs: Mapping[str, Any], value: float | None = None) -> None:
         """Tell a trial, give it up, and forget what was kept of it."""
@@ -430,8 +347,7 @@ class Runner:
         self.ledger.release(trial.number)
         if self.weights is not None:
             self.weights.sweep(self.study.get_trials(deepcopy=False))
-        if self.checkpoints is not None:
-            self.checkpoints.drop(_own_folder(trial.number))
+        self._keeper.drop(trial.number)
         self.watch.ended(self._row(trial))
 
     def _retried(self, slot: int, error: Exception) -> bool:
@@ -454,8 +370,8 @@ class Runner:
     def _put_all_back(self) -> None:
         """Let all that runs here wait again, from where it is; what cannot be said is found by whoever comes next."""
         with suppress(Exception):  # a checkpoint is a cache
-            if self._writer is not None and self._slots and self._settled:
-                self._writer.flush(self._name, self._checkpoint())
+            if self._settled:
+                self._keeper.flush()
         for slot in list(self._slots):
             self._unload(slot, give_up=False)
         for running in self._held.values():
@@ -481,8 +397,3 @@ class Runner:
 
     def _row(self, trial: Trial) -> FrozenTrial:
         return self.ledger.row(trial.number)
-
-
-def _own_folder(number: int) -> str:
-    """Return the name under which a trial is kept that has left its array."""
-    return f"trial-{number}"

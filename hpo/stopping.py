@@ -1,8 +1,32 @@
-"""When a trial has been better before, and when it is time to give up: pure functions of its scores."""
+"""When trials and the study end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When trials and the study end.
+
+    Attributes:
+        budget: Rows of the study.
+        seed: The study's seed.
+        timeout: Seconds after which running trials are put back.
+        patience: Evaluations without a better one after which a trial ends.
+        max_consecutive_failures: Failed trials in a row after which the study stops.
+        round_size: Trials of a round; None runs free.
+        stall_timeout: Seconds without a step of training after which the process ends itself.
+    """
+
+    budget: int
+    seed: int = 0
+    timeout: float | None = None
+    patience: int | None = None
+    max_consecutive_failures: int = 3
+    round_size: int | None = None
+    stall_timeout: float | None = None
 
 
 def best_index(values: Sequence[float], direction: str) -> int:

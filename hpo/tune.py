@@ -25,8 +25,9 @@ from hpo.locks import starting
 from hpo.named import named
 from hpo.objective import GeneratorArray, Objective, TrialArray, imported
 from hpo.patience import Patience
-from hpo.runner import Rules, Runner
+from hpo.runner import Runner
 from hpo.space import SearchSpace
+from hpo.stopping import Rules
 from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, stored_facts
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights

@@ -28,7 +28,8 @@ from hpo.config import build
 from hpo.halt import Halt
 from hpo.locks import starting
 from hpo.objective import Evaluation, TrialSpec
-from hpo.runner import Rules, Runner
+from hpo.runner import Runner
+from hpo.stopping import Rules
 from hpo.study import open_study, plan
 from hpo.weights import Weights
 

@@ -22,9 +22,10 @@ from hpo.errors import AwayError, LostTrialError, StorageError
 from hpo.halt import Halt
 from hpo.ledger import Ledger, attempt_of, fruitless
 from hpo.objective import GeneratorArray
-from hpo.runner import Rules, Runner
+from hpo.runner import Runner
 from hpo.samplers import TrialSeededSampler
 from hpo.space_reader import parse
+from hpo.stopping import Rules
 
 SPACE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"], "n": {"low": 1, "high": 9}})
 ON_DISK = ("sqlite:///{}/a.db", "journal:///{}/a.log")

@@ -19,9 +19,10 @@ from hpo.intake import MOST_DEATHS, SUSPECT
 from hpo.ledger import ATTEMPT
 from hpo.objective import Evaluation, GeneratorArray
 from hpo.pruners import make
-from hpo.runner import Rules, Runner
+from hpo.runner import Runner
 from hpo.samplers import TrialSeededSampler
 from hpo.space_reader import parse
+from hpo.stopping import Rules
 from hpo.watcher import Silent
 from hpo.weights import Weights
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,18 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.checkpoint import Kept
-from hpo.errors import DataError, DivergedError, OutOfMemoryError
-from hpo.finetune import device, dropout, first_token
+from hpo.errors import DivergedError, OutOfMemoryError
+from hpo.finetune import device, dropout, first_token, metrics
 from hpo.finetune import optimizer as optimizers
-from hpo.finetune.batches import WINDOW, boundaries, by_length, epoch_batches
+from hpo.finetune.batches import WINDOW, boundaries, epoch_batches
 from hpo.finetune.data import Dataset
 from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
 from hpo.finetune.metrics import METRICS, score
-from hpo.finetune.model import Starter, load_model, load_tokenizer, longest_input
+from hpo.finetune.model import Starter, digest, load_model, load_tokenizer, longest_input
 from hpo.finetune.slot import Slot
 from hpo.finetune.tasks import TASKS, Outputs
 from hpo.finetune.tokens import Tokens, encode
@@ -56,6 +54,7 @@ class FineTuneArray:
 
     Raises:
         ModelError: The model or its tokenizer cannot be loaded.
+        DataError: The metric is not defined for the task, or on a split.
     """
 
     needs_own_masks = False  # whether every mask has to be drawn from the trial's own generator
@@ -66,12 +65,8 @@ class FineTuneArray:
         assert config.model is not None
         self.slots = 1 if config.slots == "auto" else config.slots
         self.notes: Sequence[str] = ()
-        self.metric = config.metric or TASKS[data.task].metric
-        if data.task not in METRICS[self.metric].tasks:
-            fit = ", ".join(name for name, entry in METRICS.items() if data.task in entry.tasks)
-            raise DataError(
-                f"metric {self.metric!r} is not defined for {data.task}, which the labels are; one of {fit}"
-            )
+        scored = {name: data.splits[name].targets for name in ("validation", "test")}
+        self.metric = metrics.chosen(config.metric, data.task, len(data.labels), scored)
         self.evaluations_per_epoch = config.evaluations_per_epoch
         self.micro_batch = config.micro_batch
         self.device = device.chosen(config.device)
@@ -89,13 +84,12 @@ class FineTuneArray:
         encoded = {
             name: encode(split, self.tokenizer, self.max_length, self.device) for name, split in data.splits.items()
         }
-        weights_digest = _digest(model, head)
+        weights_digest = digest(model, head)
         self._vocabulary = Vocabulary(model, np.unique(torch.cat([t.ids for t in encoded.values()]).cpu()))
         self.tokens: dict[str, Tokens] = {
             name: replace(tokens, ids=self._vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
         }
         self._adapt(model, head)
-        self._refuse_undefined_metric()
         # Only a model that asks for its masks by itself pays for a look at every call.
         self._masks: type[AbstractContextManager[Any]] = nullcontext
         if not (own := self._draws_all_masks(model)):
@@ -139,22 +133,6 @@ class FineTuneArray:
         self.notes = (*self.notes, f"trials have {threads} threads each, as the study was begun (not {self.threads})")
         self.threads = threads
         self.facts = {**self.facts, "threads": threads}
-
-    @contextmanager
-    def _threaded(self) -> Iterator[None]:
-        """Compute with a trial's threads, and with zero in the place of denormal numbers.
-
-        The moments of embedding rows that come rarely decay to such, and a CPU is ten times slower with them. Threads
-        that are started within inherit it.
-        """
-        total = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        torch.set_flush_denormal(True)
-        try:
-            yield
-        finally:
-            torch.set_flush_denormal(False)
-            torch.set_num_threads(total)
 
     def _adapt(self, model: PreTrainedModel, head: frozenset[str]) -> None:
         """Change the model before any trial starts from it."""
@@ -209,7 +187,7 @@ class FineTuneArray:
         """Train every occupied slot to its next boundary and score it on the validation split."""
         if not self._occupied:
             return {}
-        with self._threaded():
+        with device.threaded(self.threads):
             return self._advance()
 
     def _advance(self) -> dict[int, Evaluation | Exception]:
@@ -294,18 +272,6 @@ class FineTuneArray:
                 with torch.no_grad(), self._masked(0):
                     outputs.append(model.train()(**inputs).logits)
         return torch.equal(*outputs)
-
-    def _refuse_undefined_metric(self) -> None:
-        """Find out before any training whether the splits have the classes that the metric needs."""
-        outputs = max(len(self.data.labels), 1)
-        for name in ("validation", "test"):
-            targets = self.data.splits[name].targets
-            logits = np.random.default_rng(0).normal(size=(len(targets), outputs))
-            if not math.isfinite(score(self.metric, Outputs(self.data.task, targets, logits))):
-                raise DataError(
-                    f"metric {self.metric!r} is not defined on the {name} split: it may lack a class, or the metric "
-                    "may be for two labels only. Choose another metric, or a larger split"
-                )
 
     def _any_model(self) -> PreTrainedModel:
         return next(iter(self._occupied.values())).model
@@ -414,16 +380,9 @@ class FineTuneArray:
     def predict(self, model: PreTrainedModel, split: str) -> Outputs:
         """Return a model's outputs on a split, in the split's order."""
         model.train(False)
-        tokens = self.tokens[split]
-        chunks = by_length(tokens.lengths, SCORING_BATCH[self.device.type])
-        logits = []
         with self._autocast():  # one for all: weights are cast once
-            for rows in chunks:
-                inputs, _ = tokens.batch(rows)
-                logits.append(model(**inputs).logits.float())
-        order = np.argsort(np.concatenate(chunks))
-        stacked = torch.cat(logits).cpu().numpy()[order]
-        return Outputs(self.data.task, self.data.splits[split].targets, stacked)
+            logits = self.tokens[split].outputs(lambda inputs: model(**inputs).logits, SCORING_BATCH[self.device.type])
+        return Outputs(self.data.task, self.data.splits[split].targets, logits)
 
     def outputs_of(self, folder: Path, split: str) -> Outputs:
         """Return the outputs of weights that `keep` wrote."""
@@ -447,13 +406,3 @@ class FineTuneArray:
             model.zero_grad(set_to_none=True)
             examples += len(rows)
         return (time.perf_counter() - began) / examples if began else 0.0
-
-
-def _digest(model: nn.Module, head: frozenset[str]) -> str:
-    """Return the SHA-256 of the pretrained weights; the head is drawn anew for every trial."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in head:
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

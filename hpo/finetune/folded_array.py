@@ -22,9 +22,8 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.errors import GaveWayError, NotFoldableError, OutOfMemoryError
-from hpo.finetune import dropout, fold_check
+from hpo.finetune import device, dropout, fold_check
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.batches import by_length
 from hpo.finetune.device import SCORING_BATCH, out_of_memory
 from hpo.finetune.folded_program import MicroBatch, Program, Shape
 from hpo.finetune.slot import Slot
@@ -143,7 +142,7 @@ class FoldedArray(FineTuneArray):
         while best < most or not fastest:
             slots = min(2 * best, most) if fastest else 1
             try:
-                with self._threaded():
+                with device.threaded(self.threads):
                     speed = self._speed(slots)
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -257,14 +256,11 @@ class FoldedArray(FineTuneArray):
         """Return what every slot says of a split, in its order: [K, rows, outputs]."""
         assert self._program is not None
         model = self._program.model.train(False)
-        tokens = self.tokens[split]
-        chunks = by_length(tokens.lengths, SCORING_BATCH[self.device.type])
-        logits = []
+
+        def said(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
+            logits: torch.Tensor = model(**repeated).logits
+            return logits.view(self.slots, -1, logits.shape[-1])
+
         with self._masks(), self._autocast():  # one for all: weights are cast once
-            for rows in chunks:
-                inputs, _ = tokens.batch(rows)
-                repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
-                logits.append(model(**repeated).logits.float().unflatten(0, (self.slots, -1)))
-        order = np.argsort(np.concatenate(chunks))
-        stacked: Array = torch.cat(logits, dim=1).cpu().numpy()[:, order]
-        return stacked
+            return self.tokens[split].outputs(said, SCORING_BATCH[self.device.type])

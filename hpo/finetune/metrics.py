@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from hpo.errors import DataError
 from hpo.finetune.tasks import TASKS, Outputs
 
 Array = np.ndarray[Any, Any]
@@ -115,6 +117,32 @@ METRICS: dict[str, Metric] = {
     "spearman": Metric(_correlation("spearmanr"), ("regression",)),
     "loss": Metric(_loss, ("single_label", "multi_label", "regression"), "minimize", _losses),
 }
+
+
+def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Array]) -> str:
+    """Return a study's metric, the task's own if it names none, after a look at whether it can be computed.
+
+    Args:
+        metric: As in `METRICS`, or None.
+        task: As in `TASKS`.
+        labels: How many there are.
+        splits: Name -> targets of the splits that are scored.
+
+    Raises:
+        DataError: It is not defined for the task, or on a split.
+    """
+    metric = metric or TASKS[task].metric
+    if task not in METRICS[metric].tasks:
+        fit = ", ".join(name for name, entry in METRICS.items() if task in entry.tasks)
+        raise DataError(f"metric {metric!r} is not defined for {task}, which the labels are; one of {fit}")
+    for name, targets in splits.items():
+        logits = np.random.default_rng(0).normal(size=(len(targets), max(labels, 1)))
+        if not math.isfinite(score(metric, Outputs(task, targets, logits))):
+            raise DataError(
+                f"metric {metric!r} is not defined on the {name} split: it may lack a class, or the metric may be for "
+                "two labels only. Choose another metric, or a larger split"
+            )
+    return metric
 
 
 def score(metric: str, outputs: Outputs) -> float:

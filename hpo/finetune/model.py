@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -256,6 +257,16 @@ def first_position(config: Any) -> int:
 
 
 # ---------------------------------------------------------------- one trial's start
+
+
+def digest(model: nn.Module, head: frozenset[str]) -> str:
+    """Return the SHA-256 of the pretrained weights; the head is drawn anew for every trial."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in head:
+            found.update(name.encode())
+            found.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 class Starter:

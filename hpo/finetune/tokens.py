@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hpo.finetune.batches import by_length
 from hpo.finetune.data import Split
 
 if TYPE_CHECKING:
@@ -61,6 +62,17 @@ class Tokens:
         if self.types is not None:
             inputs["token_type_ids"] = torch.where(real, self.types[places], 0).long()
         return inputs, self.targets[index]
+
+    def outputs(self, said: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], size: int) -> Array:
+        """Return what a model says of all rows, in their order: [..., n, outputs]; computed in order of length.
+
+        Args:
+            said: The model's inputs for b rows -> [..., b, outputs].
+            size: Most rows at once.
+        """
+        chunks = by_length(self.lengths, size)
+        logits = torch.cat([said(self.batch(rows)[0]).float() for rows in chunks], dim=-2).cpu().numpy()
+        return np.asarray(logits[..., np.argsort(np.concatenate(chunks)), :])
 
 
 def one_of_few(length: int) -> int:
