@@ -96,12 +96,17 @@ def _mask(shape: torch.Size, rates: Rates, like: torch.Tensor, rows: int, number
     """Return a mask of 0 (with the slot's probability p) and 1 / (1 - p)."""
     if not isinstance(rates, SlotRates):
         draws = _draws(1, shape.numel(), number, like.device).view(shape)
-        return (draws >= _threshold(rates)).to(like.dtype).mul_(1.0 / (1.0 - rates))
+        return _at_least(draws, _threshold(rates), like.dtype).mul_(1.0 / (1.0 - rates))
     slots = len(rates.scales)
     own = (*shape[:rows], shape[rows] // slots, *shape[rows + 1 :])
     draws = _draws(slots, shape.numel() // slots, number, like.device)
-    kept = (draws >= rates.thresholds[:, None]).to(like.dtype).mul_(rates.scales[:, None].to(like.dtype))
+    kept = _at_least(draws, rates.thresholds[:, None], like.dtype).mul_(rates.scales[:, None].to(like.dtype))
     return kept.view(slots, *own).movedim(0, rows).reshape(shape)
+
+
+def _at_least(draws: torch.Tensor, threshold: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return 1 where a draw is not below a threshold and 0 elsewhere; not by way of bool, which a CPU is slow with."""
+    return torch.ge(draws, threshold, out=torch.empty(draws.shape, dtype=dtype, device=draws.device))
 
 
 _GOLDEN, _FIRST, _SECOND, _MASK = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, 0x632BE59BD9B4E019
