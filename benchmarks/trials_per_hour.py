@@ -14,9 +14,9 @@ of similar length, as hpo always does; that is not the default.
 The sides alternate within each round, and the ratio of a round compares its own measurements only, so that a
 machine that slows down in between favours neither. A ratio above 1 says that hpo took less.
 
-With several `--slots` hpo runs once with each. On CUDA its slots are those of one folded model, and the table says
-what share of the arithmetic of a measured bf16 matmul goes into the models (tokens x 6 x weights, padding, attention
-and evaluation not counted).
+With several `--slots` hpo runs once with each. On CUDA its slots are those of one folded model; one slot is measured
+without CUDA graphs too, and the table says what share of the arithmetic of a measured bf16 matmul goes into the models
+(tokens x 6 x weights, padding, attention and evaluation not counted).
 
 Run it: python benchmarks/trials_per_hour.py [--write]
 On a GPU: python benchmarks/trials_per_hour.py --device cuda --trials 64 --slots 1 4 16 64 --write
@@ -65,6 +65,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hpo import config, tune
+from hpo.finetune import folded_program
 
 RESULTS = Path(__file__).parent / "results"
 IMPORTED = ["accelerate", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert"]
@@ -72,6 +73,9 @@ IMPORTED += ["hpo.tune", "hpo.finetune.folded_array", "hpo.finetune.data"]
 IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
 SCORING_BATCH = 128  # rows, of the peer
 MAX_LENGTH = 64
+MINILM = (6, 384)  # layers of hidden units
+EAGER = " without graphs"
+SQUARE = 8192  # of the matmul that utilisation is measured against
 
 Settings = dict[str, Any]
 Measured = dict[str, Any]
@@ -244,7 +248,7 @@ def measure(side: str, settings: Settings, model_and_rows: Path) -> Measured:
     """Run one side and return what it ran, with the seconds and the CPU seconds (of all threads) it took.
 
     Args:
-        side: `hpo` with its slots, or the peer with its precision: `fp32` or `bf16`.
+        side: `hpo` with its slots, and perhaps without CUDA graphs, or the peer with its precision: `fp32` or `bf16`.
         settings: The benchmark's.
         model_and_rows: Folder that `prepare` has written.
     """
@@ -259,6 +263,8 @@ def measure(side: str, settings: Settings, model_and_rows: Path) -> Measured:
         os.chdir(folder)
         gc.freeze()  # the peer collects garbage three times a trial, and shall not search all that is imported here
         wall, cpu = time.perf_counter(), time.process_time()
+        if side.endswith(EAGER):
+            folded_program.Replay = lambda program, device: program  # type: ignore[assignment,misc,return-value]
         if (slots := _slots(side)) is not None:
             ran = search_with_hpo(settings, folder, slots)
         else:
@@ -293,6 +299,8 @@ def run(settings: Settings) -> dict[str, Any]:
         `utilisation`: hpo's side -> share of a matmul's arithmetic (CUDA only).
     """
     peers, ours = _precisions(settings["device"]), [f"hpo {slots}" for slots in settings["slots"]]
+    if settings["device"] == "cuda":
+        ours.insert(0, f"hpo 1{EAGER}")
     # hpo in the middle, next to either peer, and every other round backwards.
     order = [peers[0], *ours, *peers[1:]]
     rounds: list[dict[str, Measured]] = []
@@ -313,27 +321,32 @@ def run(settings: Settings) -> dict[str, Any]:
             for side in ours
         },
         "trials_per_hour": {side: 3600 * trials / taken for side, taken in seconds.items()},
-        "utilisation": {side: _utilisation(settings, trials / seconds[side]) for side in ours}
+        "utilisation": {side: _arithmetic(settings) * trials / seconds[side] / _matmul("cuda") for side in ours}
         if settings["device"] == "cuda"
         else {},
     }
 
 
-def _utilisation(settings: Settings, trials_per_second: float) -> float:
-    """Return the models' arithmetic over that of a matmul of 8,192 squared in bf16, measured now.
+def _arithmetic(settings: Settings) -> float:
+    """Return the operations of a trial: 6 a weight and token, forward and backward, embeddings left out.
 
-    A token costs 6 operations a weight, forward and backward, embeddings left out: 65 million for MiniLM-L6.
+    That is 65 million a token for MiniLM-L6.
     """
     weights = 12 * settings["layers"] * settings["hidden"] ** 2
-    tokens = settings["rows"] * settings["epochs"] * 26  # 24 words, [CLS] and [SEP]
-    square = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    return 6.0 * weights * settings["rows"] * settings["epochs"] * 26  # 24 words, [CLS] and [SEP]
+
+
+def _matmul(device: str, size: int = SQUARE) -> float:
+    """Return the operations a second of a square matmul in bf16, measured now."""
+    square = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for repeats in (3, 20):  # the first ones warm up
-        torch.cuda.synchronize()
+        wait()
         began = time.perf_counter()
         for _ in range(repeats):
             square @ square
-        torch.cuda.synchronize()
-    return 6 * weights * tokens * trials_per_second / (20 * 2 * 8192**3 / (time.perf_counter() - began))
+        wait()
+    return 20 * 2 * size**3 / (time.perf_counter() - began)
 
 
 def _ratio(rounds: Sequence[dict[str, Measured]], peer: str, side: str, kind: str) -> dict[str, float]:
@@ -346,12 +359,14 @@ def _ratio(rounds: Sequence[dict[str, Measured]], peer: str, side: str, kind: st
 
 def _slots(side: str) -> int | None:
     """Return the slots of a side that is hpo's."""
-    return int(side.removeprefix("hpo ")) if side.startswith("hpo ") else None
+    return int(side.split()[1]) if side.startswith("hpo ") else None
 
 
 def _name(side: str) -> str:
     slots = _slots(side)
-    return f"Trainer {side}" if slots is None else f"hpo, {slots} slot{'s' if slots > 1 else ''}"
+    if slots is None:
+        return f"Trainer {side}"
+    return f"hpo, {slots} slot{'s' if slots > 1 else ''}{EAGER if side.endswith(EAGER) else ''}"
 
 
 def table(results: dict[str, Any]) -> str:
@@ -388,7 +403,7 @@ def _circumstances(device: str) -> dict[str, Any]:
     }
 
 
-def write(results: dict[str, Any], folder: Path, name: str, title: str, found: str) -> None:
+def write(results: dict[str, Any], folder: Path, name: str, title: str, found: str, variant: str = "") -> None:
     """Write results as JSON, and what was found as a page.
 
     Args:
@@ -397,9 +412,10 @@ def write(results: dict[str, Any], folder: Path, name: str, title: str, found: s
         name: Of the benchmark.
         title: Of the page.
         found: In Markdown.
+        variant: Of the settings, where a benchmark has pages for several.
     """
     settings, on = results["settings"], results["circumstances"]
-    stem = folder / f"{name}_{settings['device']}"
+    stem = folder / f"{name}_{settings['device']}{variant}"
     folder.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     hardware = f"{on['gpu']}, " if on["gpu"] else ""
@@ -425,11 +441,11 @@ def _parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     numbers = {"rows": 480, "validation": 120, "trials": 6, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
-    shape = {"hidden": 384, "layers": 6, "heads": 12, "vocabulary": 30522}
+    shape = {"layers": MINILM[0], "hidden": MINILM[1], "heads": 12, "vocabulary": 30522}
     for name, default in {**numbers, **shape, "threads": os.cpu_count()}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
     parser.add_argument("--slots", type=int, nargs="+", default=[min(2, os.cpu_count() or 1)], help="of hpo")
-    parser.add_argument("--fold", action="store_true", default=None, help="hpo's slots as one model, on a CPU too")
+    parser.add_argument("--fold", action=argparse.BooleanOptionalAction, help="hpo's slots into one model")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of hpo's trials")
     parser.add_argument("--group-by-length", action="store_true", help="let the peer batch rows of similar length")
@@ -451,7 +467,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     results = {"settings": settings, "circumstances": _circumstances(settings["device"]), **run(settings)}
     print(f"\n{table(results)}")
     if writes:
-        write(results, RESULTS, "trials_per_hour", "Trials an hour", table(results))
+        layers, hidden = settings["layers"], settings["hidden"]
+        variant = "" if (layers, hidden) == MINILM else f"_{layers}x{hidden}"
+        write(results, RESULTS, "trials_per_hour", "Trials an hour", table(results), variant)
     return results
 
 

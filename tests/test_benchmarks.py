@@ -66,6 +66,19 @@ def test_ratios_are_taken_within_a_round(benchmark: ModuleType) -> None:
     assert benchmark._ratio(rounds, "fp32", "hpo 2", "wall") == {"median": 2.0, "min": 1.0, "max": 3.0}
 
 
+def test_what_is_counted_is_65_million_operations_a_token_of_minilm(benchmark: ModuleType) -> None:
+    settings = vars(benchmark._parser().parse_args([]))
+    operations = benchmark._arithmetic(settings) / (settings["rows"] * settings["epochs"] * 26)
+    assert operations == pytest.approx(65e6, rel=0.03)
+    assert 1e6 < benchmark._matmul("cpu", 64) < 1e15
+
+
+def test_a_side_without_graphs_says_so(benchmark: ModuleType) -> None:
+    assert benchmark._name("hpo 1 without graphs") == "hpo, 1 slot without graphs"
+    assert benchmark._slots("hpo 1 without graphs") == 1
+    assert benchmark._name("hpo 16") == "hpo, 16 slots"
+
+
 def test_the_sentences_are_as_long_as_said_and_can_be_told_apart(benchmark: ModuleType) -> None:
     words = [f"w{i}" for i in range(3000)]
     sentences = benchmark._sentences(np.random.default_rng(0), words, 1000)
