@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 
 from hpo.config import Study
+from hpo.hyperparameters import DEFAULTS
 from hpo.named import named
 from hpo.study import planned_rows
 from hpo.tune import open_array
@@ -49,8 +50,15 @@ def check(study: Study) -> Plan:
         f"the published {name} {published} is not a choice of the space; trial 0 takes {used}"
         for name, (published, used) in (space.moved_baseline() if config.baseline else {}).items()
     ]
+    notes += array.notes
     if config.objective is not None:
         return Plan(facts | {"objective": config.objective}, notes, None)
+    if config.baseline and not space.source:  # what a published space fixes is published
+        notes += [
+            f"{name} is fixed at {value}, for the published default too, where it would be {DEFAULTS[name]}"
+            for name, value in space.fixed.items()
+            if DEFAULTS[name] != value
+        ]
     seconds = _describe(study, cast("FineTuneArray", array), len(rows), facts, notes)
     return Plan(facts, notes, seconds)
 

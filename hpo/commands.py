@@ -22,7 +22,7 @@ from hpo import check as checks
 from hpo import config, ray_workers, report, storage, tune, workers, yaml
 from hpo.again import train_again
 from hpo.checkpoint import used
-from hpo.errors import ConfigError, Problem, StudyError
+from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
 from hpo.formatting import duration, plain, remarks
 from hpo.holdout import judge, sentence
@@ -62,7 +62,10 @@ def study_to_run(
         return study, storage.choose(storage_flag, study.config.storage)
     _refuse_missing_file(name)
     url = storage.choose(storage_flag)
-    stored = attrs_of(_opened(name, url)).get("config")
+    files = sorted(str(path) for path in Path().glob("*.y*ml"))
+    shipped = sorted(path.stem for path in config.shipped("studies").glob("*.yaml"))
+    hint = f"Name a study file{nearest(name, [*files, *shipped])}"
+    stored = attrs_of(_opened(name, url, hint)).get("config")
     if stored is None or _of_a_script(stored.get("objective")):
         raise StudyError(
             f"study {name!r} in {redacted(url)} was made by a script, not from a study file: "
@@ -90,13 +93,12 @@ def _refuse_missing_file(name: str) -> None:
         raise StudyError(f"there is no study file {name}; studies that come with hpo: {', '.join(shipped)}")
 
 
-def _opened(name: str, url: str) -> optuna.Study:
+def _opened(name: str, url: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:
     if not storage.exists(url):
         raise StudyError(
-            f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage, "
-            f"or run a study first: hpo run {name}"
+            f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage. {hint}"
         )
-    return load_by_name(name, storage.connect(url), redacted(url))
+    return load_by_name(name, storage.connect(url), redacted(url), hint)
 
 
 def _located(name: str, storage_flag: str | None) -> tuple[str, str]:
@@ -214,7 +216,7 @@ def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) ->
         lines.append(sentence(verdict))
     lines += [f"note: {finding}" for finding in findings(results)]
     weights = folder_of(results.name) / "trials" / str(results.best.number)
-    third = f"hpo export {results.name} -o model" if weights.is_dir() else f"hpo trials {results.name}"
+    third = f"hpo export {results.name} -o {results.name}-model" if weights.is_dir() else f"hpo trials {results.name}"
     lines += [
         f"report: {written}",
         "",

@@ -142,6 +142,8 @@ def build(
         problems += _grid_problems(raw, space)
         if not custom and raw.get("fold") is False and trains_adapters(space):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
+    if config is not None and config.data is not None:
+        problems += _column_problems(config.data)
     if config is not None and config.shards > 1 and not custom:
         problems += _shard_problems(config, space)
     if space is not None and config is not None and not problems:
@@ -260,6 +262,18 @@ def _named_problems(kind: str, room: ModuleType, name: str, arguments: Mapping[s
     except (ValueError, TypeError, HpoError) as error:
         return [Problem((kind,), str(error))]
     return []
+
+
+def _column_problems(data: DataConfig) -> list[Problem]:
+    """Check that no column is two things: a label that is read as a text tells all, and a text twice nothing."""
+    labels = [data.label] if isinstance(data.label, str) else data.label
+    uses = [("text_pair", data.text_pair, [data.text])] if data.text_pair else []
+    uses += [("label", label, [data.text, data.text_pair or data.text]) for label in labels]
+    return [
+        Problem(("data", key), f"is column {column!r}, which is a text already; name a column of its own")
+        for key, column, others in uses
+        if column in others
+    ]
 
 
 def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:

@@ -72,8 +72,22 @@ def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> 
         study_name=name, storage=storage, sampler=sampler_of(study), pruner=optuna.pruners.NopPruner()
     )
     _refuse_changes(opened, fingerprint)
-    opened.set_user_attr("config", study.to_dict())
     return opened
+
+
+def record(opened: optuna.Study, study: Study) -> list[str]:
+    """Keep the file that rows run by from here on, unless all have ended, and return what of the search is another."""
+    rows = opened.get_trials(deepcopy=False)
+    if all(row.state.is_finished() for row in rows):
+        return []
+    before, now = opened.user_attrs.get("config", {}), study.to_dict()
+    opened.set_user_attr("config", now)
+    ended = sum(row.state.is_finished() for row in rows)
+    return [
+        f"{key}: was {json.dumps(before[key])} for the {ended} trials that have ended, is now {json.dumps(now[key])}"
+        for key in ("sampler", "pruner")
+        if ended and before.get(key, now[key]) != now[key]
+    ]
 
 
 def sampler_of(study: Study) -> samplers.TrialSeededSampler:
@@ -116,7 +130,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
         yield path, old, new
 
 
-def load_by_name(name: str, storage: BaseStorage, where: str) -> optuna.Study:
+def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:
     """Return a study of the storage.
 
     Raises:
@@ -125,7 +139,7 @@ def load_by_name(name: str, storage: BaseStorage, where: str) -> optuna.Study:
     names = optuna.get_all_study_names(storage)
     if name not in names:
         have = f"it has {', '.join(sorted(names))}" if names else "it has none"
-        raise StudyError(f"no study {name!r} in {where} ({have}). Run it first: hpo run {name}")
+        raise StudyError(f"no study {name!r} in {where} ({have}). {hint}")
     return optuna.load_study(study_name=name, storage=storage)
 
 

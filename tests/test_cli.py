@@ -75,7 +75,7 @@ def test_run_says_best_verdict_report_and_what_to_type_next(finished):
     assert [line.strip() for line in out.splitlines()[-3:]] == [
         "hpo show tiny",
         "hpo dashboard tiny",
-        "hpo export tiny -o model",
+        "hpo export tiny -o tiny-model",
     ]
     assert (folder / "runs" / "tiny" / "report.html").stat().st_size > 1_000_000
     assert out.count("trial 0 state=complete") == 1
@@ -238,7 +238,29 @@ def test_check_names_a_default_that_the_space_moves(call, tmp_path):
     raw = tiny.study(tmp_path, space={"learning_rate": [1e-3, 1e-2], "batch_size": [4, 8], "epochs": 1})
     _, out, _ = call("check", write(tmp_path / "s.yaml", raw))
     assert "published batch_size 32 is not a choice of the space; trial 0 takes 8" in out
+    assert "epochs is fixed at 1, for the published default too, where it would be 3" in out
     assert "(the space has only 4 points" not in out
+
+
+def test_the_class_that_a_binary_metric_is_of_is_named(call, tmp_path):
+    _, out, _ = call("check", write(tmp_path / "s.yaml", tiny.study(tmp_path, metric="f1_binary")))
+    assert "f1_binary is that of 'good', the last label in order" in out
+
+
+def test_a_place_that_cannot_be_written_is_found_before_training(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    code, out, err = call("run", write(tmp_path / "s.yaml", tiny.study(tmp_path)))
+    assert code == 2
+    assert "cannot be written to" in err
+    assert "run it in a folder of yours" in err.replace("\n", " ")
+    assert "trial 0" not in out
+
+
+def test_a_name_that_is_nothing_is_answered_with_what_there_is(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "reviews.yaml", tiny.study(tmp_path))
+    assert "did you mean reviews.yaml?" in call("run", "review")[2].replace("\n", " ")
 
 
 # ---------------------------------------------------------------- bad input
@@ -253,6 +275,8 @@ BROKEN = [
     ),
     ({"space": "nope"}, "there is no search space 'nope'; shipped: bert"),
     ({"data": {"train": "nowhere.csv"}}, "there is no file nowhere.csv"),
+    ({"data": {"train": "data.csv", "text": "label"}}, "data.label: is column 'label', which is a text already"),
+    ({"data": {"train": "data.csv", "text_pair": "text"}}, "data.text_pair: is column 'text'"),
     ({"data": {"train": "data.csv", "label": "stars"}}, "no column 'stars'; it has text, label"),
     ({"metric": "pearson", "task": "single_label"}, "'pearson' is not defined for single_label"),
     ({"metric": "spearman"}, "'spearman' is not defined for single_label"),

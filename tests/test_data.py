@@ -32,8 +32,9 @@ def test_every_format_gives_the_same_rows(tmp_path):
     table.to_csv(tmp_path / "rows.csv", index=False)
     table.to_csv(tmp_path / "rows.tsv", index=False, sep="\t")
     table.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    table.to_json(tmp_path / "rows.json", orient="records")
     table.to_parquet(tmp_path / "rows.parquet")
-    digests = {load(tmp_path, train=f"rows.{kind}").digest for kind in ("csv", "tsv", "jsonl", "parquet")}
+    digests = {load(tmp_path, train=f"rows.{kind}").digest for kind in ("csv", "tsv", "jsonl", "json", "parquet")}
     assert len(digests) == 1
 
 
@@ -141,6 +142,7 @@ def test_declared_splits_are_taken_as_they_are_and_leaks_are_noted(tmp_path):
     found = load(tmp_path, validation="validation.csv", test="test.csv")
     assert [len(found.splits[name]) for name in data.SPLITS] == [40, 20, 10]
     assert "20 of 20 rows of validation are in train too" in found.notes[0]
+    assert "10 of 10 rows of test are in validation too" in found.notes[2]
 
 
 # ---------------------------------------------------------------- bad input
@@ -178,8 +180,30 @@ def test_a_label_seen_only_in_evaluation_is_named_with_its_split(tmp_path):
 def test_an_empty_split_is_named(tmp_path):
     frame(tmp_path, **GOOD)
     (tmp_path / "test.csv").write_text("text,label\n")
-    with pytest.raises(DataError, match="the test split has no rows"):
+    with pytest.raises(DataError, match=r"test\.csv has no rows"):
         load(tmp_path, test="test.csv")
+
+
+def test_rows_that_are_all_one_make_no_splits(tmp_path):
+    frame(tmp_path, text=["same"] * 40, label=["a", "b"] * 20)
+    with pytest.raises(DataError, match="split has no rows: rows with the same text stay on one side"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train.csv", b"text;label\na;b\n", "look separated by ';': save it with commas"),
+        ("train.csv", b"text\tlabel\na\tb\n", r"look separated by '\\t'"),
+        ("train.csv", "text,label\nfine,good\n".encode("utf-16"), "iconv -f utf-16 -t utf-8"),
+        ("train.json", b'[{"text": "a"}, 3]', "element 2 of its array is no object"),
+        ("train.json", b'[{"text": "a"},\n', "line 2: not JSON"),
+    ],
+)
+def test_what_a_file_really_is_is_said(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        load(tmp_path, train=name)
 
 
 @pytest.mark.parametrize("test", [1, 0.025, "test.csv"])

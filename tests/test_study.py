@@ -19,6 +19,7 @@ from hpo.study import (
     open_study,
     plan,
     planned_rows,
+    record,
 )
 
 FACTS = {"data": "abc", "weights": {"model": "1", "head": "2"}}
@@ -107,8 +108,21 @@ def test_what_says_how_much_and_where_may_change(change: dict[str, Any]) -> None
     storage = InMemoryStorage()
     open_study(study(), storage, FACTS)
     opened = open_study(study(**change), storage, FACTS)
+    plan(opened, study(**change))
+    assert record(opened, study(**change)) == []
     assert opened.user_attrs["config"] == study(**change).to_dict()
     assert set(change) <= RESUMABLE | {"checksums"}
+
+
+def test_another_sampler_is_said_and_kept_only_if_it_draws_anything() -> None:
+    opened = open_study(study(trials=2), InMemoryStorage(), FACTS)
+    plan(opened, study(trials=2))
+    opened.tell(opened.ask(), 0.5)
+    said = record(opened, study(trials=2, sampler="random", pruner="median"))
+    assert said == ['sampler: was "tpe" for the 1 trials that have ended, is now "random"']
+    opened.tell(opened.ask(), 0.5)
+    assert record(opened, study(trials=2, pruner="asha")) == []
+    assert opened.user_attrs["config"] == study(trials=2, sampler="random", pruner="median").to_dict()
 
 
 def test_facts_are_compared_as_the_storage_keeps_them(storage: BaseStorage) -> None:
@@ -129,7 +143,7 @@ def test_a_study_whose_creation_was_cut_short_is_taken_over(storage: BaseStorage
 
 
 def test_a_study_is_loaded_by_name_or_the_names_there_are_listed(storage: BaseStorage) -> None:
-    with pytest.raises(StudyError, match=r"no study 'x' in here \(it has none\)\. Run it first: hpo run x"):
+    with pytest.raises(StudyError, match=r"no study 'x' in here \(it has none\)\. Run it first: hpo run FILE"):
         load_by_name("x", storage, "here")
     open_study(study(name="b"), storage, FACTS)
     open_study(study(name="a"), storage, FACTS)

@@ -91,7 +91,10 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     _set_aside(frames, config, resolved, rng)
     empty = [name for name in SPLITS if len(frames[name]) == 0]
     if empty:
-        raise DataError(f"the {' and '.join(empty)} split has no rows; give it files, or a larger share of train")
+        raise DataError(
+            f"the {' and '.join(empty)} split has no rows: rows with the same text stay on one side, and train keeps "
+            "some of each class; give it files, or a larger share of train"
+        )
     if len(frames["test"]) == 1:
         raise DataError(
             "the test split has 1 row, and two or more are needed to say how sure a difference is; give it files with "
@@ -131,12 +134,21 @@ def _table(config: DataConfig, split: str, source: str | list[str], folder: Path
         if missing:
             raise DataError(
                 f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame.columns))}. "
-                "Name the columns under data: text, text_pair, label, where"
+                + (_separated(frame) or "Name the columns under data: text, text_pair, label, where")
             )
+        if frame.empty:
+            raise DataError(f"{name} has no rows")
     table = pd.concat([frame[list(dict.fromkeys(wanted))] for _, frame in frames], ignore_index=True)
     for column in filter(None, (config.text, config.text_pair)):
         table[column] = [("" if _is_missing(text) else str(text)) for text in table[column]]
     return table
+
+
+def _separated(frame: pd.DataFrame) -> str:
+    """Return what to do where a table's only column looks like several."""
+    name = str(frame.columns[0])
+    found = next((sign for sign in (";", "\t", "|", ",") if len(frame.columns) == 1 and sign in name), None)
+    return f"Its fields look separated by {found!r}: save it with commas, or with tabs as .tsv" if found else ""
 
 
 def _is_missing(value: Any) -> bool:
@@ -191,7 +203,10 @@ def _set_aside(frames: dict[str, pd.DataFrame], config: DataConfig, task: str, r
         wanted = round(share * total) if isinstance(share, float) else share
         rest = len(frames["train"])
         if not 0 < wanted < rest:
-            raise DataError(f"{name}: {share} asks for {wanted} rows of the {rest} that are left of train")
+            raise DataError(
+                f"{name}: {share} asks for {wanted} rows of the {rest} that are left of train; give it another share "
+                "or number, or a file"
+            )
         chosen = _stratified(frames["train"], config, task, wanted, rng)
         frames[name] = frames["train"][chosen].reset_index(drop=True)
         frames["train"] = frames["train"][~chosen].reset_index(drop=True)
@@ -302,7 +317,10 @@ def _no_missing(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
     labels = zip(rows.index, rows[column], strict=True)
     empty = [row + 1 for row, value in labels if _is_missing(value) or (isinstance(value, str) and not value)]
     if empty:
-        raise DataError(f"{split}: column {column!r} has no label in {len(empty)} rows, first in row {empty[0]}")
+        raise DataError(
+            f"{split}: column {column!r} has no label in {len(empty)} rows, first in row {empty[0]}; label them, or "
+            "leave them out"
+        )
 
 
 def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) -> Array:
@@ -365,6 +383,12 @@ def _notes(splits: dict[str, Split]) -> list[str]:
         shared = sum(row in train for row in _rows(splits[name]))
         if shared:
             notes.append(f"{shared} of {len(splits[name])} rows of {name} are in train too: its scores flatter")
+    seen = set(_rows(splits["validation"]))
+    if shared := sum(row in seen for row in _rows(splits["test"])):
+        notes.append(
+            f"{shared} of {len(splits['test'])} rows of test are in validation too, by which the search chooses: "
+            "the verdict flatters"
+        )
     empty = sum(not text.strip() for split in splits.values() for text in split.texts)
     if empty:
         notes.append(f"{empty} texts are empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -20,9 +21,10 @@ def _text_of(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         read, byte = error.object[: error.start], error.object[error.start]  # without the byte-order mark
+        wide = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         raise DataError(
             f"{path} is not UTF-8 text: line {len((read + b'.').splitlines())} has the byte 0x{byte:02x}. "
-            "Convert it, e.g. with: iconv -f latin1 -t utf-8"
+            f"Convert it, e.g. with: iconv -f {'utf-16' if wide else 'latin1'} -t utf-8"
         ) from None
 
 
@@ -56,6 +58,21 @@ def _malformed(text: str, delimiter: str, said: str) -> str:
     return f", line {rows.line_num + 1}: {what}"
 
 
+def _read_json(path: Path) -> pd.DataFrame:
+    """Read one object a line, or one array of objects."""
+    text = _text_of(path)
+    if not text.lstrip().startswith("["):
+        return _read_jsonl(path)
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: element {number} of its array is no object with a text and a label")
+    return pd.DataFrame(rows)
+
+
 def _read_jsonl(path: Path) -> pd.DataFrame:
     rows = []
     for number, line in enumerate(_text_of(path).split("\n"), 1):
@@ -81,7 +98,7 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": lambda path: _read_delimited(path, ","),
     ".tsv": lambda path: _read_delimited(path, "\t"),
     ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
+    ".json": _read_json,
     ".parquet": _read_parquet,
 }
 
