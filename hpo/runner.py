@@ -167,9 +167,12 @@ class Runner:
         self.ledger.refresh(now=False)
         self.intake.draw_round()
         self._resume_held()
-        for slot in range(self.array.slots):
-            while slot not in self._slots and (given := self.intake.next(self._numbers())) is not None:
-                self._load(slot, Running(*given))
+        while (slot := self._free()) is not None and (given := self.intake.next(self._numbers())) is not None:
+            self._load(slot, Running(*given))
+
+    def _free(self) -> int | None:
+        """Return an empty slot; there may be fewer slots after a load than before."""
+        return next((slot for slot in range(self.array.slots) if slot not in self._slots), None)
 
     def _numbers(self) -> list[int]:
         return [running.number for running in self._slots.values()]
@@ -182,6 +185,9 @@ class Runner:
             try:
                 evaluations = history(kept)
                 self.array.load(slot, replace(running.spec, kept=kept))
+            except GaveWayError as error:
+                self._settle(slot, error)
+                return
             except Exception as error:  # a checkpoint is a cache
                 self._note(f"trial {running.number} begins anew: its checkpoint is of no use ({error})")
             else:
@@ -308,8 +314,7 @@ class Runner:
         """Let trials that the array holds go on, or be pruned, now that their rungs are decided."""
         for number, running in sorted(self._held.items()):
             decision = self.turns.paused(self.ledger.row(number))
-            free = next((slot for slot in range(self.array.slots) if slot not in self._slots), None)
-            if decision is Decision.WAIT or free is None:
+            if decision is Decision.WAIT or (free := self._free()) is None:
                 continue
             del self._held[number]
             running.started = time.monotonic()

@@ -18,7 +18,7 @@ from hpo import config as configs
 from hpo import pruners, samplers
 from hpo import storage as storages
 from hpo.checkpoint import Checkpoints
-from hpo.errors import ConfigError, NotFoldableError, Problem
+from hpo.errors import ConfigError, NotFoldableError, Problem, StudyError
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
 from hpo.locks import starting
@@ -28,7 +28,7 @@ from hpo.patience import Patience
 from hpo.runner import Runner
 from hpo.space import SearchSpace
 from hpo.stopping import Rules
-from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, stored_facts
+from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, record, stored_facts
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
 
 Named = str | Mapping[str, Any]
+_NO_OBJECT = "must be a name or a mapping, which can be kept with the study, e.g. {'name': 'tpe', 'multivariate': True}"
 
 STALL_TIMEOUT = 1800.0  # seconds; a step of fine-tuning, or a look at the validation split, takes far less
 
@@ -82,7 +83,10 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     assert config.data is not None
     dataset = data.load(config.data, config.task, config.seed, study.folder)
     given = config, dataset, study.folder, max(_values(space, "epochs"))
-    smallest = min(_values(space, "batch_size"))
+    needs = {
+        "smallest_batch": min(_values(space, "batch_size")),
+        "by_depth": "layer_decay" in space.parameters or space.fixed.get("layer_decay", DEFAULTS["layer_decay"]) != 1.0,
+    }
     if config.shards > 1:
         sharded = importlib.import_module("hpo.finetune.sharded_array").ShardedArray
         return cast("FineTuneArray", sharded(*given))
@@ -91,17 +95,17 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
         adapters = importlib.import_module("hpo.finetune.adapters")
         lora = adapters.Lora(tuple(_values(space, "lora_targets")), max(_values(space, "lora_rank")))
         adapted = importlib.import_module("hpo.finetune.lora_array").LoraArray
-        build = several = partial(adapted, smallest_batch=smallest, lora=lora)
+        build = several = partial(adapted, lora=lora, **needs)
     elif importlib.import_module("hpo.finetune.device").folds(config.fold, config.device):
         folded = importlib.import_module("hpo.finetune.folded_array").FoldedArray
-        several = partial(folded, smallest_batch=smallest)
+        several = partial(folded, **needs)
     else:
         return cast("FineTuneArray", build(*given))
     try:
         return cast("FineTuneArray", several(*given))
     except NotFoldableError as error:
         opened = cast("FineTuneArray", build(config.model_copy(update={"slots": 1}), *given[1:]))
-        opened.notes = (f"{error}; trials train one after the other",)
+        opened.notes = (*opened.notes, f"{error}; trials train one after the other")
         return opened
 
 
@@ -130,14 +134,23 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: 
     opened, budget = _opened(study, storages.connect(url), url, array)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))
+    array.notes = (*array.notes, *record(opened, study))
     auto = study.config.slots == "auto"
     if auto:
-        most = planned_rows(study)[1]
-        array.slots = opened.user_attrs.get("slots") or cast("FineTuneArray", array).fastest_slots(most)
+        _choose_slots(opened, cast("FineTuneArray", array), planned_rows(study)[1])
     runner = _run(opened, study, array, budget, watch or Silent(), url)
-    if auto:
-        opened.set_user_attr("slots", array.slots)  # fewer than at first where memory ran out
+    if auto and array.slots < opened.user_attrs.get("slots", 0):
+        opened.set_user_attr("slots", array.slots)  # memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
+
+
+def _choose_slots(opened: optuna.Study, array: FineTuneArray, trials: int) -> None:
+    """Give an array the slots that are fastest, measured once for a study."""
+    known: int | None = opened.user_attrs.get("slots")
+    array.slots = known or array.fastest_slots(trials)
+    array.notes = (*array.notes, f"slots: auto {'remembers' if known else 'measured'} {array.slots} as the fastest")
+    if known is None and array.slots < trials:  # else more may be faster, once there are more trials
+        opened.set_user_attr("slots", array.slots)
 
 
 def _opened(study: configs.Study, kept: BaseStorage, url: str | None, array: TrialArray) -> tuple[optuna.Study, int]:
@@ -168,6 +181,7 @@ def _run(
     )
     weights = checkpoints = None
     if config.objective is None:
+        _make(folder)
         weights = Weights(folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1)
         checkpoints = Checkpoints(folder / "checkpoints", opened.user_attrs["fingerprint"])
     runner = Runner(opened, study.space, array, rules, watch, url, weights, checkpoints)
@@ -182,6 +196,16 @@ def _run(
     finally:
         watch.closed()
     return runner
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"the weights and the report of the study cannot be written to {folder.absolute()} ({error.strerror}); run "
+            "it in a folder of yours"
+        ) from None
 
 
 # ---------------------------------------------------------------- Python API
@@ -232,6 +256,11 @@ def optimize(
     Raises:
         HpoError: The space, sampler, pruner or storage is not usable.
     """
+    if not callable(objective):
+        raise ConfigError("optimize()", [Problem(("objective",), f"must be a function of params, not {objective!r}")])
+    objects = {"sampler": sampler, "pruner": pruner}
+    if wrong := [Problem((key,), _NO_OBJECT) for key, given in objects.items() if not isinstance(given, str | Mapping)]:
+        raise ConfigError("optimize()", wrong)
     settings = {
         "name": name,
         "objective": f"{objective.__module__}:{getattr(objective, '__qualname__', f'{type(objective).__name__}()')}",

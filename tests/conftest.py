@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, at the first product on a GPU
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers: no test asks the network
 
 import hypothesis

@@ -167,7 +167,7 @@ def test_facts_that_say_nothing_new_of_threads_change_nothing(tmp_path, facts):
     before = dict(array.facts)
     array.settle(facts)
     assert (array.facts, array.threads, array.notes) == (before, 1, ())
-    assert array.facts["numerics"] == 3
+    assert array.facts["numerics"] == 4
 
 
 def test_evaluations_are_at_the_same_examples_for_every_batch_size(tmp_path):

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoConfig, BertForSequenceClassification
 
 from hpo.finetune import fold_check, folded_layers
+from hpo.finetune.adapters import Lora
 from hpo.finetune.fold_check import check
 from hpo.finetune.folded_layers import FoldedEmbedding, FoldedLayerNorm
 
@@ -28,6 +29,15 @@ def checked(name: str, **changes) -> str | None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_folds_passes(name):
     assert checked(name) is None
+
+
+@pytest.mark.parametrize("lora", [None, Lora(("all_linear",), 3)])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "modernbert", "qwen3", "xlnet"])
+def test_so_it_does_with_the_slots_in_one_product_as_on_a_gpu(name, lora, monkeypatch):
+    monkeypatch.setattr(folded_layers, "_one_by_one", lambda x: False)
+    monkeypatch.setattr(folded_layers, "_product", None)
+    task, config = configuration(name)
+    assert check(task._model_mapping[type(config)], config, lora) is None
 
 
 def test_the_copy_has_two_layers_and_few_tokens():

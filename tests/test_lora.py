@@ -9,6 +9,7 @@ import peft
 import pytest
 import tiny
 import torch
+from optuna.trial import TrialState
 from test_folded_array import curves, same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -36,6 +37,7 @@ SPACE = {
     "lora_alpha": {"low": 1.0, "high": 16.0},
     "lora_dropout": [0.0, 0.2],
     "lora_targets": list(LORA_TARGETS),
+    "layer_decay": [1.0, 0.8],
 }
 # Trials that differ in everything, and more of them than slots.
 MIXED = [
@@ -313,6 +315,22 @@ def test_what_does_not_fold_trains_with_one_slot(tmp_path, monkeypatch):
     assert open_array(tmp_path, slots=1).notes == ()
 
 
+def test_slots_are_measured_at_the_studys_own_rank_and_targets(tmp_path):
+    raw = tiny.study(tmp_path, slots="auto", space={"learning_rate": [1e-3, 3e-3], "lora_rank": 4, "epochs": 1})
+    raw["space"]["lora_targets"] = "all_linear"
+    study = config.build(raw, "test", tmp_path)
+    array = tune.open_array(study)
+    assert array.fastest_slots(2) in (1, 2)
+    assert {t.state for t in tune.run(study, f"sqlite:///{tmp_path}/a.db").study.trials} == {TrialState.COMPLETE}
+
+
+def test_slots_are_not_measured_where_trials_would_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpo.finetune.fold_check.check", lambda *given: "it does not")
+    array = open_array(tmp_path, slots="auto")
+    assert array.notes == ("it does not; trials train one after the other",)
+    assert array.fastest_slots(4) == 1
+
+
 # ---------------------------------------------------------------- what is kept
 
 
@@ -428,7 +446,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="has to be where it was when the study ran"):
         adapter_files.merged(tmp_path / "kept")
     monkeypatch.setitem(sys.modules, "peft", None)
-    for needs in (lambda: adapter_files.merged(tmp_path / "kept"), lambda: LoraArray(lora=array._lora)):
+    for needs in (lambda: adapter_files.merged(tmp_path / "kept"), lambda: LoraArray(None, lora=array._lora)):
         with pytest.raises(MissingExtraError, match=r"pip install 'hpo\[lora\]'"):
             needs()
 

@@ -29,7 +29,7 @@ TRIALS = [
 ]
 RANKS = [{"lora_rank": rank, "lora_dropout": 0.1, "lora_targets": "all_linear"} for rank in (2, 4, 1, 3)]
 RATES = {"low": 1e-4, "high": 1e-2, "log": True}
-SPACE = {"learning_rate": RATES, "batch_size": [8, 16, 17, 64], "epochs": [1, 2]}
+SPACE = {"learning_rate": RATES, "batch_size": [8, 16, 17, 64], "epochs": [1, 2], "layer_decay": [1.0, 0.8]}
 KINDS = {
     "one after the other": (FineTuneArray, {"slots": 1}),
     "side by side": (FineTuneArray, {"slots": 3, "threads": 3}),

@@ -127,3 +127,10 @@ def test_failures_of_an_optuna_objective_are_bounded_too() -> None:
 def test_patience_without_a_space_is_refused() -> None:
     with pytest.raises(ConfigError, match="patience: needs a space"):
         hpo.optimize(plain, patience=2)
+
+
+def test_what_is_no_objective_and_no_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="objective: must be a function of params, not 5"):
+        hpo.optimize(5, SPACE)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="sampler: must be a name or a mapping"):
+        hpo.optimize(double, SPACE, sampler=optuna.samplers.RandomSampler())  # type: ignore[arg-type]

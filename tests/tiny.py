@@ -107,6 +107,7 @@ def study(folder: Path, **overrides: Any) -> dict[str, Any]:
         "sampler": "random",
         "pruner": "none",
         "trials": 4,
+        "device": "cpu",
         "precision": "fp32",
         "threads": 1,
         **overrides,

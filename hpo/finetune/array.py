@@ -23,7 +23,7 @@ from hpo.finetune import device, dropout, first_token, metrics
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.batches import WINDOW, boundaries, epoch_batches
 from hpo.finetune.data import Dataset
-from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
+from hpo.finetune.device import out_of_memory, widened
 from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.model import Starter, digest, load_model, load_tokenizer, longest_input
 from hpo.finetune.slot import Slot
@@ -40,7 +40,7 @@ Array = np.ndarray[Any, Any]
 
 
 # Raised when hpo computes other numbers from the same study.
-NUMERICS = 3
+NUMERICS = 4
 
 
 class FineTuneArray:
@@ -64,9 +64,11 @@ class FineTuneArray:
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
         assert config.model is not None
         self.slots = 1 if config.slots == "auto" else config.slots
-        self.notes: Sequence[str] = ()
         scored = {name: data.splits[name].targets for name in ("validation", "test")}
         self.metric = metrics.chosen(config.metric, data.task, len(data.labels), scored)
+        self.notes: Sequence[str] = ()
+        if self.metric.endswith("_binary"):
+            self.notes = (f"{self.metric} is that of {data.labels[-1]!r}, the last label in order",)
         self.evaluations_per_epoch = config.evaluations_per_epoch
         self.micro_batch = config.micro_batch
         self.device = device.chosen(config.device)
@@ -237,15 +239,13 @@ class FineTuneArray:
         try:
             return self._scored(slot, trained)
         except Exception as error:
-            return error
+            return _told(error)
 
     def _trained(self, slot: Slot) -> Outputs | Exception | None:
         try:
             return self._segment(slot)
         except Exception as error:
-            if isinstance(error, RuntimeError) and out_of_memory(error):  # outside the passes that can be halved
-                return OutOfMemoryError(f"the optimiser or the scoring does not fit in memory ({error})")
-            return error
+            return _told(error)
 
     @property
     def _side_by_side(self) -> bool:
@@ -381,7 +381,9 @@ class FineTuneArray:
         """Return a model's outputs on a split, in the split's order."""
         model.train(False)
         with self._autocast():  # one for all: weights are cast once
-            logits = self.tokens[split].outputs(lambda inputs: model(**inputs).logits, SCORING_BATCH[self.device.type])
+            logits = self.tokens[split].outputs(
+                lambda inputs: model(**inputs).logits, device.scoring_batch(self.device)
+            )
         return Outputs(self.data.task, self.data.splits[split].targets, logits)
 
     def outputs_of(self, folder: Path, split: str) -> Outputs:
@@ -406,3 +408,10 @@ class FineTuneArray:
             model.zero_grad(set_to_none=True)
             examples += len(rows)
         return (time.perf_counter() - began) / examples if began else 0.0
+
+
+def _told(error: Exception) -> Exception:
+    """Return what ends a trial: memory that ran out outside the passes that can be halved, or the error itself."""
+    if isinstance(error, RuntimeError) and out_of_memory(error):
+        return OutOfMemoryError(f"the optimiser, the scoring or the best weights do not fit in memory ({error})")
+    return error

@@ -9,8 +9,8 @@ import torch
 
 from hpo.errors import ModelError
 
-# Rows of a forward pass that keeps no activations: small where small ones are as fast, as they pad less.
 SCORING_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
+SMALLEST = 32  # which keeps any device busy
 
 
 def chosen(setting: str) -> torch.device:
@@ -59,6 +59,14 @@ def threaded(threads: int) -> Iterator[None]:
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(total)
+
+
+def scoring_batch(device: torch.device, slots: int = 1) -> int:
+    """Return the rows of each slot in a pass that keeps no activations: few where few are as fast, as they pad less.
+
+    On a CPU they do not depend on the slots, as what a model says depends on them in the last bit.
+    """
+    return max(SMALLEST, SCORING_BATCH[device.type] // slots)
 
 
 def widened(logits: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from hpo.errors import GaveWayError, NotFoldableError, OutOfMemoryError
 from hpo.finetune import device, dropout, fold_check
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.device import SCORING_BATCH, out_of_memory
+from hpo.finetune.device import out_of_memory
 from hpo.finetune.folded_program import MicroBatch, Program, Shape
 from hpo.finetune.slot import Slot
 from hpo.finetune.tasks import Outputs
@@ -38,13 +38,19 @@ WORTH_PACKING = 0.9
 
 
 class FoldedArray(FineTuneArray):
-    """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`."""
+    """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`.
+
+    Args:
+        smallest_batch: That a trial may have.
+        by_depth: Whether a trial may have layer-wise decay; with it, each step is one operation a depth and slot.
+    """
 
     needs_own_masks = True
     window = 1  # padding to one length for all, or none, gains nothing from batches of like lengths
 
-    def __init__(self, *args: Any, smallest_batch: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, smallest_batch: int, by_depth: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._by_depth = by_depth
         template = self._spare[0]
         if not self._own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
@@ -82,12 +88,28 @@ class FoldedArray(FineTuneArray):
     # ------------------------------------------------------------ the moves
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: at its start, or where it is to go on from."""
+        """Put a trial into an empty slot: at its start, or where it is to go on from.
+
+        Raises:
+            GaveWayError: There is no memory for so many slots; there are fewer now.
+            OutOfMemoryError: There is none for one.
+        """
         trial = self._completed(trial)
         template = self._spare[0]
         self._start(template, trial)
         if self._program is None:
-            self._program = Program(
+            self._program = self._built(template)
+        weights = self._program.load(slot, template, trial.params)
+        optimizer = self._program.optimizer
+        own = optimizer.parameters(slot)
+        self._occupied[slot] = self._begun(
+            trial, template, self._held(weights, own), own, lambda name: optimizer.moments(slot, name)
+        )
+
+    def _built(self, template: PreTrainedModel) -> Program:
+        """Return the folded model and its optimiser, with all slots empty."""
+        try:
+            return Program(
                 template,
                 self.slots,
                 self._parameters,
@@ -96,13 +118,15 @@ class FoldedArray(FineTuneArray):
                 self._shape(),
                 self.task.loss,
                 self._context,
+                self._by_depth,
             )
-        weights = self._program.load(slot, template, trial.params)
-        optimizer = self._program.optimizer
-        own = optimizer.parameters(slot)
-        self._occupied[slot] = self._begun(
-            trial, template, self._held(weights, own), own, lambda name: optimizer.moments(slot, name)
-        )
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # Not in the handler, where the traceback holds on to what was built.
+        if self.slots == 1:
+            raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
+        raise GaveWayError(self._halved())
 
     @contextmanager
     def _context(self, keys: torch.Tensor) -> Iterator[None]:
@@ -123,10 +147,13 @@ class FoldedArray(FineTuneArray):
                 raise
             return self._give_way()
         targets = self.data.splits["validation"].targets
-        return {
+        outcomes = {
             number: self._outcome(self._occupied[number], Outputs(self.data.task, targets, logits[number]))
             for number in ended
         }
+        if any(isinstance(outcome, OutOfMemoryError) for outcome in outcomes.values()):  # for its best weights
+            return self._give_way()
+        return outcomes
 
     def unload(self, slot: int) -> None:
         """Empty a slot, whatever state its trial is in."""
@@ -144,6 +171,8 @@ class FoldedArray(FineTuneArray):
             try:
                 with device.threaded(self.threads):
                     speed = self._speed(slots)
+            except (GaveWayError, OutOfMemoryError):
+                break
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -158,9 +187,8 @@ class FoldedArray(FineTuneArray):
         """Return the examples that some slots train a second, holding all that trials hold at their most."""
         self._forget()
         self.slots = slots
-        params = {"batch_size": self.micro_batch, "epochs": 10_000}
         for number in range(slots):
-            self.load(number, TrialSpec(number, params, number))
+            self.load(number, TrialSpec(number, self._usual(), number))
         assert self._program is not None
         best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self._occupied.values()]
         self._predict_all("validation")
@@ -173,6 +201,10 @@ class FoldedArray(FineTuneArray):
         del best_weights
         return slots * self.micro_batch * 6 / (time.perf_counter() - began)
 
+    def _usual(self) -> dict[str, Any]:
+        """Return parameters of a trial to measure with, which may be none of the study's."""
+        return {"batch_size": self.micro_batch, "epochs": 10_000}
+
     def _forget(self) -> None:
         """Empty all slots and give back their memory; the next `load` builds the model anew."""
         self._occupied.clear()
@@ -182,17 +214,21 @@ class FoldedArray(FineTuneArray):
 
     def _give_way(self) -> dict[int, Evaluation | Exception]:
         """Halve the slots, then the micro-batch; what was loaded has to start again."""
+        occupied = list(self._occupied)
+        if self.slots == self.micro_batch == 1:
+            return dict.fromkeys(occupied, OutOfMemoryError("one example at a time does not fit in memory"))
+        self._forget()
+        return dict.fromkeys(occupied, GaveWayError(self._halved()))
+
+    def _halved(self) -> str:
+        """Halve the slots, then the micro-batch, and return what is said of it."""
         if self.slots > 1:
             self.slots //= 2
-            change = f"the array goes on with {self.slots} slot{'s' if self.slots > 1 else ''}"
-        elif self.micro_batch > 1:
-            self.micro_batch //= 2
-            change = f"the array goes on with micro-batches of {self.micro_batch}"
+            change = f"{self.slots} slot{'s' if self.slots > 1 else ''}"
         else:
-            return dict.fromkeys(self._occupied, OutOfMemoryError("one example at a time does not fit in memory"))
-        occupied = list(self._occupied)
-        self._forget()
-        return dict.fromkeys(occupied, GaveWayError(f"out of memory: {change}"))
+            self.micro_batch //= 2
+            change = f"micro-batches of {self.micro_batch}"
+        return f"out of memory: the array goes on with {change}"
 
     # ------------------------------------------------------------ training
 
@@ -263,4 +299,4 @@ class FoldedArray(FineTuneArray):
             return logits.view(self.slots, -1, logits.shape[-1])
 
         with self._masks(), self._autocast():  # one for all: weights are cast once
-            return self.tokens[split].outputs(said, SCORING_BATCH[self.device.type])
+            return self.tokens[split].outputs(said, device.scoring_batch(self.device, self.slots))

@@ -59,12 +59,16 @@ def _affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     threads, and what a trial gets must not depend on how many others there are.
     """
     rows = x.reshape(len(weight), -1, x.shape[-1])
-    if x.device.type == "cpu":
+    if _one_by_one(x):
         biases = [None] * len(weight) if bias is None else bias
         y = torch.stack([_product(*own) for own in zip(rows, weight, biases, strict=True)])
     else:
         y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias[:, None], rows, weight)
     return y.view(*x.shape[:-1], weight.shape[-1])
+
+
+def _one_by_one(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -110,7 +114,7 @@ class Shared:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [K * b, ..., in] to [K * b, ..., out]."""
         layer: Callable[[torch.Tensor], torch.Tensor] = super().forward  # type: ignore[misc]
-        return layer(x) if x.device.type != "cpu" else torch.cat([layer(rows) for rows in x.chunk(self.slots)])
+        return torch.cat([layer(rows) for rows in x.chunk(self.slots)]) if _one_by_one(x) else layer(x)
 
 
 class FoldedVectors:

@@ -29,14 +29,16 @@ class FoldedAdamW:
         model: As `fold` returns it, [K, ...].
         trained: Names of the parameters to step; the others never get a gradient.
         head: Names of the parameters that are not pretrained.
+        by_depth: Whether a trial may have layer-wise decay; if none does, all parameters are of one depth.
 
     Attributes:
         gradients: [K, P], where the model's backward passes add up.
     """
 
-    def __init__(self, model: nn.Module, trained: Iterable[str], head: frozenset[str]) -> None:
+    def __init__(self, model: nn.Module, trained: Iterable[str], head: frozenset[str], by_depth: bool = True) -> None:
+        self._by_depth = by_depth
         parameters = dict(model.named_parameters())
-        depth = depths(parameters, head)
+        depth = depths(parameters, head) if by_depth else dict.fromkeys(parameters, 0)
         trained = sorted(trained, key=lambda name: (not decays(parameters[name][0]), depth[name]))
         slots = len(parameters[trained[0]])
         sizes = [parameters[name][0].numel() for name in trained]
@@ -83,6 +85,7 @@ class FoldedAdamW:
 
     def rates(self, step: int, total: int, params: Mapping[str, Any]) -> list[float]:
         """Return a trial's learning rate at every depth for an optimiser step (from 0) of `total`."""
+        assert self._by_depth or params["layer_decay"] == 1.0
         rate = params["learning_rate"] * multiplier(step, total, params)
         return [rate * params["layer_decay"] ** depth for depth in self.depths]
 

@@ -88,6 +88,7 @@ class Program:
         shape: Of a micro-batch.
         loss: Of logits [n, ...], targets [n] and label smoothing [n]: [n].
         context: What the model runs within.
+        by_depth: Whether a trial may have layer-wise decay.
 
     Attributes:
         model: The folded model.
@@ -105,19 +106,19 @@ class Program:
         shape: Shape,
         loss: Callable[..., torch.Tensor],
         context: Callable[[torch.Tensor], AbstractContextManager[Any]],
+        by_depth: bool = True,
     ) -> None:
         self.model = fold(template, slots)
         if shape.line is not None:
             packing.install(self.model, first_position(template.config))
-        self.optimizer = FoldedAdamW(self.model, trained, head)
+        self.optimizer = FoldedAdamW(self.model, trained, head, by_depth)
         self.shape, self._tokens, self._loss, self._context = shape, tokens, loss, context
         self._device, self._dtype = template.device, rates_dtype(template.device)
         self.losses = torch.zeros(slots, device=self._device)
         self._settings = torch.ones(slots, 3, dtype=self._dtype, device=self._device)
         self._plans = self._on_device(*self._blank(1))
         self._now = [plan[0].clone() for plan in self._plans]
-        self._replay = Replay(self._micro_step, self._device)
-        self._drops: tuple[bool, ...] = ()
+        self._replays: dict[tuple[bool, ...], Replay] = {}  # by where anything is dropped: elsewhere are no operations
 
     def load(self, slot: int, trial: PreTrainedModel, params: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Put a trial into a slot, and return its weights; views."""
@@ -126,9 +127,6 @@ class Program:
         settings = [params[name] for name in ("label_smoothing", "weight_decay", "max_grad_norm")]
         self._settings[slot] = torch.tensor(settings, dtype=self._dtype)
         dropout.set_rates(self.model, slot, len(self.losses), trial)
-        drops = dropout.places(self.model)
-        if drops != self._drops:  # other operations: what was recorded is another program
-            self._drops, self._replay = drops, Replay(self._micro_step, self._device)
         return slot_weights(self.model, slot)
 
     # ------------------------------------------------------------ a segment
@@ -160,6 +158,7 @@ class Program:
                 if micro.rates is not None:
                     numbers[step, slot, rows:] = 1.0, *micro.rates
         self._plans = self._on_device(whole, numbers)
+        self._replay = self._replays.setdefault(dropout.places(self.model), Replay(self._micro_step, self._device))
         self.losses.zero_()
         self.model.train()
         return steps

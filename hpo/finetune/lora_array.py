@@ -20,6 +20,7 @@ from hpo.finetune.folded_array import FoldedArray
 from hpo.finetune.tasks import Outputs
 from hpo.objective import TrialSpec
 from hpo.samplers import derived_seed
+from hpo.settings import StudyConfig
 
 
 class LoraArray(FoldedArray):
@@ -34,10 +35,11 @@ class LoraArray(FoldedArray):
         NotFoldableError: With several slots, trials would differ from trials of their own.
     """
 
-    def __init__(self, *args: Any, lora: Lora, **kwargs: Any) -> None:
+    def __init__(self, config: StudyConfig, *args: Any, lora: Lora, **kwargs: Any) -> None:
         adapter_files.library()
         self._lora = lora
-        super().__init__(*args, **kwargs)
+        self._alone = config.slots == 1  # all rows are one trial's, whatever the model does with them
+        super().__init__(config, *args, **kwargs)
 
     def _adapt(self, model: PreTrainedModel, head: frozenset[str]) -> None:
         pretrained = {name for name, _ in model.base_model.named_parameters(prefix=model.base_model_prefix)}
@@ -46,7 +48,7 @@ class LoraArray(FoldedArray):
         self._lora.install(model)
 
     def _check(self, template: PreTrainedModel, packed: bool = False) -> str | None:
-        if self.slots == 1 and not packed:  # all rows are one trial's, whatever the model does with them
+        if self._alone and not packed:
             return None
         return fold_check.check(type(template), template.config, self._lora, packed)
 
@@ -56,6 +58,13 @@ class LoraArray(FoldedArray):
 
     def _held(self, weights: dict[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: weights[name] for name in trained}  # not the shared model
+
+    def _usual(self) -> dict[str, Any]:
+        return {**super()._usual(), "lora_rank": self._lora.rank, "lora_targets": self._lora.targets[0]}
+
+    def fastest_slots(self, most: int) -> int:
+        """Return how many slots train the most examples a second; one where more were not looked at."""
+        return 1 if self._alone else super().fastest_slots(most)
 
     def keep(self, slot: int, folder: Path) -> bool:
         """Write the best evaluation's adapters and head as a `peft` folder, with configuration and tokenizer."""

@@ -35,7 +35,7 @@ from hpo.finetune import dropout
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.batches import by_length
 from hpo.finetune.data import Dataset
-from hpo.finetune.device import SCORING_BATCH, out_of_memory, widened
+from hpo.finetune.device import out_of_memory, scoring_batch, widened
 from hpo.finetune.model import Starter, load_model
 from hpo.finetune.slot import Slot
 from hpo.finetune.tasks import Outputs
@@ -207,9 +207,7 @@ class Shard(FineTuneArray):
         """Return, in every process, a model's outputs on a split: each computes its share of the rows."""
         model.train(False)
         tokens = self.tokens[split]
-        chunks = [
-            self._divided(rows) for rows in by_length(tokens.lengths, SCORING_BATCH[self.device.type] * self.shards)
-        ]
+        chunks = [self._divided(rows) for rows in by_length(tokens.lengths, scoring_batch(self.device) * self.shards)]
         logits = []
         for rows in chunks:
             inputs, _ = tokens.batch(rows[:, self.rank])
