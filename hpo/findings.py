@@ -37,6 +37,11 @@ def _collapsed(results: Results) -> Iterator[str]:
             f"its {results.metric} of {number(best.value)} says nothing; "
             "search lower learning rates or train longer."
         )
+    elif results.baseline and results.baseline.user_attrs.get("collapsed") is True:
+        yield (
+            f"The published default (trial {results.baseline.number}) has collapsed: it gives every example the same "
+            "answer, so a gain over it shows little; give it the epochs and the batch size that it was published with."
+        )
     count = sum(trial.user_attrs.get("collapsed") is True for trial in results.complete)
     if count > 1 and count >= MANY * len(results.complete):
         yield (
@@ -83,7 +88,7 @@ def _too_few(results: Results) -> Iterator[str]:
 
 def _nothing_better(results: Results) -> Iterator[str]:
     best = results.best
-    if best and best.user_attrs.get("baseline") is True and len(results.complete) > 1:
+    if best and _tells(best) and best.user_attrs.get("baseline") is True and len(results.complete) > 1:
         yield (
             f"The published default (trial {best.number}) is the best of {len(results.complete)} completed "
             "trials: the search found nothing better; keep it, or search more trials or another space."
@@ -92,7 +97,7 @@ def _nothing_better(results: Results) -> Iterator[str]:
 
 def _boundaries(results: Results) -> Iterator[str]:
     best = results.best
-    if best is None:
+    if best is None or not _tells(best):
         return
     for name, value in best.params.items():
         ends = _ends(best.distributions[name])
@@ -104,6 +109,10 @@ def _boundaries(results: Results) -> Iterator[str]:
             f"searched ({number(ends[0])} to {number(ends[1])}): "
             f"search {'lower' if side == 'lower' else 'higher'} values in a new study."
         )
+
+
+def _tells(best: FrozenTrial) -> bool:
+    return best.user_attrs.get("collapsed") is not True
 
 
 def _side(trial: FrozenTrial, name: str) -> str | None:

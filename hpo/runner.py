@@ -143,8 +143,9 @@ class Runner:
         elif self.failed:
             last = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.FAIL][-1].user_attrs
             self.stopped = (
-                f"{self._failures} trials failed in a row, the last with {last['reason']}: {last['detail']}. The rest "
-                "is left waiting; mend the cause and run the same study again"
+                f"{self._failures} trials failed in a row, the last with {last['reason']}: {last['detail']}. Its "
+                f"attribute `traceback` says where (hpo trials {self.study.study_name} --json). Mend the cause and run "
+                "the same study again"
             )
         elif time.monotonic() >= deadline:
             self.stopped = "the time is up; run the same command again to go on"

@@ -111,11 +111,13 @@ def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any]) -> None:
         raise StudyError(
             f"the storage has a study {name!r} that hpo did not create; choose another name with --set name=..."
         )
-    changed = [f"  {path}: was {old!r}, is {new!r}" for path, old, new in _differences(before, now) if old != new]
+    changed = {path: f"  {path}: was {old!r}, is {new!r}" for path, old, new in _differences(before, now)}
+    if "data" in changed:
+        changed["data"] += " (a hash of all rows: a file has changed, or which rows are set aside)"
     if changed:
         raise StudyError(
             f"study {name!r} was begun with other settings, so its trials would not compare:\n"
-            + "\n".join(changed)
+            + "\n".join(changed.values())
             + f"\nChange them back, or begin a new study with --set name={name}-2"
         )
 

@@ -140,3 +140,13 @@ def test_a_baseline_that_the_space_moved_is_said(sample_results: Callable[..., R
     assert len(moved) == 1
     assert "The published batch_size, 32, is not a choice of the space" in moved[0]
     assert "ran with 16" in moved[0]
+
+
+def test_of_a_best_trial_that_has_collapsed_nothing_else_is_concluded() -> None:
+    (said,) = findings(enough(trial(0, 0.9, x=1.05e-5, collapsed=True, baseline=True)))
+    assert "has collapsed" in said
+
+
+def test_a_gain_over_a_default_that_has_collapsed_is_put_in_doubt() -> None:
+    (said,) = findings(study(trial(0, 0.5, collapsed=True, baseline=True), *(trial(n, 0.9) for n in range(1, 12))))
+    assert "published default (trial 0) has collapsed" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ def library() -> Any:
         import peft
     except ImportError:
         raise MissingExtraError("A LoRA study (lora_rank in its space)", "lora") from None
+    # Of what it asks transformers, which nobody here can change.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     return peft
 
 
