@@ -134,7 +134,6 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: 
     opened, budget = _opened(study, storages.connect(url), url, array)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))
-    array.notes = (*array.notes, *record(opened, study))
     auto = study.config.slots == "auto"
     if auto:
         _choose_slots(opened, cast("FineTuneArray", array), planned_rows(study)[1])
@@ -160,7 +159,9 @@ def _opened(study: configs.Study, kept: BaseStorage, url: str | None, array: Tri
         with starting(url):
             array.settle(stored_facts(study.config.name, kept))
             opened = open_study(study, kept, array.facts)
-            return opened, plan(opened, study)
+            budget = plan(opened, study)
+            array.notes = (*array.notes, *record(opened, study))
+            return opened, budget
 
     return Patience(url)(begin)
 
@@ -287,8 +288,13 @@ def optimize(
     array = GeneratorArray(cast(Objective, objective))
     opened, budget = _opened(study, kept, storage, array)
     runner = _run(opened, study, array, budget, watch or Silent(), storage)
+    rows = opened.get_trials(deepcopy=False)
     if runner.stopped is not None:
         warnings.warn(runner.stopped, stacklevel=2)
+    elif not any(row.state == TrialState.COMPLETE for row in rows):
+        last = rows[-1].user_attrs
+        why = ": ".join(str(last[name]) for name in ("reason", "detail") if name in last)
+        warnings.warn(f"no trial of {name} has completed; the last ended with {why}", stacklevel=2)
     return opened
 
 

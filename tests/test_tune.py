@@ -88,6 +88,28 @@ def test_too_many_failures_in_a_row_stop_the_study_and_leave_the_rest() -> None:
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2 + [TrialState.WAITING] * 4
 
 
+def test_a_study_of_which_no_trial_completes_says_so() -> None:
+    with pytest.warns(UserWarning, match="no trial of study has completed; the last ended with diverged"):
+        hpo.optimize(lambda params: float("nan"), SPACE, trials=3)
+
+
+def test_another_sampler_from_here_on_is_said_and_kept(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    hpo.optimize(double, SPACE, trials=3, storage=url)
+    log = Noting()
+    study = hpo.optimize(double, SPACE, trials=4, storage=url, sampler="random", watch=log)
+    assert log.notes == ['sampler: was "tpe" for the 3 trials that have ended, is now "random"']
+    assert study.user_attrs["config"]["sampler"] == "random"
+
+
+class Noting(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def test_what_the_objective_declares_is_checked_against_the_space() -> None:
     def declares(params: Mapping[str, Any]) -> float:
         return 0.0
