@@ -232,7 +232,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
 
 def test_a_worker_needs_a_gpu_where_there_are_some_and_as_many_cpus_as_threads(tmp_path: Path) -> None:
     def needs(gpus: int, **overrides: Any) -> dict[str, float]:
-        study = config.build(tiny.study(tmp_path, **overrides), "test", tmp_path)
+        study = config.build(tiny.study(tmp_path, **{"device": "auto", **overrides}), "test", tmp_path)
         return ray_workers._needs(study, {"CPU": 8.0, "GPU": float(gpus)} if gpus else {"CPU": 8.0})
 
     assert needs(2) == {"num_cpus": 1, "num_gpus": 1}
