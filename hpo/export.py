@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from hpo import yaml
 from hpo.errors import HpoError, StudyError
-from hpo.files import absolute
+from hpo.files import absolute, locate
 from hpo.formatting import plain
 from hpo.holdout import sentence
 from hpo.results import Results
@@ -98,6 +98,8 @@ def card(results: Results, best: FrozenTrial) -> str:
     """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
     config: dict[str, Any] = dict(results.attrs.get("config", {}))
     test, facts = results.verdict, results.facts
+    model = str(config.get("model"))
+    local = locate(model, Path(config.get("folder", ".")))
     space, data = config.get("space", {}), config.get("data") or {}
     versions = {name: facts[name] for name in ("torch", "transformers") if name in facts}
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
@@ -105,12 +107,12 @@ def card(results: Results, best: FrozenTrial) -> str:
         "---",
         "library_name: transformers",
         "pipeline_tag: text-classification",
-        f"base_model: {json.dumps(config.get('model'))}",
+        *([f"base_model: {json.dumps(model)}"] if local is None else []),  # the Hub would look for a name of its own
         f"metrics: [{json.dumps(results.metric)}]",
         "---",
         f"# {results.name}",
         "",
-        f"Fine-tuned from `{inline(config.get('model'))}`: the best of the trials of an hpo study.",
+        f"Fine-tuned from `{inline(model)}`: the best of the trials of an hpo study.",
         "",
         "## Scores",
         "",

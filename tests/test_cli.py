@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 import hpo
 from hpo import cli, config
+from hpo.export import card
 
 
 @pytest.fixture
@@ -159,10 +160,19 @@ def test_export_loads_as_a_pipeline_with_label_names_and_a_card(there, tmp_path)
 
     classify = pipeline("text-classification", str(tmp_path / "model"))
     assert {answer["label"] for answer in classify(["w1 fine warm", "w2 dull grim"])} <= {"good", "bad"}
-    card = (tmp_path / "model" / "README.md").read_text()
+    written = (tmp_path / "model" / "README.md").read_text()
     for words in ("learning_rate", "seed: 0", "hpo run study.yaml", "validation accuracy", "test examples", '"torch"'):
-        assert words in card
+        assert words in written
+    assert "base_model:" not in written  # it is a folder of this machine
     assert str(tiny.VOCABULARY[0]) in json.dumps(classify.tokenizer.special_tokens_map)
+
+
+def test_a_card_names_a_model_of_the_hub_as_its_base(sample_results, tmp_path):
+    results = sample_results(3)
+    results.attrs["config"].update(model="org/model-base", folder=str(tmp_path))
+    assert 'base_model: "org/model-base"' in card(results, results.best)
+    (tmp_path / "org" / "model-base").mkdir(parents=True)
+    assert "base_model:" not in card(results, results.best)
 
 
 def test_an_exported_study_file_is_the_study_with_its_overrides_and_runs_anywhere(call, tmp_path, monkeypatch):
