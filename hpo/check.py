@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 
 from hpo.config import Study
-from hpo.hyperparameters import DEFAULTS
+from hpo.hyperparameters import defaults
 from hpo.named import named
 from hpo.study import planned_rows
 from hpo.tune import open_array
@@ -54,10 +54,11 @@ def check(study: Study) -> Plan:
     if config.objective is not None:
         return Plan(facts | {"objective": config.objective}, notes, None)
     if config.baseline and not space.source:  # what a published space fixes is published
+        published = defaults({*space.parameters, *space.fixed})
         notes += [
-            f"{name} is fixed at {value}, for the published default too, where it would be {DEFAULTS[name]}"
+            f"{name} is fixed at {value}, for the published default too, where it would be {published[name]}"
             for name, value in space.fixed.items()
-            if DEFAULTS[name] != value
+            if published[name] != value
         ]
     seconds = _describe(study, cast("FineTuneArray", array), len(rows), facts, notes)
     return Plan(facts, notes, seconds)

@@ -6,7 +6,7 @@ that every study runs first, so that "tuned" always has something to beat.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,14 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
 }
 
 DEFAULTS: dict[str, Value] = {name: entry.default for name, entry in HYPERPARAMETERS.items()}
+
+OF_ADAPTERS: dict[str, Value] = {"learning_rate": 5e-4}
+"""What other defaults adapters have than whole models: Hu et al., 2021, table 9 (RoBERTa base on GLUE)."""
+
+
+def defaults(names: Container[str]) -> dict[str, Value]:
+    """Return what hyperparameters are where nothing is said of them, in a space of these names."""
+    return DEFAULTS | OF_ADAPTERS if "lora_rank" in names else DEFAULTS
 
 
 def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from hpo.errors import ConfigError, Problem, nearest
-from hpo.hyperparameters import Hyperparameter
+from hpo.hyperparameters import Hyperparameter, defaults
 from hpo.space import Categorical, Float, Int, Parameter, Params, Scalar, SearchSpace
 
 
@@ -55,7 +55,7 @@ def parse(
         problems.append(Problem(prefix, "searches nothing: give at least one parameter a range or a list"))
     if problems:
         raise ConfigError(source, problems)
-    published = {name: entry.default for name, entry in (known or {}).items()} | dict(baseline)
+    published = {**(defaults(parameters) if known else {}), **baseline}
     return SearchSpace(
         MappingProxyType(ordered),
         MappingProxyType(fixed),

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo.config import build
 from hpo.finetune.schedules import SCHEDULES
-from hpo.hyperparameters import DEFAULTS, HYPERPARAMETERS, Hyperparameter
+from hpo.hyperparameters import DEFAULTS, HYPERPARAMETERS, Hyperparameter, defaults
 
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS)
@@ -24,6 +26,15 @@ def test_the_defaults_are_those_of_run_classifier() -> None:
     assert {name: DEFAULTS[name] for name in published} == published
     assert DEFAULTS["schedule"] == "linear"
     assert DEFAULTS["max_grad_norm"] == 1.0
+
+
+def test_adapters_start_from_a_rate_of_their_own(tmp_path: Path) -> None:
+    settings = {"name": "s", "model": "m", "data": {"train": "x.csv"}}
+    rates = {"low": 1e-5, "high": 1e-2, "log": True}
+    for space, rate in ({"learning_rate": rates}, 5e-5), ({"learning_rate": rates, "lora_rank": [2, 4]}, 5e-4):
+        assert build({**settings, "space": space}, "test", tmp_path).space.first_trial()["learning_rate"] == rate
+    assert defaults({"lora_rank"})["learning_rate"] == 5e-4
+    assert defaults({"learning_rate"}) == DEFAULTS
 
 
 def test_the_schedules_offered_are_those_there_are() -> None:

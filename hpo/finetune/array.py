@@ -31,7 +31,7 @@ from hpo.finetune.tasks import TASKS, Outputs
 from hpo.finetune.tokens import Tokens, encode
 from hpo.finetune.vocabulary import Vocabulary
 from hpo.halt import Halt
-from hpo.hyperparameters import DEFAULTS
+from hpo.hyperparameters import defaults
 from hpo.objective import Evaluation, TrialSpec
 from hpo.samplers import derived_seed
 from hpo.settings import StudyConfig
@@ -159,7 +159,7 @@ class FineTuneArray:
         self._starter.start(model, derived_seed(trial.seed, "head"), trial.params["dropout"])
 
     def _completed(self, trial: TrialSpec) -> TrialSpec:
-        return replace(trial, params={**DEFAULTS, **trial.params})
+        return replace(trial, params={**defaults(trial.params), **trial.params})
 
     def _begun(
         self,
