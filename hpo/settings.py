@@ -27,7 +27,7 @@ class DataConfig(_Model):
     subset: str | None = None
     """Configuration of the Hub data set, e.g. `sst2` of `nyu-mll/glue`."""
     train: Files = "train"
-    """Files (CSV, TSV, JSONL, Parquet; `*` allowed) or a split of the Hub data set."""
+    """Files (CSV, TSV, JSON, JSONL, Parquet; `*` allowed) or a split of the Hub data set."""
     validation: Share = 0.1
     """Files or a split, or how much of `train` to set aside: a share below 1 or a number of rows."""
     test: Share = 0.1

@@ -145,7 +145,8 @@ def test_the_pruner_stops_the_training(trainers: ModuleType, monkeypatch: pytest
     original = trainers.build
     monkeypatch.setattr(trainers, "build", build)
     at_once = {"name": "threshold", "lower": 2.0}  # no accuracy is that high
-    study = hpo.optimize(trainers.objective, trainers.SPACE, trials=2, pruner=at_once)
+    with pytest.warns(UserWarning, match="no trial of study has completed; the last ended with pruner"):
+        study = hpo.optimize(trainers.objective, trainers.SPACE, trials=2, pruner=at_once)
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
     assert [list(trial.intermediate_values) for trial in study.trials] == [[128]] * 2
     assert [trainer.state.global_step * trainer.args.train_batch_size for trainer in built] == [128] * 2
