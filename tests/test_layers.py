@@ -66,7 +66,7 @@ LAYERS = [
     ["ledger", "space_reader", "finetune.adapter_files", "finetune.folded_families"],
     ["turns", "finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
-    ["config", "intake", "running", "watcher", "finetune.slot"],
+    ["config", "intake", "running", "watcher", "finetune.labels", "finetune.slot"],
     ["again", "keeper", "study", "finetune.data"],
     ["runner", "workers", "finetune.tokens"],
     ["ray_workers", "finetune.array", "finetune.folded_program"],

@@ -1,0 +1,146 @@
+"""Labels as tables have them, and the targets that a task makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpo.errors import DataError
+from hpo.settings import DataConfig
+
+Array = np.ndarray[Any, Any]
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a table has no value here."""
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def task_of(table: pd.DataFrame, config: DataConfig, task: str) -> str:
+    """Return the task that the labels show, if the study says `auto`."""
+    if task != "auto":
+        return task
+    if not isinstance(config.label, str):
+        return "multi_label"
+    values = list(table[config.label])
+    if any(isinstance(value, list | np.ndarray) for value in values):
+        return "multi_label"
+    numbers = [_number(value) for value in values]
+    fractional = any(number is not None and number != int(number) for number in numbers if number is not None)
+    return "regression" if None not in numbers and fractional else "single_label"
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def encoder(
+    train: pd.DataFrame, config: DataConfig, task: str
+) -> tuple[tuple[str, ...], Callable[[str, pd.DataFrame], Array]]:
+    """Return the label names and a function (split name, rows) -> targets."""
+    if task == "regression":
+        return (), lambda name, rows: _numbers(name, rows, config)
+    if task == "multi_label" and not isinstance(config.label, str):
+        columns = tuple(config.label)
+        return columns, lambda name, rows: _indicators(name, rows, columns)
+    if not isinstance(config.label, str):
+        raise DataError(f"label names several columns, which fits multi_label, not {task}")
+    column = config.label
+    if task == "multi_label":
+        names = _sorted({str(label) for value in train[column] for label in _listed(value)})
+        return names, lambda name, rows: _many_hot(name, rows, column, names)
+    names = _sorted({_label(value) for value in train[column]})
+    if len(names) < 2:
+        raise DataError(f"every row of train has the label {names[0]!r}; a classifier needs at least two")
+    return names, lambda name, rows: _classes(name, rows, column, names)
+
+
+def refuse_numbers(labels: pd.Series[Any]) -> None:
+    """Raise a `DataError` where so many different labels must be numbers to predict."""
+    count = len({_label(value) for value in labels})
+    if count > max(20, len(labels) // 2):
+        raise DataError(
+            f"column {labels.name!r} has {count} different labels in {len(labels)} rows; "
+            "if they are numbers to predict, set task: regression"
+        )
+
+
+def _label(value: Any) -> str:
+    """Return a label's name; 1.0 is the label 1."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort label names: as numbers if all are (so that index = number for 0, 1, 2), else as text."""
+    every = list(names)
+    numbers = {name: _number(name) for name in every}
+    if all(number is not None for number in numbers.values()):
+        return tuple(sorted(every, key=lambda name: (numbers[name] or 0.0, name)))
+    return tuple(sorted(every))
+
+
+def no_missing(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
+    """Raise a `DataError` where a row has no label."""
+    column = config.label
+    if not isinstance(column, str):
+        return  # several columns are read value by value
+    labels = zip(rows.index, rows[column], strict=True)
+    empty = [row + 1 for row, value in labels if is_missing(value) or (isinstance(value, str) and not value)]
+    if empty:
+        raise DataError(
+            f"{split}: column {column!r} has no label in {len(empty)} rows, first in row {empty[0]}; label them, or "
+            "leave them out"
+        )
+
+
+def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) -> Array:
+    index = {name: i for i, name in enumerate(names)}
+    labels = [_label(value) for value in rows[column]]
+    unseen = sorted(set(labels) - set(index))
+    if unseen:
+        raise DataError(
+            f"{split} has the label {', '.join(map(repr, unseen))}, which train has not; train has "
+            f"{', '.join(map(repr, names))}. Correct the label, or add such rows to train"
+        )
+    return np.array([index[label] for label in labels], dtype=np.int64)
+
+
+def _numbers(split: str, rows: pd.DataFrame, config: DataConfig) -> Array:
+    assert isinstance(config.label, str)
+    values = [_number(value) for value in rows[config.label]]
+    bad = [i for i, value in enumerate(values) if value is None]
+    if bad:
+        raise DataError(f"{split}: label {rows[config.label].iloc[bad[0]]!r} in row {bad[0] + 1} is not a number")
+    return np.array(values, dtype=np.float32)
+
+
+def _indicators(split: str, rows: pd.DataFrame, columns: Sequence[str]) -> Array:
+    targets = np.zeros((len(rows), len(columns)), dtype=np.float32)
+    for j, column in enumerate(columns):
+        for i, value in enumerate(rows[column]):
+            if (number := _number(value)) not in (0.0, 1.0):
+                raise DataError(f"{split}: column {column!r} has {value!r} in row {i + 1}; write 0 or 1")
+            targets[i, j] = number
+    return targets
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+
+
+def _many_hot(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) -> Array:
+    index = {name: i for i, name in enumerate(names)}
+    targets = np.zeros((len(rows), len(names)), dtype=np.float32)
+    for i, value in enumerate(rows[column]):
+        for label in map(str, _listed(value)):
+            if label not in index:
+                raise DataError(f"{split}: row {i + 1} has the label {label!r}, which train has not")
+            targets[i, index[label]] = 1.0
+    return targets
