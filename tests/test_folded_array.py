@@ -178,15 +178,21 @@ def test_a_whole_study_gives_the_same_table_with_one_slot_and_with_four(tmp_path
 # ---------------------------------------------------------------- what happens to a neighbour
 
 
-def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
-    array = open_array(tmp_path, slots=3)
-    for slot, number in enumerate([0, 1, 2]):
-        array.load(slot, TrialSpec(number, MIXED[number], 100 + number))
+def advanced_beside_nan(array):
+    """Return what the first segment comes to of three trials, the second of which is full of NaN."""
+    for number in range(3):
+        array.load(number, TrialSpec(number, MIXED[number], 100 + number))
     with torch.no_grad():
         for parameter in array._program.model.parameters():
             parameter[1] = math.nan
-    first = array.advance()
-    assert isinstance(first[1], DivergedError)
+    outcomes = array.advance()
+    assert isinstance(outcomes[1], DivergedError)
+    return outcomes
+
+
+def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
+    array = open_array(tmp_path, slots=3)
+    first = advanced_beside_nan(array)
     array.unload(1)
     array.load(1, TrialSpec(3, MIXED[3], 103))  # the next trial finds nothing of it
     second = array.advance()
