@@ -320,15 +320,22 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def dashboard(name: str | None, storage_flag: str | None, port: int, open_browser: bool) -> None:
-    """Serve Optuna Dashboard until it is interrupted."""
-    from hpo.dashboard import serve
+def dashboard(name: str | None, storage_flag: str | None, **options: Any) -> None:
+    """Serve Optuna Dashboard until it is interrupted.
 
+    Args:
+        name: The study to open at, by file or name; all of them if None.
+        storage_flag: `--storage`, if given.
+        options: What else `hpo.dashboard.serve` takes.
+    """
+    from hpo.dashboard import TOKEN, serve
+
+    options["token"] = os.environ.get(TOKEN) or None
     if name is None:
         url = storage.choose(storage_flag)
         if not storage.exists(url):
             raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
-        serve(storage.connect(url), port=port, open_browser=open_browser)
+        serve(storage.connect(url), **options)
     else:
         study = _opened(*_located(name, storage_flag))
-        serve(study._storage, port=port, open_browser=open_browser, study=study.study_name)
+        serve(study._storage, study=study.study_name, **options)

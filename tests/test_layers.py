@@ -19,6 +19,7 @@ LAYERS = [
     [
         "changes",
         "checkpoint",
+        "dashboard_guard",
         "errors",
         "formatting",
         "halt",
