@@ -6,6 +6,7 @@ Beside the card lies the study file that runs the study again.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from html import escape
@@ -90,8 +91,8 @@ def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inline(value: Any) -> str:
-    """Return a value as one line of Markdown that holds no HTML."""
-    return escape(plain(str(value)), quote=False)
+    """Return a value as one line of Markdown that holds no HTML, link, image or code."""
+    return re.sub(r"[\\`*\[\]]", r"\\\g<0>", escape(plain(str(value)), quote=False))
 
 
 def card(results: Results, best: FrozenTrial) -> str:
@@ -110,14 +111,14 @@ def card(results: Results, best: FrozenTrial) -> str:
         *([f"base_model: {json.dumps(model)}"] if local is None else []),  # the Hub would look for a name of its own
         f"metrics: [{json.dumps(results.metric)}]",
         "---",
-        f"# {results.name}",
+        f"# {inline(results.name)}",
         "",
-        f"Fine-tuned from `{inline(model)}`: the best of the trials of an hpo study.",
+        f"Fine-tuned from {inline(model)}: the best of the trials of an hpo study.",
         "",
         "## Scores",
         "",
-        f"- validation {results.metric}: {best.value:.4f} (what the search optimised, so it flatters)",
-        f"- {sentence(test)}" if test else "- test: not scored",
+        f"- validation {inline(results.metric)}: {best.value:.4f} (what the search optimised, so it flatters)",
+        f"- {inline(sentence(test))}" if test else "- test: not scored",
         "",
         "## Hyperparameters",
         "",
@@ -126,10 +127,11 @@ def card(results: Results, best: FrozenTrial) -> str:
         "## How they were found",
         "",
         f"- trial {best.number} of {len(results.trials)} ({counts})",
-        f"- sampler: {json.dumps(config.get('sampler'))}; pruner: {json.dumps(config.get('pruner'))}; "
-        f"seed: {config.get('seed')}",
-        f"- data: {json.dumps(data)}, SHA-256 of the rows {facts.get('data')}",
-        f"- precision: {facts.get('precision')} on {facts.get('device')}; versions: {json.dumps(versions)}",
+        f"- sampler: {inline(json.dumps(config.get('sampler')))}; pruner: {inline(json.dumps(config.get('pruner')))}; "
+        f"seed: {inline(config.get('seed'))}",
+        f"- data: {inline(json.dumps(data))}, SHA-256 of the rows {inline(facts.get('data'))}",
+        f"- precision: {inline(facts.get('precision'))} on {inline(facts.get('device'))}; "
+        f"versions: {inline(json.dumps(versions))}",
         f"- search space ({inline(space.get('source') or 'no source given')}):",
         "",
         "```json",
