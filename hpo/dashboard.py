@@ -107,14 +107,14 @@ def _check_token(token: str | None, address: IPv4Address | IPv6Address) -> None:
 
 def _names(address: IPv4Address | IPv6Address, allow_hosts: Sequence[str], port: int) -> tuple[str, frozenset[str]]:
     """Return the host and port of the link, and all Host headers to answer."""
-    if address.is_unspecified and not allow_hosts:
+    own = [] if address.is_unspecified else [f"[{address}]" if address.version == 6 else str(address)]
+    reached = [*own, *allow_hosts]
+    if not reached:
         raise HpoError(f"{address} is no address that a browser opens; add this machine's name with --allow-host")
-    own = f"[{address}]" if address.version == 6 else str(address)
     try:
-        hosts = allowed_hosts([*LOOPBACK_NAMES, own, *allow_hosts], port)
+        return with_port(reached[0], port), allowed_hosts([*LOOPBACK_NAMES, *reached], port)
     except ValueError as error:
         raise HpoError(f"--allow-host {error}: write HOST or HOST:PORT, e.g. localhost:9000") from None
-    return with_port(allow_hosts[0] if address.is_unspecified else own, port), hosts
 
 
 @contextmanager

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+REBOUND = "rebound.example"
+"""A name that a page of another site has pointed at this machine."""
 FLAGS = [
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
     "--headless",
     "--no-sandbox",
     "--disable-gpu",

@@ -69,10 +69,13 @@ def test_it_serves_the_study_and_stops_at_ctrl_c(server: subprocess.Popen[str]) 
         with pytest.raises(urllib.error.HTTPError) as refused:
             fetch(url)
         assert refused.value.status == status
-    for odd in ("//evil.example/%2e%2e", "/%2e%2e/x", "/dashboard/%5c..", "/%FF", "//artifacts/1/a"):
+    for odd in ("//evil.example/%2e%2e", "/%2e%2e/x", "/dashboard/%5c..", "/%FF", "/artifacts//1/a"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             fetch(f"{root}{odd}?token={token}")
         assert refused.value.status == 400
+    with socket.create_connection(("127.0.0.1", int(root.rpartition(":")[2])), timeout=60) as stranger:
+        stranger.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+        assert stranger.recv(100).startswith(b"HTTP/1.1 413")  # it is not read to the end first
     os.kill(server.pid, signal.SIGINT)
     out, err = server.communicate(timeout=120)
     assert (out, err, server.returncode) == ("closed\n", "", 0)

@@ -154,18 +154,21 @@ def test_the_dashboard_runs_none(chromium: browsers.Browser, served: str, page: 
 def test_the_dashboard_writes_and_another_page_cannot(chromium: browsers.Browser, served: str, tmp_path: Path) -> None:
     chromium.open(f"{served}/dashboard", PAGES[""])
     request = """{method: "PUT", headers: {"Content-Type": "application/json"},
-        body: JSON.stringify({version: VERSION, body: "changed"})}"""
+        body: JSON.stringify({version: 1, body: "changed"})}"""
     write = f"fetch('{served}/api/studies/1/note', {request})"
-    assert chromium.value(f"{write.replace('VERSION', '1')}.then(answer => answer.status)") == 204
+    assert chromium.value(f"{write}.then(answer => answer.status)") == 204
+    forge = write.replace("version: 1", "version: 2").replace("changed", "forged")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     page = http.server.ThreadingHTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=page.serve_forever, daemon=True).start()
     chromium.open(f"http://127.0.0.1:{port}/")  # the cookie goes to all ports of a host
     failed = "then(answer => answer.status, error => 'blocked')"
-    assert chromium.value(f"{write.replace('VERSION', '2')}.{failed}") == "blocked"
+    assert chromium.value(f"{forge}.{failed}") == "blocked"
     assert chromium.value(f"fetch('{served}/api/studies', {{credentials: 'include'}}).{failed}") == "blocked"
     page.shutdown()
+    rebound = f"{served.replace('127.0.0.1', browsers.REBOUND)}/dashboard?token={TOKEN}"
+    chromium.open(rebound, "document.body.innerText.includes('--allow-host')")
     chromium.open(f"{served}/dashboard/studies/1/note", "document.body.innerText.includes('changed')")
 
 
