@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from hpo import pruners, samplers, yaml
 from hpo.errors import ConfigError, HpoError, Problem, nearest
-from hpo.finetune.metrics import METRICS, Direction
+from hpo.finetune.metrics import METRICS, Direction, suggested
 from hpo.finetune.tasks import TASKS
 from hpo.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts
 from hpo.named import argument_problems, named
@@ -226,7 +226,7 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
     metric, task = raw.get("metric"), raw.get("task", "auto")
     if isinstance(metric, str) and not custom:
         if metric not in METRICS:
-            problems.append(Problem(("metric",), f"{metric!r} is not a metric{nearest(metric, METRICS)}"))
+            problems.append(Problem(("metric",), f"{metric!r} is not a metric{suggested(metric)}"))
         elif task in TASKS and task not in METRICS[metric].tasks:
             fit = [name for name, entry in METRICS.items() if task in entry.tasks]
             problems.append(Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(fit)}"))

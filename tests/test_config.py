@@ -74,6 +74,7 @@ def written(folder: Path, text: str, name: str = "study") -> Path:
         ({"task": "tokens"}, "task", "'single_label', 'multi_label' or 'regression', not 'tokens'"),
         ({"precision": "fp16"}, "precision", "not 'fp16'"),
         ({"metric": "acuracy"}, "metric", "'acuracy' is not a metric; did you mean accuracy?"),
+        ({"metric": "macro-F1"}, "metric", "'macro-F1' is not a metric; did you mean f1_macro?"),
         ({"metric": "pearson", "task": "single_label"}, "metric", "'pearson' is not defined for single_label; one of"),
         ({"direction": "minimize"}, "direction", "is for a custom objective"),
         ({"sampler": "tpee"}, "sampler", "'tpee' is not a sampler; did you mean tpe?"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpo.errors import DataError
+from hpo.errors import DataError, nearest
 from hpo.finetune.tasks import TASKS, Outputs
 
 Array = np.ndarray[Any, Any]
@@ -28,12 +28,14 @@ class Metric:
         tasks: The tasks it is defined for.
         direction: Which way is better.
         rows: Outputs of n rows -> a score of each [n], where the metric is their mean: resampled in one operation.
+        also: Names that other programs have for it, for an error's "did you mean".
     """
 
     score: Callable[[Outputs], float]
     tasks: tuple[str, ...] = CLASSES
     direction: Direction = "maximize"
     rows: Callable[[Outputs], Array] | None = None
+    also: tuple[str, ...] = ()
 
 
 def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
@@ -98,7 +100,7 @@ def _loss(outputs: Outputs) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(_labels("accuracy_score"), rows=_right),
+    "accuracy": Metric(_labels("accuracy_score"), rows=_right, also=("acc", "exact_match")),
     "f1_macro": Metric(_averaged("f1_score", "macro")),
     "f1_micro": Metric(_averaged("f1_score", "micro")),
     "f1_weighted": Metric(_averaged("f1_score", "weighted")),
@@ -107,16 +109,31 @@ METRICS: dict[str, Metric] = {
     "precision_micro": Metric(_averaged("precision_score", "micro")),
     "precision_weighted": Metric(_averaged("precision_score", "weighted")),
     "precision_binary": Metric(_averaged("precision_score", "binary"), ("single_label",)),
-    "recall_macro": Metric(_averaged("recall_score", "macro")),
+    "recall_macro": Metric(_averaged("recall_score", "macro"), also=("balanced_accuracy", "uar")),
     "recall_micro": Metric(_averaged("recall_score", "micro")),
     "recall_weighted": Metric(_averaged("recall_score", "weighted")),
     "recall_binary": Metric(_averaged("recall_score", "binary"), ("single_label",)),
-    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",)),
-    "roc_auc": Metric(_roc_auc),
+    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), also=("mcc",)),
+    "roc_auc": Metric(_roc_auc, also=("auc", "auroc")),
     "pearson": Metric(_correlation("pearsonr"), ("regression",)),
     "spearman": Metric(_correlation("spearmanr"), ("regression",)),
-    "loss": Metric(_loss, ("single_label", "multi_label", "regression"), "minimize", _losses),
+    "loss": Metric(
+        _loss,
+        ("single_label", "multi_label", "regression"),
+        "minimize",
+        _losses,
+        also=("cross_entropy", "log_loss", "mse", "mean_squared_error"),
+    ),
 }
+
+
+def suggested(name: str) -> str:
+    """Return `; did you mean X?` for a name that is no metric, or all metrics where none is close."""
+    asked = name.casefold().replace("-", "_").removeprefix("eval_").removesuffix("_score")
+    same = [metric for metric, entry in METRICS.items() if asked == metric or asked in entry.also]
+    same = same or [metric for metric in METRICS if metric.startswith(f"{asked}_")]  # f1, precision, recall
+    same = same or [metric for metric in METRICS if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
+    return f"; did you mean {' or '.join(same)}?" if same else nearest(name, METRICS)
 
 
 def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Array]) -> str:
