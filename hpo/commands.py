@@ -58,7 +58,7 @@ def study_to_run(
     overrides = _overrides(sets) | {key: value for key, value in flags.items() if value is not None}
     path = config.find(name, "studies")
     if path is not None:
-        study = config.load(path, overrides)
+        study = config.load(path, overrides, look=True)
         return study, storage.choose(storage_flag, study.config.storage)
     _refuse_missing_file(name)
     url = storage.choose(storage_flag)
@@ -71,7 +71,7 @@ def study_to_run(
             f"study {name!r} in {redacted(url)} was made by a script, not from a study file: "
             "run the script again to go on"
         )
-    return config.from_dict(stored, overrides), url
+    return config.from_dict(stored, overrides, look=True), url
 
 
 def _of_a_script(objective: Any) -> bool:

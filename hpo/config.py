@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpo import pruners, samplers, yaml
+from hpo import inputs, pruners, samplers, yaml
 from hpo.errors import ConfigError, HpoError, Problem, nearest
 from hpo.finetune.metrics import METRICS, Direction, suggested
 from hpo.finetune.tasks import TASKS
@@ -79,12 +79,13 @@ def find(name: str, folder: str, base: Path | None = None) -> Path | None:
 # ---------------------------------------------------------------- reading
 
 
-def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+def load(path: Path, overrides: Mapping[str, Any] | None = None, *, look: bool = False) -> Study:
     """Read and check a study file.
 
     Args:
         path: The YAML file.
         overrides: Dotted key -> value, e.g. `{"data.rows": 1000}`.
+        look: Whether to look for the model, the files and the columns too.
 
     Raises:
         ConfigError: With every problem of the file and of its space, each with its line.
@@ -93,7 +94,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     given = overrides or {}
     raw = overridden({"name": path.stem, **raw}, given)
     lines = {place: line for place, line in lines.items() if ".".join(map(str, place)) not in given}
-    return build(raw, str(path), path.resolve().parent, lines)
+    return build(raw, str(path), path.resolve().parent, lines, look=look)
 
 
 def overridden(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +120,8 @@ def build(
     source: str,
     folder: Path,
     lines: Mapping[yaml.SourcePath, int] = MappingProxyType({}),
+    *,
+    look: bool = False,
 ) -> Study:
     """Check a study given as plain values; see `load`."""
     problems: list[Problem] = []
@@ -144,6 +147,8 @@ def build(
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
     if config is not None and config.data is not None:
         problems += _column_problems(config.data)
+    if look and not custom:
+        problems += inputs.problems(raw, folder)
     if config is not None and config.shards > 1 and not custom:
         problems += _shard_problems(config, space)
     if space is not None and config is not None and not problems:
@@ -157,15 +162,16 @@ def build(
     return Study(config, space, folder)
 
 
-def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Study:
-    """Return the study that `Study.to_dict` wrote, with dotted keys overridden.
+def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, look: bool = False) -> Study:
+    """Return the study that `Study.to_dict` wrote, with dotted keys overridden; `look` as in `load`.
 
     Raises:
         ConfigError: It is not as this version, or any, would have written it.
     """
     settings = {key: value for key, value in stored.items() if key != "folder"}
     settings = overridden(settings, overrides or {})
-    return build(settings, f"the stored study {stored.get('name')!r}", Path(str(stored.get("folder", "."))))
+    source = f"the stored study {stored.get('name')!r}"
+    return build(settings, source, Path(str(stored.get("folder", "."))), look=look)
 
 
 def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:

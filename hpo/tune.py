@@ -77,11 +77,11 @@ def open_array(study: configs.Study) -> TrialArray:
 
 def open_finetuning(study: configs.Study) -> FineTuneArray:
     """Build the built-in objective's array; the only place from which torch is reached."""
-    data = importlib.import_module("hpo.finetune.data")
-    array = importlib.import_module("hpo.finetune.array")
     config, space = study.config, study.space
     assert config.data is not None
+    data = importlib.import_module("hpo.finetune.data")
     dataset = data.load(config.data, config.task, config.seed, study.folder)
+    array = importlib.import_module("hpo.finetune.array")  # after the data: it loads torch, which takes seconds
     given = config, dataset, study.folder, max(_values(space, "epochs"))
     needs = {
         "smallest_batch": min(_values(space, "batch_size")),

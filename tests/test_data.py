@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -193,8 +194,8 @@ def test_rows_that_are_all_one_make_no_splits(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("train.csv", b"text;label\na;b\n", "look separated by ';': save it with commas"),
-        ("train.csv", b"text\tlabel\na\tb\n", r"look separated by '\\t'"),
+        ("train.csv", b"text;label\na;b\n", r'look separated by ";": set data: \{separator: ";"\}'),
+        ("train.csv", b"text\tlabel\na\tb\n", r'look separated by "\\t": set data: \{separator: "\\t"\}'),
         ("train.csv", "text,label\nfine,good\n".encode("utf-16"), "iconv -f utf-16 -t utf-8"),
         ("train.json", b'[{"text": "a"}, 3]', "element 2 of its array is no object"),
         ("train.json", b'[{"text": "a"},\n', "line 2: not JSON"),
@@ -266,3 +267,64 @@ def test_a_line_of_json_may_hold_any_separator_of_unicode(tmp_path):
     lines = [json.dumps({"text": f"a\u2028b{i}", "label": "xy"[i % 2]}, ensure_ascii=False) for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert sum(len(split) for split in load(tmp_path, train="rows.jsonl").splits.values()) == 40
+
+
+# ---------------------------------------------------------------- encodings and separators
+
+QUOTED = "text,label\nDon\u2019t stop,a\ncaf\xe9,b\n" + "".join(f"x{i},{'ab'[i % 2]}\n" for i in range(40))
+
+
+def texts(dataset):
+    return {text for split in dataset.splits.values() for text in split.texts}
+
+
+def test_the_advice_for_a_windows_file_reads_it_as_it_was_written(tmp_path):
+    (tmp_path / "train.csv").write_bytes(QUOTED.encode("cp1252"))
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    said = str(caught.value)
+    assert "line 2 has the byte 0x92. Read as cp1252 (not as latin-1), the line is 'Don\u2019t stop,a'" in said
+    advised = re.search(r"encoding: ([\w-]+)", said)[1]
+    assert re.search(r"iconv -f ([\w-]+) ", said)[1] == advised
+    assert {"Don\u2019t stop", "caf\xe9"} <= texts(load(tmp_path, encoding=advised))
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"text,label\ncaf\xe9,a\n", "cp1252 or latin-1, which are the same here, the line is 'caf\xe9,a'"),
+        (b"text,label\na\x81\x92b,a\n", "It is neither cp1252 nor latin-1 text"),
+        (b"text,label\n" + b"x" * 500 + b"\x93end,a\n", "the line is 'x{54}\u201cend,a'"),
+        ("text,label\nfine,a\n".encode("utf-16"), "It begins as UTF-16 does: set data: {encoding: utf-16}"),
+    ],
+)
+def test_an_encoding_is_advised_only_where_it_gives_text(tmp_path, raw, said):
+    (tmp_path / "train.csv").write_bytes(raw)
+    with pytest.raises(DataError, match=said):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig", "latin-1", "cp1252"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+def test_a_file_is_read_in_the_encoding_that_is_named(tmp_path, encoding, kind):
+    rows = [{"text": f"caf\xe9 {i}", "label": "ab"[i % 2]} for i in range(40)]
+    content = {
+        "csv": "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows),
+        "jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "json": json.dumps(rows, ensure_ascii=False),
+    }
+    (tmp_path / f"rows.{kind}").write_bytes(content[kind].encode(encoding))
+    assert texts(load(tmp_path, train=f"rows.{kind}", encoding=encoding)) == {row["text"] for row in rows}
+
+
+def test_a_wrong_encoding_is_named_with_the_line(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"text,label\nfine,a\nx\x81,b\n")
+    with pytest.raises(DataError, match="is not cp1252 text: line 3 has the byte 0x81"):
+        load(tmp_path, encoding="cp1252")
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "train.csv"), ("|", "train.tsv"), ("\t", "train.csv")])
+def test_fields_are_separated_as_the_study_says(tmp_path, separator, name):
+    rows = "".join(f'"a{separator}b, {i}"{separator}{"xy"[i % 2]}\n' for i in range(40))
+    (tmp_path / name).write_text(f"text{separator}label\n{rows}")
+    assert texts(load(tmp_path, train=name, separator=separator)) == {f"a{separator}b, {i}" for i in range(40)}

@@ -63,7 +63,7 @@ LAYERS = [
         "finetune.model",
         "finetune.replay",
     ],
-    ["ledger", "space_reader", "finetune.adapter_files", "finetune.folded_families"],
+    ["inputs", "ledger", "space_reader", "finetune.adapter_files", "finetune.folded_families"],
     ["turns", "finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
     ["config", "from_optuna", "intake", "running", "watcher", "finetune.labels", "finetune.slot"],

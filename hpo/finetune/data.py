@@ -16,7 +16,8 @@ import pandas as pd
 from hpo.errors import DataError
 from hpo.files import expand
 from hpo.finetune.labels import encoder, is_missing, no_missing, refuse_numbers, task_of
-from hpo.finetune.readers import read_rows
+from hpo.finetune.readers import Dialect, read_rows
+from hpo.inputs import no_column
 from hpo.settings import DataConfig
 
 SPLITS = ("train", "validation", "test")
@@ -127,28 +128,20 @@ def _table(config: DataConfig, split: str, source: str | list[str], folder: Path
         frames = [(f"{config.dataset} ({source})", frame)]
     else:
         paths = expand(source, folder)
-        frames = [(str(path), read_rows(path)) for path in paths]
+        dialect = Dialect(config.encoding, config.separator)
+        frames = [(str(path), read_rows(path, dialect)) for path in paths]
     wanted = [*_columns(config), *(config.where if split == "train" else ())]
     for name, frame in frames:
         missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
         if missing:
-            raise DataError(
-                f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame.columns))}. "
-                + (_separated(frame) or "Name the columns under data: text, text_pair, label, where")
-            )
+            said = no_column(name, missing[0], list(frame.columns))
+            raise DataError(f"{said}. Name the columns under data: text, text_pair, label, where, group")
         if frame.empty:
             raise DataError(f"{name} has no rows")
     table = pd.concat([frame[list(dict.fromkeys(wanted))] for _, frame in frames], ignore_index=True)
     for column in filter(None, (config.text, config.text_pair)):
         table[column] = [("" if is_missing(text) else str(text)) for text in table[column]]
     return table
-
-
-def _separated(frame: pd.DataFrame) -> str:
-    """Return what to do where a table's only column looks like several."""
-    name = str(frame.columns[0])
-    found = next((sign for sign in (";", "\t", "|", ",") if len(frame.columns) == 1 and sign in name), None)
-    return f"Its fields look separated by {found!r}: save it with commas, or with tabs as .tsv" if found else ""
 
 
 def _from_hub(config: DataConfig, split: str) -> pd.DataFrame:
