@@ -275,11 +275,16 @@ def _column_problems(data: DataConfig) -> list[Problem]:
     labels = [data.label] if isinstance(data.label, str) else data.label
     uses = [("text_pair", data.text_pair, [data.text])] if data.text_pair else []
     uses += [("label", label, [data.text, data.text_pair or data.text]) for label in labels]
-    return [
+    found = [
         Problem(("data", key), f"is column {column!r}, which is a text already; name a column of its own")
         for key, column, others in uses
         if column in others
     ]
+    if data.group in labels:
+        found.append(Problem(("data", "group"), f"is column {data.group!r}, which is a label; name another column"))
+    if data.normalize_labels and not isinstance(data.label, str):
+        found.append(Problem(("data", "normalize_labels"), "is not for label columns of 0 and 1; leave it out"))
+    return found
 
 
 def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:

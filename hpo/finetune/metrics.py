@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ Array = np.ndarray[Any, Any]
 Direction = Literal["maximize", "minimize"]
 
 CLASSES = ("single_label", "multi_label")
+LEAST_OF_A_GROUP = 10  # rows
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,68 @@ def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Arra
                 f"metric {metric!r} is not defined on the {name} split: it may lack a class, or the metric may be for "
                 "two labels only. Choose another metric, or a larger split"
             )
+    validation = splits.get("validation")
+    rises = METRICS[metric].direction == "maximize"
+    if rises and validation is not None and score(metric, _right_outputs(task, validation, labels)) == 0:
+        raise DataError(
+            f"metric {metric!r} is 0 on the validation split even where every row is right, as its rows have no "
+            "positive label, or all one label: there is nothing to choose by. Choose another metric, or a larger split"
+        )
     return metric
+
+
+def _right_outputs(task: str, targets: Array, labels: int) -> Outputs:
+    """Return outputs that predict the targets."""
+    if task == "regression":
+        return Outputs(task, targets, targets[:, None])
+    return Outputs(task, targets, np.eye(labels)[targets] if task == "single_label" else 2 * targets - 1)
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """The score of one group of rows.
+
+    Attributes:
+        name: The group.
+        score: Of its rows.
+        rows: How many they are.
+        compared: How many groups were compared.
+    """
+
+    name: str
+    score: float
+    rows: int
+    compared: int
+
+
+def worst_group(metric: str, outputs: Outputs, groups: Sequence[str]) -> GroupScore | None:
+    """Return the group on which a model scores worst (worst-group performance, Sagawa et al., 2020).
+
+    Groups of fewer than `LEAST_OF_A_GROUP` rows are left out, as the worst of them would be so by chance; so are groups
+    whose targets are all equal, unless the metric is a mean over rows, as it would not be defined.
+
+    Args:
+        metric: Name in `METRICS`.
+        outputs: Outputs on n rows.
+        groups: The group of each row, n of them.
+
+    Returns:
+        The worst group, of equals the first by name; None if no group can be scored.
+    """
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    found = []
+    for name, rows in sorted(members.items()):
+        part = outputs.take(np.array(rows))
+        told_apart = METRICS[metric].rows is not None or not bool((part.targets == part.targets[:1]).all())
+        if len(rows) >= LEAST_OF_A_GROUP and told_apart and math.isfinite(value := score(metric, part)):
+            found.append((value, name, len(rows)))
+    if not found:
+        return None
+    sign = -1 if METRICS[metric].direction == "minimize" else 1
+    value, name, count = min(found, key=lambda each: sign * each[0])
+    return GroupScore(name, value, count, len(found))
 
 
 def score(metric: str, outputs: Outputs) -> float:
