@@ -237,8 +237,8 @@ def check(study: config.Study, url: str) -> Outcome:
     if plan.seconds is not None:
         lines.append(f"{'time':<{width}}  at most about {duration(plan.seconds)}, if no trial is pruned")
     lines += [f"note: {note}" for note in plan.notes]
-    found = "it can run; read the notes above first" if plan.notes else "nothing is wrong with it"
-    lines.append(f"{found}, and nothing has been written")
+    found = "it can run, but read the notes first;" if plan.notes else "nothing is wrong with it, and"
+    lines.append(f"{found} nothing has been written")
     return Outcome("\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds})
 
 

@@ -74,7 +74,7 @@ def _data_problems(data: DataConfig, folder: Path) -> list[Problem]:
             continue
         for place, column in wanted.items():
             if column not in columns:
-                lacking.setdefault(place, []).append(no_column(str(path), column, columns))
+                lacking.setdefault(place, []).append(no_column(str(path), [column], columns))
     for place, said in lacking.items():
         more = f"; {len(said) - 1} more of the files lack it" if len(said) > 1 else ""
         found.append(Problem(place, said[0] + more))
@@ -96,9 +96,9 @@ def _columns(data: DataConfig, split: str) -> Iterator[tuple[tuple[str, ...], st
         yield from ((("data", "where", column), column) for column in data.where)
 
 
-def no_column(where: str, column: str, columns: list[str]) -> str:
-    """Return that a table has no such column, and what to do about it."""
-    said = f"{where} has no column {column!r}; it has {', '.join(map(str, columns))}"
+def no_column(where: str, missing: list[str], columns: list[str]) -> str:
+    """Return that a table lacks columns, and what to do about it."""
+    said = f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, columns))}"
     sign = next((sign for sign in (";", "\t", "|", ",") if len(columns) == 1 and sign in columns[0]), None)
     if sign is None:
         return said

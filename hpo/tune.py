@@ -35,6 +35,7 @@ from hpo.weights import Weights
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
+    from hpo.finetune.data import Dataset
 
 Named = str | Mapping[str, Any]
 
@@ -77,11 +78,18 @@ def open_array(study: configs.Study) -> TrialArray:
 
 def open_finetuning(study: configs.Study) -> FineTuneArray:
     """Build the built-in objective's array; the only place from which torch is reached."""
-    config, space = study.config, study.space
+    config = study.config
     assert config.data is not None
     data = importlib.import_module("hpo.finetune.data")
-    dataset = data.load(config.data, config.task, config.seed, study.folder)
-    array = importlib.import_module("hpo.finetune.array")  # after the data: it loads torch, which takes seconds
+    dataset = data.load(config.data, config.task, config.seed, study.folder)  # before torch is loaded
+    opened = _array_for(study, dataset)
+    opened.notes = (*opened.notes, *dataset.notes)
+    return opened
+
+
+def _array_for(study: configs.Study, dataset: Dataset) -> FineTuneArray:
+    array = importlib.import_module("hpo.finetune.array")
+    config, space = study.config, study.space
     given = config, dataset, study.folder, max(_values(space, "epochs"))
     needs = {
         "smallest_batch": min(_values(space, "batch_size")),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 
+from hpo import yaml
 from hpo.errors import DataError
 from hpo.finetune import data, metrics
 from hpo.finetune.quality import doubts
@@ -84,10 +87,24 @@ def test_one_text_with_two_labels_is_named_with_both_rows(tmp_path: Path) -> Non
 
 def test_rows_that_repeat_earlier_ones_are_counted_in_their_split(tmp_path: Path) -> None:
     columns = {"text": CLEAN["text"][:300] * 5, "label": ["a", "b"] * 750}
-    notes = checked(tmp_path, columns)
+    notes = checked(tmp_path, columns)[2:]
     assert " repeat the text of an earlier one, first row 301 of train.csv that of row 1 of train.csv" in notes[0]
     counts = ["960 of 1200 rows of train", "120 of 150 rows of validation", "120 of 150 rows of test"]
     assert [note.split(" repeat")[0] for note in notes] == counts
+
+
+def test_rows_that_belong_together_count_as_one_where_a_splits_size_is_judged(tmp_path: Path) -> None:
+    columns = {"text": CLEAN["text"][:300] * 5, "label": ["a", "b"] * 750}
+    assert checked(tmp_path, columns)[:2] == [
+        f"{name} has 150 rows, but only 30 that do not belong together, to measure accuracy on; a share of right "
+        "answers is uncertain by up to 0.18 (95 %)"
+        for name in ("validation", "test")
+    ]
+    groups = {**CLEAN, "who": [f"g{i // 10}" for i in range(1500)]}
+    notes = checked(tmp_path, groups, group="who")
+    assert [note.split(", to measure")[0] for note in notes] == [
+        f"{name} has 150 rows, but only 15 that do not belong together" for name in ("validation", "test")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,3 +198,31 @@ def test_groups_that_cannot_be_scored_are_left_out() -> None:
     assert means is not None
     assert means.compared == 2
     assert metrics.worst_group("accuracy", outputs, [str(i) for i in range(38)]) is None
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_check_does_not_call_doubtful_data_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    yaml.write(tiny.study(tmp_path), Path("s.yaml"))
+    code, printed = call("check", "s.yaml")
+    assert code == 0
+    assert "note: test has only 30 rows to measure accuracy on" in printed
+    assert "nothing is wrong" not in printed
+    assert "it can run, but read the notes first; nothing has been written" in printed
+
+
+def test_a_run_says_too_what_was_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tiny.study(tmp_path, trials=1)
+    with Path("data.csv").open("a") as file:
+        file.write("no label,\n")
+    yaml.write({**study, "data": {**study["data"], "unlabelled": "drop"}}, Path("s.yaml"))
+    code, printed = call("run", "s.yaml")
+    assert code == 0
+    assert "1 of 121 rows of train have no label and are left out, first row 121 of" in printed

@@ -150,7 +150,7 @@ def _table(config: DataConfig, split: str, source: str | list[str], folder: Path
     for name, frame in frames:
         missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
         if missing:
-            said = no_column(name, missing[0], list(frame.columns))
+            said = no_column(name, missing, list(map(str, frame.columns)))
             raise DataError(f"{said}. Name the columns under data: text, text_pair, label, where, group")
         if frame.empty:
             raise DataError(f"{name} has no rows")

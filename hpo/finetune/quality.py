@@ -62,13 +62,15 @@ def _first(split: Split, label: int) -> str:
 
 
 def _sizes(data: Dataset, metric: str) -> list[str]:
+    """Return a note for a split of few rows; those with one text or of one group count as one."""
     notes = []
     for name in ("validation", "test"):
-        rows = len(data.splits[name])
-        if rows >= SMALL_SPLIT:
+        rows, draws = len(data.splits[name]), int(data.splits[name].groups.max()) + 1
+        if draws >= SMALL_SPLIT:
             continue
-        margin = f"; a share of right answers is uncertain by up to {1.96 * (0.25 / rows) ** 0.5:.2f} (95 %)"
-        notes.append(f"{name} has only {rows} rows to measure {metric} on{margin if data.labels else ''}")
+        margin = f"; a share of right answers is uncertain by up to {1.96 * (0.25 / draws) ** 0.5:.2f} (95 %)"
+        has = f"only {rows} rows" if rows == draws else f"{rows} rows, but only {draws} that do not belong together,"
+        notes.append(f"{name} has {has} to measure {metric} on{margin if data.labels else ''}")
     return notes
 
 
