@@ -271,7 +271,7 @@ def _named_problems(kind: str, room: ModuleType, name: str, arguments: Mapping[s
 
 
 def _column_problems(data: DataConfig) -> list[Problem]:
-    """Check that no column is two things: a label that is read as a text tells all, and a text twice nothing."""
+    """Check that no column is two things, as a label read as a text tells all, and that no option is unread."""
     labels = [data.label] if isinstance(data.label, str) else data.label
     uses = [("text_pair", data.text_pair, [data.text])] if data.text_pair else []
     uses += [("label", label, [data.text, data.text_pair or data.text]) for label in labels]
@@ -284,6 +284,9 @@ def _column_problems(data: DataConfig) -> list[Problem]:
         found.append(Problem(("data", "group"), f"is column {data.group!r}, which is a label; name another column"))
     if data.normalize_labels and not isinstance(data.label, str):
         found.append(Problem(("data", "normalize_labels"), "is not for label columns of 0 and 1; leave it out"))
+    if data.dataset is not None:
+        unread = [key for key in ("encoding", "separator") if getattr(data, key) is not None]
+        found += [Problem(("data", key), "is for files, not data sets of the Hub; leave it out") for key in unread]
     return found
 
 
