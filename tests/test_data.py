@@ -475,6 +475,15 @@ def test_splits_of_groups_have_about_the_size_and_the_classes_asked_for(tmp_path
     assert found.digest != load(tmp_path, validation=0.2, test=100, group="who", seed=1).digest
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_one_group_stays_in_train(tmp_path, seed):
+    labels = ["a", "b"] * 45 + ["rare"] * 10
+    frame(tmp_path, text=[f"t{i}" for i in range(100)], label=labels, who=[f"g{i // 10}" for i in range(100)])
+    found = load(tmp_path, seed=seed, validation=0.2, test=0.2, group="who")
+    assert (found.splits["train"].targets == found.labels.index("rare")).sum() == 10
+    assert [len(found.splits[name]) for name in data.SPLITS] == [60, 20, 20]
+
+
 def test_groups_too_large_to_be_set_aside_are_named(tmp_path):
     frame(tmp_path, **GOOD, who=["g", "h"] * 20)
     with pytest.raises(DataError, match="rows with the same text or the same 'who' stay on one side"):
