@@ -58,7 +58,7 @@ def study_to_run(
     overrides = _overrides(sets) | {key: value for key, value in flags.items() if value is not None}
     path = config.find(name, "studies")
     if path is not None:
-        study = config.load(path, overrides)
+        study = config.load(path, overrides, look=True)
         return study, storage.choose(storage_flag, study.config.storage)
     _refuse_missing_file(name)
     url = storage.choose(storage_flag)
@@ -71,7 +71,7 @@ def study_to_run(
             f"study {name!r} in {redacted(url)} was made by a script, not from a study file: "
             "run the script again to go on"
         )
-    return config.from_dict(stored, overrides), url
+    return config.from_dict(stored, overrides, look=True), url
 
 
 def _of_a_script(objective: Any) -> bool:
@@ -237,7 +237,8 @@ def check(study: config.Study, url: str) -> Outcome:
     if plan.seconds is not None:
         lines.append(f"{'time':<{width}}  at most about {duration(plan.seconds)}, if no trial is pruned")
     lines += [f"note: {note}" for note in plan.notes]
-    lines.append("nothing is wrong with it, and nothing has been written")
+    found = "it can run, but read the notes first;" if plan.notes else "nothing is wrong with it, and"
+    lines.append(f"{found} nothing has been written")
     return Outcome("\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds})
 
 

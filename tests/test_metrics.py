@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 import sklearn.metrics as sk
 
-from hpo.finetune.metrics import METRICS, score
+from hpo.finetune.metrics import METRICS, score, suggested
 from hpo.finetune.tasks import TASKS, Outputs
 
 draw = np.random.default_rng(3)
@@ -106,3 +106,26 @@ def test_a_class_that_is_never_predicted_scores_zero_without_a_warning(recwarn: 
     assert score("precision_macro", outputs) == pytest.approx(1 / 9)
     assert score("matthews", outputs) == 0.0
     assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("f1", "; did you mean f1_macro or f1_micro or f1_weighted or f1_binary?"),
+        ("weighted_f1", "; did you mean f1_weighted?"),
+        ("MCC", "; did you mean matthews?"),
+        ("auc", "; did you mean roc_auc?"),
+        ("balanced_accuracy_score", "; did you mean recall_macro?"),
+        ("eval_loss", "; did you mean loss?"),
+        ("spearmanr", "; did you mean spearman?"),
+        ("bleu", "; one of accuracy, f1_binary, "),
+    ],
+)
+def test_a_name_that_other_programs_have_leads_to_the_metric(name: str, said: str) -> None:
+    assert suggested(name).startswith(said)
+
+
+def test_a_metrics_other_names_are_no_metrics_and_belong_to_one() -> None:
+    others = [name for entry in METRICS.values() for name in entry.also]
+    assert len(set(others)) == len(others)
+    assert not set(others) & set(METRICS)
