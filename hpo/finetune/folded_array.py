@@ -11,6 +11,7 @@ on neither.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,8 @@ from hpo.samplers import derived_seed
 
 Array = np.ndarray[Any, Any]
 
+log = logging.getLogger(__name__)
+
 # Packed rows take some memory moves; they pay where they leave out more than this share of the padding.
 WORTH_PACKING = 0.9
 
@@ -52,6 +55,7 @@ class FoldedArray(FineTuneArray):
         super().__init__(*args, **kwargs)
         self._by_depth = by_depth
         template = self._spare[0]
+        log.info("checking that trials of %s can train as one model", type(template).__name__)
         if not self._own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
         if wrong := self._check(template):
@@ -168,6 +172,7 @@ class FoldedArray(FineTuneArray):
         best, fastest = 1, 0.0
         while best < most or not fastest:
             slots = min(2 * best, most) if fastest else 1
+            log.info("measuring how fast %s trials train at once (slots: auto)", slots)
             try:
                 with device.threaded(self.threads):
                     speed = self._speed(slots)
