@@ -146,6 +146,8 @@ class LiveView(View):
 
     def __exit__(self, *raised: object) -> None:
         """Leave the last state of the table on the screen, if there was a study."""
+        with self._lock:
+            self._step = None
         self._live.stop()
         super().__exit__(*raised)
 
@@ -181,12 +183,13 @@ class LiveView(View):
     def _header(self) -> Text:
         progress = self._progress
         best = "-" if progress.best is None else f"{number(finite(progress.best))} (trial {progress.best.number})"
+        left = f"  left {self._left()}" if progress.finished < progress.total else ""
         speed = "" if progress.speed is None else f"  {number(progress.speed, 2)} examples/s"
         return Text.assemble(
             (progress.name, "bold"),
             f"  {progress.finished}/{progress.total} trials  best {progress.metric} ",
             (best, "bold green"),
-            f"  elapsed {duration(progress.elapsed)}  left {self._left()}{speed}",
+            f"  elapsed {duration(progress.elapsed)}{left}{speed}",
         )
 
     def _running(self, width: int) -> Table:

@@ -149,7 +149,8 @@ class Progress:
         """Seconds that the rest will take if it goes on as so far; None before the first step that was measured.
 
         A trial that waits is taken to be as long as those known are on average: as far as they came if they have
-        ended, whole if they run. Where examples are not counted, the seconds of ended trials are.
+        ended, whole if they run. Where examples are not counted, the seconds of ended trials are; then it is None
+        again once all that are left run for longer than those did.
         """
         if self.finished >= self.total:
             return 0.0
@@ -161,7 +162,7 @@ class Progress:
         if not self.spans:
             return None
         usual, now = sum(self.spans) / len(self.spans), time.monotonic()
-        return self._remaining(usual, [usual - (now - trial.since) for trial in running])
+        return self._remaining(usual, [usual - (now - trial.since) for trial in running]) or None
 
     def _rate(self) -> float | None:
         """Return the examples a second of one slot, on average since the start."""
