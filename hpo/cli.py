@@ -84,9 +84,10 @@ def run(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing(f"reading {study}")
+            watch.doing("loading Optuna")
             from hpo import commands
 
+            watch.doing(f"reading {study}")
             loaded, url = commands.study_to_run(study, storage, set_ or [], chosen)
             if workers > 1 or executor != "local" or address is not None:
                 given = [f"{key}={value}" for key, value in chosen.items() if value is not None]

@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpo.errors import hidden
 from hpo.formatting import duration, finite, number, plain, remarks, seconds, wrapped
 from hpo.objective import Evaluation, Seen
 from hpo.progress import Progress
@@ -70,13 +71,16 @@ class View(Watcher):
         logger.removeHandler(self._handler)
         logger.setLevel(self._level)
 
-    def doing(self, step: str) -> bool:
-        """Take in what is done now; return whether it is something new."""
+    def doing(self, step: str) -> None:
+        """Take in what is done now."""
+        step = plain(hidden(step))
         with self._lock:
-            if self._step is not None and self._step[0] == step:
-                return False
-            self._step = step, time.monotonic()
-            return True
+            if self._step is None or self._step[0] != step:
+                self._step = step, time.monotonic()
+                self._begun(step)
+
+    def _begun(self, step: str) -> None:
+        """Say that something else is done now."""
 
     def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """Count what has already ended."""
@@ -126,7 +130,7 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.INFO:
-            self._told(plain(record.getMessage()))
+            self._told(record.getMessage())
 
 
 class LiveView(View):
@@ -269,12 +273,8 @@ class LineView(View):
         self._closing.set()
         super().__exit__(*raised)
 
-    def doing(self, step: str) -> bool:
-        """Print what is done now."""
-        new = super().doing(step)
-        if new:
-            self._print(f"doing {json.dumps(step)}")
-        return new
+    def _begun(self, step: str) -> None:
+        self._print(f"doing {json.dumps(step)}")
 
     def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """Print the study's name and how far it is."""

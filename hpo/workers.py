@@ -336,7 +336,8 @@ class _Follower:
         except Exception:  # it is away, or not there yet; the workers wait for it, and say so
             rows = []
         before = len(self._ended)
-        running = [row for row in rows if row.state == TrialState.RUNNING]
+        tuning = self._study.config.objective is None  # else steps may be anything, not only examples
+        running = [row for row in rows if tuning and row.state == TrialState.RUNNING]
         self._seen = {row.number: (row.last_step or 0, self._whole(row)) for row in running}
         for row in rows:
             if row.number in self._ended or row.state == TrialState.WAITING:
@@ -345,7 +346,8 @@ class _Follower:
                 self._watch.started(row.number, row.params)
             for step in sorted(row.intermediate_values)[self._shown.get(row.number, 0) :]:
                 score = row.intermediate_values[step]
-                self._watch.evaluated(row.number, Evaluation(score, at=step, of=self._whole(row)))
+                said = Evaluation(score, at=step, of=self._whole(row)) if tuning else Evaluation(score)
+                self._watch.evaluated(row.number, said)
             self._shown[row.number] = len(row.intermediate_values)
             if row.state.is_finished():
                 self._watch.ended(row)
@@ -356,7 +358,7 @@ class _Follower:
     def _whole(self, row: FrozenTrial) -> int | None:
         """Return the examples of a trial's whole training, which follow from where it was scored; None if unknown."""
         config, evaluations = self._study.config, len(row.intermediate_values)
-        if config.objective is not None or not evaluations or row.last_step is None:
+        if row.last_step is None:
             return None
         epochs = int(row.params.get("epochs", self._study.space.fixed.get("epochs", DEFAULTS["epochs"])))
         return max(round(row.last_step * config.evaluations_per_epoch * epochs / evaluations), row.last_step)

@@ -230,7 +230,8 @@ def test_a_supervisor_says_what_its_workers_do_before_any_trial(folder: Path) ->
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     said = out.splitlines()
-    assert said[0] == 'doing "reading s.yaml"'
+    assert said[0] == 'doing "loading Optuna"'
     assert 'doing "starting 2 workers, whose output goes to runs/s/workers"' in said
     first = next(n for n, line in enumerate(said) if line.startswith("study s"))
     assert any(line.startswith("trial ") for line in said[first:])
+    assert "examples" not in out  # whose number an objective of one's own does not say

@@ -408,6 +408,7 @@ class FineTuneArray:
 
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
+        log.info("measuring how fast a trial trains")
         batches = epoch_batches(self.tokens["train"].lengths, min(16, len(self.tokens["train"].lengths)), 0, 0)
         model = self._spare[-1].train()
         examples, began = 0, 0.0

@@ -55,7 +55,6 @@ class FoldedArray(FineTuneArray):
         super().__init__(*args, **kwargs)
         self._by_depth = by_depth
         template = self._spare[0]
-        log.info("checking that trials of %s can train as one model", type(template).__name__)
         if not self._own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
         if wrong := self._check(template):
