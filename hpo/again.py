@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from hpo.config import Study
 from hpo.errors import StudyError
 from hpo.objective import Evaluation, TrialArray, TrialSpec
 from hpo.samplers import derived_seed
+
+log = logging.getLogger(__name__)
 
 
 def train_again(study: Study, array: TrialArray, trial: FrozenTrial, folder: Path, note: Callable[[str], None]) -> None:
@@ -34,7 +37,9 @@ def train_again(study: Study, array: TrialArray, trial: FrozenTrial, folder: Pat
         params = study.space.suggest(cast(Trial, FixedTrial(trial.params, trial.number)))
     array.load(0, TrialSpec(trial.number, params, derived_seed(study.config.seed, trial.number, "trial")))
     try:
+        last = trial.last_step
         for step in sorted(trial.intermediate_values):
+            log.info("training trial %d again, up to %d of %d examples", trial.number, step, last)
             outcome = array.advance().get(0)
             if not isinstance(outcome, Evaluation):
                 raise StudyError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,15 @@ from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
 from hpo.formatting import duration, plain, remarks
 from hpo.holdout import judge, sentence
-from hpo.results import Results, attrs_of, read, study_json, trial_json
+from hpo.results import Results, attrs_of, finite_json, read, study_json, trial_json
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
 from hpo.watcher import Watcher
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
+
+log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
 
@@ -148,8 +150,10 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
                 train_again(study, done.array, trial, weights / str(trial.number), watch.note)
         verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
     results = read(done.study)
+    log.info("writing the report")
     written = report.write(results, done.folder / "report.html")
-    return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, done.failed)
+    said = shown_json(results) | {"test": finite_json(verdict)}
+    return Outcome(_closing(results, verdict, written), said, done.failed)
 
 
 def run_together(
@@ -273,12 +277,26 @@ def described(results: Results) -> str:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
         lines.append(sentence(results.verdict))
-    with suppress(StudyError):  # a name that another program gave may lead to no folder
-        folder = folder_of(results.name)
-        if size := used(folder) / 1e6:
-            kept = used(folder / "checkpoints") / 1e6
-            lines.append(f"on disk: {size:,.0f} MB in {folder}, of it {kept:,.0f} MB checkpoints")
+    if (disk := _on_disk(results)) is not None:
+        size, kept = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
+        lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {kept:,.0f} MB checkpoints")
     return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
+
+
+def shown_json(results: Results) -> dict[str, Any]:
+    """Return a study as JSON values: counts, best, verdict, findings, bytes on disk (null where there are none)."""
+    facts = {"verdict": results.verdict, "findings": findings(results), "disk": _on_disk(results)}
+    return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
+
+
+def _on_disk(results: Results) -> dict[str, Any] | None:
+    """Return a study's folder and the bytes of its files, or None if it has none."""
+    try:
+        folder = folder_of(results.name)
+    except StudyError:  # a name that another program gave may lead to no folder
+        return None
+    size = used(folder)
+    return {"folder": str(folder), "bytes": size, "checkpoints": used(folder / "checkpoints")} if size else None
 
 
 def best_of(results: Results) -> FrozenTrial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from hpo.results import read
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
+
+log = logging.getLogger(__name__)
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -33,6 +36,7 @@ def interval(metric: str, best: Outputs, baseline: Outputs, seed: int = 0) -> tu
         baseline: Outputs of the other on the same rows.
         seed: Seeds the resampling.
     """
+    log.info("comparing the two on %s resamples of the test rows", f"{RESAMPLES:,}")
     rng, count = np.random.default_rng(seed), len(best.targets)
     samples = (rng.integers(0, count, count) for _ in range(RESAMPLES))
     if (of := METRICS[metric].rows) is not None:
@@ -68,6 +72,7 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
     before: dict[str, Any] | None = results.attrs.get("test")
     if before is not None and before["best"]["number"] == best.number:
         return before
+    log.info("scoring trial %d, the best, on the test split", best.number)
     outputs = array.outputs_of(folder / str(best.number), "test")
     verdict: dict[str, Any] = {
         "metric": array.metric,
@@ -78,6 +83,7 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
         "confidence": CONFIDENCE,
     }
     if baseline is not None and (folder / str(baseline.number)).is_dir():
+        log.info("scoring trial %d, the published default, on the test split", baseline.number)
         other = array.outputs_of(folder / str(baseline.number), "test")
         low, high = (0.0, 0.0) if best.number == baseline.number else interval(array.metric, outputs, other)
         verdict["baseline"] = {"number": baseline.number, "score": score(array.metric, other)}

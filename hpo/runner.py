@@ -11,6 +11,7 @@ Any number of processes run this loop on one study: a trial belongs to whoever h
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from hpo.halt import Halt, heeding_signals, watched
 from hpo.intake import Intake
 from hpo.keeper import Keeper
 from hpo.ledger import Ledger
-from hpo.objective import Evaluation, TrialArray
+from hpo.objective import Evaluation, Seen, TrialArray
 from hpo.outcomes import RETRIED, retries, state_of
 from hpo.rungs import Decision
 from hpo.running import Running, history
@@ -36,6 +37,8 @@ from hpo.stopping import Rules, out_of_patience
 from hpo.turns import PAUSED, Turns
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
+
+log = logging.getLogger(__name__)
 
 POLL = 0.25  # seconds between two looks at what other processes do
 
@@ -91,6 +94,7 @@ class Runner:
         Raises:
             KeyboardInterrupt: After the first SIGINT or SIGTERM everything has been put back; at the second, nothing.
         """
+        self.watch.follow(self.seen)
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
         with heeding_signals(self.halt), watched(self.halt, self.rules.stall_timeout):
             try:
@@ -121,9 +125,15 @@ class Runner:
             elif self._told > told:
                 continue  # which may be what the next ones waited for
             elif self.turns.unfinished():
+                log.info("waiting for the trials that other processes run")
                 time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
             else:
                 return
+
+    def seen(self) -> dict[int, Seen]:
+        """Return how far each trial is that is in a slot, by its number. Any thread may ask at any time."""
+        told = {running.number: self.array.seen(slot) for slot, running in list(self._slots.items())}
+        return {number: seen for number, seen in told.items() if seen is not None}
 
     def _close(self) -> None:
         """Put back what runs here, and leave nothing that nobody needs."""

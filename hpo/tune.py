@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +31,15 @@ from hpo.runner import Runner
 from hpo.space import SearchSpace
 from hpo.stopping import Rules
 from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, record, stored_facts
+from hpo.urls import redacted
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
     from hpo.finetune.data import Dataset
+
+log = logging.getLogger(__name__)
 
 Named = str | Mapping[str, Any]
 
@@ -67,8 +71,11 @@ def open_array(study: configs.Study) -> TrialArray:
     Raises:
         HpoError: The data, the model or the custom objective is not as the file says.
     """
+    if study.config.checksums:
+        log.info("checking the SHA-256 of %d files", len(study.config.checksums))
     verify(study.config.checksums, study.folder)
     if study.config.objective is not None:
+        log.info("importing %s", study.config.objective)
         objective = imported(study.config.objective, study.folder)
         configs.custom_parameters(study, objective)
         assert study.config.slots != "auto"  # which `configs.build` refuses
@@ -80,6 +87,7 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     """Build the built-in objective's array; the only place from which torch is reached."""
     config = study.config
     assert config.data is not None
+    log.info("loading pandas")
     data = importlib.import_module("hpo.finetune.data")
     dataset = data.load(config.data, config.task, config.seed, study.folder)  # before torch is loaded
     opened = _array_for(study, dataset)
@@ -88,6 +96,7 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
 
 
 def _array_for(study: configs.Study, dataset: Dataset) -> FineTuneArray:
+    log.info("loading torch and transformers")
     array = importlib.import_module("hpo.finetune.array")
     config, space = study.config, study.space
     given = config, dataset, study.folder, max(_values(space, "epochs"))
@@ -139,6 +148,7 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: 
     array = open_array(study)
     if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
+    log.info("opening the study in %s", redacted(url))
     opened, budget = _opened(study, storages.connect(url), url, array)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))

@@ -68,6 +68,30 @@ class Log(Silent):
         self.lines.append(("note", message))
 
 
+def test_how_far_trials_are_is_told_by_their_numbers():
+    class Following(Silent):
+        def __init__(self):
+            self.found = []
+
+        def follow(self, seen):
+            self.seen = seen
+            assert seen() == {}
+
+        def evaluated(self, number, evaluation):
+            self.found.append(self.seen())
+
+    def objective(params):
+        yield Evaluation(1.0, at=10 + params["x"], of=100)
+        yield 2.0
+
+    study, watch = study_of(points(1, 2, 3)), Following()
+    run(study, objective, slots=2, watch=watch)
+    both, second = {0: (11, 100), 1: (12, 100)}, {0: (0, None), 1: (0, None)}
+    assert watch.found[:4] == [both, both, second, second]
+    assert watch.found[4:] == [{2: (13, 100)}, {2: (0, None)}]
+    assert watch.seen() == {}
+
+
 # ---------------------------------------------------------------- values
 
 

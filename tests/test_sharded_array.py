@@ -66,6 +66,15 @@ def sharded(folder):
     array._disband()
 
 
+def test_how_far_the_trial_is_comes_from_its_processes(sharded):
+    sharded.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8}, 0))
+    assert sharded.seen(0) is None
+    assert sharded.advance()[0].at == 60
+    assert sharded.seen(0) == (60, 120)
+    sharded.unload(0)
+    assert sharded.seen(0) is None
+
+
 def trained(array, params, kept=None, seed=1):
     """Train one trial to its end; return its evaluations, and write its best weights."""
     array.load(0, TrialSpec(0, params, seed))

@@ -11,6 +11,7 @@ on neither.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,8 @@ from hpo.objective import Evaluation, TrialSpec
 from hpo.samplers import derived_seed
 
 Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
 
 # Packed rows take some memory moves; they pay where they leave out more than this share of the padding.
 WORTH_PACKING = 0.9
@@ -168,6 +171,7 @@ class FoldedArray(FineTuneArray):
         best, fastest = 1, 0.0
         while best < most or not fastest:
             slots = min(2 * best, most) if fastest else 1
+            log.info("measuring how fast %s trials train at once (slots: auto)", slots)
             try:
                 with device.threaded(self.threads):
                     speed = self._speed(slots)

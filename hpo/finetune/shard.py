@@ -46,6 +46,7 @@ from hpo.settings import StudyConfig
 
 Array = np.ndarray[Any, Any]
 
+SEEN = "seen"  # begins what the first process sends after each step: how far its trial is
 HALT = "halt"  # what may come down the pipe while a segment is trained
 
 # How long one process waits for the others within a step before that is an error.
@@ -144,6 +145,8 @@ class Shard(FineTuneArray):
             if self._told_to_halt():
                 raise InterruptedError("the study was interrupted")
             loss += self._step(slot, next(slot.batches))
+            if self.rank == 0:
+                self._moves.send((SEEN, self.seen(0)))
         dist.all_reduce(loss)
         slot.loss = loss.item()
         return self.predict(slot.model, "validation")
