@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from hpo.formatting import number
+from hpo.formatting import number, plain
 from hpo.hyperparameters import HYPERPARAMETERS
 from hpo.results import Results
+from hpo.separation import Separation, separating
 
 ENOUGH = 10  # completed trials below which importances are mostly noise
 NEAR = 0.02  # share of a range that counts as its boundary
 MANY = 0.2  # share of collapsed trials that calls the space into question
+SKEWED = 3.0  # rows of the most frequent label for one of the rarest, from which on labels are skewed
+ENDINGS = {"diverged": "diverged", "out_of_memory": "ran out of memory"}  # reason -> in words
 
 
 def findings(results: Results) -> list[str]:
@@ -34,20 +37,45 @@ def _collapsed(results: Results) -> Iterator[str]:
     if best and best.user_attrs.get("collapsed") is True:
         yield (
             f"The best trial ({best.number}) has collapsed: it gives every example the same answer, so "
-            f"its {results.metric} of {number(best.value)} says nothing; "
-            "search lower learning rates or train longer."
+            f"its {results.metric} of {number(best.value)} says nothing; train longer, or search another space."
         )
     elif results.baseline and results.baseline.user_attrs.get("collapsed") is True:
         yield (
             f"The published default (trial {results.baseline.number}) has collapsed: it gives every example the same "
             "answer, so a gain over it shows little; give it the epochs and the batch size that it was published with."
         )
-    count = sum(trial.user_attrs.get("collapsed") is True for trial in results.complete)
-    if count > 1 and count >= MANY * len(results.complete):
+    trained, collapsed = _trained(results), _many_collapsed(results)
+    if collapsed:
         yield (
-            f"{_share(count, len(results.complete))} completed trials collapsed to one answer for every "
-            "example: search lower learning rates or more warm-up."
+            f"{_share(len(collapsed), len(trained))} completed trials collapsed to one answer for every example: "
+            f"{_cause(results, 'collapsed')}{_skew(results)}."
         )
+
+
+def _trained(results: Results) -> list[FrozenTrial]:
+    """Return the completed trials, without duplicates, which were not trained."""
+    return [trial for trial in results.complete if "duplicate_of" not in trial.user_attrs]
+
+
+def _many_collapsed(results: Results) -> list[FrozenTrial]:
+    """Return the completed trials that collapsed, if they are so many that the space is to be questioned."""
+    trained = _trained(results)
+    collapsed = [trial for trial in trained if trial.user_attrs.get("collapsed") is True]
+    return collapsed if len(collapsed) > 1 and len(collapsed) >= MANY * len(trained) else []
+
+
+def _skew(results: Results) -> str:
+    """Return what the labels' shares have to do with collapse, if they are skewed."""
+    told = results.attrs.get("label_shares", {})
+    shares = {label: share for label, share in told.items() if isinstance(share, float)}
+    if len(shares) < 2 or max(shares.values()) < SKEWED * min(shares.values()):
+        return ""
+    most, rarest = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
+    return (
+        f". The labels are skewed: {shares[most]:.1%} of the training rows are {plain(most)!r}, "
+        f"{shares[rarest]:.1%} {plain(rarest)!r}. Always giving the most frequent answer is learned first; weight the "
+        "classes, or optimise f1_macro"
+    )
 
 
 def _ended_early(results: Results) -> Iterator[str]:
@@ -55,14 +83,84 @@ def _ended_early(results: Results) -> Iterator[str]:
     failed = results.counts["fail"]
     if failed:
         yield f"{_share(failed, len(finished))} trials failed: read the reasons in the table of trials."
-    advice = {
-        "diverged": ("diverged", "lower the highest learning rate or lengthen the warm-up"),
-        "out_of_memory": ("ran out of memory", "search smaller models, lengths or batch sizes"),
-    }
-    for reason, (what, step) in advice.items():
-        count = sum(trial.user_attrs.get("reason") == reason for trial in finished)
-        if count:
-            yield f"{_share(count, len(finished))} trials {what}: {step} in the next study."
+    for reason, what in ENDINGS.items():
+        if count := len(_ended_by(results, reason)):
+            yield f"{_share(count, len(finished))} trials {what}: {_cause(results, reason)}."
+
+
+def _ended_by(results: Results, reason: str) -> list[FrozenTrial]:
+    return [trial for trial in _finished(results) if trial.user_attrs.get("reason") == reason]
+
+
+def _no_baseline(results: Results) -> Iterator[str]:
+    baseline = results.baseline
+    if baseline is None or not baseline.state.is_finished() or baseline.state == TrialState.COMPLETE:
+        return
+    reason = baseline.user_attrs.get("reason")
+    if reason != "pruner":
+        said = plain(str(reason).replace("_", " "))
+        step = f"mend what ended it ({said})"
+    elif results.attrs.get("config", {}).get("objective") is not None:
+        step = "begin a new study, in which it is not pruned"
+    elif results.verdict is not None and results.verdict["baseline"] is not None:
+        return  # it was trained to its end since
+    else:
+        step = "run the study again, which trains it to its end"
+    yield f"The published default (trial {baseline.number}) has no value, so no gain over it can be told: {step}."
+
+
+# ---------------------------------------------------------------- which way to search
+
+
+def _separations(results: Results) -> dict[str, Separation]:
+    """Return what sets the trials apart that came to nothing: `collapsed` or a reason -> the parameter."""
+    trained, collapsed = _trained(results), _many_collapsed(results)
+    learned = [trial for trial in trained if trial.user_attrs.get("collapsed") is not True]
+    groups = {"collapsed": (collapsed, learned)}
+    groups |= {reason: (_ended_by(results, reason), trained) for reason in ENDINGS}
+    found = {name: separating(bad, good) for name, (bad, good) in groups.items()}
+    return {name: separation for name, separation in found.items() if separation is not None}
+
+
+def _directions(results: Results) -> dict[str, set[str]]:
+    """Return, for each parameter, the directions that findings point in: `lower`, `higher`, or both."""
+    found: dict[str, set[str]] = {}
+    for separation in _separations(results).values():
+        found.setdefault(separation.name, set()).add(separation.better)
+    for name, side in _at_ends(results).items():
+        found.setdefault(name, set()).add("lower" if side == "lower" else "higher")
+    return found
+
+
+def _step(results: Results, name: str, direction: str) -> str:
+    """Return the next step for a parameter; none where another finding points the other way."""
+    if len(_directions(results)[name]) > 1:
+        return "which way to search cannot be told, as another finding points the other way"
+    return f"search {direction} values in a new study"
+
+
+def _cause(results: Results, of: str) -> str:
+    """Return what sets trials apart that came to nothing, and the next step."""
+    found = _separations(results).get(of)
+    if found is None:
+        return "no parameter sets them clearly apart from the others, so which way to search cannot be told"
+    return (
+        f"their {plain(found.name)} is {number(found.theirs)} in the median, that of the others "
+        f"{number(found.others)}; {_step(results, found.name, found.better)}"
+    )
+
+
+def _ties(results: Results) -> Iterator[str]:
+    told = [trial.user_attrs.get("ties") for trial in results.trials]
+    ways = [how for ties in told if isinstance(ties, Mapping) for how in ties.values()]
+    if not ways:
+        return
+    by_loss = ways.count("loss")
+    yield (
+        f"{len(ways)} decisions of the pruner were ties in what it compares: {by_loss} of them were decided by the "
+        f"loss, and in {len(ways) - by_loss} all equal trials went on; more validation rows, or `prune_on: loss`, make "
+        "ties fewer."
+    )
 
 
 def _duplicates(results: Results) -> Iterator[str]:
@@ -96,19 +194,28 @@ def _nothing_better(results: Results) -> Iterator[str]:
 
 
 def _boundaries(results: Results) -> Iterator[str]:
+    for name, side in _at_ends(results).items():
+        best = results.best
+        assert best is not None
+        low, high = _ends(best.distributions[name]) or (None, None)
+        yield (
+            f"The best trial ({best.number}) has {name} = {number(best.params[name])}, at the {side} end of what was "
+            f"searched ({number(low)} to {number(high)}): "
+            f"{_step(results, name, 'lower' if side == 'lower' else 'higher')}."
+        )
+
+
+def _at_ends(results: Results) -> dict[str, str]:
+    """Return the parameters of the best trial that lie at an end of their range, and which: `lower` or `upper`."""
     best = results.best
     if best is None or not _tells(best):
-        return
-    for name, value in best.params.items():
-        ends = _ends(best.distributions[name])
-        side = _side(best, name)
-        if ends is None or side is None or _natural(name, ends[0] if side == "lower" else ends[1]):
-            continue
-        yield (
-            f"The best trial ({best.number}) has {name} = {number(value)}, at the {side} end of what was "
-            f"searched ({number(ends[0])} to {number(ends[1])}): "
-            f"search {'lower' if side == 'lower' else 'higher'} values in a new study."
-        )
+        return {}
+    found = {}
+    for name in best.params:
+        ends, side = _ends(best.distributions[name]), _side(best, name)
+        if ends and side and not _natural(name, ends[0] if side == "lower" else ends[1]):
+            found[name] = side
+    return found
 
 
 def _tells(best: FrozenTrial) -> bool:
@@ -165,10 +272,12 @@ def _moved_baseline(results: Results) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[Results], Iterator[str]], ...] = (
     _too_few,
+    _no_baseline,
     _collapsed,
     _nothing_better,
     _moved_baseline,
     _ended_early,
     _boundaries,
+    _ties,
     _duplicates,
 )
