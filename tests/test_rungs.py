@@ -266,3 +266,84 @@ def test_hyperband_knows_its_brackets_once_a_trial_has_completed():
     assert rungs_of(pruner, study_of(row(0, "P", at(0.1, 0.2))), row(1, "R", {}), 1) is None
     found = {rungs_of(pruner, study_of(row(0, "C", at(*range(7)))), row(n, "R", {}), 1).first for n in range(40)}
     assert found == {1, 2, 4, 8}
+
+
+# ---------------------------------------------------------------- ties
+
+
+def reporting(number, state, value, loss, at=1):
+    """Return a row with a loss beside its value."""
+    made = row(number, state, {at: value})
+    made.system_attrs[METRICS_AT] = {"loss": {str(at): loss}}
+    return made
+
+
+def decisions(rows, compared=HIGHER, size=4, factor=2):
+    return [
+        (
+            decide(rows, n, 1, rungs(factor=factor), size, compared),
+            tie(rows, n, 1, rungs(factor=factor), size, compared),
+        )
+        for n in range(len(rows))
+    ]
+
+
+def test_of_equal_values_the_lower_losses_are_promoted_whatever_their_numbers():
+    rows = [reporting(n, "R", 0.9, loss) for n, loss in enumerate((0.4, 0.3, 0.2, 0.1))]
+    assert decisions(rows) == [(PRUNE, "loss"), (PRUNE, "loss"), (GO_ON, "loss"), (GO_ON, "loss")]
+    assert decisions(rows, LOWER) == decisions(rows)  # a loss is better when it is lower, whatever the value
+
+
+def test_only_trials_at_the_line_are_part_of_a_tie():
+    rows = [reporting(n, "R", *pair) for n, pair in enumerate([(0.9, 0.9), (0.5, 0.2), (0.5, 0.1), (0.4, 0.1)])]
+    assert decisions(rows) == [(GO_ON, None), (PRUNE, "loss"), (GO_ON, "loss"), (PRUNE, None)]
+
+
+def test_equal_in_both_all_are_promoted_and_it_is_a_tie():
+    rows = [reporting(n, "R", 0.9, 0.1) for n in range(4)]
+    assert decisions(rows) == [(GO_ON, "all")] * 4
+    rows[3] = reporting(3, "R", 0.9, 0.2)
+    assert decisions(rows) == [(GO_ON, "all")] * 3 + [(PRUNE, "loss")]
+    assert decisions([row(n, "R", at(0.9)) for n in range(4)]) == [(GO_ON, "all")] * 4  # nothing beside the value
+
+
+def test_equals_on_one_side_of_the_line_are_no_tie():
+    rows = [row(n, "R", at(value)) for n, value in enumerate((0.9, 0.9, 0.1, 0.1))]
+    assert decisions(rows) == [(GO_ON, None), (GO_ON, None), (PRUNE, None), (PRUNE, None)]
+
+
+def test_what_is_pruned_on_orders_trials_in_the_place_of_the_value():
+    rows = [reporting(n, "R", *pair) for n, pair in enumerate([(0.9, 0.9), (0.8, 0.1), (0.7, 0.1), (0.6, 0.2)])]
+    found = decisions(rows, Comparison("minimize", "loss"))
+    assert found == [(PRUNE, None), (GO_ON, None), (GO_ON, None), (PRUNE, None)]
+    rows[3] = reporting(3, "R", 0.6, 0.1)
+    assert decisions(rows, Comparison("minimize", "loss"))[1:] == [(GO_ON, "all")] * 3
+
+
+# ---------------------------------------------------------------- free-running, as Optuna's pruner
+
+
+@given(
+    curves=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), min_size=1, max_size=10),
+    factor=st.integers(2, 4),
+    first=st.integers(1, 3),
+    bootstrap=st.integers(0, 2),
+    direction=st.sampled_from(["maximize", "minimize"]),
+)
+def test_free_running_a_rung_decides_as_optunas_pruner_does(curves, factor, first, bootstrap, direction):
+    """Of trials that run one after the other; where values are equal Optuna promotes all, and so do we."""
+    pruner = optuna.pruners.SuccessiveHalvingPruner(first, factor, bootstrap_count=bootstrap)
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    for curve in curves:
+        trial, pruned = study.ask(), False
+        for step, value in enumerate(curve, 1):
+            trial.report(value, step)
+            found = decide(
+                study.get_trials(deepcopy=False), trial.number, step, rungs(first, factor, bootstrap), None,
+                Comparison(direction),
+            )  # fmt: skip
+            pruned = trial.should_prune()
+            assert found is (PRUNE if pruned else GO_ON)
+            if pruned:
+                break
+        study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
