@@ -64,6 +64,10 @@ class Comparison:
         values = row.intermediate_values
         return {step: (sign * value, beside.get(step, math.inf)) for step, value in values.items()}
 
+    def lacks_metrics(self, row: FrozenTrial) -> bool:
+        """Return whether a trial's last evaluation has nothing beside its value."""
+        return row.last_step is not None and str(row.last_step) not in self._beside(row)
+
     def seen(self, row: FrozenTrial) -> FrozenTrial | None:
         """Return a row as Optuna's pruners are to see it; None if it has ended without the metric."""
         if self.metric is None:

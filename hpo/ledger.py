@@ -112,6 +112,10 @@ class Ledger(BaseStorage):
         view._as_seen, view._directions = change, [StudyDirection[direction.upper()]]
         return view
 
+    def read_again(self, number: int) -> None:
+        """Read one row again, as it is at one moment: Optuna reads attributes first and values later."""
+        self._rows[number] = self._patiently(lambda: self._pen.read(self._rows[number]._trial_id))
+
     def row(self, number: int) -> FrozenTrial:
         """Return a trial's row."""
         return self._rows[number]
@@ -244,12 +248,14 @@ class Ledger(BaseStorage):
             yield moment.changes.setdefault(trial_id, Change()), self._rows[number]
 
     def report(self, number: int, step: int, value: float, metrics: Mapping[str, float]) -> None:
-        """Write an evaluation of a trial: its value, and metrics to keep beside it."""
+        """Write an evaluation of a trial, its value and metrics to keep beside it, as far as it is not there yet."""
         row = self._rows[number]
+        beside = metrics_at(row, step, metrics)
         with self.together():
-            self.set_trial_intermediate_value(row._trial_id, step, value)
-            if metrics:
-                self.set_trial_system_attr(row._trial_id, METRICS_AT, metrics_at(row, step, metrics))
+            if row.intermediate_values.get(step) != value:
+                self.set_trial_intermediate_value(row._trial_id, step, value)
+            if beside != row.system_attrs.get(METRICS_AT, {}):
+                self.set_trial_system_attr(row._trial_id, METRICS_AT, beside)
 
     def note(self, number: int, attrs: Mapping[str, Any]) -> None:
         """Write attributes of a trial together."""

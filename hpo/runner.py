@@ -294,8 +294,7 @@ class Runner:
                 f"trial {running.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
                 "the objective is not a function of its parameters and seed alone"
             )
-        if before != value:
-            self.ledger.report(running.number, step, value, self.compared.kept(running.evaluations[-1].metrics))
+        self.ledger.report(running.number, step, value, self.compared.kept(running.evaluations[-1].metrics))
         return step
 
     # ------------------------------------------------------------ pausing, in rounds

@@ -202,7 +202,16 @@ class Turns:
         rows = self.rows()
         if self.in_rounds and self._begin(len(rows)) == self._begin(row.number) and self.lacks_rows():
             return Decision.WAIT  # for those that somebody adds to this round
+        if self.in_rounds and not self._compared.lacks_metrics(row):
+            rows = [self._whole(other) for other in rows]
         return decide(rows, row.number, step, rungs, self._size, self._compared)
+
+    def _whole(self, row: FrozenTrial) -> FrozenTrial:
+        """Return a row of another process, read again where its last evaluation may have been read by half."""
+        foreign = not row.state.is_finished() and row.number not in self._ledger.owned
+        if foreign and self._compared.lacks_metrics(row):
+            self._ledger.read_again(row.number)
+        return self._ledger.row(row.number)
 
     def _rungs(self, row: FrozenTrial) -> Rungs | None:
         """Return the rungs of a trial's bracket, as they were when the first round with a completed trial had ended."""

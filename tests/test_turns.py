@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import optuna
 import pytest
 from hypothesis import given
@@ -348,3 +350,15 @@ def test_a_decision_that_was_a_tie_is_kept_beside_earlier_ones(size):
     turns._ledger.note(0, {TIES: {"0": "loss"}})
     assert turns.tied(turns.rows()[0], 1) == {TIES: {"0": "loss", "1": "all"}}
     assert turns_of(rows, size, pruner="median").tied(turns.rows()[0], 1) == {}
+
+
+def test_an_evaluation_that_was_read_by_half_is_read_again():
+    turns = asha([(R, x(0.0), {1: 0.5}), (R, x(1.0), {1: 0.5})])
+    for number, loss in enumerate((0.2, 0.1)):
+        turns._ledger.take(number)
+        turns._ledger.report(number, 1, 0.5, {"loss": loss})
+    turns._ledger.release(1)
+    whole = turns._ledger.row(1)
+    turns._ledger._rows[1] = half = copy.copy(whole)
+    half.system_attrs = {}  # Optuna read the attributes, the other process wrote, and Optuna read the values
+    assert turns.pruned(turns.rows()[0], 1) is Decision.PRUNE
