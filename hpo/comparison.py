@@ -50,7 +50,7 @@ class Comparison:
             return
         if self.metric not in metrics:
             reported = f"it reports {', '.join(metrics)}" if metrics else "it reports none"
-            message = f"{self.metric!r} is no metric that the objective reports beside the value ({reported})"
+            message = f"{self.metric!r} is not a metric that the objective reports beside the value ({reported})"
             raise ConfigError("the study", [Problem(("prune_on",), f"{message}; see `metrics` of hpo.Evaluation")])
         if not math.isfinite(metrics[self.metric]):
             raise DivergedError(f"{self.metric}, which prune_on names, is {metrics[self.metric]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -29,10 +30,35 @@ def findings(results: Results) -> list[str]:
     Returns:
         One sentence a finding, the gravest first; none if there is nothing to say.
     """
-    return [sentence for check in CHECKS for sentence in check(results)]
+    studied = _Studied(results.name, results.direction, results.trials, results.attrs)
+    return [sentence for check in CHECKS for sentence in check(studied)]
 
 
-def _collapsed(results: Results) -> Iterator[str]:
+class _Studied(Results):
+    """A study, and which way its trials say to search."""
+
+    @cached_property
+    def separations(self) -> dict[str, Separation]:
+        """What sets the trials apart that came to nothing: `collapsed` or a reason -> the parameter."""
+        trained = _trained(self)
+        learned = [trial for trial in trained if trial.user_attrs.get("collapsed") is not True]
+        groups = {"collapsed": (_many_collapsed(self), learned)}
+        groups |= {reason: (_ended_by(self, reason), trained) for reason in ENDINGS}
+        found = {name: separating(bad, good) for name, (bad, good) in groups.items()}
+        return {name: apart for name, apart in found.items() if apart is not None and _agrees(self, apart)}
+
+    @cached_property
+    def directions(self) -> dict[str, set[str]]:
+        """The directions that findings point in, of each parameter: `lower`, `higher`, or both."""
+        found: dict[str, set[str]] = {}
+        for separation in self.separations.values():
+            found.setdefault(separation.name, set()).add(separation.better)
+        for name, side in _at_ends(self).items():
+            found.setdefault(name, set()).add("lower" if side == "lower" else "higher")
+        return found
+
+
+def _collapsed(results: _Studied) -> Iterator[str]:
     best = results.best
     if best and best.user_attrs.get("collapsed") is True:
         yield (
@@ -48,7 +74,7 @@ def _collapsed(results: Results) -> Iterator[str]:
     if collapsed:
         yield (
             f"{_share(len(collapsed), len(trained))} completed trials collapsed to one answer for every example: "
-            f"{_cause(results, 'collapsed')}{_skew(results)}."
+            f"{_cause(results, 'collapsed')}."
         )
 
 
@@ -64,21 +90,22 @@ def _many_collapsed(results: Results) -> list[FrozenTrial]:
     return collapsed if len(collapsed) > 1 and len(collapsed) >= MANY * len(trained) else []
 
 
-def _skew(results: Results) -> str:
-    """Return what the labels' shares have to do with collapse, if they are skewed."""
+def _skewed(results: Results) -> Iterator[str]:
+    """Say what the labels' shares have to do with trials that collapsed."""
     told = results.attrs.get("label_shares", {})
     shares = {label: share for label, share in told.items() if isinstance(share, float)}
-    if len(shares) < 2 or max(shares.values()) < SKEWED * min(shares.values()):
-        return ""
+    if not any(trial.user_attrs.get("collapsed") is True for trial in results.complete) or len(shares) < 2:
+        return
     most, rarest = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
-    return (
-        f". The labels are skewed: {shares[most]:.1%} of the training rows are {plain(most)!r}, "
-        f"{shares[rarest]:.1%} {plain(rarest)!r}. Always giving the most frequent answer is learned first; weight the "
-        "classes, or optimise f1_macro"
-    )
+    if shares[most] >= SKEWED * shares[rarest]:
+        yield (
+            f"The labels are skewed: {shares[most]:.1%} of the training rows are {plain(most)!r}, "
+            f"{shares[rarest]:.1%} {plain(rarest)!r}; a model that collapses gives the most frequent one to every "
+            "example: weight the classes, or optimise f1_macro."
+        )
 
 
-def _ended_early(results: Results) -> Iterator[str]:
+def _ended_early(results: _Studied) -> Iterator[str]:
     finished = _finished(results)
     failed = results.counts["fail"]
     if failed:
@@ -98,8 +125,7 @@ def _no_baseline(results: Results) -> Iterator[str]:
         return
     reason = baseline.user_attrs.get("reason")
     if reason != "pruner":
-        said = plain(str(reason).replace("_", " "))
-        step = f"mend what ended it ({said})"
+        step = f"mend what ended it ({plain(str(reason or 'no reason is kept').replace('_', ' '))})"
     elif results.attrs.get("config", {}).get("objective") is not None:
         step = "begin a new study, in which it is not pruned"
     elif results.verdict is not None and results.verdict["baseline"] is not None:
@@ -112,36 +138,25 @@ def _no_baseline(results: Results) -> Iterator[str]:
 # ---------------------------------------------------------------- which way to search
 
 
-def _separations(results: Results) -> dict[str, Separation]:
-    """Return what sets the trials apart that came to nothing: `collapsed` or a reason -> the parameter."""
-    trained, collapsed = _trained(results), _many_collapsed(results)
-    learned = [trial for trial in trained if trial.user_attrs.get("collapsed") is not True]
-    groups = {"collapsed": (collapsed, learned)}
-    groups |= {reason: (_ended_by(results, reason), trained) for reason in ENDINGS}
-    found = {name: separating(bad, good) for name, (bad, good) in groups.items()}
-    return {name: separation for name, separation in found.items() if separation is not None}
+def _agrees(results: Results, apart: Separation) -> bool:
+    """Return whether the best trial lies where it would be advised to search: it may lie beyond those that failed."""
+    best = results.best
+    if best is None or not _tells(best) or apart.name not in best.params:
+        return True
+    value = best.params[apart.name]
+    return bool(value < apart.theirs) if apart.better == "lower" else bool(value > apart.theirs)
 
 
-def _directions(results: Results) -> dict[str, set[str]]:
-    """Return, for each parameter, the directions that findings point in: `lower`, `higher`, or both."""
-    found: dict[str, set[str]] = {}
-    for separation in _separations(results).values():
-        found.setdefault(separation.name, set()).add(separation.better)
-    for name, side in _at_ends(results).items():
-        found.setdefault(name, set()).add("lower" if side == "lower" else "higher")
-    return found
-
-
-def _step(results: Results, name: str, direction: str) -> str:
+def _step(results: _Studied, name: str, direction: str) -> str:
     """Return the next step for a parameter; none where another finding points the other way."""
-    if len(_directions(results)[name]) > 1:
+    if len(results.directions[name]) > 1:
         return "which way to search cannot be told, as another finding points the other way"
     return f"search {direction} values in a new study"
 
 
-def _cause(results: Results, of: str) -> str:
+def _cause(results: _Studied, of: str) -> str:
     """Return what sets trials apart that came to nothing, and the next step."""
-    found = _separations(results).get(of)
+    found = results.separations.get(of)
     if found is None:
         return "no parameter sets them clearly apart from the others, so which way to search cannot be told"
     return (
@@ -193,7 +208,7 @@ def _nothing_better(results: Results) -> Iterator[str]:
         )
 
 
-def _boundaries(results: Results) -> Iterator[str]:
+def _boundaries(results: _Studied) -> Iterator[str]:
     for name, side in _at_ends(results).items():
         best = results.best
         assert best is not None
@@ -270,10 +285,11 @@ def _moved_baseline(results: Results) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Callable[[Results], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[_Studied], Iterator[str]], ...] = (
     _too_few,
     _no_baseline,
     _collapsed,
+    _skewed,
     _nothing_better,
     _moved_baseline,
     _ended_early,

@@ -84,9 +84,9 @@ class Intake:
             detail = f"{MOST_DEATHS} processes in a row died in this trial"
             self._tell(trial, TrialState.FAIL, {"reason": "killed", "detail": detail})
             return None
-        if self._turns.is_paused(row):
+        if self._turns.is_paused(row) and (decision := self._turns.paused(row)) is not Decision.WAIT:
             tied = self._turns.tied(row, row.system_attrs[PAUSED])
-            if self._turns.paused(row) is Decision.PRUNE:
+            if decision is Decision.PRUNE:
                 self._tell(trial, TrialState.PRUNED, {"reason": "pruner"} | tied)
                 return None
             self._ledger.note(row.number, tied)

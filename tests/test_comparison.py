@@ -79,7 +79,7 @@ def test_metrics_are_added_step_by_step() -> None:
 
 def test_an_evaluation_that_lacks_the_metric_is_the_users_to_mend() -> None:
     compared = Comparison("minimize", "los")
-    with pytest.raises(ConfigError, match=r"prune_on: 'los' is no metric .* \(it reports loss, steps\)"):
+    with pytest.raises(ConfigError, match=r"prune_on: 'los' is not a metric .* \(it reports loss, steps\)"):
         compared.require({"loss": 1.0, "steps": 2.0})
     with pytest.raises(ConfigError, match="it reports none"):
         compared.require({})

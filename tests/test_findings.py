@@ -197,10 +197,20 @@ def test_of_groups_that_do_not_differ_nothing_is_concluded() -> None:
 
 
 def test_two_findings_that_point_apart_give_no_direction() -> None:
-    """The best trial is at the upper end, near which most collapsed."""
-    said = findings(of_rates(LOW, HIGH, 2e-3, collapsed=True))
+    """Low rates collapse, and high ones diverge."""
+    middle = [1e-4, 1.1e-4, 1.2e-4, 1.3e-4] * 2
+    collapsed, diverged = of_rates(middle, LOW, collapsed=True).trials, of_rates([], HIGH, reason="diverged").trials
+    for number, row in enumerate(together := (*collapsed, *diverged)):
+        row.number = number
+    said = findings(study(*together))
     assert sum("which way to search cannot be told, as another finding points the other way" in s for s in said) == 2
     assert not [s for s in said if re.search("search (lower|higher)", s)]
+
+
+def test_a_best_trial_beyond_those_that_collapsed_contradicts_their_direction() -> None:
+    """Most that learned lie below those that collapsed, and the best far above."""
+    (said,) = [s for s in findings(of_rates(LOW, HIGH, 1.64e-3, collapsed=True)) if "trials collapsed" in s]
+    assert "which way to search cannot be told" in said
 
 
 def test_a_few_that_collapsed_do_not_silence_a_boundary() -> None:
@@ -213,7 +223,8 @@ def test_skewed_labels_are_named_beside_collapse() -> None:
     results = of_rates(LOW, HIGH, collapsed=True)
     for shares, skewed in (({"no": 0.93, "yes": 0.07}, True), ({"no": 0.6, "yes": 0.4}, False), ({}, False)):
         told = Results("s", "maximize", results.trials, {**results.attrs, "label_shares": shares})
-        assert any("93.0% of the training rows are 'no', 7.0% 'yes'" in s for s in findings(told)) is skewed
+        said = [s for s in findings(told) if "skewed" in s]
+        assert ["93.0% of the training rows are 'no', 7.0% 'yes'" in s for s in said] == [True] * skewed
     sound = Results("s", "maximize", of_rates(LOW * 2, []).trials, {"label_shares": {"no": 0.93, "yes": 0.07}})
     assert not any("skewed" in s for s in findings(sound))
 

@@ -133,7 +133,7 @@ def test_what_was_reported_before_pruning_on_the_loss_counts_too() -> None:
 
 def test_a_metric_that_is_not_reported_stops_the_study_with_the_way_on() -> None:
     study = study_of(2)
-    with pytest.raises(ConfigError, match=r"prune_on: 'error' is no metric .* \(it reports loss\)"):
+    with pytest.raises(ConfigError, match=r"prune_on: 'error' is not a metric .* \(it reports loss\)"):
         run(study, telling(LOSSES), compared=Comparison("minimize", "error"))
     assert {trial.state for trial in study.trials} == {TrialState.WAITING}
 
