@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from hpo import check as checks
 from hpo import config, ray_workers, report, storage, tune, workers, yaml
-from hpo.again import train_again
+from hpo.again import lacks_weights, train_again
 from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
@@ -145,10 +145,13 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
     results = read(done.study)
     if study.config.objective is None and not done.failed:
         weights = done.folder / "trials"
-        for trial in (results.best, results.baseline):
-            if trial is not None and trial.state == TrialState.COMPLETE and not (weights / str(trial.number)).is_dir():
-                train_again(study, done.array, trial, weights / str(trial.number), watch.note)
-        verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
+        if results.baseline is None or results.baseline.state.is_finished():
+            for trial in filter(None, (results.best, results.baseline)):
+                if lacks_weights(trial, weights / str(trial.number)):
+                    train_again(study, done.array, trial, weights / str(trial.number), watch.note)
+            verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
+        else:
+            watch.note("the published default has not ended, so the test split is not looked at; run again to go on")
     results = read(done.study)
     log.info("writing the report")
     written = report.write(results, done.folder / "report.html")

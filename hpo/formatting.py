@@ -78,6 +78,8 @@ def remarks(trial: FrozenTrial) -> str:
         said[-1:] = [": ".join([*said[-1:], textwrap.shorten(plain(str(attrs["detail"])), 160)])]
     if attrs.get("duplicate_of") is not None:
         said.append(f"duplicate of {attrs['duplicate_of']}")
+    if attrs.get("stopped_early_at") is not None:
+        said.append(f"stopped by patience at {plain(str(attrs['stopped_early_at']))}")
     if attrs.get("collapsed") is True:
         said.append("collapsed")
     return ", ".join(said)

@@ -70,7 +70,8 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
     if best is None or not (folder / str(best.number)).is_dir():
         return None
     before: dict[str, Any] | None = results.attrs.get("test")
-    if before is not None and before["best"]["number"] == best.number:
+    compared = baseline is not None and (folder / str(baseline.number)).is_dir()
+    if before is not None and before["best"]["number"] == best.number and (before["baseline"] or not compared):
         return before
     log.info("scoring trial %d, the best, on the test split", best.number)
     outputs = array.outputs_of(folder / str(best.number), "test")
@@ -82,7 +83,8 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
         "shown": False,
         "confidence": CONFIDENCE,
     }
-    if baseline is not None and (folder / str(baseline.number)).is_dir():
+    if compared:
+        assert baseline is not None
         log.info("scoring trial %d, the published default, on the test split", baseline.number)
         other = array.outputs_of(folder / str(baseline.number), "test")
         low, high = (0.0, 0.0) if best.number == baseline.number else interval(array.metric, outputs, other)

@@ -31,6 +31,7 @@ STATES = {
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
     "fingerprint": {"settings": Mapping, "facts": Mapping},
+    "label_shares": {},
     "test": {"best": Mapping, "baseline": (Mapping, NoneType), "metric": str, "examples": int},
 }
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Named = str | Mapping[str, Any]
+_NEEDS_SPACE = "needs a space; without one, Optuna runs trials"
 
 STALL_TIMEOUT = 1800.0  # seconds; a step of fine-tuning, or a look at the validation split, takes far less
 
@@ -179,6 +180,8 @@ def _opened(study: configs.Study, kept: BaseStorage, url: str | None, array: Tri
             opened = open_study(study, kept, array.facts)
             budget = plan(opened, study)
             array.notes = (*array.notes, *record(opened, study))
+            if study.config.objective is None and "label_shares" not in opened.user_attrs:
+                opened.set_user_attr("label_shares", cast("FineTuneArray", array).data.label_shares)
             return opened, budget
 
     return Patience(url)(begin)
@@ -197,6 +200,7 @@ def _run(
         config.max_consecutive_failures,
         config.round_size,
         config.stall_timeout or (None if config.objective else STALL_TIMEOUT),
+        study.compared,
     )
     weights = checkpoints = None
     if config.objective is None:
@@ -240,6 +244,7 @@ def optimize(
     storage: str | None = None,
     sampler: Named = "tpe",
     pruner: Named = "median",
+    prune_on: Named | None = None,
     seed: int = 0,
     timeout: float | None = None,
     patience: int | None = None,
@@ -263,6 +268,8 @@ def optimize(
         storage: URL of an Optuna storage, in which a study of that name goes on; in memory if None.
         sampler: As in a study file.
         pruner: As in a study file; steps are what `Evaluation.at` says, or count yields.
+        prune_on: Metric of `Evaluation.metrics` that the pruner compares in place of the value, as in a study file;
+            needs a space.
         seed: Everything random in the search derives from it.
         timeout: Seconds after which trials that run are put back.
         patience: Evaluations without a better one after which a trial ends; needs a space.
@@ -289,6 +296,7 @@ def optimize(
         "space": space.to_dict() if isinstance(space, SearchSpace) else space,
         "sampler": sampler if isinstance(sampler, str) else dict(sampler),
         "pruner": pruner if isinstance(pruner, str) else dict(pruner),
+        "prune_on": dict(prune_on) if isinstance(prune_on, Mapping) else prune_on,
         "trials": trials,
         "seed": seed,
         "timeout": timeout,
@@ -297,8 +305,9 @@ def optimize(
         "max_consecutive_failures": max_consecutive_failures,
     }
     if space is None:
-        if patience is not None:
-            raise ConfigError("optimize()", [Problem(("patience",), "needs a space; without one, Optuna runs trials")])
+        needed = {"patience": patience, "prune_on": prune_on}
+        if wrong := [Problem((key,), _NEEDS_SPACE) for key, given in needed.items() if given is not None]:
+            raise ConfigError("optimize()", wrong)
         settings["space"] = {"suggested_by_the_objective": [0, 1]}  # a study has one; it is not read
     study = configs.build(settings, "optimize()", Path.cwd())
     kept = optuna.storages.InMemoryStorage() if storage is None else storages.connect(storage)

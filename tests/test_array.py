@@ -366,6 +366,12 @@ def test_a_collapsed_model_is_named(tmp_path):
     assert dict(last.notes) == {"collapsed": True}
 
 
+def test_a_model_that_learns_is_said_not_to_have_collapsed(tmp_path):
+    evaluations = run(open_array(tmp_path), {"epochs": 8, "batch_size": 8})
+    assert [dict(e.notes) for e in evaluations] == [{"collapsed": e.value == 0.5} for e in evaluations]
+    assert (evaluations[0].value, evaluations[-1].value) == (0.5, 1.0)  # it recovered
+
+
 def limited(monkeypatch, array, most):
     """Let forward passes of more than `most` rows run out of memory."""
     inner = type(array._spare[0]).forward

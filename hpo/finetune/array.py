@@ -327,7 +327,7 @@ class FineTuneArray:
             metrics={"loss": score("loss", outputs)},
             of=slot.boundaries[-1],
             last=slot.evaluations == len(slot.boundaries),
-            notes={"collapsed": True} if outputs.collapsed else {},
+            notes={"collapsed": outputs.collapsed},
         )
 
     def _step(self, slot: Slot, rows: Array) -> torch.Tensor:

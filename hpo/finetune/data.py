@@ -89,6 +89,14 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     digest: str = ""
 
+    @property
+    def label_shares(self) -> dict[str, float]:
+        """Label -> its share of the training rows; empty where a row has not one label."""
+        if self.task != "single_label":
+            return {}
+        counts = np.bincount(self.splits["train"].targets, minlength=len(self.labels))
+        return dict(zip(self.labels, (counts / counts.sum()).tolist(), strict=True))
+
 
 def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     """Read the data of a study.
