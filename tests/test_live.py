@@ -463,9 +463,9 @@ def test_torch_is_named_before_it_is_loaded_and_every_step_of_loading_after_it(t
     command = [sys.executable, "-c", code, "run", "tiny.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     said = [line for line in done.stdout.splitlines() if line.startswith(("True ", "False "))]
-    assert "False loading torch and transformers" in said
+    for step in (f"reading {tmp_path}/data.csv", "loading torch and transformers"):
+        assert f"False {step}" in said, step
     for step in (
-        f"reading {tmp_path}/data.csv",
         f"loading the model {tmp_path}/model",
         "tokenising 60 rows of train",
         "tokenising 30 rows of validation",
