@@ -137,8 +137,8 @@ def test_the_version_is_that_of_the_package(call):
         (["trials", "ghost"], "no study 'ghost'", []),
         (["best", "ghost"], "no study 'ghost'", []),
         (["list"], "there is no storage", []),
-        (["check", "broken.yaml"], "2 problems", [("trails", 2), ("space.epochs", 5)]),
-        (["run", "broken.yaml"], "2 problems", [("trails", 2), ("space.epochs", 5)]),
+        (["check", "broken.yaml"], "3 problems", [("trails", 2), ("data.train", 3), ("space.epochs", 5)]),
+        (["run", "broken.yaml"], "3 problems", [("trails", 2), ("data.train", 3), ("space.epochs", 5)]),
         (["show", "a", "b"], "unexpected extra argument", []),
     ],
 )
