@@ -18,7 +18,7 @@ from hpo import config as configs
 from hpo import pruners, samplers
 from hpo import storage as storages
 from hpo.checkpoint import Checkpoints
-from hpo.errors import ConfigError, NotFoldableError, Problem, StudyError
+from hpo.errors import ConfigError, DataError, NotFoldableError, Problem, StudyError
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
 from hpo.locks import starting
@@ -82,6 +82,12 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     config, space = study.config, study.space
     assert config.data is not None
     dataset = data.load(config.data, config.task, config.seed, study.folder)
+    weights = list(map(str, _values(space, "class_weights")))
+    if dataset.task != "single_label" and set(weights) != {"none"}:
+        raise DataError(
+            f"class_weights: {', '.join(weights)} needs one label a row, and the task of this data is {dataset.task}; "
+            "leave class_weights out of the space"
+        )
     given = config, dataset, study.folder, max(_values(space, "epochs"))
     needs = {
         "smallest_batch": min(_values(space, "batch_size")),
