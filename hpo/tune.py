@@ -20,7 +20,7 @@ from hpo import config as configs
 from hpo import from_optuna, pruners, samplers
 from hpo import storage as storages
 from hpo.checkpoint import Checkpoints
-from hpo.errors import ConfigError, NotFoldableError, Problem, StudyError
+from hpo.errors import ConfigError, DataError, NotFoldableError, Problem, StudyError
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
 from hpo.locks import starting
@@ -91,6 +91,12 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     log.info("loading pandas")
     data = importlib.import_module("hpo.finetune.data")
     dataset = data.load(config.data, config.task, config.seed, study.folder)  # before torch is loaded
+    weights = list(map(str, _values(study.space, "class_weights")))
+    if dataset.task != "single_label" and set(weights) != {"none"}:
+        raise DataError(
+            f"class_weights: {', '.join(weights)} needs one label a row, and the task of this data is {dataset.task}; "
+            "leave class_weights out of the space"
+        )
     opened = _array_for(study, dataset)
     opened.notes = (*opened.notes, *dataset.notes)
     return opened

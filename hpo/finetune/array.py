@@ -28,7 +28,7 @@ from hpo.finetune.device import out_of_memory, widened
 from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.model import Starter, digest, load_model, load_tokenizer, longest_input
 from hpo.finetune.slot import Slot
-from hpo.finetune.tasks import TASKS, Outputs
+from hpo.finetune.tasks import TASKS, Outputs, class_weights
 from hpo.finetune.tokens import Tokens, encode
 from hpo.finetune.vocabulary import Vocabulary
 from hpo.halt import Halt
@@ -80,6 +80,7 @@ class FineTuneArray:
         self.task = TASKS[data.task]
         self.data = data
         log.info("loading the model %s", config.model)
+        self._class_weights = class_weights(data.task, data.splits["train"].targets, len(data.labels), self.device)
         self.tokenizer = load_tokenizer(config.model, folder)
         model, head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
         model.to(self.device)  # type: ignore[arg-type]
@@ -368,15 +369,24 @@ class FineTuneArray:
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
         """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
         total = torch.zeros((), device=self.device)
-        smoothing = slot.trial.params["label_smoothing"]
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
             inputs, targets = self.tokens["train"].batch(rows[start : start + self.micro_batch])
             with self._masked(dropout.key(seed, number)), self._autocast():
                 logits = slot.model(**inputs).logits
-            loss = self.task.loss(widened(logits), targets, smoothing).sum() / len(rows)
+            loss = self._losses(slot, logits, targets).sum() / len(rows)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _losses(self, slot: Slot, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each example [n], times its class's weight.
+
+        The weights' mean over the training rows is 1, so a sum is divided by rows, not by the weights of a batch.
+        """
+        params = slot.trial.params
+        chosen = params["class_weights"]
+        weights = None if chosen == "none" else self._class_weights[chosen]
+        return self.task.loss(widened(logits), targets, params["label_smoothing"], weights)
 
     @contextmanager
     def _masked(self, *keys: int) -> Iterator[None]:

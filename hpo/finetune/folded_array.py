@@ -39,6 +39,11 @@ log = logging.getLogger(__name__)
 # Packed rows take some memory moves; they pay where they leave out more than this share of the padding.
 WORTH_PACKING = 0.9
 
+DISPLACED = (
+    "the last bits of a trial's result may depend on its slot and its neighbours: products in this process depend on "
+    "where their operands lie in memory; start it with MKL_CBWR=AUTO in the environment"
+)
+
 
 class FoldedArray(FineTuneArray):
     """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`.
@@ -52,7 +57,10 @@ class FoldedArray(FineTuneArray):
     window = 1  # padding to one length for all, or none, gains nothing from batches of like lengths
 
     def __init__(self, *args: Any, smallest_batch: int, by_depth: bool, **kwargs: Any) -> None:
+        reproducible = device.reproducible_products()  # before the model's first product
         super().__init__(*args, **kwargs)
+        if self.device.type == "cpu" and not reproducible:
+            self.notes = (*self.notes, DISPLACED)
         self._by_depth = by_depth
         template = self._spare[0]
         if not self._own_masks:
@@ -120,6 +128,7 @@ class FoldedArray(FineTuneArray):
                 self.tokens["train"],
                 self._shape(),
                 self.task.loss,
+                self._class_weights,
                 self._context,
                 self._by_depth,
             )
