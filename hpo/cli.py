@@ -146,7 +146,7 @@ def trials(study: StudyName, storage: Storage = None, as_json: Json = False) -> 
     if as_json:
         _print_json([results.trial_json(trial, curve=True) for trial in found.trials])
     else:
-        _console().print(commands.trial_table(found))
+        typer.echo(commands.trial_table(found))
 
 
 @app.command()

@@ -119,7 +119,7 @@ def read(study: optuna.Study) -> Results:
     return Results(
         study.study_name,
         "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
-        tuple(study.get_trials(deepcopy=True)),
+        tuple(study.get_trials(deepcopy=False)),  # Optuna's storages replace a row that changes, so these stay
         attrs_of(study),
     )
 
