@@ -176,7 +176,10 @@ def report(
     from hpo.study import folder_of
 
     found = commands.results_of(study, storage)
-    typer.echo(write(found, output or folder_of(found.name) / "report.html"))
+    notes: list[str] = []
+    typer.echo(write(found, output or folder_of(found.name) / "report.html", notes.append))
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 @app.command()

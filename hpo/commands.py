@@ -149,7 +149,7 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
                 train_again(study, done.array, trial, weights / str(trial.number), watch.note)
         verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
     results = read(done.study)
-    written = report.write(results, done.folder / "report.html")
+    written = report.write(results, done.folder / "report.html", watch.note)
     return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, done.failed)
 
 
