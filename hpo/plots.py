@@ -176,17 +176,19 @@ def importance(results: Results) -> go.Figure:
     _need(results, 3)
     shares = importances(results)
     drawn = results.sample(results.complete, FOREST)
-    figure = _optuna(
-        visualization.plot_param_importances,
-        results,
-        drawn,
-        evaluator=_Known(shares),
-        params=list(shares),
-        target_name=results.metric,
+    names = list(reversed(shares))  # from below
+    labels = [f"{shares[name]:.2f}" if shares[name] >= 0.01 else "<0.01" for name in names]
+    bars = go.Bar(
+        x=[shares[name] for name in names],
+        y=names,
+        text=labels,
+        textposition="outside",
+        cliponaxis=False,
+        orientation="h",
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
     )
-    figure.update_layout(
-        xaxis_title=f"share of the importance for {results.metric}", yaxis_title=None, yaxis_automargin=True
-    )
+    figure = go.Figure(bars)
+    figure.update_layout(xaxis_title=f"share of the importance for {results.metric}", yaxis_automargin=True)
     return _styled(figure, _rests_on(results, drawn, shares))
 
 
@@ -252,23 +254,6 @@ def importances(results: Results) -> dict[str, float]:
     forest = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = _optuna(optuna.importance.get_param_importances, results, drawn, evaluator=forest, params=names)
     return {name: float(share) for name, share in shares.items()}
-
-
-class _Known(optuna.importance.BaseImportanceEvaluator):
-    """Importances that are known already: Optuna would compute them again to plot them."""
-
-    def __init__(self, shares: dict[str, float]) -> None:
-        self._shares = shares
-
-    def evaluate(
-        self,
-        study: optuna.Study,
-        params: list[str] | None = None,
-        *,
-        target: Callable[[FrozenTrial], float] | None = None,
-    ) -> dict[str, float]:
-        """Return them."""
-        return self._shares
 
 
 def _compared(results: Results) -> list[str]:

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from hpo.errors import HpoError
 from hpo.findings import findings
-from hpo.formatting import duration, finite, number, remarks, seconds
+from hpo.formatting import duration, finite, number, plain, remarks, seconds
 from hpo.holdout import sentence
 from hpo.page import DRAW, PAGE, SORT, STYLE
 from hpo.plots import PLOTS, Plot, TooSmallError
@@ -168,7 +168,7 @@ def _plot(name: str, draw: Plot, results: Results, drawn: _Drawn) -> str:
         figure = draw(results)
     except Exception as reason:  # whatever it is, the rest of the report is of use
         if not isinstance(reason, TooSmallError):
-            drawn.problems.append(f"the report of {results.name} lacks the plot {name!r}: {reason!r}")
+            drawn.problems.append(plain(f"the report of {results.name} lacks the plot {name!r}: {reason!r}"))
         why = f'<span class="soft">Not drawn: {_text(reason)}.</span>'
         return f'<section class="card missing"><h3>{_text(name.capitalize())}</h3>{why}</section>'
     title = unescape(figure.layout.title.text)
