@@ -7,6 +7,7 @@ for raises `TooSmallError` with the reason, which a report shows in its place.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import warnings
@@ -19,6 +20,7 @@ import optuna
 import plotly.graph_objects as go
 import plotly.io as pio
 from optuna import visualization
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
@@ -250,10 +252,30 @@ def importances(results: Results) -> dict[str, float]:
     names = _compared(results)
     if len(names) < 2:
         raise TooSmallError("it needs two parameters that all completed trials have, with values that differ")
-    drawn = results.sample(results.complete, FOREST)
+    drawn = _widened(results.sample(results.complete, FOREST), names)
     forest = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = _optuna(optuna.importance.get_param_importances, results, drawn, evaluator=forest, params=names)
     return {name: float(share) for name, share in shares.items()}
+
+
+def _widened(trials: Sequence[FrozenTrial], names: Sequence[str]) -> Sequence[FrozenTrial]:
+    """Return trials whose ranges contain their values: a published default may lie outside.
+
+    A split of a tree there would leave a part of the range whose width is below zero, and Optuna may stop at it.
+    """
+    ranges: dict[str, BaseDistribution] = {}
+    for name in names:
+        known, values = trials[0].distributions[name], [trial.params[name] for trial in trials]
+        if isinstance(known, FloatDistribution | IntDistribution):
+            low, high = min(known.low, *values), max(known.high, *values)
+            if (low, high) != (known.low, known.high):
+                ranges[name] = type(known)(low, high, known.log)
+    if not ranges:
+        return trials
+    copies = [copy.copy(trial) for trial in trials]
+    for trial in copies:
+        trial.distributions = {**trial.distributions, **ranges}
+    return copies
 
 
 def _compared(results: Results) -> list[str]:
