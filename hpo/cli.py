@@ -178,7 +178,7 @@ def trials(
     elif as_csv:
         typer.echo(results.trials_csv(found), nl=False)
     else:
-        _console().print(commands.trial_table(found))
+        typer.echo(commands.trial_table(found))
 
 
 @app.command()
@@ -208,7 +208,10 @@ def report(
     from hpo.study import folder_of
 
     found = commands.results_of(study, storage)
-    typer.echo(write(found, output or folder_of(found.name) / "report.html"))
+    notes: list[str] = []
+    typer.echo(write(found, output or folder_of(found.name) / "report.html", notes.append))
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 @app.command()

@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from hpo import check as checks
-from hpo import config, ray_workers, report, storage, tune, workers, yaml
+from hpo import config, ray_workers, storage, tune, workers, yaml
 from hpo.again import lacks_weights, train_again
 from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
-from hpo.formatting import duration, plain, remarks
+from hpo.formatting import columns, duration, finite, plain, remarks
 from hpo.holdout import judge, sentence
-from hpo.results import Results, attrs_of, finite_json, read, study_json, trial_json
+from hpo.results import Results, attrs_of, finite_json, read, study_json
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
 from hpo.watcher import Watcher
@@ -140,6 +139,8 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
         watch: Told of everything.
         train: Whether to run what has not ended; if not, others have, as far as it goes.
     """
+    from hpo import report  # with plotly, which commands that only look need not wait for
+
     done = tune.run(study, url, watch, train=train)
     verdict = None
     results = read(done.study)
@@ -154,7 +155,7 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
             watch.note("the published default has not ended, so the test split is not looked at; run again to go on")
     results = read(done.study)
     log.info("writing the report")
-    written = report.write(results, done.folder / "report.html")
+    written = report.write(results, done.folder / "report.html", watch.note)
     said = shown_json(results) | {"test": finite_json(verdict)}
     return Outcome(_closing(results, verdict, written), said, done.failed)
 
@@ -320,22 +321,21 @@ def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
     return f"best: trial {trial.number}, {value}, {json.dumps(params)}"
 
 
-def trial_table(results: Results) -> Table:
-    """Return the trials as a table."""
+def trial_table(results: Results) -> str:
+    """Return the trials as lines of aligned columns."""
     names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
-    shown = Table("trial", "state", "value", *map(_heading, names), "seconds", "reason", box=None)
-    for trial in results.trials:
-        row = trial_json(trial)
-        value = "" if row["value"] is None else f"{row['value']:.4f}"
-        params = [_short(trial.params[name]) if name in trial.params else "" for name in names]
-        seconds = str(trial.user_attrs.get("seconds", ""))
-        cells = [str(trial.number), trial.state.name, value, *params, seconds, remarks(trial)]
-        shown.add_row(*(Text(plain(cell)) for cell in cells))
-    return shown
-
-
-def _heading(name: str) -> str:
-    return escape(plain(name))  # rich reads headings as markup
+    rows = (
+        [
+            str(trial.number),
+            trial.state.name,
+            "" if (value := finite(trial)) is None or not trial.state.is_finished() else f"{value:.4f}",
+            *(_short(trial.params[name]) if name in trial.params else "" for name in names),
+            str(trial.user_attrs.get("seconds", "")),
+            remarks(trial),
+        ]
+        for trial in results.trials
+    )
+    return columns(["trial", "state", "value", *names, "seconds", "reason"], rows)
 
 
 def _short(value: Any) -> str:

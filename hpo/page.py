@@ -1,4 +1,4 @@
-"""The frame of a report: the page, its style and its one script, which sorts tables."""
+"""The frame of a report: the page, its style, and its scripts, of which one sorts tables and one draws plots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ dd.soft { font-weight: 400; font-size: .8rem; }
   color: #1f2937; }
 .wide { overflow-x: auto; }
 .wide.card { width: fit-content; max-width: 100%; }
-.broad .wide > div { min-width: 36rem; }
+.broad .figure { min-width: 36rem; }
 .soft { color: var(--soft); }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .75rem; border-bottom: 1px solid var(--line); text-align: left;
@@ -64,6 +64,32 @@ document.querySelectorAll("th button").forEach(button => button.onclick = () => 
 });
 """
 
+# Plotly's library is 5 MB. It and the figures are compressed by gzip, and written in base 85, `,` in the place of `<`.
+DRAW = """
+const unpacked = id => {
+  const text = document.getElementById(id).textContent, missing = (5 - text.length % 5) % 5;
+  const view = new DataView(new ArrayBuffer((text.length + missing) / 5 * 4));
+  const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+  const values = new Map([...digits].map((digit, value) => [digit.charCodeAt(0), value]));
+  for (let i = 0; i < text.length; i += 5) {
+    let value = 0;
+    for (let j = i; j < i + 5; j++) value = value * 85 + (j < text.length ? values.get(text.charCodeAt(j)) : 84);
+    view.setUint32(i / 5 * 4, value);
+  }
+  const bytes = new Blob([new Uint8Array(view.buffer, 0, view.byteLength - missing)]);
+  return new Response(bytes.stream().pipeThrough(new DecompressionStream("gzip"))).text();
+};
+const draw = async () => {
+  const script = document.createElement("script");
+  script.textContent = await unpacked("library");
+  document.head.append(script);
+  for (const [id, {figure, config}] of Object.entries(JSON.parse(await unpacked("figures"))))
+    await Plotly.newPlot(id, figure.data, figure.layout, config);
+};
+draw().catch(error => document.querySelectorAll(".figure:empty").forEach(place => {
+  place.textContent = `Not drawn by this browser (${error}). Open the report in a newer one.`; }));
+"""
+
 # The policy makes it certain, not just intended, that an opened report asks nothing of the network.
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -74,12 +100,14 @@ script-src 'unsafe-inline'; img-src data: blob:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>$style</style>
-<script>$plotly</script>
 </head>
 <body>
 <h1>$title</h1>
 $body
 <script>$sort</script>
+<script type="text/plain" id="library">$library</script>
+<script type="text/plain" id="figures">$figures</script>
+<script>$draw</script>
 </body>
 </html>
 """)

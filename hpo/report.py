@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,10 @@ from plotly.offline import get_plotlyjs
 
 from hpo.errors import HpoError
 from hpo.findings import findings
-from hpo.formatting import duration, finite, number, remarks, seconds
+from hpo.formatting import duration, finite, number, plain, remarks, seconds
 from hpo.holdout import sentence
-from hpo.page import PAGE, SORT, STYLE
-from hpo.plots import PLOTS, Plot
+from hpo.page import DRAW, PAGE, SORT, STYLE
+from hpo.plots import PLOTS, Plot, TooSmallError
 from hpo.results import Results
 
 # Plotly's own bar offers to upload the chart; a report must not.
@@ -28,15 +32,26 @@ PLOTLY = {
     "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
 }
 
+ROWS = 1000  # of the table of trials, at most
+
 BROAD = {"parallel coordinates", "slices", "contour"}  # scroll sideways on a phone rather than shrink
 
 
-def write(results: Results, path: Path) -> Path:
+@dataclass
+class _Drawn:
+    """The plots of a report: div -> figure as JSON, and what could not be drawn though it should have been."""
+
+    figures: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def write(results: Results, path: Path, note: Callable[[str], None] | None = None) -> Path:
     """Write the report of a study; a reader of the old one never sees half of the new.
 
     Args:
         results: A snapshot of the study, finished or not.
         path: The HTML file; its folder is made.
+        note: Told of each plot that should have been drawn and could not be.
 
     Returns:
         The path.
@@ -47,7 +62,7 @@ def write(results: Results, path: Path) -> Path:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(html(results), encoding="utf-8")
+        unfinished.write_text(html(results, note), encoding="utf-8")
         os.replace(unfinished, path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
@@ -55,19 +70,43 @@ def write(results: Results, path: Path) -> Path:
     return path
 
 
-def html(results: Results) -> str:
+def html(results: Results, note: Callable[[str], None] | None = None) -> str:
     """Return the report as one page."""
+    drawn = _Drawn()
     sections = [
         ("", _facts(results)),
         ("Verdict on the test split", _verdict(results)),
         ("Findings", _findings(results)),
         ("Best hyperparameters", _best(results)),
-        ("Plots", "".join(_plot(name, draw, results) for name, draw in PLOTS.items())),
+        ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in PLOTS.items())),
         ("Trials", _trials(results)),
         ("Configuration", _config(results)),
     ]
+    if note is not None:
+        for problem in drawn.problems:
+            note(problem)
     body = "\n".join((f"<h2>{title}</h2>\n" if title else "") + inner for title, inner in sections if inner)
-    return PAGE.substitute(title=escape(results.name), style=STYLE, plotly=get_plotlyjs(), body=body, sort=SORT)
+    figures = ",".join(f'"{div}":{figure}' for div, figure in drawn.figures.items())
+    return PAGE.substitute(
+        title=escape(results.name),
+        style=STYLE,
+        body=body,
+        sort=SORT,
+        draw=DRAW if figures else "",
+        library=_library() if figures else "",
+        figures=_packed(f"{{{figures}}}"),
+    )
+
+
+@lru_cache(maxsize=1)
+def _library() -> str:
+    return _packed(get_plotlyjs())
+
+
+def _packed(text: str) -> str:
+    """Return text compressed, as characters that mean nothing in HTML; `page.DRAW` unpacks it."""
+    packed = gzip.compress(text.encode(), mtime=0)
+    return base64.b85encode(packed).decode().replace("<", ",")  # a comma is not among the 85 characters
 
 
 # ---------------------------------------------------------------- sections
@@ -124,28 +163,26 @@ def _best(results: Results) -> str:
     return _table(heads, rows, marked={0})
 
 
-def _plot(name: str, draw: Plot, results: Results) -> str:
+def _plot(name: str, draw: Plot, results: Results, drawn: _Drawn) -> str:
     try:
         figure = draw(results)
-    except ValueError as reason:
+    except Exception as reason:  # whatever it is, the rest of the report is of use
+        if not isinstance(reason, TooSmallError):
+            drawn.problems.append(plain(f"the report of {results.name} lacks the plot {name!r}: {reason!r}"))
         why = f'<span class="soft">Not drawn: {_text(reason)}.</span>'
         return f'<section class="card missing"><h3>{_text(name.capitalize())}</h3>{why}</section>'
     title = unescape(figure.layout.title.text)
     # The page's own heading wraps on a phone; Plotly's would be cut off.
     figure.update_layout(title=None, margin_t=40)
-    inner = pio.to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"plot-{name.replace(' ', '-')}",
-        default_height=f"{figure.layout.height or 420}px",
-        config=PLOTLY,
-    )
+    div, height = f"plot-{name.replace(' ', '-')}", figure.layout.height or 420
+    drawn.figures[div] = f'{{"figure":{pio.to_json(figure)},"config":{json.dumps(PLOTLY)}}}'
     css = "plot broad" if name in BROAD else "plot"
+    inner = f'<div id="{div}" class="figure" style="height:{height}px"></div>'
     return f'<section class="{css}"><h3>{_text(title)}</h3><div class="wide">{inner}</div></section>'
 
 
 def _trials(results: Results) -> str:
+    shown = results.sample(results.trials, ROWS)
     names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
     rows = [
         [
@@ -156,11 +193,15 @@ def _trials(results: Results) -> str:
             *(_setting(trial.params, name) for name in names),
             _cell(remarks(trial), css="long"),
         ]
-        for trial in results.trials
+        for trial in shown
     ]
-    best = results.trials.index(results.best) if results.best else None
+    best = shown.index(results.best) if results.best else None
     heads = ["trial", "state", results.metric, "seconds", *names, "reason"]
-    return _table(heads, rows, {best}, sortable=True) if rows else ""
+    table = _table(heads, rows, {best}, sortable=True) if rows else ""
+    if len(shown) == len(results.trials):
+        return table
+    count = f"{len(shown):,} of {len(results.trials):,} trials: the best, the published default, others evenly spaced"
+    return f'<p class="soft">{count}. All: <code>hpo trials {_text(results.name)}</code></p>{table}'
 
 
 def _config(results: Results) -> str:

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import NoneType
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -36,7 +37,7 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two are the same if they are one: what is computed of one is kept
 class Results:
     """A study as it was when it was read.
 
@@ -100,11 +101,41 @@ class Results:
         fixed = {name: value for name, value in space.items() if not isinstance(value, dict)}
         return {**fixed, **trial.params}
 
-    def as_study(self) -> optuna.Study:
-        """Return the snapshot as an Optuna study in memory, for Optuna's own plots and importances."""
-        study = optuna.create_study(study_name=self.name, direction=self.direction)
-        study.add_trials(self.trials)  # waiting rows too: without them the others would be renumbered
-        return study
+    def as_study(self, trials: Sequence[FrozenTrial] | None = None) -> optuna.Study:
+        """Return the snapshot, or some of its trials, as an Optuna study for Optuna's own plots and importances."""
+        kept = _Snapshot(self.trials if trials is None else trials)
+        return optuna.create_study(storage=kept, study_name=self.name, direction=self.direction)
+
+    def sample(self, trials: Sequence[FrozenTrial], most: int) -> Sequence[FrozenTrial]:
+        """Return at most `most` of some trials, in their order: the best and the default, others evenly spaced."""
+        if len(trials) <= most:
+            return trials
+        marked = {trial.number for trial in (self.best, self.baseline) if trial is not None}
+        others = [trial.number for trial in trials if trial.number not in marked]
+        room = most - sum(trial.number in marked for trial in trials)
+        chosen = marked | {others[index * len(others) // room] for index in range(room)}
+        return [trial for trial in trials if trial.number in chosen]
+
+
+class _Snapshot(InMemoryStorage):
+    """A storage in memory whose one study has trials as they are given.
+
+    `Study.add_trials` would number them again, and refuse a published default that lies outside a range.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._given = list(trials)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials themselves: plots only read them."""
+        return [trial for trial in self._given if states is None or trial.state in states]
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """Return the best trial, as any storage finds it."""
+        return BaseStorage.get_best_trial(self, study_id)
 
 
 def attrs_of(study: optuna.Study) -> dict[str, Any]:
@@ -123,7 +154,7 @@ def read(study: optuna.Study) -> Results:
     return Results(
         study.study_name,
         "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
-        tuple(study.get_trials(deepcopy=True)),
+        tuple(study.get_trials(deepcopy=False)),  # Optuna's storages replace a row that changes, so these stay
         attrs_of(study),
     )
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
+from hpo.changes import Database
 from hpo.errors import MissingExtraError, StorageError
 from hpo.flock import Flock, refuse_network
 from hpo.ledger import READING
@@ -25,7 +26,7 @@ RECORD = b'{"op_code":'  # what every line of a journal begins with
 
 
 def _sqlite(url: str) -> BaseStorage:
-    kept = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    kept = Database(url, engine_kwargs={"connect_args": {"timeout": 60}})
     sqlalchemy.event.listen(kept.engine, "connect", _write_ahead)
     sqlalchemy.event.listen(kept.engine, "begin", _begin)
     kept.engine.dispose()  # what was connected before
@@ -54,7 +55,7 @@ def _begin(connection: sqlalchemy.Connection) -> None:
 
 def _postgresql(url: str) -> BaseStorage:
     bare, secrets = parted(url)  # Optuna and alembic never see a password, so that they cannot say it
-    return RDBStorage(bare, engine_kwargs={"pool_pre_ping": True, "connect_args": secrets})
+    return Database(bare, engine_kwargs={"pool_pre_ping": True, "connect_args": secrets})
 
 
 class _JournalLock(BaseJournalFileLock):

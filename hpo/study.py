@@ -176,11 +176,12 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
 def plan(opened: optuna.Study, study: Study) -> int:
     """Add the rows that are not in the storage yet, and return the budget N."""
     rows, budget = planned_rows(study)
-    present = [row.params or row.system_attrs.get("fixed_params") for row in opened.get_trials(deepcopy=False)]
-    new = [(params, attrs) for params, attrs in rows if not params or params not in present]
+    there = opened.get_trials(deepcopy=False)
+    present = {frozenset((row.params or row.system_attrs.get("fixed_params", {})).items()) for row in there}
+    new = [(params, attrs) for params, attrs in rows if not params or frozenset(params.items()) not in present]
     lacking = [
         optuna.create_trial(state=TrialState.WAITING, user_attrs=attrs, system_attrs={"fixed_params": params})
-        for params, attrs in new[: max(0, len(rows) - len(present))]
+        for params, attrs in new[: max(0, len(rows) - len(there))]
     ]
     if lacking:
         pen_of(opened._storage).add(opened._study_id, lacking)

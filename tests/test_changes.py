@@ -126,6 +126,59 @@ def test_a_row_is_read_as_optuna_reads_it(url, change):
     assert abs(now - read.datetime_start) < datetime.timedelta(minutes=1)
 
 
+def said(row):
+    """Return all that a row holds, nan as text, which equals itself, and the order of its parameters."""
+    curve = {step: str(value) for step, value in row.intermediate_values.items()}
+    return {**vars(row), "intermediate_values": curve, "order": (list(row.params), list(row.distributions))}
+
+
+@pytest.fixture
+def every_kind(url):
+    """A database with trials of every state, attribute and distribution, between those of another study."""
+    pairs = [(first, then) for first in CHANGES for then in CHANGES if not first == then == "params"]
+    study, other = opened(url, "s", len(pairs)), opened(url, "other", 2)
+    optuna.load_study(study_name="s", storage=storages.connect(url)).enqueue_trial({"x": 1})
+    pen = pen_of(study._storage)
+    for trial, pair in zip(ids(study), pairs, strict=False):
+        for change in pair:
+            pen.write({trial: CHANGES[change]})
+    moved = {"x": (7.5, FloatDistribution(0.0, 1.0)), "n": (4, IntDistribution(2, 10, step=2))}  # one lies outside
+    pen.write({ids(other)[0]: Change(params=moved, state=TrialState.RUNNING)})
+    # A study that another program made.
+    two = optuna.create_study(storage=storages.connect(url), study_name="two", directions=["minimize", "maximize"])
+    two.add_trial(optuna.create_trial(values=[1.0, 2.0]))
+    return storages.connect(url), study._study_id, ids(study)
+
+
+@pytest.mark.parametrize("part", ["all", "none", "a few", "many", "of a state", "of another study"])
+def test_rows_are_read_as_optuna_reads_them(every_kind, part, monkeypatch):
+    kept, study, own = every_kind
+    monkeypatch.setattr(changes, "MOST_IDS", 5)
+    few = {own[3], own[5], own[11]}
+    states, known, last = {
+        "all": (None, set(), -1),
+        "none": (None, set(), own[-1] + 99),
+        "a few": (None, few, own[20]),
+        "many": (None, set(own[4:20]), own[20]),
+        "of a state": ((TrialState.COMPLETE, TrialState.FAIL), few, own[20]),
+        "of another study": (None, set(), -1),
+    }[part]
+    for one in [study] if part != "of another study" else range(1, 4):
+        rows = kept._get_trials(one, states, set(known), last)
+        wanted = RDBStorage._get_trials(kept, one, states, set(known), last)
+        assert [said(row) for row in rows] == [said(row) for row in wanted]
+        assert bool(rows) == (part != "none")
+    if part == "all":
+        assert {row.state for row in rows} == set(TrialState)
+
+
+def test_rows_that_are_not_of_known_tables_are_read_by_optuna(every_kind, monkeypatch):
+    kept, study, own = every_kind
+    monkeypatch.setattr(changes, "SCHEMA", changes.SCHEMA + 1)
+    assert kept._tables is None
+    assert [row._trial_id for row in kept._get_trials(study, None, set(), -1)] == own
+
+
 # ---------------------------------------------------------------- all or nothing
 
 

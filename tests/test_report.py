@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import re
+import base64
+import gzip
+import json
+import shutil
+import subprocess
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -73,12 +78,108 @@ def test_it_loads_nothing(page: Page) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_plotly_is_inside_once_and_draws_every_plot(page: Page) -> None:
-    assert sum(get_plotlyjs()[:2000] in script for script in page.scripts) == 1
-    drawn = [script for script in page.scripts if re.search(r'Plotly\.newPlot\(\s*"plot-', script)]
-    assert len(drawn) == len(PLOTS)
-    assert not any('"showSendToCloud": true' in script for script in drawn)
-    assert all('"showSendToCloud": false' in script for script in drawn)
+def unpacked(page: Page, name: str) -> str:
+    """Return what a script element of a report has in base 85, as its browser does."""
+    (text,) = (page.scripts[i] for i, (_, a) in enumerate(scripts(page)) if a.get("id") == name)
+    return gzip.decompress(base64.b85decode(text.replace(",", "<"))).decode()
+
+
+def scripts(page: Page) -> list[tuple[str, dict[str, str | None]]]:
+    return [tag for tag in page.tags if tag[0] == "script"]
+
+
+def test_plotly_is_inside_and_every_plot_has_a_place_to_be_drawn(page: Page) -> None:
+    assert unpacked(page, "library") == get_plotlyjs()
+    figures = json.loads(unpacked(page, "figures"))
+    assert list(figures) == [f"plot-{name.replace(' ', '-')}" for name in PLOTS]
+    assert [attrs["id"] for _, attrs in page.tags if attrs.get("class") == "figure"] == list(figures)
+    assert all(figure["figure"]["data"] for figure in figures.values())
+    assert all(figure["config"]["showSendToCloud"] is False for figure in figures.values())
+
+
+@pytest.mark.parametrize("count", [20, 60])
+def test_a_report_of_ordinary_size_has_less_than_2_mb(sample_results: Build, count: int) -> None:
+    assert len(report.html(sample_results(count)).encode()) < 2e6
+
+
+def test_without_a_plot_there_is_no_library(sample_results: Build) -> None:
+    page = Page(report.html(sample_results(0)))
+    assert [len(page.scripts[i]) for i, (_, a) in enumerate(scripts(page)) if a.get("id") == "library"] == [0]
+    assert "Not drawn" in page.text
+
+
+def test_a_plot_that_fails_is_told_to_who_asked_for_the_report(
+    sample_results: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(results: Results) -> Any:
+        raise KeyError("x\x1b[31m")
+
+    monkeypatch.setitem(report.PLOTS, "slices", broken)
+    notes: list[str] = []
+    path = report.write(sample_results(4), tmp_path / "report.html", notes.append)
+    assert notes == ["the report of sst2 lacks the plot 'slices': KeyError('x\\x1b[31m')"]
+    assert "Slices" in Page(path.read_text("utf-8")).text
+    assert len(json.loads(unpacked(Page(path.read_text("utf-8")), "figures"))) == len(PLOTS) - 1
+    notes.clear()
+    report.write(sample_results(0), path, notes.append)  # of which nothing can be drawn
+    assert [note for note in notes if "slices" not in note] == []
+
+
+def test_of_a_large_study_the_table_is_a_sample_with_the_best_and_the_default(
+    sample_results: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "ROWS", 10)
+    results = sample_results(60)
+    page = Page(report.html(results))
+    assert "10 of 60 trials: the best, the published default, others evenly spaced" in page.text
+    numbers = [int(row[0]) for row in page.rows if row and row[0].isdigit()]
+    assert len(numbers) == 10
+    assert results.best is not None
+    assert {0, results.best.number} <= set(numbers)
+    best = [attrs for tag, attrs in page.tags if tag == "tr" and attrs.get("class") == "best"]
+    assert len(best) == 2
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture
+def browsed(tmp_path: Path) -> Callable[[str], str]:
+    """Return a function that opens a page from a file in a browser, without a network: what it has become."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: that reports are drawn is NOT tested here")
+
+    def browse(html: str) -> str:
+        path = tmp_path / "page.html"
+        path.write_text(html, encoding="utf-8")
+        switches = ["headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"]
+        own = [f"--user-data-dir={tmp_path / 'profile'}", "--proxy-server=127.0.0.1:9", "--virtual-time-budget=20000"]
+        command = [str(CHROMIUM), *(f"--{switch}" for switch in switches), *own, "--dump-dom", path.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    return browse
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_plot(sample_results: Build, browsed: Callable[[str], str]) -> None:
+    page = Page(browsed(report.html(sample_results())).partition("<body>")[2])
+    drawn = [attrs for tag, attrs in page.tags if tag == "svg" and "main-svg" in (attrs.get("class") or "")]
+    assert len(drawn) >= 2 * len(PLOTS)
+    assert sum("js-plotly-plot" in (attrs.get("class") or "") for _, attrs in page.tags) == len(PLOTS)
+    assert "Not drawn" not in page.text
+
+
+@pytest.mark.slow
+def test_a_browser_unpacks_texts_of_every_length(browsed: Callable[[str], str]) -> None:
+    texts = ["ä<€" + "x" * 0, *("".join(chr(33 + (7 * i * i + n) % 90) for i in range(n)) for n in range(1, 13))]
+    packed = [report._packed(text) for text in texts]
+    assert {len(each) % 5 for each in packed} >= {0, 2, 3, 4}
+    places = "".join(f'<script type="text/plain" id="t{i}">{each}</script>' for i, each in enumerate(packed))
+    body = f"<!doctype html><meta charset=utf-8><title>x</title><p id=said></p>{places}<script>{report.DRAW}</script>"
+    ask = f"Promise.all([...Array({len(texts)}).keys()].map(i => unpacked(`t${{i}}`)))"
+    html = browsed(f"{body}<script>{ask}.then(all => document.title = JSON.stringify(all))</script>")
+    title = html.partition("<title>")[2].partition("</title>")[0]
+    assert json.loads(unescape(title)) == texts
 
 
 def test_tracebacks_stay_in_the_storage(sample_results: Build) -> None:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from hpo import storage
 from hpo.results import STATES, Results, read, study_json, trial_json
 
 FLOAT = optuna.distributions.FloatDistribution(0, 1)
@@ -41,6 +47,42 @@ def test_a_snapshot_does_not_follow_the_study() -> None:
     assert (results.name, results.direction, results.metric) == ("sst2", "maximize", "accuracy")
     with pytest.raises(dataclasses.FrozenInstanceError):
         results.name = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///{}/a.db", "journal:///{}/a.log"])
+def test_a_snapshot_of_a_trial_that_runs_does_not_follow_it(url: str | None, tmp_path: Path) -> None:
+    live = optuna.create_study(storage=url and storage.connect(url.format(tmp_path)))
+    running = live.ask({"x": FLOAT})
+    running.set_user_attr("a", 1)
+    running.report(0.5, 1)
+    results = read(live)
+    (before,) = results.trials
+    kept = copy.deepcopy(vars(before))
+    running.suggest_float("y", 0, 1)
+    running.set_user_attr("a", 2)
+    running.report(0.7, 2)
+    live.tell(running, 0.7)
+    assert read(live).trials[0].state == TrialState.COMPLETE
+    assert vars(results.trials[0]) == kept
+
+
+@hypothesis.given(
+    count=st.integers(0, 60), most=st.integers(2, 30), best=st.integers(0, 59), baseline=st.integers(0, 59)
+)
+def test_a_sample_has_the_best_and_the_default_and_others_of_every_part(
+    count: int, most: int, best: int, baseline: int
+) -> None:
+    rows = [trial(value=float(number == best)) for number in range(count)]
+    for number, row in enumerate(rows):
+        row.number = number
+        row.user_attrs = {"baseline": True} if number == baseline else {}
+    results = Results("s", "maximize", tuple(rows), {})
+    numbers = [row.number for row in results.sample(results.trials, most)]
+    assert len(numbers) == min(count, most)
+    assert numbers == sorted(set(numbers))
+    assert {n for n in (best, baseline) if n < count and (count > most or n in numbers)} <= set(numbers)
+    gaps = [after - before for before, after in itertools.pairwise([-1, *numbers, count])]
+    assert max(gaps) <= -(-count // max(most - 2, 1)) + 3
 
 
 @pytest.mark.parametrize(
@@ -107,6 +149,17 @@ def test_as_an_optuna_study_every_trial_keeps_its_number(sample_results: Callabl
     assert [(t.number, t.state, t.value) for t in again.trials] == [
         (t.number, t.state, t.value) for t in results.trials
     ]
+
+
+def test_as_an_optuna_study_trials_may_lie_outside_their_ranges_and_be_some_of_all() -> None:
+    rows = [trial(value=float(n), x=n / 2) for n in range(3)]
+    for number, row in enumerate(rows):
+        row.number = number
+    rows[2].params = {"x": 7.0}
+    again = Results("s", "maximize", tuple(rows), {}).as_study(rows[1:])
+    assert [(t.number, t.params["x"]) for t in again.trials] == [(1, 0.5), (2, 7.0)]
+    assert again.best_trial.number == 2
+    assert [t.number for t in again.get_trials(states=(TrialState.PRUNED,))] == []
 
 
 def test_json_has_no_number_that_json_lacks() -> None:
