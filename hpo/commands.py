@@ -25,10 +25,11 @@ from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
 from hpo.formatting import duration, plain, remarks
-from hpo.holdout import judge, sentence
+from hpo.holdout import judge
 from hpo.results import Results, attrs_of, read, study_json, trial_json
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
+from hpo.verdict import as_text, sentences, tables
 from hpo.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -149,7 +150,11 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
         verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
     results = read(done.study)
     written = report.write(results, done.folder / "report.html")
-    return Outcome(_closing(results, verdict, written), study_json(results) | {"test": verdict}, done.failed)
+    return Outcome(
+        _closing(results, verdict, written),
+        study_json(results) | {"test": verdict, "looks": len(results.looks)},
+        done.failed,
+    )
 
 
 def run_together(
@@ -213,7 +218,7 @@ def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) ->
         return f"no trial of {results.name} has completed\nreport: {written}"
     lines = [trial_text(results.best, results)]
     if verdict is not None:
-        lines.append(sentence(verdict))
+        lines += sentences(verdict, results.looks)
     lines += [f"note: {finding}" for finding in findings(results)]
     weights = folder_of(results.name) / "trials" / str(results.best.number)
     third = f"hpo export {results.name} -o {results.name}-model" if weights.is_dir() else f"hpo trials {results.name}"
@@ -271,7 +276,8 @@ def described(results: Results) -> str:
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
-        lines.append(sentence(results.verdict))
+        lines += sentences(results.verdict, results.looks)
+        lines += map(as_text, tables(results.verdict))
     with suppress(StudyError):  # a name that another program gave may lead to no folder
         folder = folder_of(results.name)
         if size := used(folder) / 1e6:
@@ -296,6 +302,11 @@ def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
     params = trial.params if results is None else results.params(trial)
     value = "no value" if trial.value is None else f"{trial.value:.4f}"
     return f"best: trial {trial.number}, {value}, {json.dumps(params)}"
+
+
+def settings_text(trial: FrozenTrial, results: Results) -> str:
+    """Return what a trial ran with that was not searched, as a line."""
+    return f"not searched: {json.dumps(results.not_searched(trial))}"
 
 
 def trial_table(results: Results) -> Table:

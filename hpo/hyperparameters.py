@@ -98,10 +98,23 @@ DEFAULTS: dict[str, Value] = {name: entry.default for name, entry in HYPERPARAME
 OF_ADAPTERS: dict[str, Value] = {"learning_rate": 5e-4}
 """What other defaults adapters have than whole models: Hu et al., 2021, table 9 (RoBERTa base on GLUE)."""
 
+OF_SCHEDULES = {"num_cycles": "cosine_with_restarts", "power": "polynomial", "decay_ratio": "warmup_stable_decay"}
+"""Hyperparameters that one schedule alone reads."""
+
 
 def defaults(names: Container[str]) -> dict[str, Value]:
     """Return what hyperparameters are where nothing is said of them, in a space of these names."""
     return DEFAULTS | OF_ADAPTERS if "lora_rank" in names else DEFAULTS
+
+
+def in_use(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return hyperparameters without those that say nothing beside the others: other schedules', or adapters'."""
+    of_others = {name for name, schedule in OF_SCHEDULES.items() if values.get("schedule") != schedule}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in of_others and ("lora_rank" in values or not name.startswith("lora_"))
+    }
 
 
 def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -28,12 +28,14 @@ class Metric:
         tasks: The tasks it is defined for.
         direction: Which way is better.
         rows: Outputs of n rows -> a score of each [n], where the metric is their mean: resampled in one operation.
+        needs: Classes of which there have to be rows, for the score to say something: the `positive` one, or `every`.
     """
 
     score: Callable[[Outputs], float]
     tasks: tuple[str, ...] = CLASSES
     direction: Direction = "maximize"
     rows: Callable[[Outputs], Array] | None = None
+    needs: Literal["", "positive", "every"] = ""
 
 
 def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
@@ -99,20 +101,20 @@ def _loss(outputs: Outputs) -> float:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_labels("accuracy_score"), rows=_right),
-    "f1_macro": Metric(_averaged("f1_score", "macro")),
+    "f1_macro": Metric(_averaged("f1_score", "macro"), needs="every"),
     "f1_micro": Metric(_averaged("f1_score", "micro")),
     "f1_weighted": Metric(_averaged("f1_score", "weighted")),
-    "f1_binary": Metric(_averaged("f1_score", "binary"), ("single_label",)),
-    "precision_macro": Metric(_averaged("precision_score", "macro")),
+    "f1_binary": Metric(_averaged("f1_score", "binary"), ("single_label",), needs="positive"),
+    "precision_macro": Metric(_averaged("precision_score", "macro"), needs="every"),
     "precision_micro": Metric(_averaged("precision_score", "micro")),
     "precision_weighted": Metric(_averaged("precision_score", "weighted")),
-    "precision_binary": Metric(_averaged("precision_score", "binary"), ("single_label",)),
-    "recall_macro": Metric(_averaged("recall_score", "macro")),
+    "precision_binary": Metric(_averaged("precision_score", "binary"), ("single_label",), needs="positive"),
+    "recall_macro": Metric(_averaged("recall_score", "macro"), needs="every"),
     "recall_micro": Metric(_averaged("recall_score", "micro")),
     "recall_weighted": Metric(_averaged("recall_score", "weighted")),
-    "recall_binary": Metric(_averaged("recall_score", "binary"), ("single_label",)),
-    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",)),
-    "roc_auc": Metric(_roc_auc),
+    "recall_binary": Metric(_averaged("recall_score", "binary"), ("single_label",), needs="positive"),
+    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every"),
+    "roc_auc": Metric(_roc_auc, needs="every"),
     "pearson": Metric(_correlation("pearsonr"), ("regression",)),
     "spearman": Metric(_correlation("spearmanr"), ("regression",)),
     "loss": Metric(_loss, ("single_label", "multi_label", "regression"), "minimize", _losses),
