@@ -107,14 +107,13 @@ def defaults(names: Container[str]) -> dict[str, Value]:
     return DEFAULTS | OF_ADAPTERS if "lora_rank" in names else DEFAULTS
 
 
-def in_use(values: Mapping[str, Value]) -> dict[str, Value]:
-    """Return hyperparameters without those that say nothing beside the others: other schedules', or adapters'."""
-    of_others = {name for name, schedule in OF_SCHEDULES.items() if values.get("schedule") != schedule}
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in of_others and ("lora_rank" in values or not name.startswith("lora_"))
-    }
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial of these settings trains with: they and the defaults that say something beside them."""
+    everything = {**defaults(settings), **settings}
+    unread = {name for name, schedule in OF_SCHEDULES.items() if everything["schedule"] != schedule}
+    if "lora_rank" not in settings:
+        unread |= {name for name in HYPERPARAMETERS if name.startswith("lora_")}
+    return {name: value for name, value in everything.items() if name not in unread or name in settings}
 
 
 def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:

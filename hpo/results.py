@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.finetune.metrics import Direction
-from hpo.hyperparameters import defaults, in_use
+from hpo.hyperparameters import completed
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -119,7 +119,7 @@ class Results:
         config = self.attrs.get("config", {})
         settings = self.params(trial)
         if config.get("model") and not config.get("objective"):
-            settings = in_use({**defaults(settings), **settings})
+            settings = completed(settings)
         return {name: value for name, value in settings.items() if name not in trial.params}
 
     def as_study(self) -> optuna.Study:
