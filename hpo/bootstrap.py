@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.finetune.metrics import METRICS, score
+from hpo.finetune.metrics import METRICS, counter, score
 from hpo.finetune.tasks import Outputs
 
 Array = np.ndarray[Any, Any]
@@ -51,12 +51,14 @@ def intervals(
 
 def resampled(metric: str, models: Sequence[Outputs], groups: Array | None = None, seed: int = 0) -> Array:
     """Return the scores on every resample, [RESAMPLES, models]; NaN where one is not defined. Arguments as above."""
-    if (of := METRICS[metric].rows) is not None:
-        each = np.stack([of(model) for model in models])
-        return np.array([each[:, rows].mean(axis=1) for rows in _draws(len(models[0].targets), groups, seed)])
-    return np.array(
-        [[score(metric, model.take(rows)) for model in models] for rows in _draws(len(models[0].targets), groups, seed)]
-    )
+    draws, entry = _draws(len(models[0].targets), groups, seed), METRICS[metric]
+    if entry.rows is not None:
+        each = np.stack([entry.rows(model) for model in models])
+        return np.array([each[:, rows].mean(axis=1) for rows in draws])
+    if entry.counted is not None:
+        counters = [counter(model) for model in models]
+        return np.array([[entry.counted(*counts(rows)) for counts in counters] for rows in draws])
+    return np.array([[score(metric, model.take(rows)) for model in models] for rows in draws])
 
 
 def too_few(metric: str, outputs: Outputs, labels: Sequence[str] = (), groups: Array | None = None) -> str | None:

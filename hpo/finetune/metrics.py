@@ -28,6 +28,8 @@ class Metric:
         tasks: The tasks it is defined for.
         direction: Which way is better.
         rows: Outputs of n rows -> a score of each [n], where the metric is their mean: resampled in one operation.
+        counted: What `counter` counts -> the score, for metrics that depend on no more: the same as `score`, and much
+            faster for a resample.
         needs: Classes of which there have to be rows, for the score to say something: the `positive` one, or `every`.
     """
 
@@ -35,6 +37,7 @@ class Metric:
     tasks: tuple[str, ...] = CLASSES
     direction: Direction = "maximize"
     rows: Callable[[Outputs], Array] | None = None
+    counted: Callable[[Array, Array, Array, Array], float] | None = None
     needs: Literal["", "positive", "every"] = ""
 
 
@@ -49,8 +52,59 @@ def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
     return score
 
 
-def _averaged(name: str, average: str) -> Callable[[Outputs], float]:
-    return _labels(name, average=average, zero_division=0)
+Average = Literal["macro", "micro", "weighted", "binary"]
+
+# Rows of each class that are hit, predicted and there -> numerator and denominator of its score.
+RATIOS: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {
+    "f1": lambda hit, predicted, there: (2 * hit, predicted + there),
+    "precision": lambda hit, predicted, there: (hit, predicted),
+    "recall": lambda hit, predicted, there: (hit, there),
+}
+
+
+def _averaged(name: str, average: Average, tasks: tuple[str, ...] = CLASSES) -> Metric:
+    """Return the metric `name` of `RATIOS`, averaged over the classes."""
+    needs: dict[Average, Literal["", "positive", "every"]] = {"binary": "positive", "macro": "every"}
+    score = _labels(f"{name}_score", average=average, zero_division=0)
+    return Metric(score, tasks, counted=_counted(name, average), needs=needs.get(average, ""))
+
+
+def _counted(name: str, average: Average) -> Callable[[Array, Array, Array, Array], float]:
+    """Return what scikit-learn computes from targets and predictions, from their counts."""
+
+    def score(hit: Array, predicted: Array, there: Array, counts: Array) -> float:
+        above, below = RATIOS[name](hit, predicted, there)
+        if average == "micro":
+            above, below = above.sum(keepdims=True), below.sum(keepdims=True)
+        each = np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+        if average == "weighted":
+            return float(each @ there / max(1, there.sum()))
+        if average == "binary":
+            return float(each[1])
+        return float(each[counts].mean() if average == "macro" else each[0])
+
+    return score
+
+
+def counter(outputs: Outputs) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
+    """Return a function of row numbers, which counts the rows of each class that are hit, predicted and there.
+
+    The last of what it returns [classes] is which classes an average is over: with one label a row, as in
+    scikit-learn, those that any row is of or is said to be of.
+    """
+    targets, predicted = outputs.targets.astype(np.int64), outputs.predicted
+    hit = targets == predicted
+    if outputs.task == "multi_label":
+        both, every = targets * predicted, np.ones(targets.shape[1], dtype=bool)
+        return lambda rows: (*(each[rows].sum(axis=0) for each in (both, predicted, targets)), every)
+    count = outputs.logits.shape[1]
+
+    def counts(rows: Array) -> tuple[Array, Array, Array, Array]:
+        true, said = targets[rows], predicted[rows]
+        hits, predictions, there = (np.bincount(each, minlength=count) for each in (true[hit[rows]], said, true))
+        return hits, predictions, there, predictions + there > 0
+
+    return counts
 
 
 def _roc_auc(outputs: Outputs) -> float:
@@ -101,18 +155,18 @@ def _loss(outputs: Outputs) -> float:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_labels("accuracy_score"), rows=_right),
-    "f1_macro": Metric(_averaged("f1_score", "macro"), needs="every"),
-    "f1_micro": Metric(_averaged("f1_score", "micro")),
-    "f1_weighted": Metric(_averaged("f1_score", "weighted")),
-    "f1_binary": Metric(_averaged("f1_score", "binary"), ("single_label",), needs="positive"),
-    "precision_macro": Metric(_averaged("precision_score", "macro"), needs="every"),
-    "precision_micro": Metric(_averaged("precision_score", "micro")),
-    "precision_weighted": Metric(_averaged("precision_score", "weighted")),
-    "precision_binary": Metric(_averaged("precision_score", "binary"), ("single_label",), needs="positive"),
-    "recall_macro": Metric(_averaged("recall_score", "macro"), needs="every"),
-    "recall_micro": Metric(_averaged("recall_score", "micro")),
-    "recall_weighted": Metric(_averaged("recall_score", "weighted")),
-    "recall_binary": Metric(_averaged("recall_score", "binary"), ("single_label",), needs="positive"),
+    "f1_macro": _averaged("f1", "macro"),
+    "f1_micro": _averaged("f1", "micro"),
+    "f1_weighted": _averaged("f1", "weighted"),
+    "f1_binary": _averaged("f1", "binary", ("single_label",)),
+    "precision_macro": _averaged("precision", "macro"),
+    "precision_micro": _averaged("precision", "micro"),
+    "precision_weighted": _averaged("precision", "weighted"),
+    "precision_binary": _averaged("precision", "binary", ("single_label",)),
+    "recall_macro": _averaged("recall", "macro"),
+    "recall_micro": _averaged("recall", "micro"),
+    "recall_weighted": _averaged("recall", "weighted"),
+    "recall_binary": _averaged("recall", "binary", ("single_label",)),
     "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every"),
     "roc_auc": Metric(_roc_auc, needs="every"),
     "pearson": Metric(_correlation("pearsonr"), ("regression",)),
