@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.finetune.metrics import METRICS, counter, score
+from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.tasks import Outputs
 
 Array = np.ndarray[Any, Any]
@@ -55,9 +55,9 @@ def resampled(metric: str, models: Sequence[Outputs], groups: Array | None = Non
     if entry.rows is not None:
         each = np.stack([entry.rows(model) for model in models])
         return np.array([each[:, rows].mean(axis=1) for rows in draws])
-    if entry.counted is not None:
-        counters = [counter(model) for model in models]
-        return np.array([[entry.counted(*counts(rows)) for counts in counters] for rows in draws])
+    if entry.resampled is not None:
+        scorers = [entry.resampled(model) for model in models]
+        return np.array([[scorer(rows) for scorer in scorers] for rows in draws])
     return np.array([[score(metric, model.take(rows)) for model in models] for rows in draws])
 
 

@@ -28,8 +28,8 @@ class Metric:
         tasks: The tasks it is defined for.
         direction: Which way is better.
         rows: Outputs of n rows -> a score of each [n], where the metric is their mean: resampled in one operation.
-        counted: What `counter` counts -> the score, for metrics that depend on no more: the same as `score`, and much
-            faster for a resample.
+        resampled: Outputs -> a function of row numbers -> the score of these rows: the same as `score`, prepared once
+            for many resamples, and a hundred times faster.
         needs: Classes of which there have to be rows, for the score to say something: the `positive` one, or `every`.
     """
 
@@ -37,7 +37,7 @@ class Metric:
     tasks: tuple[str, ...] = CLASSES
     direction: Direction = "maximize"
     rows: Callable[[Outputs], Array] | None = None
-    counted: Callable[[Array, Array, Array, Array], float] | None = None
+    resampled: Callable[[Outputs], Callable[[Array], float]] | None = None
     needs: Literal["", "positive", "every"] = ""
 
 
@@ -66,11 +66,11 @@ def _averaged(name: str, average: Average, tasks: tuple[str, ...] = CLASSES) -> 
     """Return the metric `name` of `RATIOS`, averaged over the classes."""
     needs: dict[Average, Literal["", "positive", "every"]] = {"binary": "positive", "macro": "every"}
     score = _labels(f"{name}_score", average=average, zero_division=0)
-    return Metric(score, tasks, counted=_counted(name, average), needs=needs.get(average, ""))
+    return Metric(score, tasks, resampled=_counted(name, average), needs=needs.get(average, ""))
 
 
-def _counted(name: str, average: Average) -> Callable[[Array, Array, Array, Array], float]:
-    """Return what scikit-learn computes from targets and predictions, from their counts."""
+def _counted(name: str, average: Average) -> Callable[[Outputs], Callable[[Array], float]]:
+    """Return what scikit-learn computes from targets and predictions, from how many rows are of each class."""
 
     def score(hit: Array, predicted: Array, there: Array, counts: Array) -> float:
         above, below = RATIOS[name](hit, predicted, there)
@@ -83,10 +83,14 @@ def _counted(name: str, average: Average) -> Callable[[Array, Array, Array, Arra
             return float(each[1])
         return float(each[counts].mean() if average == "macro" else each[0])
 
-    return score
+    def resampled(outputs: Outputs) -> Callable[[Array], float]:
+        counts = _counter(outputs)
+        return lambda rows: score(*counts(rows))
+
+    return resampled
 
 
-def counter(outputs: Outputs) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
+def _counter(outputs: Outputs) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
     """Return a function of row numbers, which counts the rows of each class that are hit, predicted and there.
 
     The last of what it returns [classes] is which classes an average is over: with one label a row, as in
@@ -121,6 +125,29 @@ def _roc_auc(outputs: Outputs) -> float:
             )
         )
     return float(sklearn.metrics.roc_auc_score(outputs.targets, probabilities))
+
+
+def _ranked(outputs: Outputs) -> Callable[[Array], float]:
+    """Return what `_roc_auc` computes, from ranks that are found once; NaN where a class is missing.
+
+    The area is the share of pairs of a row that is of the class and one that is not in which the former ranks higher,
+    ties being half (Hanley and McNeil, 1982).
+    """
+    probabilities, targets = outputs.probabilities, outputs.targets
+    if outputs.task == "single_label":
+        classes = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
+        of, scores = [targets == label for label in classes], [probabilities[:, label] for label in classes]
+    else:
+        of, scores = list(targets.T == 1), list(probabilities.T)
+    ranks = [np.unique(each, return_inverse=True)[1] for each in scores]
+
+    def area(rows: Array, is_of: Array, rank: Array) -> float:
+        yes = np.bincount(rank[rows], is_of[rows])
+        no = np.bincount(rank[rows]) - yes
+        pairs = yes.sum() * no.sum()
+        return float(yes @ (np.cumsum(no) - no / 2) / pairs) if pairs else math.nan
+
+    return lambda rows: float(np.mean([area(rows, *each) for each in zip(of, ranks, strict=True)]))
 
 
 def _correlation(name: str) -> Callable[[Outputs], float]:
@@ -168,7 +195,7 @@ METRICS: dict[str, Metric] = {
     "recall_weighted": _averaged("recall", "weighted"),
     "recall_binary": _averaged("recall", "binary", ("single_label",)),
     "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every"),
-    "roc_auc": Metric(_roc_auc, needs="every"),
+    "roc_auc": Metric(_roc_auc, resampled=_ranked, needs="every"),
     "pearson": Metric(_correlation("pearsonr"), ("regression",)),
     "spearman": Metric(_correlation("spearmanr"), ("regression",)),
     "loss": Metric(_loss, ("single_label", "multi_label", "regression"), "minimize", _losses),
