@@ -27,6 +27,10 @@ _PLACES = {
 __all__ = ["Categorical", "Evaluation", "Float", "HpoError", "Int", "SearchSpace", "optimize"]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'hpo' has no attribute {name!r}")

@@ -67,7 +67,7 @@ def too_few(metric: str, outputs: Outputs, labels: Sequence[str] = (), groups: A
     if count < FEWEST_ROWS:
         return f"there are {count} test rows"
     if groups is not None and (found := len(np.unique(groups))) < FEWEST_ROWS:
-        return f"the {count} test rows are of {found} groups"
+        return f"the {count} test rows are of {found} group{'s' if found > 1 else ''}"
     if needs := METRICS[metric].needs:
         counts = _class_counts(outputs, len(labels))
         rarest = len(counts) - 1 if needs == "positive" else int(counts.argmin())
@@ -93,10 +93,16 @@ def _draws(count: int, groups: Array | None, seed: int) -> Iterator[Array]:
     if groups is None:
         yield from (rng.integers(0, count, count) for _ in range(RESAMPLES))
         return
-    _, group = np.unique(groups, return_inverse=True)
-    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) == count:
+        yield from _draws(count, None, seed)
+        return
+    order, starts = np.argsort(group, kind="stable"), np.cumsum(sizes) - sizes
     for _ in range(RESAMPLES):
-        yield np.concatenate([members[number] for number in rng.integers(0, len(members), len(members))])
+        drawn = rng.integers(0, len(sizes), len(sizes))
+        lengths = sizes[drawn]
+        before = np.cumsum(lengths) - lengths  # rows of this resample before each drawn group
+        yield order[np.repeat(starts[drawn] - before, lengths) + np.arange(lengths.sum())]
 
 
 def _interval(differences: Array) -> tuple[float, float] | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,9 @@ def _title(results: Results, trial: FrozenTrial) -> list[str]:
         which = f"trial {trial.number} of an hpo study{best}"
     cautions = warnings(results, trial)
     return [
-        f"# {results.name}",
+        f"# {inline(results.name)}",
         "",
-        f"Fine-tuned from `{inline(_config(results).get('model'))}`: {which}.",
+        f"Fine-tuned from {inline(_config(results).get('model'))}: {which}.",
         "",
         *(["## Warning", "", *(f"- {inline(caution)}" for caution in cautions), ""] if cautions else []),
     ]
@@ -84,7 +85,7 @@ def _scores(results: Results, trial: FrozenTrial) -> list[str]:
     return [
         "## Scores",
         "",
-        f"- validation {results.metric}: {trial.value:.4f} (what the search optimised, so it flatters)",
+        f"- validation {inline(results.metric)}: {trial.value:.4f} (what the search optimised, so it flatters)",
         *(f"- {inline(said)}" for said in _test_scores(results, trial.number)),
         "",
         *(_tables(results) if _is_best(results, trial) else []),
@@ -115,10 +116,11 @@ def _origin(results: Results, trial: FrozenTrial) -> list[str]:
         "## How they were found",
         "",
         f"- trial {trial.number} of {len(results.trials)} ({counts})",
-        f"- sampler: {json.dumps(config.get('sampler'))}; pruner: {json.dumps(config.get('pruner'))}; "
-        f"seed: {config.get('seed')}",
-        f"- data: {json.dumps(data)}, SHA-256 of the rows {facts.get('data')}",
-        f"- precision: {facts.get('precision')} on {facts.get('device')}; versions: {json.dumps(versions)}",
+        f"- sampler: {inline(json.dumps(config.get('sampler')))}; pruner: {inline(json.dumps(config.get('pruner')))}; "
+        f"seed: {inline(config.get('seed'))}",
+        f"- data: {inline(json.dumps(data))}, SHA-256 of the rows {inline(facts.get('data'))}",
+        f"- precision: {inline(facts.get('precision'))} on {inline(facts.get('device'))}; "
+        f"versions: {inline(json.dumps(versions))}",
         f"- search space ({inline(space.get('source') or 'no source given')}):",
         "",
         "```json",
@@ -135,8 +137,8 @@ def _origin(results: Results, trial: FrozenTrial) -> list[str]:
 
 
 def inline(value: Any) -> str:
-    """Return a value as one line of Markdown that holds no HTML."""
-    return escape(plain(str(value)), quote=False)
+    """Return a value as one line of Markdown that holds no HTML, link, image or code."""
+    return re.sub(r"[\\`*\[\]]", r"\\\g<0>", escape(plain(str(value)), quote=False))
 
 
 def _test_scores(results: Results, number: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from dataclasses import dataclass
 from statistics import mean
@@ -87,7 +88,7 @@ def _describe(study: Study, array: FineTuneArray, trials: int, facts: dict[str, 
     cut = float((lengths >= array.max_length).mean())
     if cut > 0.05:
         notes.append(f"{cut:.0%} of the texts are cut at {array.max_length} tokens; raise max_length to read on")
-    notes += data.notes
+    notes += importlib.import_module("hpo.finetune.quality").doubts(data, array.metric)
     examples = len(data.splits["train"]) * _mean_epochs(study) * trials
     return examples * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
 

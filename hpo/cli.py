@@ -184,13 +184,29 @@ def report(
 def dashboard(
     study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open at this study.")] = None,
     storage: Storage = None,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
+    allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let it change and delete studies.")] = False,
+    host: Annotated[
+        str, typer.Option(help="IP address to listen on. Others than this machine's own need $HPO_DASHBOARD_TOKEN.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST[:PORT]", help="A further address by which browsers reach it, e.g. localhost:9000."),
+    ] = None,
 ) -> None:
-    """Open Optuna Dashboard on the storage, on this machine only."""
+    """Open Optuna Dashboard on the storage, for those alone who have the printed link."""
     from hpo import commands
 
-    commands.dashboard(study, storage, port, open_browser=not no_browser)
+    commands.dashboard(
+        study,
+        storage,
+        port=port,
+        open_browser=not no_browser,
+        allow_edit=allow_edit,
+        host=host,
+        allow_hosts=allow_host or [],
+    )
 
 
 @app.command()

@@ -59,7 +59,7 @@ def study_to_run(
     overrides = _overrides(sets) | {key: value for key, value in flags.items() if value is not None}
     path = config.find(name, "studies")
     if path is not None:
-        study = config.load(path, overrides)
+        study = config.load(path, overrides, look=True)
         return study, storage.choose(storage_flag, study.config.storage)
     _refuse_missing_file(name)
     url = storage.choose(storage_flag)
@@ -72,7 +72,7 @@ def study_to_run(
             f"study {name!r} in {redacted(url)} was made by a script, not from a study file: "
             "run the script again to go on"
         )
-    return config.from_dict(stored, overrides), url
+    return config.from_dict(stored, overrides, look=True), url
 
 
 def _of_a_script(objective: Any) -> bool:
@@ -242,7 +242,8 @@ def check(study: config.Study, url: str) -> Outcome:
     if plan.seconds is not None:
         lines.append(f"{'time':<{width}}  at most about {duration(plan.seconds)}, if no trial is pruned")
     lines += [f"note: {note}" for note in plan.notes]
-    lines.append("nothing is wrong with it, and nothing has been written")
+    found = "it can run, but read the notes first;" if plan.notes else "nothing is wrong with it, and"
+    lines.append(f"{found} nothing has been written")
     return Outcome("\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds})
 
 
@@ -331,15 +332,22 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def dashboard(name: str | None, storage_flag: str | None, port: int, open_browser: bool) -> None:
-    """Serve Optuna Dashboard until it is interrupted."""
-    from hpo.dashboard import serve
+def dashboard(name: str | None, storage_flag: str | None, **options: Any) -> None:
+    """Serve Optuna Dashboard until it is interrupted.
 
+    Args:
+        name: The study to open at, by file or name; all of them if None.
+        storage_flag: `--storage`, if given.
+        options: What else `hpo.dashboard.serve` takes.
+    """
+    from hpo.dashboard import TOKEN, serve
+
+    options["token"] = os.environ.get(TOKEN) or None
     if name is None:
         url = storage.choose(storage_flag)
         if not storage.exists(url):
             raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
-        serve(storage.connect(url), port=port, open_browser=open_browser)
+        serve(storage.connect(url), **options)
     else:
         study = _opened(*_located(name, storage_flag))
-        serve(study._storage, port=port, open_browser=open_browser, study=study.study_name)
+        serve(study._storage, study=study.study_name, **options)

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpo import pruners, samplers, yaml
+from hpo import inputs, pruners, samplers, yaml
 from hpo.errors import ConfigError, HpoError, Problem, nearest
-from hpo.finetune.metrics import METRICS, Direction
+from hpo.finetune.metrics import METRICS, Direction, suggested
 from hpo.finetune.tasks import TASKS
 from hpo.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts
 from hpo.named import argument_problems, named
@@ -79,12 +79,13 @@ def find(name: str, folder: str, base: Path | None = None) -> Path | None:
 # ---------------------------------------------------------------- reading
 
 
-def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+def load(path: Path, overrides: Mapping[str, Any] | None = None, *, look: bool = False) -> Study:
     """Read and check a study file.
 
     Args:
         path: The YAML file.
         overrides: Dotted key -> value, e.g. `{"data.rows": 1000}`.
+        look: Whether to look for the model, the files and the columns too.
 
     Raises:
         ConfigError: With every problem of the file and of its space, each with its line.
@@ -93,7 +94,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     given = overrides or {}
     raw = overridden({"name": path.stem, **raw}, given)
     lines = {place: line for place, line in lines.items() if ".".join(map(str, place)) not in given}
-    return build(raw, str(path), path.resolve().parent, lines)
+    return build(raw, str(path), path.resolve().parent, lines, look=look)
 
 
 def overridden(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +120,8 @@ def build(
     source: str,
     folder: Path,
     lines: Mapping[yaml.SourcePath, int] = MappingProxyType({}),
+    *,
+    look: bool = False,
 ) -> Study:
     """Check a study given as plain values; see `load`."""
     problems: list[Problem] = []
@@ -144,6 +147,8 @@ def build(
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
     if config is not None and config.data is not None:
         problems += _column_problems(config.data)
+    if look and not custom:
+        problems += inputs.problems(raw, folder)
     if config is not None and config.shards > 1 and not custom:
         problems += _shard_problems(config, space)
     if space is not None and config is not None and not problems:
@@ -157,15 +162,16 @@ def build(
     return Study(config, space, folder)
 
 
-def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Study:
-    """Return the study that `Study.to_dict` wrote, with dotted keys overridden.
+def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, look: bool = False) -> Study:
+    """Return the study that `Study.to_dict` wrote, with dotted keys overridden; `look` as in `load`.
 
     Raises:
         ConfigError: It is not as this version, or any, would have written it.
     """
     settings = {key: value for key, value in stored.items() if key != "folder"}
     settings = overridden(settings, overrides or {})
-    return build(settings, f"the stored study {stored.get('name')!r}", Path(str(stored.get("folder", "."))))
+    source = f"the stored study {stored.get('name')!r}"
+    return build(settings, source, Path(str(stored.get("folder", "."))), look=look)
 
 
 def _space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
@@ -226,7 +232,7 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
     metric, task = raw.get("metric"), raw.get("task", "auto")
     if isinstance(metric, str) and not custom:
         if metric not in METRICS:
-            problems.append(Problem(("metric",), f"{metric!r} is not a metric{nearest(metric, METRICS)}"))
+            problems.append(Problem(("metric",), f"{metric!r} is not a metric{suggested(metric)}"))
         elif task in TASKS and task not in METRICS[metric].tasks:
             fit = [name for name, entry in METRICS.items() if task in entry.tasks]
             problems.append(Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(fit)}"))
@@ -265,15 +271,23 @@ def _named_problems(kind: str, room: ModuleType, name: str, arguments: Mapping[s
 
 
 def _column_problems(data: DataConfig) -> list[Problem]:
-    """Check that no column is two things: a label that is read as a text tells all, and a text twice nothing."""
+    """Check that no column is two things, as a label read as a text tells all, and that no option is unread."""
     labels = [data.label] if isinstance(data.label, str) else data.label
     uses = [("text_pair", data.text_pair, [data.text])] if data.text_pair else []
     uses += [("label", label, [data.text, data.text_pair or data.text]) for label in labels]
-    return [
+    found = [
         Problem(("data", key), f"is column {column!r}, which is a text already; name a column of its own")
         for key, column, others in uses
         if column in others
     ]
+    if data.group in labels:
+        found.append(Problem(("data", "group"), f"is column {data.group!r}, which is a label; name another column"))
+    if data.normalize_labels and not isinstance(data.label, str):
+        found.append(Problem(("data", "normalize_labels"), "is not for label columns of 0 and 1; leave it out"))
+    if data.dataset is not None:
+        unread = [key for key in ("encoding", "separator") if getattr(data, key) is not None]
+        found += [Problem(("data", key), "is for files, not data sets of the Hub; leave it out") for key in unread]
+    return found
 
 
 def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:

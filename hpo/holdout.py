@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from hpo import baselines, predictions
 from hpo.bootstrap import CONFIDENCE, intervals
 from hpo.breakdown import by_class
-from hpo.finetune.metrics import score
+from hpo.finetune.metrics import score, worst_group
 from hpo.finetune.tasks import Outputs
 from hpo.results import LOOK, Results, read
 
@@ -25,9 +28,7 @@ Array = np.ndarray[Any, Any]
 Said = Callable[[int, str], Outputs]  # (trial, split) -> what its kept weights say of it
 
 
-def judge(
-    study: optuna.Study, array: FineTuneArray, folder: Path, groups: Array | None = None
-) -> dict[str, Any] | None:
+def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, Any] | None:
     """Score the kept weights on the test split, and keep the look with the study and its predictions in files.
 
     A look is taken once for a best trial: running the study again with nothing new does not look again. Looks at
@@ -37,7 +38,6 @@ def judge(
         study: A study at rest.
         array: What trained it.
         folder: Folder of the kept weights, one folder a trial; predictions go to `predictions` beside it.
-        groups: [test rows] group of each row, if rows of a group are not independent.
 
     Returns:
         None if no trial completed, or its weights are not there; else
@@ -47,7 +47,9 @@ def judge(
         - where there are two, `difference`, and `low`, `high` and `shown` (whether the interval leaves out zero) or, in
           their place, `untold`: why no interval can be told;
         - `references`: `majority` and `tfidf`, `says`, `score` and the same of the best trial's difference from it;
-        - `classes`: see `hpo.breakdown.by_class`.
+        - `classes`: see `hpo.breakdown.by_class`; `worst_group`: `hpo.finetune.metrics.GroupScore`, or None.
+
+        Rows of a group, and rows with equal texts, are resampled together.
 
     Raises:
         HpoError: The predictions cannot be written; the look is kept.
@@ -59,7 +61,7 @@ def judge(
     said: Said = cache(lambda number, split: array.outputs_of(folder / str(number), split))
     look = results.verdict
     if look is None or "references" not in look:  # a former version had none
-        look = _look(results, array, folder.parent, said, list(dict.fromkeys(trials)), groups)
+        look = _look(results, array, folder.parent, said, list(dict.fromkeys(trials)))
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
         for split in ("validation", "test"):
@@ -67,14 +69,12 @@ def judge(
     return dict(look)
 
 
-def _look(
-    results: Results, array: FineTuneArray, folder: Path, said: Said, trials: list[int], groups: Array | None
-) -> dict[str, Any]:
+def _look(results: Results, array: FineTuneArray, folder: Path, said: Said, trials: list[int]) -> dict[str, Any]:
     """Return a new look; the first of `trials` is the best one, the second, if any, the published default."""
-    data, metric = array.data, array.metric
+    data, metric, test = array.data, array.metric, array.data.splits["test"]
     outputs = [said(number, "test") for number in trials]
     names, references = _references(array, folder)
-    told = intervals(metric, [*outputs, *references], data.labels, groups)
+    told = intervals(metric, [*outputs, *references], data.labels, test.groups)
     scores = [score(metric, each) for each in (*outputs, *references)]  # defined: `metrics.chosen` has looked
     against = [
         {"score": found} | _compared(scores[0], found, interval)
@@ -89,6 +89,7 @@ def _look(
         baseline = {"number": trials[0], "score": scores[0]}
         compared |= {"difference": 0.0}
     says = baselines.says(data)
+    worst = worst_group(metric, outputs[0], test.members) if test.members else None
     return {
         "metric": metric,
         "examples": len(outputs[0].targets),
@@ -104,6 +105,7 @@ def _look(
             else {"says": says["tfidf"], "bounded": baselines.bounded(data), **against[names.index("tfidf")]},
         },
         "classes": by_class(outputs[0], data.labels),
+        "worst_group": asdict(worst) if worst else None,
     }
 
 
@@ -123,7 +125,7 @@ def _references(array: FineTuneArray, folder: Path) -> tuple[list[str], list[Out
     data = array.data
     test = data.splits["test"]
     found = [baselines.majority(data)(test)]
-    kept = folder / "baselines" / f"tfidf_{array.metric}_{data.digest[:16]}.npy"
+    kept = folder / "baselines" / f"tfidf_{array.metric}_{data.digest[:16]}.safetensors"
     logits = _loaded(kept, (len(test), max(1, len(data.labels))))
     if logits is None:
         predict = baselines.tfidf(data, array.metric)
@@ -132,14 +134,14 @@ def _references(array: FineTuneArray, folder: Path) -> tuple[list[str], list[Out
         logits = predict(test).logits
         with suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            np.save(kept, logits, allow_pickle=False)
+            save_file({"logits": np.ascontiguousarray(logits)}, kept)
     return ["majority", "tfidf"], [*found, Outputs(data.task, test.targets, logits)]
 
 
 def _loaded(path: Path, shape: tuple[int, int]) -> Array | None:
     try:
-        logits: Array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # not there, or damaged: it is computed again
+        logits: Array = load_file(path)["logits"]
+    except (OSError, KeyError, SafetensorError):  # not there, or damaged: it is computed again
         return None
     return logits if logits.shape == shape and logits.dtype.kind == "f" else None
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO, TextIOWrapper
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from hpo.finetune.metrics import Direction
 
@@ -13,6 +21,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, and so of a
 Named = str | dict[str, Any]
 Files = str | list[str]
 Share = Files | float | int
+# Keys of `data` that studies made by earlier versions do not have.
+NEWER_OPTIONS = ("group", "unlabelled", "normalize_labels", "encoding", "separator")
 
 
 class _Model(BaseModel):
@@ -42,6 +52,16 @@ class DataConfig(_Model):
     """Keep only the rows of `train` in which these columns have these values."""
     rows: int | None = Field(default=None, ge=10)
     """Use a seeded sample of this many rows of `train`, before anything is set aside."""
+    group: str | None = None
+    """Column whose equal values name one group: its rows stay on one side of a split, and are resampled together."""
+    unlabelled: Literal["error", "drop"] = "error"
+    """Rows without a label: `error` refuses them, `drop` leaves them out."""
+    normalize_labels: bool = False
+    """Whether labels that differ only in case or blanks are one label, in lower case."""
+    encoding: str | None = None
+    """Encoding of text files, e.g. `cp1252`; UTF-8 if empty."""
+    separator: str | None = None
+    """What separates the fields of CSV and TSV files, e.g. `;`; if empty, the comma and the tab."""
 
     @field_validator("label")
     @classmethod
@@ -58,6 +78,29 @@ class DataConfig(_Model):
         if isinstance(value, float) and value >= 1:
             raise ValueError(f"a share must be below 1, not {value}; a number of rows is written without a point")
         return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        try:
+            TextIOWrapper(BytesIO(), encoding=value)
+        except (LookupError, ValueError):
+            raise ValueError(f"{value!r} is not a text encoding of Python; e.g. cp1252, latin-1, utf-16") from None
+        return value
+
+    @field_validator("separator")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError(f'must be one character, e.g. ";" or "\\t" (in double quotes), not {value!r}')
+        return value
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out newer options that are not used, so that studies made without them can go on."""
+        values: dict[str, Any] = dump(self)
+        unused = {name for name in NEWER_OPTIONS if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 class StudyConfig(_Model):

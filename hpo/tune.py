@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Never, cast
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import config as configs
-from hpo import pruners, samplers
+from hpo import from_optuna, pruners, samplers
 from hpo import storage as storages
 from hpo.checkpoint import Checkpoints
 from hpo.errors import ConfigError, NotFoldableError, Problem, StudyError
@@ -34,9 +35,9 @@ from hpo.weights import Weights
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
+    from hpo.finetune.data import Dataset
 
 Named = str | Mapping[str, Any]
-_NO_OBJECT = "must be a name or a mapping, which can be kept with the study, e.g. {'name': 'tpe', 'multivariate': True}"
 
 STALL_TIMEOUT = 1800.0  # seconds; a step of fine-tuning, or a look at the validation split, takes far less
 
@@ -77,11 +78,18 @@ def open_array(study: configs.Study) -> TrialArray:
 
 def open_finetuning(study: configs.Study) -> FineTuneArray:
     """Build the built-in objective's array; the only place from which torch is reached."""
+    config = study.config
+    assert config.data is not None
     data = importlib.import_module("hpo.finetune.data")
+    dataset = data.load(config.data, config.task, config.seed, study.folder)  # before torch is loaded
+    opened = _array_for(study, dataset)
+    opened.notes = (*opened.notes, *dataset.notes)
+    return opened
+
+
+def _array_for(study: configs.Study, dataset: Dataset) -> FineTuneArray:
     array = importlib.import_module("hpo.finetune.array")
     config, space = study.config, study.space
-    assert config.data is not None
-    dataset = data.load(config.data, config.task, config.seed, study.folder)
     given = config, dataset, study.folder, max(_values(space, "epochs"))
     needs = {
         "smallest_batch": min(_values(space, "batch_size")),
@@ -228,6 +236,7 @@ def optimize(
     round_size: int | None = None,
     max_consecutive_failures: int = 3,
     watch: Watcher | None = None,
+    **others: Never,
 ) -> optuna.Study:
     """Optimise a custom objective.
 
@@ -250,6 +259,7 @@ def optimize(
         round_size: Trials of a round, whose results do not depend on who is faster; trials run free if None.
         max_consecutive_failures: Failed trials in a row after which the study stops.
         watch: Told of everything; without a space, of trials that end.
+        **others: Refused; of an argument of Optuna's, the error says what to write instead.
 
     Returns:
         The Optuna study.
@@ -259,8 +269,8 @@ def optimize(
     """
     if not callable(objective):
         raise ConfigError("optimize()", [Problem(("objective",), f"must be a function of params, not {objective!r}")])
-    objects = {"sampler": sampler, "pruner": pruner}
-    if wrong := [Problem((key,), _NO_OBJECT) for key, given in objects.items() if not isinstance(given, str | Mapping)]:
+    known = [name for name, entry in inspect.signature(optimize).parameters.items() if entry.kind != entry.VAR_KEYWORD]
+    if wrong := from_optuna.argument_problems(others, known) + from_optuna.object_problems(sampler, pruner):
         raise ConfigError("optimize()", wrong)
     settings = {
         "name": name,

@@ -56,6 +56,11 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
         looks: All looks of the study, this one among them.
     """
     said = [sentence(look), *_references(look), *_classes(look)]
+    if worst := look.get("worst_group"):
+        said.append(
+            f"It scores worst on the group {plain(worst['name'])!r}: {worst['score']:.4g}, {worst['rows']} test rows; "
+            f"{worst['compared']} groups can be compared"
+        )
     if len(looks) > 1:
         listed = "; ".join(
             f"trial {each['best']['number']}, {each['best']['score']:.4g}"

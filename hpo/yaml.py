@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, ScalarEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from hpo.errors import ConfigError, Problem
@@ -18,6 +18,7 @@ SourcePath = tuple[str | int, ...]
 
 LARGEST = 1 << 17  # bytes, which take seconds to read
 LONGEST = 1000  # characters of a number; one of thousands of digits could not even be printed
+DEEPEST = 32  # levels of nesting; a study needs about eight, and reading takes time in the square of them
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
@@ -49,8 +50,6 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {said}", line)]) from None
     except (YAMLError, ValueError) as error:  # the second for the 13th month
         raise ConfigError(str(path), [Problem((), f"is not valid YAML: {error}")]) from None
-    except RecursionError:
-        raise ConfigError(str(path), [Problem((), "is nested too deeply")]) from None
     if not isinstance(document, Mapping):
         raise ConfigError(str(path), [Problem((), "must be a mapping, `key: value` lines")])
     lines: dict[SourcePath, int] = {}
@@ -65,9 +64,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
 
 def _beyond_plain(text: str) -> Iterator[tuple[str, int]]:
     """Yield what of YAML a strict reader does not follow: what to write instead, and the line."""
+    depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         line = event.start_mark.line + 1
-        if isinstance(event, AliasEvent):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            yield f"is nested more than {DEEPEST} levels deep; a study needs fewer", line
+        elif isinstance(event, AliasEvent):
             yield f"uses the alias *{event.anchor}; write the value out", line
         elif getattr(event, "tag", None) is not None:
             yield f"has the tag {event.tag}; leave it out", line
@@ -94,7 +97,7 @@ def scalar(text: str) -> Any:
         if any(_beyond_plain(text)):
             return text
         return _plain(YAML(typ="safe", pure=True).load(StringIO(text)))
-    except (YAMLError, ValueError, RecursionError):
+    except (YAMLError, ValueError):
         return text
 
 

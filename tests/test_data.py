@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from hpo.errors import DataError
 from hpo.finetune import data
-from hpo.settings import DataConfig
+from hpo.settings import NEWER_OPTIONS, DataConfig
 
 
 def config(**settings):
@@ -160,7 +161,11 @@ GOOD = {"text": [f"t{i}" for i in range(40)], "label": ["a", "b"] * 20}
         (GOOD, {"validation": 0.001}, "validation: 0.001 asks for 0 rows"),
         (GOOD, {"where": {"label": "z"}}, "no row has label = 'z'; the column has a, b"),
         ({**GOOD, "label": ["a"] * 40}, {}, "every row of train has the label 'a'"),
-        ({**GOOD, "label": ["a", ""] * 20}, {}, "train: column 'label' has no label in 20 rows, first in row 2"),
+        (
+            {**GOOD, "label": ["a", ""] * 20},
+            {},
+            "train: column 'label' has no label in 20 rows, first in row 2 of .*train.csv",
+        ),
         ({**GOOD, "label": [f"l{i}" for i in range(40)]}, {}, "40 different labels in 40 rows"),
     ],
 )
@@ -193,8 +198,8 @@ def test_rows_that_are_all_one_make_no_splits(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("train.csv", b"text;label\na;b\n", "look separated by ';': save it with commas"),
-        ("train.csv", b"text\tlabel\na\tb\n", r"look separated by '\\t'"),
+        ("train.csv", b"text;label\na;b\n", r'look separated by ";": set data: \{separator: ";"\}'),
+        ("train.csv", b"text\tlabel\na\tb\n", r'look separated by "\\t": set data: \{separator: "\\t"\}'),
         ("train.csv", "text,label\nfine,good\n".encode("utf-16"), "iconv -f utf-16 -t utf-8"),
         ("train.json", b'[{"text": "a"}, 3]', "element 2 of its array is no object"),
         ("train.json", b'[{"text": "a"},\n', "line 2: not JSON"),
@@ -266,3 +271,268 @@ def test_a_line_of_json_may_hold_any_separator_of_unicode(tmp_path):
     lines = [json.dumps({"text": f"a\u2028b{i}", "label": "xy"[i % 2]}, ensure_ascii=False) for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert sum(len(split) for split in load(tmp_path, train="rows.jsonl").splits.values()) == 40
+
+
+# ---------------------------------------------------------------- encodings and separators
+
+QUOTED = "text,label\nDon\u2019t stop,a\ncaf\xe9,b\n" + "".join(f"x{i},{'ab'[i % 2]}\n" for i in range(40))
+
+
+def texts(dataset):
+    return {text for split in dataset.splits.values() for text in split.texts}
+
+
+def test_the_advice_for_a_windows_file_reads_it_as_it_was_written(tmp_path):
+    (tmp_path / "train.csv").write_bytes(QUOTED.encode("cp1252"))
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    said = str(caught.value)
+    assert "line 2 has the byte 0x92. Read as cp1252 (not as latin-1), the line is 'Don\u2019t stop,a'" in said
+    advised = re.search(r"encoding: ([\w-]+)", said)[1]
+    assert re.search(r"iconv -f ([\w-]+) ", said)[1] == advised
+    assert {"Don\u2019t stop", "caf\xe9"} <= texts(load(tmp_path, encoding=advised))
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"text,label\ncaf\xe9,a\n", "cp1252 or latin-1, which are the same here, the line is 'caf\xe9,a'"),
+        (b"text,label\na\x81\x92b,a\n", "It is neither cp1252 nor latin-1 text"),
+        (b"text,label\n" + b"x" * 500 + b"\x93end,a\n", "the line is 'x{54}\u201cend,a'"),
+        ("text,label\nfine,a\n".encode("utf-16"), "It begins as UTF-16 does: set data: {encoding: utf-16}"),
+    ],
+)
+def test_an_encoding_is_advised_only_where_it_gives_text(tmp_path, raw, said):
+    (tmp_path / "train.csv").write_bytes(raw)
+    with pytest.raises(DataError, match=said):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig", "latin-1", "cp1252"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+def test_a_file_is_read_in_the_encoding_that_is_named(tmp_path, encoding, kind):
+    rows = [{"text": f"caf\xe9 {i}", "label": "ab"[i % 2]} for i in range(40)]
+    content = {
+        "csv": "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows),
+        "jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "json": json.dumps(rows, ensure_ascii=False),
+    }
+    (tmp_path / f"rows.{kind}").write_bytes(content[kind].encode(encoding))
+    assert texts(load(tmp_path, train=f"rows.{kind}", encoding=encoding)) == {row["text"] for row in rows}
+
+
+def test_a_wrong_encoding_is_named_with_the_line(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"text,label\nfine,a\nx\x81,b\n")
+    with pytest.raises(DataError, match="is not cp1252 text: line 3 has the byte 0x81"):
+        load(tmp_path, encoding="cp1252")
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "train.csv"), ("|", "train.tsv"), ("\t", "train.csv")])
+def test_fields_are_separated_as_the_study_says(tmp_path, separator, name):
+    rows = "".join(f'"a{separator}b, {i}"{separator}{"xy"[i % 2]}\n' for i in range(40))
+    (tmp_path / name).write_text(f"text{separator}label\n{rows}")
+    assert texts(load(tmp_path, train=name, separator=separator)) == {f"a{separator}b, {i}" for i in range(40)}
+
+
+# ---------------------------------------------------------------- options that earlier versions did not have
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "seed", "digest"),
+    [
+        ({"train": "train.csv"}, "auto", 0, "4f042ecf2186b6a4"),
+        ({"train": "train.csv", "test": "test.csv", "validation": 0.2, "rows": 60}, "auto", 3, "2be9bb150a7d1ddf"),
+        ({"train": "rows.csv", "text_pair": "other", "where": {"s": "p"}}, "auto", 1, "c0de372ae59cac4a"),
+        ({"train": "rows.csv", "label": "score", "validation": 12, "test": 12}, "regression", 2, "e14b8043b9f432ef"),
+        ({"train": ["rows.csv", "rows.csv"], "label": ["x", "y"]}, "auto", 0, "5b611f40835edf23"),
+    ],
+)
+def test_splits_are_to_the_row_those_of_earlier_versions(tmp_path, settings, task, seed, digest):
+    tiny.write_csv(tmp_path / "train.csv", 120)
+    tiny.write_csv(tmp_path / "test.csv", 20, seed=1)
+    i = np.arange(60)
+    frame(
+        tmp_path,
+        "rows.csv",
+        text=[f"t{k}" for k in i % 37],
+        other=[f"o{k}" for k in i % 7],
+        label=[["a", "b", "c"][k] for k in i % 3],
+        score=[str(float(k) / 7) for k in i],
+        x=i % 2,
+        y=(i % 3 == 0).astype(int),
+        s=["p" if k < 50 else "q" for k in i],
+    )
+    assert load(tmp_path, task, seed, **settings).digest.startswith(digest)
+
+
+def test_a_study_without_the_newer_options_is_stored_as_earlier_versions_did():
+    assert set(config().model_dump(mode="json")) == {
+        *("dataset", "subset", "train", "validation", "test", "text", "text_pair", "label", "where", "rows")
+    }
+    used = config(group="g", unlabelled="drop", normalize_labels=True, encoding="cp1252", separator=";")
+    stored = json.loads(json.dumps(used.model_dump(mode="json")))
+    assert DataConfig.model_validate(stored) == used
+    assert set(NEWER_OPTIONS) <= set(stored)
+
+
+def test_rows_without_a_label_are_left_out_if_the_study_says_so_and_counted(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(60)], label=["a", "b", ""] * 20)
+    frame(tmp_path, "test.csv", text=["x", "y", "z"], label=["", "a", "b"])
+    found = load(tmp_path, test="test.csv", unlabelled="drop")
+    assert texts(found) == {f"t{i}" for i in range(60) if i % 3 < 2} | {"y", "z"}
+    assert (
+        found.notes[0] == f"20 of 60 rows of train have no label and are left out, first row 3 of {tmp_path}/train.csv"
+    )
+    assert found.notes[1].startswith("1 of 3 rows of test have no label and are left out, first row 1 of ")
+    with pytest.raises(DataError, match=r"or leave them out with data: {unlabelled: drop}"):
+        load(tmp_path, test="test.csv")
+    frame(tmp_path, "test.csv", text=["x", "y"], label=["", ""])
+    with pytest.raises(DataError, match="no row of test has a label"):
+        load(tmp_path, test="test.csv", unlabelled="drop")
+
+
+def test_a_row_that_lacks_one_of_several_labels_is_left_out(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(40)], x=[1, 0] * 20, y=["", "1", "0", "1"] * 10)
+    assert len(texts(load(tmp_path, label=["x", "y"], unlabelled="drop"))) == 30
+
+
+def test_labels_that_differ_in_case_or_blanks_become_one(tmp_path):
+    labels = ["Very good", "very  good ", "BAD", "bad"] * 15
+    frame(tmp_path, text=[f"t{i}" for i in range(60)], label=labels)
+    found = load(tmp_path, normalize_labels=True)
+    assert found.labels == ("bad", "very good")
+    assert found.notes[:2] == (
+        "'BAD', 'bad' are one label, 'bad'",
+        "'Very good', 'very  good ' are one label, 'very good'",
+    )
+    assert len(load(tmp_path).labels) == 4
+    lines = [json.dumps({"text": f"t{i}", "label": ["A", " b"][: 1 + i % 2]}) for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    assert load(tmp_path, train="rows.jsonl", normalize_labels=True).labels == ("a", "b")
+
+
+def test_a_label_of_blanks_is_none_once_labels_are_normalized(tmp_path):
+    frame(tmp_path, text=[f"t{i}" for i in range(40)], label=["a", "b", "c", " "] * 10)
+    assert " " in load(tmp_path).labels
+    with pytest.raises(DataError, match="has no label in 10 rows"):
+        load(tmp_path, normalize_labels=True)
+    assert load(tmp_path, normalize_labels=True, unlabelled="drop").labels == ("a", "b", "c")
+
+
+def test_a_label_of_another_spelling_in_the_test_split_leads_to_normalize_labels(tmp_path):
+    frame(tmp_path, **GOOD)
+    frame(tmp_path, "test.csv", text=["x", "y"], label=["A ", "b"])
+    with pytest.raises(DataError, match=r"differ only in case or blanks: set data: {normalize_labels: true}"):
+        load(tmp_path, test="test.csv")
+    assert load(tmp_path, test="test.csv", normalize_labels=True).labels == ("a", "b")
+
+
+def test_a_file_and_its_row_are_named_after_sampling_and_splitting(tmp_path):
+    frame(tmp_path, "one.csv", text=[f"t{i}" for i in range(40)], x=[0, 1] * 20)
+    frame(tmp_path, "two.csv", text=[f"u{i}" for i in range(40)], x=[0] * 20 + [7] + [1] * 19)
+    with pytest.raises(DataError, match=r"column 'x' has '7' in row 21 of .*two\.csv; write 0 or 1"):
+        load(tmp_path, train=["one.csv", "two.csv"], label=["x"])
+
+
+# ---------------------------------------------------------------- groups
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 60)), min_size=60, max_size=150),
+    seed=st.integers(0, 5),
+)
+def test_neither_a_group_nor_a_text_is_on_two_sides(tmp_path_factory, rows, seed):
+    folder = tmp_path_factory.mktemp("groups")
+    frame(
+        folder,
+        text=[f"t{t}" for t, _ in rows],
+        who=[f"g{g}" for _, g in rows],
+        label=["ab"[(t + g) % 2] for t, g in rows],
+    )
+    try:
+        splits = load(folder, seed=seed, validation=0.2, test=0.2, group="who").splits
+    except DataError:  # all rows are linked, or the groups are too large
+        assume(False)
+    assert sum(map(len, splits.values())) == len(rows)
+    for of in (lambda split: set(split.members), lambda split: set(split.texts)):
+        sides = [of(split) for split in splits.values()]
+        assert sum(map(len, sides)) == len(set().union(*sides))
+
+
+def test_splits_of_groups_have_about_the_size_and_the_classes_asked_for(tmp_path):
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 150, 1000)
+    labels = np.where(rng.random(1000) < 0.1 + 0.6 * (groups % 3 == 0), "rare", "often")
+    frame(tmp_path, text=[f"t{i}" for i in range(1000)], label=labels, who=[f"g{g}" for g in groups])
+    share = (labels == "rare").mean()
+    found = load(tmp_path, validation=0.2, test=100, group="who")
+    for name, rows in (("validation", 200), ("test", 100)):
+        split = found.splits[name]
+        assert abs(len(split) - rows) <= 5
+        assert abs((split.targets == found.labels.index("rare")).mean() - share) < 0.02
+    assert found.digest == load(tmp_path, validation=0.2, test=100, group="who").digest
+    assert found.digest != load(tmp_path, validation=0.2, test=100, group="who", seed=1).digest
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_one_group_stays_in_train(tmp_path, seed):
+    labels = ["a", "b"] * 45 + ["rare"] * 10
+    frame(tmp_path, text=[f"t{i}" for i in range(100)], label=labels, who=[f"g{i // 10}" for i in range(100)])
+    found = load(tmp_path, seed=seed, validation=0.2, test=0.2, group="who")
+    assert (found.splits["train"].targets == found.labels.index("rare")).sum() == 10
+    assert [len(found.splits[name]) for name in data.SPLITS] == [60, 20, 20]
+
+
+def test_groups_too_large_to_be_set_aside_are_named(tmp_path):
+    frame(tmp_path, **GOOD, who=["g", "h"] * 20)
+    with pytest.raises(DataError, match="rows with the same text or the same 'who' stay on one side"):
+        load(tmp_path, group="who")
+
+
+def test_groups_that_given_files_share_are_noted(tmp_path):
+    frame(tmp_path, **GOOD, who=[f"g{i // 2}" for i in range(40)])
+    frame(tmp_path, "test.csv", text=["x", "y", "z"], label=["a", "b", "a"], who=["g3", "new", "g3"])
+    assert any(
+        note.startswith("1 of 2 groups of test are in ") and "e.g. 'g3'" in note
+        for note in load(tmp_path, test="test.csv", group="who").notes
+    )
+
+
+def test_a_row_without_a_group_is_refused(tmp_path):
+    frame(tmp_path, **GOOD, who=["g"] * 20 + [""] + ["h"] * 19)
+    with pytest.raises(DataError, match="column 'who' has no group in 1 rows, first in row 21 of"):
+        load(tmp_path, group="who")
+
+
+def test_rows_of_one_text_or_one_group_are_one_draw(tmp_path):
+    one = data.Split(["a", "b", "a", "c"], None, np.zeros(4))
+    assert one.groups.tolist() == [0, 1, 0, 2]
+    pairs = data.Split(["a", "a", "a"], ["x", "y", "x"], np.zeros(3))
+    assert pairs.groups.tolist() == [0, 1, 0]
+    linked = data.Split(["a", "b", "c", "a", "d"], None, np.zeros(5), members=["g", "g", "h", "h", "i"])
+    assert linked.groups.tolist() == [0, 0, 0, 0, 1]  # g and h both have the text a
+    assert data.Split([], None, np.zeros(0), members=[]).groups.tolist() == []
+
+
+# ---------------------------------------------------------------- nothing to learn
+
+
+def given_files(folder, **columns):
+    frame(folder, **columns)
+    for name in ("validation", "test"):
+        frame(folder, f"{name}.csv", **{key: [*values[:6]] for key, values in columns.items()})
+    return {"validation": "validation.csv", "test": "test.csv"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "label", "said"),
+    [
+        ({"text": ["same"] * 40, "label": ["a", "b"] * 20}, "auto", "label", "has the same text, 'same'"),
+        ({"text": GOOD["text"], "label": ["2.5"] * 40}, "regression", "label", "every row of train has the same label"),
+        ({"text": GOOD["text"], "x": [1] * 40, "y": [0] * 40}, "auto", ["x", "y"], "train has the same label"),
+    ],
+)
+def test_data_of_which_nothing_can_be_learned_is_refused(tmp_path, columns, task, label, said):
+    with pytest.raises(DataError, match=said):
+        load(tmp_path, task, label=label, **given_files(tmp_path, **columns))

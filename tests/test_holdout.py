@@ -354,6 +354,22 @@ def test_the_verdict_has_baselines_and_classes(judged):
     assert sum(map(sum, verdict["classes"]["confusion"])) == 60
 
 
+def test_rows_of_a_group_or_of_equal_texts_are_resampled_together_and_the_worst_group_is_named(judged):
+    _, array, add, look = judged
+    add(7)
+    test = array.data.splits["test"]
+    array.data.splits["test"] = Split(["same"] * 60, None, test.targets)
+    assert look()["references"]["tfidf"]["untold"] == "the 60 test rows are of 1 group"
+    groups = [f"g{row % 12 if row % 10 < 7 else 5}" for row in range(60)]
+    texts = [f"{text} {row}" for row, text in enumerate(test.texts)]
+    array.data.splits["test"] = Split(texts, None, test.targets, groups)
+    add(8)
+    verdict = look()
+    assert verdict["references"]["majority"]["low"] < verdict["references"]["majority"]["high"]
+    assert verdict["worst_group"]["name"] == "g5"
+    assert any(said.startswith("It scores worst on the group 'g5'") for said in sentences(verdict))
+
+
 def test_the_best_is_not_compared_with_itself(judged):
     _, _, add, look = judged
     add(7, baseline=True)

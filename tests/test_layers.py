@@ -19,6 +19,7 @@ LAYERS = [
     [
         "changes",
         "checkpoint",
+        "dashboard_guard",
         "errors",
         "formatting",
         "halt",
@@ -67,12 +68,12 @@ LAYERS = [
         "finetune.model",
         "finetune.replay",
     ],
-    ["ledger", "space_reader", "verdict", "finetune.adapter_files", "finetune.folded_families"],
+    ["inputs", "ledger", "space_reader", "verdict", "finetune.adapter_files", "finetune.folded_families"],
     ["turns", "finetune.folded"],
     ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
-    ["config", "intake", "running", "watcher", "finetune.labels", "finetune.slot"],
+    ["config", "from_optuna", "intake", "running", "watcher", "finetune.labels", "finetune.slot", "finetune.splits"],
     ["again", "keeper", "study", "finetune.data"],
-    ["runner", "workers", "finetune.tokens"],
+    ["runner", "workers", "finetune.quality", "finetune.tokens"],
     ["ray_workers", "finetune.array", "finetune.folded_program", "finetune.predictor"],
     ["finetune.folded_array", "finetune.shard"],
     ["finetune.lora_array", "finetune.sharded_array"],
@@ -156,3 +157,9 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
     name = "optimise"
     with pytest.raises(AttributeError, match="module 'hpo' has no attribute 'optimise'"):
         getattr(hpo, name)
+
+
+def test_dir_lists_what_is_public_and_loads_none_of_it() -> None:
+    code = "import sys, hpo, json; names = dir(hpo); print(json.dumps([names, 'hpo.tune' in sys.modules]))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(ran.stdout) == [sorted([*hpo.__all__, "__version__"]), False]

@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 import sklearn.metrics as sk
 
-from hpo.finetune.metrics import METRICS, score
+from hpo.finetune.metrics import METRICS, score, suggested
 from hpo.finetune.tasks import TASKS, Outputs
 
 draw = np.random.default_rng(3)
@@ -129,3 +129,26 @@ def test_what_is_prepared_for_resamples_is_what_scikit_learn_scores(name: str, t
     for size in [1, 2, 3, 6, 40] * 8:
         rows = rng.integers(0, 40, size)
         assert of_rows(rows) == pytest.approx(score(name, outputs.take(rows)), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("f1", "; did you mean f1_macro or f1_micro or f1_weighted or f1_binary?"),
+        ("weighted_f1", "; did you mean f1_weighted?"),
+        ("MCC", "; did you mean matthews?"),
+        ("auc", "; did you mean roc_auc?"),
+        ("balanced_accuracy_score", "; did you mean recall_macro?"),
+        ("eval_loss", "; did you mean loss?"),
+        ("spearmanr", "; did you mean spearman?"),
+        ("bleu", "; one of accuracy, f1_binary, "),
+    ],
+)
+def test_a_name_that_other_programs_have_leads_to_the_metric(name: str, said: str) -> None:
+    assert suggested(name).startswith(said)
+
+
+def test_a_metrics_other_names_are_no_metrics_and_belong_to_one() -> None:
+    others = [name for entry in METRICS.values() for name in entry.also]
+    assert len(set(others)) == len(others)
+    assert not set(others) & set(METRICS)

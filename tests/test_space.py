@@ -291,7 +291,11 @@ def test_all_problems_come_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("name", "names", "said"),
-    [("learnig_rate", ["learning_rate"], "; did you mean learning_rate?"), (7, ["b", "a"], "; one of a, b")],
+    [
+        ("learnig_rate", ["learning_rate"], "; did you mean learning_rate?"),
+        (7, ["b", "a"], "; one of a, b"),
+        ("Learning-Rate", ["learning_rate"], "; did you mean learning_rate?"),
+    ],
 )
 def test_the_nearest_name_is_offered(name: Any, names: list[str], said: str) -> None:
     assert nearest(name, names) == said
@@ -463,3 +467,19 @@ def test_a_lattice_of_the_most_points_is_written_out() -> None:
 def test_a_value_that_is_not_finite_is_refused(value: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse({"x": value, "y": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("value", "ends"), [((0, 1), "{'low': 0, 'high': 1}"), ((0.5, 1e-5), "{'low': 1e-05, 'high': 0.5}")]
+)
+def test_a_pair_of_numbers_is_refused_with_both_of_its_readings(value: Any, ends: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse({"x": value, "y": [1, 2]})
+    (problem,) = caught.value.problems
+    assert problem.path == ("x",)
+    assert f"write {ends} for all numbers between, or the list {list(value)} for these two" in problem.message
+
+
+@pytest.mark.parametrize("value", [("a", "b"), (8, 16, 32), (True, False)])
+def test_a_tuple_that_can_be_no_range_is_a_choice(value: Any) -> None:
+    assert parse({"x": value}).parameters["x"] == Categorical(list(value))

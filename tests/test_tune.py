@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 import hpo
+from hpo import from_optuna
 from hpo.errors import ConfigError, StudyError
 from hpo.watcher import Silent
 
@@ -154,5 +156,43 @@ def test_patience_without_a_space_is_refused() -> None:
 def test_what_is_no_objective_and_no_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="objective: must be a function of params, not 5"):
         hpo.optimize(5, SPACE)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="sampler: must be a name or a mapping"):
-        hpo.optimize(double, SPACE, sampler=optuna.samplers.RandomSampler())  # type: ignore[arg-type]
+
+
+class OwnSampler(optuna.samplers.RandomSampler):
+    pass
+
+
+class OwnPruner(optuna.pruners.NopPruner):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sampler": optuna.samplers.TPESampler()}, "sampler: is a TPESampler object.* write sampler='tpe' or {'name'"),
+        ({"sampler": optuna.samplers.CmaEsSampler}, "write sampler='cmaes'"),
+        ({"sampler": optuna.samplers.GridSampler({"x": [1]})}, "write sampler='grid'"),
+        ({"sampler": optuna.samplers.NSGAIISampler()}, "write sampler='NSGAIISampler'"),
+        ({"sampler": OwnSampler()}, "add its class to hpo.samplers.SAMPLERS under a name, and write sampler="),
+        ({"pruner": optuna.pruners.HyperbandPruner()}, "write pruner='hyperband'"),
+        ({"pruner": OwnPruner()}, "add its class to hpo.pruners.PRUNERS under a name"),
+        ({"pruner": None}, "pruner: must be a name or a mapping, e.g. pruner='none', not None"),
+        ({"n_trials": 3, "sampler": 5}, "(?s)n_trials: write trials=N.*sampler: must be a name"),
+        ({"callbacks": []}, "callbacks: write watch=W, a subclass of hpo.watcher.Watcher"),
+        ({"trails": 3}, "trails: is not an argument of optimize; did you mean trials"),
+    ],
+)
+def test_what_optuna_takes_is_refused_with_what_takes_its_place(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        hpo.optimize(double, SPACE, **given)
+
+
+def test_every_replaced_argument_is_one_of_optunas_and_none_of_ours() -> None:
+    of_optuna = {
+        *inspect.signature(optuna.create_study).parameters,
+        *inspect.signature(optuna.Study.optimize).parameters,
+    }
+    assert set(from_optuna.REPLACED) <= of_optuna
+    ours = set(inspect.signature(hpo.optimize).parameters)
+    assert not ours & set(from_optuna.REPLACED)
+    assert of_optuna - set(from_optuna.REPLACED) - {"self", "func"} <= ours  # each has a place here, or words

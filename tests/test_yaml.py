@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ BOMB = "a: &a [x, x]\n" + "\n".join(
         ("a: 1\n---\nb: 2\n", "line 2: is not valid YAML"),
         ("a: \x00\n", "is not valid YAML"),
         ("a: 1\n? [x, y]\n: 2\n", "line 2: has a list or a mapping as a key"),
-        ("a: " + "[" * 700 + "]" * 700, "is nested too deeply"),
+        ("a: " + "[" * 700 + "]" * 700, "line 1: is nested more than 32 levels deep"),
         ("- 1\n- 2\n", "must be a mapping"),
         ("just text", "must be a mapping"),
         ("", "must be a mapping"),
@@ -185,3 +186,36 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_said_to_be_so(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         yaml.read(tmp_path / name)
+
+
+LEVELS = 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: " + "[" * LEVELS + "]" * LEVELS, 1),
+        ("a: " + "[" * LEVELS, 1),
+        ("a: " + "{a: " * LEVELS + "1" + "}" * LEVELS, 1),
+        ("a:\n" + " [\n" * LEVELS + " ]\n" * LEVELS, 33),  # the mapping is the first level
+        ("a:\n  " + "- " * LEVELS + "1", 2),
+        ("".join(" " * depth + "a:\n" for depth in range(400)), 33),
+    ],
+)
+def test_deep_nesting_is_refused_with_its_line_and_read_no_further(tmp_path: Path, text: str, line: int) -> None:
+    began = time.process_time()
+    assert refused(tmp_path, text) == f"line {line}: is nested more than 32 levels deep; a study needs fewer"
+    assert yaml.scalar(text) == text
+    assert time.process_time() - began < 5  # reading all levels would take minutes
+
+
+@pytest.mark.parametrize("levels", [31, 32])
+def test_nesting_up_to_the_limit_is_read(tmp_path: Path, levels: int) -> None:
+    text = "a: " + "[" * levels + "]" * levels
+    if levels == 31:
+        value = read(tmp_path, text)[0]["a"]
+        for _ in range(levels):
+            (value,) = value or [None]
+        assert value is None
+    else:
+        refused(tmp_path, text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,19 @@ import pandas as pd
 
 from hpo.errors import DataError
 from hpo.files import expand
-from hpo.finetune.labels import encoder, is_missing, no_missing, refuse_numbers, task_of
-from hpo.finetune.readers import read_rows
+from hpo.finetune.labels import (
+    encoder,
+    is_missing,
+    no_missing,
+    normalize,
+    place,
+    refuse_numbers,
+    task_of,
+    unlabelled,
+)
+from hpo.finetune.readers import Dialect, read_rows
+from hpo.finetune.splits import set_aside, together
+from hpo.inputs import no_column
 from hpo.settings import DataConfig
 
 SPLITS = ("train", "validation", "test")
@@ -31,11 +43,25 @@ class Split:
         texts: First texts, n of them.
         pairs: Second texts, if the task has pairs.
         targets: [n] class indices (int64) or numbers (float32), or [n, labels] of 0 and 1 (float32).
+        members: The group of each row, n of them, if the study names a column of groups.
+        places: Where each row is from: (file, row of the file, from 1), if known.
     """
 
     texts: list[str]
     pairs: list[str] | None
     targets: Array
+    members: list[str] | None = None
+    places: pd.Index[Any] | None = None
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Both texts of each row; the second is empty if the task has no pairs."""
+        return list(zip(self.texts, self.pairs or [""] * len(self), strict=True))
+
+    @cached_property
+    def groups(self) -> Array:
+        """[n] int64: rows with the same number are no independent draws, as they have equal texts or one group."""
+        return together(self.rows, self.members)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -73,43 +99,34 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     Raises:
         DataError: A file, column, label or split is not as the task needs it.
     """
-    frames = {"train": _table(config, "train", config.train, folder)}
+    frames = {"train": _matching(_table(config, "train", config.train, folder), config)}
     for name in ("validation", "test"):
         setting = getattr(config, name)
         if not isinstance(setting, int | float):
             frames[name] = _table(config, name, setting, folder)
-    train = _matching(frames["train"], config)
-    for name, table in {**frames, "train": train}.items():
-        no_missing(name, table, config)
+    notes = _prepared(frames, config)
     rng = np.random.default_rng(seed)
-    if config.rows is not None and config.rows < len(train):
-        train = train.iloc[np.sort(rng.permutation(len(train))[: config.rows])]
-    frames["train"] = train.reset_index(drop=True)
+    if config.rows is not None and config.rows < len(frames["train"]):
+        sample = np.sort(rng.permutation(len(frames["train"]))[: config.rows])
+        frames["train"] = frames["train"].iloc[sample]
     resolved = task_of(frames["train"], config, task)
     if resolved == "single_label" and isinstance(config.label, str):
         refuse_numbers(frames["train"][config.label])
-    _set_aside(frames, config, resolved, rng)
-    empty = [name for name in SPLITS if len(frames[name]) == 0]
-    if empty:
-        raise DataError(
-            f"the {' and '.join(empty)} split has no rows: rows with the same text stay on one side, and train keeps "
-            "some of each class; give it files, or a larger share of train"
-        )
-    if len(frames["test"]) == 1:
-        raise DataError(
-            "the test split has 1 row, and two or more are needed to say how sure a difference is; give it files with "
-            "more rows, or a larger number or share of train, e.g. data: {test: 0.1}"
-        )
+    set_aside(frames, config, resolved, rng)
+    _refuse_empty(frames, config)
     labels, encode = encoder(frames["train"], config, resolved)
     splits = {
         name: Split(
-            list(frames[name][config.text]),
-            list(frames[name][config.text_pair]) if config.text_pair else None,
-            encode(name, frames[name]),
+            list(table[config.text]),
+            list(table[config.text_pair]) if config.text_pair else None,
+            encode(name, table),
+            None if config.group is None else list(map(str, table[config.group])),
+            table.index,
         )
-        for name in SPLITS
+        for name, table in ((name, frames[name]) for name in SPLITS)
     }
-    return Dataset(resolved, labels, splits, tuple(_notes(splits)), _digest(splits))
+    _refuse_unlearnable(splits["train"])
+    return Dataset(resolved, labels, splits, (*notes, *_notes(splits), *_shared_groups(splits)), _digest(splits))
 
 
 # ---------------------------------------------------------------- reading
@@ -117,38 +134,31 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
 
 def _columns(config: DataConfig) -> list[str]:
     labels = [config.label] if isinstance(config.label, str) else list(config.label)
-    return [config.text, *([config.text_pair] if config.text_pair else []), *labels]
+    return [*filter(None, (config.text, config.text_pair, config.group)), *labels]
 
 
 def _table(config: DataConfig, split: str, source: str | list[str], folder: Path) -> pd.DataFrame:
-    """Return the rows of one split with the columns that matter, texts as strings."""
+    """Return the rows of one split with the columns that matter, texts as strings, indexed by (file, row from 1)."""
     if config.dataset is not None:
         frame = _from_hub(config, str(source))
         frames = [(f"{config.dataset} ({source})", frame)]
     else:
         paths = expand(source, folder)
-        frames = [(str(path), read_rows(path)) for path in paths]
+        dialect = Dialect(config.encoding, config.separator)
+        frames = [(str(path), read_rows(path, dialect)) for path in paths]
     wanted = [*_columns(config), *(config.where if split == "train" else ())]
     for name, frame in frames:
         missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
         if missing:
-            raise DataError(
-                f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, frame.columns))}. "
-                + (_separated(frame) or "Name the columns under data: text, text_pair, label, where")
-            )
+            said = no_column(name, missing, list(map(str, frame.columns)))
+            raise DataError(f"{said}. Name the columns under data: text, text_pair, label, where, group")
         if frame.empty:
             raise DataError(f"{name} has no rows")
-    table = pd.concat([frame[list(dict.fromkeys(wanted))] for _, frame in frames], ignore_index=True)
+    numbered_rows = [frame[list(dict.fromkeys(wanted))].set_axis(range(1, len(frame) + 1)) for _, frame in frames]
+    table = pd.concat(numbered_rows, keys=[name for name, _ in frames])
     for column in filter(None, (config.text, config.text_pair)):
         table[column] = [("" if is_missing(text) else str(text)) for text in table[column]]
     return table
-
-
-def _separated(frame: pd.DataFrame) -> str:
-    """Return what to do where a table's only column looks like several."""
-    name = str(frame.columns[0])
-    found = next((sign for sign in (";", "\t", "|", ",") if len(frame.columns) == 1 and sign in name), None)
-    return f"Its fields look separated by {found!r}: save it with commas, or with tabs as .tsv" if found else ""
 
 
 def _from_hub(config: DataConfig, split: str) -> pd.DataFrame:
@@ -169,9 +179,10 @@ def _from_hub(config: DataConfig, split: str) -> pd.DataFrame:
     frame: pd.DataFrame = data.to_pandas()
     names = getattr(label, "names", None)
     if names is not None:
-        if (frame[config.label] < 0).any():
+        indices = frame[config.label].to_numpy()
+        if (indices < 0).any() and config.unlabelled == "error":
             raise DataError(f"split {split!r} of {config.dataset!r} has no public labels; set test: 0.1 to make one")
-        frame[config.label] = [names[index] for index in frame[config.label]]
+        frame[config.label] = [names[index] if index >= 0 else None for index in indices]
     return frame
 
 
@@ -185,74 +196,76 @@ def _matching(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
     return table
 
 
-# ---------------------------------------------------------------- splitting
+def _prepared(frames: dict[str, pd.DataFrame], config: DataConfig) -> list[str]:
+    """Normalise the labels and leave out the rows without one, if the study says so; return what has been done.
+
+    Raises:
+        DataError: A row has no label, or no group.
+    """
+    notes = normalize(frames, config.label) if config.normalize_labels and isinstance(config.label, str) else []
+    for split, table in frames.items():
+        if config.unlabelled == "drop":
+            empty = unlabelled(table, config)
+            if empty.any():
+                first = place(table.index[int(empty.argmax())])
+                notes.append(
+                    f"{empty.sum()} of {len(table)} rows of {split} have no label and are left out, first {first}"
+                )
+            frames[split] = table[~empty]
+            if empty.all():
+                raise DataError(f"no row of {split} has a label; give it a file with labels")
+        else:
+            no_missing(split, table, config)
+        if config.group is not None:
+            without = np.array([is_missing(value) or str(value) == "" for value in table[config.group]], dtype=bool)
+            if without.any():
+                raise DataError(
+                    f"{split}: column {config.group!r} has no group in {without.sum()} rows, first in "
+                    f"{place(table.index[int(without.argmax())])}; name a group, one of its own if the row is alone"
+                )
+    return notes
 
 
-def _set_aside(frames: dict[str, pd.DataFrame], config: DataConfig, task: str, rng: np.random.Generator) -> None:
-    """Take the splits that have no files out of train: stratified, seeded, exact duplicates on one side."""
-    pool = frames["train"]
-    total = len(pool)
-    for name in ("test", "validation"):
-        share = getattr(config, name)
-        if not isinstance(share, int | float):
-            continue
-        wanted = round(share * total) if isinstance(share, float) else share
-        rest = len(frames["train"])
-        if not 0 < wanted < rest:
-            raise DataError(
-                f"{name}: {share} asks for {wanted} rows of the {rest} that are left of train; give it another share "
-                "or number, or a file"
-            )
-        chosen = _stratified(frames["train"], config, task, wanted, rng)
-        frames[name] = frames["train"][chosen].reset_index(drop=True)
-        frames["train"] = frames["train"][~chosen].reset_index(drop=True)
+def _refuse_empty(frames: dict[str, pd.DataFrame], config: DataConfig) -> None:
+    empty = [name for name in SPLITS if len(frames[name]) == 0]
+    if empty:
+        whole = "with the same text" if config.group is None else f"with the same text or the same {config.group!r}"
+        raise DataError(
+            f"the {' and '.join(empty)} split has no rows: rows {whole} stay on one side, and train keeps "
+            "some of each class; give it files, or a larger share of train"
+        )
+    if len(frames["test"]) == 1:
+        raise DataError(
+            "the test split has 1 row, and two or more are needed to say how sure a difference is; give it files with "
+            "more rows, or a larger number or share of train, e.g. data: {test: 0.1}"
+        )
 
 
-def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator) -> Array:
-    """Return which rows to set aside: about `wanted`, classes in proportion, duplicates together. [n] bool."""
-    keys = list(zip(*(table[c] for c in (config.text, config.text_pair) if c), strict=True))
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
-    strata: dict[Any, list[list[int]]] = {}
-    for members in groups.values():
-        stratum = table[config.label].iloc[members[0]] if task == "single_label" else None
-        strata.setdefault(stratum, []).append(members)
-    # Largest remainder: each class gets its exact share rounded down, then the largest fractions one more.
-    exact = {k: wanted * sum(map(len, v)) / len(table) for k, v in strata.items()}
-    quota = {k: int(share) for k, share in exact.items()}
-    order = sorted(exact, key=lambda k: (quota[k] - exact[k], str(k)))
-    for stratum in order[: wanted - sum(quota.values())]:
-        quota[stratum] += 1
-    chosen = np.zeros(len(table), dtype=bool)
-    for stratum in sorted(strata, key=str):
-        sizes = [len(members) for members in strata[stratum]]
-        quota[stratum] = min(quota[stratum], sum(sizes) - max(sizes))  # train keeps some of every class
-        taken = 0
-        for index in rng.permutation(len(strata[stratum])):
-            members = strata[stratum][index]
-            if taken + len(members) <= quota[stratum]:
-                chosen[members] = True
-                taken += len(members)
-    return chosen
+def _refuse_unlearnable(train: Split) -> None:
+    if len(set(train.rows)) == 1:
+        raise DataError(
+            f"every row of train has the same text, {train.texts[0][:60]!r}: nothing can be learned. Name the column "
+            "of the texts under data: text"
+        )
+    if (train.targets == train.targets[:1]).all():
+        raise DataError(
+            "every row of train has the same label: nothing can be learned. Name the column of the labels under data: "
+            "label"
+        )
 
 
 # ---------------------------------------------------------------- what to know
 
 
-def _rows(split: Split) -> list[tuple[str, str]]:
-    return list(zip(split.texts, split.pairs or [""] * len(split), strict=True))
-
-
 def _notes(splits: dict[str, Split]) -> list[str]:
     notes = []
-    train = set(_rows(splits["train"]))
+    train = set(splits["train"].rows)
     for name in ("validation", "test"):
-        shared = sum(row in train for row in _rows(splits[name]))
+        shared = sum(row in train for row in splits[name].rows)
         if shared:
             notes.append(f"{shared} of {len(splits[name])} rows of {name} are in train too: its scores flatter")
-    seen = set(_rows(splits["validation"]))
-    if shared := sum(row in seen for row in _rows(splits["test"])):
+    seen = set(splits["validation"].rows)
+    if shared := sum(row in seen for row in splits["test"].rows):
         notes.append(
             f"{shared} of {len(splits['test'])} rows of test are in validation too, by which the search chooses: "
             "the verdict flatters"
@@ -263,10 +276,21 @@ def _notes(splits: dict[str, Split]) -> list[str]:
     return notes
 
 
+def _shared_groups(splits: dict[str, Split]) -> list[str]:
+    """Return a note for every two splits that have rows of one group."""
+    groups = {name: set(split.members or ()) for name, split in splits.items()}
+    return [
+        f"{len(common)} of {len(groups[name])} groups of {name} are in {other} too, e.g. {min(common)!r}: where rows "
+        "of a group are alike, its scores flatter"
+        for name, other in (("validation", "train"), ("test", "train"), ("test", "validation"))
+        if (common := groups[name] & groups[other])
+    ]
+
+
 def _digest(splits: dict[str, Split]) -> str:
     digest = hashlib.sha256()
     for name in SPLITS:
-        for text, pair in _rows(splits[name]):
+        for text, pair in splits[name].rows:
             digest.update(f"{name}\0{text}\0{pair}\0".encode())
         digest.update(np.ascontiguousarray(splits[name].targets).tobytes())
     return digest.hexdigest()

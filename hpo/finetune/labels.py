@@ -19,6 +19,39 @@ def is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
+def place(entry: Any) -> str:
+    """Return where a row is from, of its entry in a table's index: (file, row of the file)."""
+    return f"row {entry[1]} of {entry[0]}"
+
+
+def normal(label: Any) -> Any:
+    """Return a label in lower case, without blanks around and with single ones within; what is no text as it is."""
+    if isinstance(label, str):
+        return " ".join(label.split()).casefold()
+    return [normal(each) for each in label] if isinstance(label, list | tuple | np.ndarray) else label
+
+
+def normalize(frames: dict[str, pd.DataFrame], column: str) -> list[str]:
+    """Replace the labels of all splits by their normal form, and return a note on those that became one."""
+    written: dict[str, dict[str, None]] = {}
+    for split, table in frames.items():
+        labels = (each for value in table[column] for each in _listed(value) if not is_missing(each))
+        for label in dict.fromkeys(map(str, labels)):
+            written.setdefault(normal(label), {})[label] = None
+        frames[split] = table.assign(**{column: [normal(value) for value in table[column]]})
+    merged = {name: list(spellings) for name, spellings in written.items() if len(spellings) > 1}
+    return [f"{', '.join(map(repr, spellings))} are one label, {name!r}" for name, spellings in sorted(merged.items())]
+
+
+def unlabelled(table: pd.DataFrame, config: DataConfig) -> Array:
+    """Return which rows lack a label, in any of its columns. [n] bool."""
+    columns = [config.label] if isinstance(config.label, str) else config.label
+    empty = np.zeros(len(table), dtype=bool)
+    for column in columns:
+        empty |= np.array([is_missing(value) or (isinstance(value, str) and not value) for value in table[column]])
+    return empty
+
+
 def task_of(table: pd.DataFrame, config: DataConfig, task: str) -> str:
     """Return the task that the labels show, if the study says `auto`."""
     if task != "auto":
@@ -88,15 +121,13 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
 
 def no_missing(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
     """Raise a `DataError` where a row has no label."""
-    column = config.label
-    if not isinstance(column, str):
+    if not isinstance(config.label, str):
         return  # several columns are read value by value
-    labels = zip(rows.index, rows[column], strict=True)
-    empty = [row + 1 for row, value in labels if is_missing(value) or (isinstance(value, str) and not value)]
-    if empty:
+    empty = unlabelled(rows, config)
+    if empty.any():
         raise DataError(
-            f"{split}: column {column!r} has no label in {len(empty)} rows, first in row {empty[0]}; label them, or "
-            "leave them out"
+            f"{split}: column {config.label!r} has no label in {empty.sum()} rows, first in "
+            f"{place(rows.index[int(empty.argmax())])}; label them, or leave them out with data: {{unlabelled: drop}}"
         )
 
 
@@ -105,9 +136,12 @@ def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) 
     labels = [_label(value) for value in rows[column]]
     unseen = sorted(set(labels) - set(index))
     if unseen:
+        known = {normal(name) for name in names}
+        spelled = all(normal(label) in known for label in unseen)
+        way = "set data: {normalize_labels: true}" if spelled else "Correct the label, or add such rows to train"
         raise DataError(
             f"{split} has the label {', '.join(map(repr, unseen))}, which train has not; train has "
-            f"{', '.join(map(repr, names))}. Correct the label, or add such rows to train"
+            f"{', '.join(map(repr, names))}. {'They differ only in case or blanks: ' if spelled else ''}{way}"
         )
     return np.array([index[label] for label in labels], dtype=np.int64)
 
@@ -117,7 +151,9 @@ def _numbers(split: str, rows: pd.DataFrame, config: DataConfig) -> Array:
     values = [_number(value) for value in rows[config.label]]
     bad = [i for i, value in enumerate(values) if value is None]
     if bad:
-        raise DataError(f"{split}: label {rows[config.label].iloc[bad[0]]!r} in row {bad[0] + 1} is not a number")
+        raise DataError(
+            f"{split}: label {rows[config.label].iloc[bad[0]]!r} in {place(rows.index[bad[0]])} is not a number"
+        )
     return np.array(values, dtype=np.float32)
 
 
@@ -126,7 +162,7 @@ def _indicators(split: str, rows: pd.DataFrame, columns: Sequence[str]) -> Array
     for j, column in enumerate(columns):
         for i, value in enumerate(rows[column]):
             if (number := _number(value)) not in (0.0, 1.0):
-                raise DataError(f"{split}: column {column!r} has {value!r} in row {i + 1}; write 0 or 1")
+                raise DataError(f"{split}: column {column!r} has {value!r} in {place(rows.index[i])}; write 0 or 1")
             targets[i, j] = number
     return targets
 
@@ -141,6 +177,6 @@ def _many_hot(split: str, rows: pd.DataFrame, column: str, names: Sequence[str])
     for i, value in enumerate(rows[column]):
         for label in map(str, _listed(value)):
             if label not in index:
-                raise DataError(f"{split}: row {i + 1} has the label {label!r}, which train has not")
+                raise DataError(f"{split}: {place(rows.index[i])} has the label {label!r}, which train has not")
             targets[i, index[label]] = 1.0
     return targets

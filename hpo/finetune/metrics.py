@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from hpo.errors import DataError
+from hpo.errors import DataError, nearest
 from hpo.finetune.tasks import TASKS, Outputs
 
 Array = np.ndarray[Any, Any]
 Direction = Literal["maximize", "minimize"]
 
 CLASSES = ("single_label", "multi_label")
+LEAST_OF_A_GROUP = 10  # rows
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Metric:
         resampled: Outputs -> a function of row numbers -> the score of these rows: the same as `score`, prepared once
             for many resamples, and a hundred times faster.
         needs: Classes of which there have to be rows, for the score to say something: the `positive` one, or `every`.
+        also: Names that other programs have for it, for an error's "did you mean".
     """
 
     score: Callable[[Outputs], float]
@@ -39,6 +41,7 @@ class Metric:
     rows: Callable[[Outputs], Array] | None = None
     resampled: Callable[[Outputs], Callable[[Array], float]] | None = None
     needs: Literal["", "positive", "every"] = ""
+    also: tuple[str, ...] = ()
 
 
 def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
@@ -62,11 +65,11 @@ RATIOS: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {
 }
 
 
-def _averaged(name: str, average: Average, tasks: tuple[str, ...] = CLASSES) -> Metric:
+def _averaged(name: str, average: Average, tasks: tuple[str, ...] = CLASSES, also: tuple[str, ...] = ()) -> Metric:
     """Return the metric `name` of `RATIOS`, averaged over the classes."""
     needs: dict[Average, Literal["", "positive", "every"]] = {"binary": "positive", "macro": "every"}
     score = _labels(f"{name}_score", average=average, zero_division=0)
-    return Metric(score, tasks, resampled=_counted(name, average), needs=needs.get(average, ""))
+    return Metric(score, tasks, resampled=_counted(name, average), needs=needs.get(average, ""), also=also)
 
 
 def _counted(name: str, average: Average) -> Callable[[Outputs], Callable[[Array], float]]:
@@ -181,7 +184,7 @@ def _loss(outputs: Outputs) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(_labels("accuracy_score"), rows=_right),
+    "accuracy": Metric(_labels("accuracy_score"), rows=_right, also=("acc", "exact_match")),
     "f1_macro": _averaged("f1", "macro"),
     "f1_micro": _averaged("f1", "micro"),
     "f1_weighted": _averaged("f1", "weighted"),
@@ -190,16 +193,31 @@ METRICS: dict[str, Metric] = {
     "precision_micro": _averaged("precision", "micro"),
     "precision_weighted": _averaged("precision", "weighted"),
     "precision_binary": _averaged("precision", "binary", ("single_label",)),
-    "recall_macro": _averaged("recall", "macro"),
+    "recall_macro": _averaged("recall", "macro", also=("balanced_accuracy", "uar")),
     "recall_micro": _averaged("recall", "micro"),
     "recall_weighted": _averaged("recall", "weighted"),
     "recall_binary": _averaged("recall", "binary", ("single_label",)),
-    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every"),
-    "roc_auc": Metric(_roc_auc, resampled=_ranked, needs="every"),
+    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every", also=("mcc",)),
+    "roc_auc": Metric(_roc_auc, resampled=_ranked, needs="every", also=("auc", "auroc")),
     "pearson": Metric(_correlation("pearsonr"), ("regression",)),
     "spearman": Metric(_correlation("spearmanr"), ("regression",)),
-    "loss": Metric(_loss, ("single_label", "multi_label", "regression"), "minimize", _losses),
+    "loss": Metric(
+        _loss,
+        ("single_label", "multi_label", "regression"),
+        "minimize",
+        _losses,
+        also=("cross_entropy", "log_loss", "mse", "mean_squared_error"),
+    ),
 }
+
+
+def suggested(name: str) -> str:
+    """Return `; did you mean X?` for a name that is no metric, or all metrics where none is close."""
+    asked = name.casefold().replace("-", "_").removeprefix("eval_").removesuffix("_score")
+    same = [metric for metric, entry in METRICS.items() if asked == metric or asked in entry.also]
+    same = same or [metric for metric in METRICS if metric.startswith(f"{asked}_")]  # f1, precision, recall
+    same = same or [metric for metric in METRICS if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
+    return f"; did you mean {' or '.join(same)}?" if same else nearest(name, METRICS)
 
 
 def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Array]) -> str:
@@ -225,7 +243,68 @@ def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Arra
                 f"metric {metric!r} is not defined on the {name} split: it may lack a class, or the metric may be for "
                 "two labels only. Choose another metric, or a larger split"
             )
+    validation = splits.get("validation")
+    rises = METRICS[metric].direction == "maximize"
+    if rises and validation is not None and score(metric, _right_outputs(task, validation, labels)) == 0:
+        raise DataError(
+            f"metric {metric!r} is 0 on the validation split even where every row is right, as its rows have no "
+            "positive label, or all one label: there is nothing to choose by. Choose another metric, or a larger split"
+        )
     return metric
+
+
+def _right_outputs(task: str, targets: Array, labels: int) -> Outputs:
+    """Return outputs that predict the targets."""
+    if task == "regression":
+        return Outputs(task, targets, targets[:, None])
+    return Outputs(task, targets, np.eye(labels)[targets] if task == "single_label" else 2 * targets - 1)
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """The score of one group of rows.
+
+    Attributes:
+        name: The group.
+        score: Of its rows.
+        rows: How many they are.
+        compared: How many groups were compared.
+    """
+
+    name: str
+    score: float
+    rows: int
+    compared: int
+
+
+def worst_group(metric: str, outputs: Outputs, groups: Sequence[str]) -> GroupScore | None:
+    """Return the group on which a model scores worst (worst-group performance, Sagawa et al., 2020).
+
+    Groups of fewer than `LEAST_OF_A_GROUP` rows are left out, as the worst of them would be so by chance; so are groups
+    whose targets are all equal, unless the metric is a mean over rows, as it would not be defined.
+
+    Args:
+        metric: Name in `METRICS`.
+        outputs: Outputs on n rows.
+        groups: The group of each row, n of them.
+
+    Returns:
+        The worst group, of equals the first by name; None if no group can be scored.
+    """
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    found = []
+    for name, rows in sorted(members.items()):
+        part = outputs.take(np.array(rows))
+        told_apart = METRICS[metric].rows is not None or not bool((part.targets == part.targets[:1]).all())
+        if len(rows) >= LEAST_OF_A_GROUP and told_apart and math.isfinite(value := score(metric, part)):
+            found.append((value, name, len(rows)))
+    if not found:
+        return None
+    sign = -1 if METRICS[metric].direction == "minimize" else 1
+    value, name, count = min(found, key=lambda each: sign * each[0])
+    return GroupScore(name, value, count, len(found))
 
 
 def score(metric: str, outputs: Outputs) -> float:

