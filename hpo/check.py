@@ -47,6 +47,8 @@ def check(study: Study) -> Plan:
     facts = {"study": config.name, "trials": _trials(study, rows, budget)}
     facts["search space"] = ", ".join([*space.parameters, *(f"{n}={v}" for n, v in space.fixed.items())])
     facts["sampler, pruner"] = f"{named(config.sampler)[0]}, {named(config.pruner)[0]}"
+    if config.prune_on is not None:
+        facts["sampler, pruner"] += f" on the {named(config.prune_on)[0]}"
     notes = [
         f"the published {name} {published} is not a choice of the space; trial 0 takes {used}"
         for name, (published, used) in (space.moved_baseline() if config.baseline else {}).items()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from hpo.errors import HpoError, hidden
+from hpo.errors import ConfigError, HpoError, Problem, hidden
 
 app = typer.Typer(
-    help="Tune the fine-tuning of a transformer: one command, a study you can trust.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -42,6 +44,21 @@ def _slots(text: str) -> int | str:
 Slots = Annotated[Any, typer.Option(help="Trials that run at once in a process; auto measures.", parser=_slots)]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hpo {metadata.version('hpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Tune the fine-tuning of a transformer: one command, a study you can trust."""
+
+
 @app.command()
 def run(
     study: StudyName,
@@ -61,25 +78,29 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it: the same command resumes."""
-    from hpo import commands, live
+    from hpo import live
 
     chosen = {"trials": trials, "timeout": timeout, "slots": slots}
-    loaded, url = commands.study_to_run(study, storage, set_ or [], chosen)
-    watch = live.view(quiet or as_json, Console(stderr=as_json))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if workers > 1 or executor != "local" or address is not None:
-            given = [f"{key}={value}" for key, value in chosen.items() if value is not None]
-            sets = [*(set_ or []), *given]
-            outcome = commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
-        else:
-            outcome = commands.run(loaded, url, watch)
+        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
+            watch.doing("loading Optuna")
+            from hpo import commands
+
+            watch.doing(f"reading {study}")
+            loaded, url = commands.study_to_run(study, storage, set_ or [], chosen)
+            if workers > 1 or executor != "local" or address is not None:
+                given = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+                sets = [*(set_ or []), *given]
+                outcome = commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
+            else:
+                outcome = commands.run(loaded, url, watch)
     except KeyboardInterrupt:
-        _stop("stopped; the trial that ran is put back, and the same command goes on from here", 130)
+        _stop("stopped; trials that ran are put back, and the same command goes on from here", 130)
     if as_json:
         _print_json(outcome.json)
     else:
-        typer.echo(outcome.text)
+        _say(outcome.text)
     if outcome.stopped_by_failures:
         raise typer.Exit(1)
 
@@ -93,7 +114,8 @@ def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_:
     loaded, url = commands.study_to_run(study, given, set_ or [], {"slots": slots})
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        failed = commands.work(loaded, url, live.LineView(Console()))
+        with live.LineView(Console()) as watch:
+            failed = commands.work(loaded, url, watch)
     except KeyboardInterrupt:
         _stop("stopped; the trials that ran are put back", 130)
     if failed:
@@ -103,14 +125,15 @@ def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_:
 @app.command()
 def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: Json = False) -> None:
     """Validate a study file, its data and its model without training, and say what would run."""
-    from hpo import commands
+    from hpo import commands, live
 
     loaded, url = commands.study_to_run(study, storage, set_ or [], {})
-    plan = commands.check(loaded, url)
+    with live.view(as_json, Console(stderr=True)):
+        plan = commands.check(loaded, url)
     if as_json:
         _print_json(plan.json)
     else:
-        typer.echo(plan.text)
+        _say(plan.text)
 
 
 @app.command("list")
@@ -128,23 +151,32 @@ def list_(storage: Storage = None, as_json: Json = False) -> None:
 @app.command()
 def show(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Show a study: its trials by state, its best trial, what to look at."""
-    from hpo import commands, results
+    from hpo import commands
 
     found = commands.results_of(study, storage)
     if as_json:
-        _print_json(results.study_json(found))
+        _print_json(commands.shown_json(found))
     else:
-        typer.echo(commands.described(found))
+        _say(commands.described(found))
 
 
 @app.command()
-def trials(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+def trials(
+    study: StudyName,
+    storage: Storage = None,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a trial.")] = False,
+) -> None:
     """List the trials of a study."""
     from hpo import commands, results
 
+    if as_json and as_csv:
+        raise ConfigError("hpo trials", [Problem(("--csv",), "cannot be with --json; choose one of them")])
     found = commands.results_of(study, storage)
     if as_json:
         _print_json([results.trial_json(trial, curve=True) for trial in found.trials])
+    elif as_csv:
+        typer.echo(results.trials_csv(found), nl=False)
     else:
         _console().print(commands.trial_table(found))
 
@@ -159,8 +191,8 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
     if as_json:
         _print_json(results.trial_json(found) | {"not_searched": snapshot.not_searched(found)})
     else:
-        typer.echo(commands.trial_text(found, snapshot))
-        typer.echo(commands.settings_text(found, snapshot))
+        _say(commands.trial_text(found, snapshot))
+        _say(commands.settings_text(found, snapshot))
 
 
 @app.command()
@@ -260,6 +292,15 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 250)
 
 
+def _say(text: str, *, err: bool = False) -> None:
+    """Print text; on a terminal, broken between words, where the terminal itself breaks them."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        from hpo.formatting import wrapped
+
+        text = wrapped(text, shutil.get_terminal_size().columns)
+    typer.echo(text, err=err)
+
+
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
 
@@ -269,8 +310,16 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    _say(message, err=True)
+    _print_json_error(message)
     raise typer.Exit(code)
+
+
+def _print_json_error(message: str, problems: Sequence[Problem] = ()) -> None:
+    """With `--json`, print an error as JSON too, so that the standard output always has one JSON value."""
+    if "--json" in sys.argv[1:]:
+        found = [{"path": list(p.path), "line": p.line, "message": hidden(p.message)} for p in problems]
+        _print_json({"error": message, "problems": found})
 
 
 def main() -> None:
@@ -284,7 +333,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except HpoError as error:
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}", err=True)
+        _print_json_error(str(error), error.problems if isinstance(error, ConfigError) else ())
         code = 2
     except Exception as error:
         code = _explain(error)
@@ -296,8 +346,11 @@ def _explain(error: Any) -> int:
     if hasattr(error, "format_message"):
         error.message = hidden(error.message)
         error.show()
+        _print_json_error(error.format_message())
         return int(error.exit_code)
-    typer.echo("Aborted!" if isinstance(error, typer.Abort) else hidden(traceback.format_exc()), err=True)
+    aborted = isinstance(error, typer.Abort)
+    typer.echo("Aborted!" if aborted else hidden(traceback.format_exc()), err=True)
+    _print_json_error("aborted" if aborted else hidden(f"{type(error).__name__}: {error}"))
     return 1
 
 

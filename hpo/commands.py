@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from hpo import check as checks
 from hpo import config, ray_workers, report, storage, tune, workers, yaml
-from hpo.again import train_again
+from hpo.again import lacks_weights, train_again
 from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
 from hpo.formatting import duration, plain, remarks
 from hpo.holdout import judge
-from hpo.results import Results, attrs_of, read, study_json, trial_json
+from hpo.results import Results, attrs_of, finite_json, read, study_json, trial_json
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
 from hpo.verdict import as_text, sentences, tables
@@ -34,6 +34,8 @@ from hpo.watcher import Watcher
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
+
+log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
 
@@ -144,17 +146,18 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
     results = read(done.study)
     if study.config.objective is None and not done.failed:
         weights = done.folder / "trials"
-        for trial in (results.best, results.baseline):
-            if trial is not None and trial.state == TrialState.COMPLETE and not (weights / str(trial.number)).is_dir():
-                train_again(study, done.array, trial, weights / str(trial.number), watch.note)
-        verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
+        if results.baseline is None or results.baseline.state.is_finished():
+            for trial in filter(None, (results.best, results.baseline)):
+                if lacks_weights(trial, weights / str(trial.number)):
+                    train_again(study, done.array, trial, weights / str(trial.number), watch.note)
+            verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
+        else:
+            watch.note("the published default has not ended, so the test split is not looked at; run again to go on")
     results = read(done.study)
+    log.info("writing the report")
     written = report.write(results, done.folder / "report.html")
-    return Outcome(
-        _closing(results, verdict, written),
-        study_json(results) | {"test": verdict, "looks": len(results.looks)},
-        done.failed,
-    )
+    said = shown_json(results) | {"test": finite_json(verdict), "looks": len(results.looks)}
+    return Outcome(_closing(results, verdict, written), said, done.failed)
 
 
 def run_together(
@@ -279,12 +282,26 @@ def described(results: Results) -> str:
     if results.verdict is not None:
         lines += sentences(results.verdict, results.looks)
         lines += map(as_text, tables(results.verdict))
-    with suppress(StudyError):  # a name that another program gave may lead to no folder
-        folder = folder_of(results.name)
-        if size := used(folder) / 1e6:
-            kept = used(folder / "checkpoints") / 1e6
-            lines.append(f"on disk: {size:,.0f} MB in {folder}, of it {kept:,.0f} MB checkpoints")
+    if (disk := _on_disk(results)) is not None:
+        size, kept = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
+        lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {kept:,.0f} MB checkpoints")
     return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
+
+
+def shown_json(results: Results) -> dict[str, Any]:
+    """Return a study as JSON values: counts, best, verdict, findings, bytes on disk (null where there are none)."""
+    facts = {"verdict": results.verdict, "findings": findings(results), "disk": _on_disk(results)}
+    return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
+
+
+def _on_disk(results: Results) -> dict[str, Any] | None:
+    """Return a study's folder and the bytes of its files, or None if it has none."""
+    try:
+        folder = folder_of(results.name)
+    except StudyError:  # a name that another program gave may lead to no folder
+        return None
+    size = used(folder)
+    return {"folder": str(folder), "bytes": size, "checkpoints": used(folder / "checkpoints")} if size else None
 
 
 def best_of(results: Results) -> FrozenTrial:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo import inputs, pruners, samplers, yaml
+from hpo.comparison import TIE_BREAK, Comparison
 from hpo.errors import ConfigError, HpoError, Problem, nearest
 from hpo.finetune.metrics import METRICS, Direction, suggested
 from hpo.finetune.tasks import TASKS
@@ -48,6 +49,14 @@ class Study:
         if self.config.metric in METRICS and self.config.objective is None:
             return METRICS[self.config.metric].direction
         return self.config.direction or "maximize"
+
+    @property
+    def compared(self) -> Comparison:
+        """What the pruner compares."""
+        if self.config.prune_on is None:
+            return Comparison(self.direction)
+        name, arguments = named(self.config.prune_on)
+        return Comparison(arguments.get("direction") or METRICS[name].direction, name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as JSON values, its space written out; without the storage, which may hold secrets."""
@@ -244,10 +253,33 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
             problems.append(Problem(("slots",), "must be a number with an objective of your own, not 'auto'"))
     elif raw.get("direction") is not None:
         problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
+    if isinstance(raw.get("prune_on"), str | Mapping):
+        problems += _prune_on_problems(*named(raw["prune_on"]), custom)
     for kind, room in (("sampler", samplers), ("pruner", pruners)):
         setting = raw.get(kind, StudyConfig.model_fields[kind].default)
         if isinstance(setting, str | Mapping):
             problems += _named_problems(kind, room, *named(setting))
+    return problems
+
+
+def _prune_on_problems(name: str, arguments: Mapping[str, Any], custom: bool) -> list[Problem]:
+    """Check what the pruner is to compare in place of the metric."""
+    if not custom and (name != TIE_BREAK or arguments):
+        said = "must be loss, the one metric that is reported beside the study's own"
+        return [Problem(("prune_on",), f"{said}, not {name if not arguments else {'name': name, **arguments}!r}")]
+    problems = [
+        Problem(("prune_on", key), "is not a key; write {name: NAME, direction: minimize}")
+        for key in arguments
+        if key != "direction"
+    ]
+    direction = arguments.get("direction")
+    if not name:
+        problems.append(Problem(("prune_on", "name"), "is missing: name a metric that the objective reports"))
+    elif direction is None and name not in METRICS:
+        way = f"say which way {name!r} is better: {{name: {name}, direction: minimize}}, or maximize"
+        problems.append(Problem(("prune_on",), way))
+    elif direction not in (None, "minimize", "maximize"):
+        problems.append(Problem(("prune_on", "direction"), f"must be 'minimize' or 'maximize', not {direction!r}"))
     return problems
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from hpo.formatting import number
+from hpo.formatting import number, plain
 from hpo.hyperparameters import HYPERPARAMETERS
 from hpo.results import Results
+from hpo.separation import Separation, separating
 
 ENOUGH = 10  # completed trials below which importances are mostly noise
 NEAR = 0.02  # share of a range that counts as its boundary
 MANY = 0.2  # share of collapsed trials that calls the space into question
+SKEWED = 3.0  # rows of the most frequent label for one of the rarest, from which on labels are skewed
+ENDINGS = {"diverged": "diverged", "out_of_memory": "ran out of memory"}  # reason -> in words
 
 
 def findings(results: Results) -> list[str]:
@@ -26,43 +30,152 @@ def findings(results: Results) -> list[str]:
     Returns:
         One sentence a finding, the gravest first; none if there is nothing to say.
     """
-    return [sentence for check in CHECKS for sentence in check(results)]
+    studied = _Studied(results.name, results.direction, results.trials, results.attrs)
+    return [sentence for check in CHECKS for sentence in check(studied)]
 
 
-def _collapsed(results: Results) -> Iterator[str]:
+class _Studied(Results):
+    """A study, and which way its trials say to search."""
+
+    @cached_property
+    def separations(self) -> dict[str, Separation]:
+        """What sets the trials apart that came to nothing: `collapsed` or a reason -> the parameter."""
+        trained = _trained(self)
+        learned = [trial for trial in trained if trial.user_attrs.get("collapsed") is not True]
+        groups = {"collapsed": (_many_collapsed(self), learned)}
+        groups |= {reason: (_ended_by(self, reason), trained) for reason in ENDINGS}
+        found = {name: separating(bad, good) for name, (bad, good) in groups.items()}
+        return {name: apart for name, apart in found.items() if apart is not None and _agrees(self, apart)}
+
+    @cached_property
+    def directions(self) -> dict[str, set[str]]:
+        """The directions that findings point in, of each parameter: `lower`, `higher`, or both."""
+        found: dict[str, set[str]] = {}
+        for separation in self.separations.values():
+            found.setdefault(separation.name, set()).add(separation.better)
+        for name, side in _at_ends(self).items():
+            found.setdefault(name, set()).add("lower" if side == "lower" else "higher")
+        return found
+
+
+def _collapsed(results: _Studied) -> Iterator[str]:
     best = results.best
     if best and best.user_attrs.get("collapsed") is True:
         yield (
             f"The best trial ({best.number}) has collapsed: it gives every example the same answer, so "
-            f"its {results.metric} of {number(best.value)} says nothing; "
-            "search lower learning rates or train longer."
+            f"its {results.metric} of {number(best.value)} says nothing; train longer, or search another space."
         )
     elif results.baseline and results.baseline.user_attrs.get("collapsed") is True:
         yield (
             f"The published default (trial {results.baseline.number}) has collapsed: it gives every example the same "
             "answer, so a gain over it shows little; give it the epochs and the batch size that it was published with."
         )
-    count = sum(trial.user_attrs.get("collapsed") is True for trial in results.complete)
-    if count > 1 and count >= MANY * len(results.complete):
+    trained, collapsed = _trained(results), _many_collapsed(results)
+    if collapsed:
         yield (
-            f"{_share(count, len(results.complete))} completed trials collapsed to one answer for every "
-            "example: search lower learning rates or more warm-up."
+            f"{_share(len(collapsed), len(trained))} completed trials collapsed to one answer for every example: "
+            f"{_cause(results, 'collapsed')}."
         )
 
 
-def _ended_early(results: Results) -> Iterator[str]:
+def _trained(results: Results) -> list[FrozenTrial]:
+    """Return the completed trials, without duplicates, which were not trained."""
+    return [trial for trial in results.complete if "duplicate_of" not in trial.user_attrs]
+
+
+def _many_collapsed(results: Results) -> list[FrozenTrial]:
+    """Return the completed trials that collapsed, if they are so many that the space is to be questioned."""
+    trained = _trained(results)
+    collapsed = [trial for trial in trained if trial.user_attrs.get("collapsed") is True]
+    return collapsed if len(collapsed) > 1 and len(collapsed) >= MANY * len(trained) else []
+
+
+def _skewed(results: Results) -> Iterator[str]:
+    """Say what the labels' shares have to do with trials that collapsed."""
+    told = results.attrs.get("label_shares", {})
+    shares = {label: share for label, share in told.items() if isinstance(share, float)}
+    if not any(trial.user_attrs.get("collapsed") is True for trial in results.complete) or len(shares) < 2:
+        return
+    most, rarest = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
+    if shares[most] >= SKEWED * shares[rarest]:
+        yield (
+            f"The labels are skewed: {shares[most]:.1%} of the training rows are {plain(most)!r}, "
+            f"{shares[rarest]:.1%} {plain(rarest)!r}; a model that collapses gives the most frequent one to every "
+            "example: weight the classes, or optimise f1_macro."
+        )
+
+
+def _ended_early(results: _Studied) -> Iterator[str]:
     finished = _finished(results)
     failed = results.counts["fail"]
     if failed:
         yield f"{_share(failed, len(finished))} trials failed: read the reasons in the table of trials."
-    advice = {
-        "diverged": ("diverged", "lower the highest learning rate or lengthen the warm-up"),
-        "out_of_memory": ("ran out of memory", "search smaller models, lengths or batch sizes"),
-    }
-    for reason, (what, step) in advice.items():
-        count = sum(trial.user_attrs.get("reason") == reason for trial in finished)
-        if count:
-            yield f"{_share(count, len(finished))} trials {what}: {step} in the next study."
+    for reason, what in ENDINGS.items():
+        if count := len(_ended_by(results, reason)):
+            yield f"{_share(count, len(finished))} trials {what}: {_cause(results, reason)}."
+
+
+def _ended_by(results: Results, reason: str) -> list[FrozenTrial]:
+    return [trial for trial in _finished(results) if trial.user_attrs.get("reason") == reason]
+
+
+def _no_baseline(results: Results) -> Iterator[str]:
+    baseline = results.baseline
+    if baseline is None or not baseline.state.is_finished() or baseline.state == TrialState.COMPLETE:
+        return
+    reason = baseline.user_attrs.get("reason")
+    if reason != "pruner":
+        step = f"mend what ended it ({plain(str(reason or 'no reason is kept').replace('_', ' '))})"
+    elif results.attrs.get("config", {}).get("objective") is not None:
+        step = "begin a new study, in which it is not pruned"
+    elif results.verdict is not None and results.verdict["baseline"] is not None:
+        return  # it was trained to its end since
+    else:
+        step = "run the study again, which trains it to its end"
+    yield f"The published default (trial {baseline.number}) has no value, so no gain over it can be told: {step}."
+
+
+# ---------------------------------------------------------------- which way to search
+
+
+def _agrees(results: Results, apart: Separation) -> bool:
+    """Return whether the best trial lies where it would be advised to search: it may lie beyond those that failed."""
+    best = results.best
+    if best is None or not _tells(best) or apart.name not in best.params:
+        return True
+    value = best.params[apart.name]
+    return bool(value < apart.theirs) if apart.better == "lower" else bool(value > apart.theirs)
+
+
+def _step(results: _Studied, name: str, direction: str) -> str:
+    """Return the next step for a parameter; none where another finding points the other way."""
+    if len(results.directions[name]) > 1:
+        return "which way to search cannot be told, as another finding points the other way"
+    return f"search {direction} values in a new study"
+
+
+def _cause(results: _Studied, of: str) -> str:
+    """Return what sets trials apart that came to nothing, and the next step."""
+    found = results.separations.get(of)
+    if found is None:
+        return "no parameter sets them clearly apart from the others, so which way to search cannot be told"
+    return (
+        f"their {plain(found.name)} is {number(found.theirs)} in the median, that of the others "
+        f"{number(found.others)}; {_step(results, found.name, found.better)}"
+    )
+
+
+def _ties(results: Results) -> Iterator[str]:
+    told = [trial.user_attrs.get("ties") for trial in results.trials]
+    ways = [how for ties in told if isinstance(ties, Mapping) for how in ties.values()]
+    if not ways:
+        return
+    by_loss = ways.count("loss")
+    yield (
+        f"{len(ways)} decisions of the pruner were ties in what it compares: {by_loss} of them were decided by the "
+        f"loss, and in {len(ways) - by_loss} all equal trials went on; more validation rows, or `prune_on: loss`, make "
+        "ties fewer."
+    )
 
 
 def _duplicates(results: Results) -> Iterator[str]:
@@ -95,20 +208,29 @@ def _nothing_better(results: Results) -> Iterator[str]:
         )
 
 
-def _boundaries(results: Results) -> Iterator[str]:
+def _boundaries(results: _Studied) -> Iterator[str]:
+    for name, side in _at_ends(results).items():
+        best = results.best
+        assert best is not None
+        low, high = _ends(best.distributions[name]) or (None, None)
+        yield (
+            f"The best trial ({best.number}) has {name} = {number(best.params[name])}, at the {side} end of what was "
+            f"searched ({number(low)} to {number(high)}): "
+            f"{_step(results, name, 'lower' if side == 'lower' else 'higher')}."
+        )
+
+
+def _at_ends(results: Results) -> dict[str, str]:
+    """Return the parameters of the best trial that lie at an end of their range, and which: `lower` or `upper`."""
     best = results.best
     if best is None or not _tells(best):
-        return
-    for name, value in best.params.items():
-        ends = _ends(best.distributions[name])
-        side = _side(best, name)
-        if ends is None or side is None or _natural(name, ends[0] if side == "lower" else ends[1]):
-            continue
-        yield (
-            f"The best trial ({best.number}) has {name} = {number(value)}, at the {side} end of what was "
-            f"searched ({number(ends[0])} to {number(ends[1])}): "
-            f"search {'lower' if side == 'lower' else 'higher'} values in a new study."
-        )
+        return {}
+    found = {}
+    for name in best.params:
+        ends, side = _ends(best.distributions[name]), _side(best, name)
+        if ends and side and not _natural(name, ends[0] if side == "lower" else ends[1]):
+            found[name] = side
+    return found
 
 
 def _tells(best: FrozenTrial) -> bool:
@@ -163,12 +285,15 @@ def _moved_baseline(results: Results) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Callable[[Results], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[_Studied], Iterator[str]], ...] = (
     _too_few,
+    _no_baseline,
     _collapsed,
+    _skewed,
     _nothing_better,
     _moved_baseline,
     _ended_early,
     _boundaries,
+    _ties,
     _duplicates,
 )

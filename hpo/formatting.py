@@ -46,6 +46,14 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
 
 
+def wrapped(text: str, width: int) -> str:
+    """Return text whose lines are broken between words; a longer word, such as a path, stays whole."""
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)) or line
+        for line in text.split("\n")
+    )
+
+
 def seconds(trial: FrozenTrial) -> float | None:
     """Return how long a trial was trained, as it says itself, or else how long it took, if it has ended."""
     trained = trial.user_attrs.get("seconds")
@@ -70,6 +78,8 @@ def remarks(trial: FrozenTrial) -> str:
         said[-1:] = [": ".join([*said[-1:], textwrap.shorten(plain(str(attrs["detail"])), 160)])]
     if attrs.get("duplicate_of") is not None:
         said.append(f"duplicate of {attrs['duplicate_of']}")
+    if attrs.get("stopped_early_at") is not None:
+        said.append(f"stopped by patience at {plain(str(attrs['stopped_early_at']))}")
     if attrs.get("collapsed") is True:
         said.append("collapsed")
     return ", ".join(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hpo import baselines, predictions
-from hpo.bootstrap import CONFIDENCE, intervals
+from hpo.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hpo.breakdown import by_class
 from hpo.finetune.metrics import score, worst_group
 from hpo.finetune.tasks import Outputs
@@ -23,6 +24,8 @@ from hpo.results import LOOK, Results, read
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
+
+log = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
 Said = Callable[[int, str], Outputs]  # (trial, split) -> what its kept weights say of it
@@ -58,9 +61,15 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
     trials = [t.number for t in (results.best, results.baseline) if t and (folder / str(t.number)).is_dir()]
     if results.best is None or results.best.number not in trials:
         return None
-    said: Said = cache(lambda number, split: array.outputs_of(folder / str(number), split))
-    look = results.verdict
-    if look is None or "references" not in look:  # a former version had none
+
+    @cache
+    def said(number: int, split: str) -> Outputs:
+        log.info("scoring trial %d on the %s split", number, split)
+        return array.outputs_of(folder / str(number), split)
+
+    look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
+    # A former version had no references; the published default may have ended since.
+    if look is None or "references" not in look or (compared and not look["baseline"]):
         look = _look(results, array, folder.parent, said, list(dict.fromkeys(trials)))
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
@@ -74,6 +83,7 @@ def _look(results: Results, array: FineTuneArray, folder: Path, said: Said, tria
     data, metric, test = array.data, array.metric, array.data.splits["test"]
     outputs = [said(number, "test") for number in trials]
     names, references = _references(array, folder)
+    log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
     told = intervals(metric, [*outputs, *references], data.labels, test.groups)
     scores = [score(metric, each) for each in (*outputs, *references)]  # defined: `metrics.chosen` has looked
     against = [
@@ -128,6 +138,7 @@ def _references(array: FineTuneArray, folder: Path) -> tuple[list[str], list[Out
     kept = folder / "baselines" / f"tfidf_{array.metric}_{data.digest[:16]}.safetensors"
     logits = _loaded(kept, (len(test), max(1, len(data.labels))))
     if logits is None:
+        log.info("fitting the TF-IDF baseline")
         predict = baselines.tfidf(data, array.metric)
         if predict is None:
             return ["majority"], found

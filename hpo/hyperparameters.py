@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.finetune.schedules import SCHEDULES
+from hpo.finetune.tasks import CLASS_WEIGHTS
 
 Value = bool | int | float | str | None
 
@@ -85,6 +86,12 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         float, 1.0, "learning rate of a layer as a share of the layer above (ELECTRA: 0.8)", low_open=True, high=1
     ),
     "label_smoothing": Hyperparameter(float, 0.0, "share of the target spread over all labels", high=1, high_open=True),
+    "class_weights": Hyperparameter(
+        str,
+        "none",
+        "balanced: an example's loss counts n / (k * rows of its class), n being the rows and k the classes",
+        choices=tuple(CLASS_WEIGHTS),
+    ),
     "max_grad_norm": Hyperparameter(float, 1.0, "gradient norm above which gradients are scaled down", low_open=True),
     # Table 9 of Hu et al., 2021 (RoBERTa on GLUE). Without lora_rank in its space, a study trains whole models.
     "lora_rank": Hyperparameter(int, 8, "rank of LoRA's adapters; the pretrained weights are frozen", low=1, high=1024),

@@ -15,7 +15,7 @@ from hpo.objective import TrialSpec
 from hpo.rungs import Decision
 from hpo.samplers import derived_seed
 from hpo.space import Params, SearchSpace
-from hpo.turns import Turns
+from hpo.turns import PAUSED, Turns
 
 SUSPECT, MOST_DEATHS = 3, 10
 """Processes in a row that died in a trial: when it is run alone, and when it has failed."""
@@ -84,9 +84,12 @@ class Intake:
             detail = f"{MOST_DEATHS} processes in a row died in this trial"
             self._tell(trial, TrialState.FAIL, {"reason": "killed", "detail": detail})
             return None
-        if self._turns.is_paused(row) and self._turns.paused(row) is Decision.PRUNE:
-            self._tell(trial, TrialState.PRUNED, {"reason": "pruner"})
-            return None
+        if self._turns.is_paused(row) and (decision := self._turns.paused(row)) is not Decision.WAIT:
+            tied = self._turns.tied(row, row.system_attrs[PAUSED])
+            if decision is Decision.PRUNE:
+                self._tell(trial, TrialState.PRUNED, {"reason": "pruner"} | tied)
+                return None
+            self._ledger.note(row.number, tied)
         params = self._drawn(trial)
         row = self._ledger.row(row.number)
         if (earlier := self._turns.earlier(row)) is not None:

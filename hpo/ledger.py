@@ -23,6 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.changes import Change, pen_of
+from hpo.comparison import METRICS_AT, metrics_at
 from hpo.errors import LostTrialError
 from hpo.halt import Halt
 from hpo.locks import locks_for, starting
@@ -69,6 +70,7 @@ class Ledger(BaseStorage):
         self._rows: dict[int, FrozenTrial] = {}
         self._moments: list[_Moment] = []  # the one that has begun, here and in all views
         self._limit: int | None = None
+        self._as_seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
         self._study_user: dict[str, Any] = {}
         self._study_system: dict[str, Any] = {}
         self._read, self.took = 0.0, 0.0  # when the rows were read last; how long it took, in seconds
@@ -103,6 +105,16 @@ class Ledger(BaseStorage):
         view = copy.copy(self)
         view._limit = number
         return view
+
+    def seen_as(self, change: Callable[[FrozenTrial], FrozenTrial | None], direction: str) -> Ledger:
+        """Return a view in which every row is as `change` returns it, or left out, and `direction` is the study's."""
+        view = copy.copy(self)
+        view._as_seen, view._directions = change, [StudyDirection[direction.upper()]]
+        return view
+
+    def read_again(self, number: int) -> None:
+        """Read one row again, as it is at one moment: Optuna reads attributes first and values later."""
+        self._rows[number] = self._patiently(lambda: self._pen.read(self._rows[number]._trial_id))
 
     def row(self, number: int) -> FrozenTrial:
         """Return a trial's row."""
@@ -235,6 +247,22 @@ class Ledger(BaseStorage):
             self._rows[number] = copy.copy(self._rows[number])
             yield moment.changes.setdefault(trial_id, Change()), self._rows[number]
 
+    def report(self, number: int, step: int, value: float, metrics: Mapping[str, float]) -> None:
+        """Write an evaluation of a trial, its value and metrics to keep beside it, as far as it is not there yet."""
+        row = self._rows[number]
+        beside = metrics_at(row, step, metrics)
+        with self.together():
+            if row.intermediate_values.get(step) != value:
+                self.set_trial_intermediate_value(row._trial_id, step, value)
+            if beside != row.system_attrs.get(METRICS_AT, {}):
+                self.set_trial_system_attr(row._trial_id, METRICS_AT, beside)
+
+    def note(self, number: int, attrs: Mapping[str, Any]) -> None:
+        """Write attributes of a trial together."""
+        with self.together():
+            for name, fact in attrs.items():
+                self.set_trial_user_attr(self._rows[number]._trial_id, name, fact)
+
     # ------------------------------------------------------------ writing, as Optuna asks for it
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -301,6 +329,8 @@ class Ledger(BaseStorage):
         """Return the rows in their order."""
         every = [self._rows[number] for number in range(len(self._rows))[: self._limit]]
         some = every if states is None else [row for row in every if row.state in states]
+        if self._as_seen is not None:
+            some = [seen for row in some if (seen := self._as_seen(row)) is not None]
         return copy.deepcopy(some) if deepcopy else some
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from hpo.errors import ConfigError, Problem
 from hpo.halt import Halt
 
 Score = float | int
+Seen = tuple[int, int | None]
+"""Examples that a trial has seen, and those of its whole training, if known."""
 Objective = Callable[[Mapping[str, Any]], "Iterator[Evaluation | Score] | Evaluation | Score"]
 
 
@@ -108,6 +110,9 @@ class TrialArray(Protocol):
             stay loaded as they are.
         """
 
+    def seen(self, slot: int) -> Seen | None:
+        """Return how far the slot's trial is; None for an empty slot. Any thread may ask at any time."""
+
     def save(self, slot: int) -> Kept | None:
         """Return what the slot's trial needs to go on from here, in CPU memory of its own.
 
@@ -141,6 +146,7 @@ class GeneratorArray:
         self._numbers: dict[int, int] = {}  # slot -> its trial's
         self._running: dict[int, Generator[Any, None, Any]] = {}
         self._paused: dict[int, Generator[Any, None, Any]] = {}  # by trial
+        self._seen: dict[int, Seen] = {}  # by trial, as far as it says
 
     def settle(self, facts: Mapping[str, Any]) -> None:
         """A custom objective chooses nothing anew."""
@@ -150,6 +156,7 @@ class GeneratorArray:
         paused = self._paused.pop(trial.number, None)
         self._running[slot] = paused or _evaluations(self.objective, trial.params)
         self._numbers[slot] = trial.number
+        self._seen.setdefault(trial.number, (0, None))
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Run every generator to its next `yield`; what runs within one cannot be halted."""
@@ -158,12 +165,17 @@ class GeneratorArray:
             if self.halted.is_set():
                 break
             try:
-                outcomes[slot] = _evaluation(next(generator))
+                outcomes[slot] = said = _evaluation(next(generator))
+                self._seen[self._numbers[slot]] = said.at or 0, said.of
             except Exception as error:  # the runner decides what each kind means for the trial
                 outcomes[slot] = error
             except SystemExit as error:  # the trial's end, not the study's
                 outcomes[slot] = RuntimeError(f"the objective called sys.exit({error.code!r})")
         return outcomes
+
+    def seen(self, slot: int) -> Seen | None:
+        """Return how far the slot's trial was when it last yielded."""
+        return self._seen.get(self._numbers.get(slot, -1))
 
     def save(self, slot: int) -> Kept | None:
         """Where a generator stands cannot be kept."""
@@ -181,7 +193,7 @@ class GeneratorArray:
     def unload(self, slot: int) -> None:
         """Close the generator, so that its `finally` cleans up."""
         if slot in self._running:
-            del self._numbers[slot]
+            del self._seen[self._numbers.pop(slot)]
             self._running.pop(slot).close()
 
 

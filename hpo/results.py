@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ LOOK = "test"  # a look at the test split is an attribute `test:<trial>`; of for
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
     "fingerprint": {"settings": Mapping, "facts": Mapping},
+    "label_shares": {},
     LOOK: {
         "best": Mapping,
         "baseline": (Mapping, NoneType),
@@ -162,17 +166,45 @@ def trial_json(trial: FrozenTrial, curve: bool = False) -> dict[str, Any]:
         "state": trial.state.name,
         "value": trial.value if finite else None,
         "params": trial.params,
-        "user_attrs": _finite(trial.user_attrs),
+        "user_attrs": finite_json(trial.user_attrs),
     }
     if curve:
-        fields["intermediate_values"] = {str(step): _finite(v) for step, v in sorted(trial.intermediate_values.items())}
+        scores = {str(step): value for step, value in sorted(trial.intermediate_values.items())}
+        fields["intermediate_values"] = finite_json(scores)
     return fields
 
 
-def _finite(value: Any) -> Any:
+GROUPS = ("params", "metrics", "user_attrs")  # prefixes of columns, as Optuna's own table has them
+
+
+def trials_csv(results: Results) -> str:
+    """Return the trials as CSV, a line each: number, state, value, then all else that they have, empty where not."""
+    rows = [_cells(trial_json(trial)) for trial in results.trials]
+    found = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for group in GROUPS for name in found if name.startswith(f"{group}_")]
+    written = io.StringIO()
+    writer = csv.DictWriter(written, ["number", "state", "value", *columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue()
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    attrs = {name: value for name, value in row["user_attrs"].items() if name != "traceback"}
+    metrics = attrs.pop("metrics") if isinstance(attrs.get("metrics"), Mapping) else {}
+    return {name: row[name] for name in ("number", "state", "value")} | {
+        f"{group}_{name}": json.dumps(value) if isinstance(value, list | dict) else value
+        for group, values in zip(GROUPS, (row["params"], metrics, attrs), strict=True)
+        for name, value in values.items()
+    }
+
+
+def finite_json(value: Any) -> Any:
     """Return JSON values with None for the numbers that JSON has not."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

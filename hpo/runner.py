@@ -11,6 +11,7 @@ Any number of processes run this loop on one study: a trial belongs to whoever h
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -22,12 +23,13 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.checkpoint import Checkpoints
+from hpo.comparison import Comparison
 from hpo.errors import AwayError, GaveWayError, HpoError, LostTrialError
 from hpo.halt import Halt, heeding_signals, watched
 from hpo.intake import Intake
 from hpo.keeper import Keeper
 from hpo.ledger import Ledger
-from hpo.objective import Evaluation, TrialArray
+from hpo.objective import Evaluation, Seen, TrialArray
 from hpo.outcomes import RETRIED, retries, state_of
 from hpo.rungs import Decision
 from hpo.running import Running, history
@@ -36,6 +38,8 @@ from hpo.stopping import Rules, out_of_patience
 from hpo.turns import PAUSED, Turns
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
+
+log = logging.getLogger(__name__)
 
 POLL = 0.25  # seconds between two looks at what other processes do
 
@@ -71,9 +75,10 @@ class Runner:
         self.halt = self.array.halted = Halt()
         self.ledger = Ledger(study, url, self.halt, self._note)
         self.study = optuna.Study(study.study_name, self.ledger, sampler=study.sampler, pruner=study.pruner)
-        self.turns = Turns(self.study, space, rules.budget, rules.round_size, array.segment)
-        self.intake = Intake(self.study, self.turns, space, rules.seed, self._tell)
         self.direction = study.direction.name.lower()
+        self.compared = rules.compared or Comparison(self.direction)
+        self.turns = Turns(self.study, space, rules.budget, rules.round_size, array.segment, self.compared)
+        self.intake = Intake(self.study, self.turns, space, rules.seed, self._tell)
         self.stopped: str | None = None
         self._slots: dict[int, Running] = {}
         self._keeper = Keeper(array, self._slots, checkpoints)
@@ -91,6 +96,7 @@ class Runner:
         Raises:
             KeyboardInterrupt: After the first SIGINT or SIGTERM everything has been put back; at the second, nothing.
         """
+        self.watch.follow(self.seen)
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
         with heeding_signals(self.halt), watched(self.halt, self.rules.stall_timeout):
             try:
@@ -121,9 +127,15 @@ class Runner:
             elif self._told > told:
                 continue  # which may be what the next ones waited for
             elif self.turns.unfinished():
+                log.info("waiting for the trials that other processes run")
                 time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
             else:
                 return
+
+    def seen(self) -> dict[int, Seen]:
+        """Return how far each trial is that is in a slot, by its number. Any thread may ask at any time."""
+        told = {running.number: self.array.seen(slot) for slot, running in list(self._slots.items())}
+        return {number: seen for number, seen in told.items() if seen is not None}
 
     def _close(self) -> None:
         """Put back what runs here, and leave nothing that nobody needs."""
@@ -224,6 +236,8 @@ class Runner:
             return outcome
         try:
             heard = running.hear(outcome)
+            if not heard.last:  # else there is nothing left to prune
+                self.compared.require(heard.metrics)
             self.watch.evaluated(running.number, heard)
         except Exception as error:
             return error
@@ -276,9 +290,10 @@ class Runner:
         if out_of_patience(running.values, self.rules.patience, self.direction):
             return TrialState.COMPLETE, {"stopped_early_at": step}
         decision = self.turns.pruned(self._row(running.trial), step)
-        if decision is Decision.PRUNE:
-            return TrialState.PRUNED, {"reason": "pruner"}
-        return decision if decision is Decision.WAIT else None
+        if decision is Decision.WAIT:
+            return decision
+        self.ledger.note(running.number, self.turns.tied(self._row(running.trial), step))
+        return (TrialState.PRUNED, {"reason": "pruner"}) if decision is Decision.PRUNE else None
 
     def _report(self, running: Running) -> int:
         """Report the last evaluation, and return its step; one that a former owner has reported must be the same."""
@@ -289,8 +304,7 @@ class Runner:
                 f"trial {running.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
                 "the objective is not a function of its parameters and seed alone"
             )
-        if before != value:
-            self.ledger.set_trial_intermediate_value(running.trial._trial_id, step, value)
+        self.ledger.report(running.number, step, value, self.compared.kept(running.evaluations[-1].metrics))
         return step
 
     # ------------------------------------------------------------ pausing, in rounds
@@ -301,8 +315,7 @@ class Runner:
         trial = running.trial
         # Before the checkpoint: who went on from that one alone would be past the rung without having met it.
         with self.ledger.together():
-            for name, fact in self._facts(running).items():
-                trial.set_user_attr(name, fact)
+            self.ledger.note(trial.number, self._facts(running))
             self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
         if self.array.pause(slot):
             self._held[running.number] = running
@@ -314,13 +327,16 @@ class Runner:
     def _resume_held(self) -> None:
         """Let trials that the array holds go on, or be pruned, now that their rungs are decided."""
         for number, running in sorted(self._held.items()):
-            decision = self.turns.paused(self.ledger.row(number))
+            row = self.ledger.row(number)
+            decision = self.turns.paused(row)
             if decision is Decision.WAIT or (free := self._free()) is None:
                 continue
             del self._held[number]
             running.started = time.monotonic()
             self._slots[free] = running
             self.array.load(free, running.spec)
+            with suppress(LostTrialError):  # who is lost meets that again when its slot is settled
+                self.ledger.note(running.number, self.turns.tied(row, running.step()))
             if decision is Decision.PRUNE:
                 self._settle(free, optuna.TrialPruned())
 
@@ -341,13 +357,12 @@ class Runner:
 
     def _facts(self, running: Running) -> dict[str, Any]:
         """Return what is said of a trial besides its curve."""
-        return running.facts(self.direction, self._row(running.trial).user_attrs.get("seconds", 0.0))
+        return running.facts(self.direction, self._row(running.trial).user_attrs)
 
     def _tell(self, trial: Trial, state: TrialState, attrs: Mapping[str, Any], value: float | None = None) -> None:
         """Tell a trial, give it up, and forget what was kept of it."""
         with self.ledger.together():
-            for name, fact in attrs.items():
-                trial.set_user_attr(name, fact)
+            self.ledger.note(trial.number, attrs)
             self.study.tell(trial, value, state)
         self._told += 1
         self.ledger.release(trial.number)

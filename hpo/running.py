@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -77,19 +78,22 @@ class Running:
         if not self.evaluations:
             raise ValueError("the objective ended without yielding or returning a score")
 
-    def facts(self, direction: str, before: float) -> dict[str, Any]:
-        """Return what is said of the trial besides its curve.
+    def facts(self, direction: str, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is said of the trial besides its curve: of the evaluation that counts, the best one.
 
         Args:
             direction: `maximize` or `minimize`.
-            before: Seconds that it was in slots before this one.
+            before: The trial's attributes, as they were written when it paused; a note that was true of an evaluation
+                which counts no more is set to None, as attributes cannot be deleted.
         """
-        facts: dict[str, Any] = {"seconds": round(before + time.monotonic() - self.started, 3)}
+        facts: dict[str, Any] = {"seconds": round(before.get("seconds", 0.0) + time.monotonic() - self.started, 3)}
         if self.evaluations:
             index = len(self.evaluations) - 1 if self.returned else best_index(self.values, direction)
             best = self.evaluations[index]
+            noted = {name for evaluation in self.evaluations for name in evaluation.notes}
+            facts |= {name: None for name in noted if name in before}
             facts |= {"best_value": best.value, "best_at": self.step(index), **best.notes}
-            if best.metrics:
+            if best.metrics or "metrics" in before:
                 facts["metrics"] = dict(best.metrics)
         return facts
 

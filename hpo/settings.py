@@ -126,6 +126,9 @@ class StudyConfig(_Model):
     """A key of `hpo.samplers.SAMPLERS` or a class of `optuna.samplers`, with its arguments."""
     pruner: Named = "median"
     """A key of `hpo.pruners.PRUNERS` or a class of `optuna.pruners`, with its arguments."""
+    prune_on: Named | None = None
+    """What the pruner compares in place of the metric: `loss`; of a custom objective any metric that its evaluations
+    report, as `{name: NAME, direction: minimize}` if its direction is not known."""
     trials: int | None = Field(default=None, ge=1)
     """Rows of the study, the published default included; all points for a grid, otherwise 20."""
     timeout: float | None = Field(default=None, gt=0)
@@ -184,7 +187,7 @@ class StudyConfig(_Model):
 # fold and shards, what they came to counts: it is among the array's facts.
 RESUMABLE = frozenset({
     "trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler", "pruner",
-    "fold", "shards", "stall_timeout", "keep_best",
+    "prune_on", "fold", "shards", "stall_timeout", "keep_best",
 })  # fmt: skip
 
 # What only the built-in objective reads.

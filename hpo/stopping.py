@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpo.comparison import Comparison
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -18,6 +20,7 @@ class Rules:
         max_consecutive_failures: Failed trials in a row after which the study stops.
         round_size: Trials of a round; None runs free.
         stall_timeout: Seconds without a step of training after which the process ends itself.
+        compared: What the pruner compares; None is the values, and the loss where they are equal.
     """
 
     budget: int
@@ -27,6 +30,7 @@ class Rules:
     max_consecutive_failures: int = 3
     round_size: int | None = None
     stall_timeout: float | None = None
+    compared: Comparison | None = None
 
 
 def best_index(values: Sequence[float], direction: str) -> int:

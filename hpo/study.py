@@ -85,7 +85,7 @@ def record(opened: optuna.Study, study: Study) -> list[str]:
     ended = sum(row.state.is_finished() for row in rows)
     return [
         f"{key}: was {json.dumps(before[key])} for the {ended} trials that have ended, is now {json.dumps(now[key])}"
-        for key in ("sampler", "pruner")
+        for key in ("sampler", "pruner", "prune_on")
         if ended and before.get(key, now[key]) != now[key]
     ]
 

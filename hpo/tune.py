@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from hpo import config as configs
 from hpo import from_optuna, pruners, samplers
 from hpo import storage as storages
 from hpo.checkpoint import Checkpoints
-from hpo.errors import ConfigError, NotFoldableError, Problem, StudyError
+from hpo.errors import ConfigError, DataError, NotFoldableError, Problem, StudyError
 from hpo.files import verify
 from hpo.hyperparameters import DEFAULTS
 from hpo.locks import starting
@@ -30,6 +31,7 @@ from hpo.runner import Runner
 from hpo.space import SearchSpace
 from hpo.stopping import Rules
 from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, record, stored_facts
+from hpo.urls import redacted
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
 
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
     from hpo.finetune.data import Dataset
 
+log = logging.getLogger(__name__)
+
 Named = str | Mapping[str, Any]
+_NEEDS_SPACE = "needs a space; without one, Optuna runs trials"
 
 STALL_TIMEOUT = 1800.0  # seconds; a step of fine-tuning, or a look at the validation split, takes far less
 
@@ -67,8 +72,11 @@ def open_array(study: configs.Study) -> TrialArray:
     Raises:
         HpoError: The data, the model or the custom objective is not as the file says.
     """
+    if study.config.checksums:
+        log.info("checking the SHA-256 of %d files", len(study.config.checksums))
     verify(study.config.checksums, study.folder)
     if study.config.objective is not None:
+        log.info("importing %s", study.config.objective)
         objective = imported(study.config.objective, study.folder)
         configs.custom_parameters(study, objective)
         assert study.config.slots != "auto"  # which `configs.build` refuses
@@ -80,14 +88,22 @@ def open_finetuning(study: configs.Study) -> FineTuneArray:
     """Build the built-in objective's array; the only place from which torch is reached."""
     config = study.config
     assert config.data is not None
+    log.info("loading pandas")
     data = importlib.import_module("hpo.finetune.data")
     dataset = data.load(config.data, config.task, config.seed, study.folder)  # before torch is loaded
+    weights = list(map(str, _values(study.space, "class_weights")))
+    if dataset.task != "single_label" and set(weights) != {"none"}:
+        raise DataError(
+            f"class_weights: {', '.join(weights)} needs one label a row, and the task of this data is {dataset.task}; "
+            "leave class_weights out of the space"
+        )
     opened = _array_for(study, dataset)
     opened.notes = (*opened.notes, *dataset.notes)
     return opened
 
 
 def _array_for(study: configs.Study, dataset: Dataset) -> FineTuneArray:
+    log.info("loading torch and transformers")
     array = importlib.import_module("hpo.finetune.array")
     config, space = study.config, study.space
     given = config, dataset, study.folder, max(_values(space, "epochs"))
@@ -139,6 +155,7 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: 
     array = open_array(study)
     if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
+    log.info("opening the study in %s", redacted(url))
     opened, budget = _opened(study, storages.connect(url), url, array)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))
@@ -169,6 +186,8 @@ def _opened(study: configs.Study, kept: BaseStorage, url: str | None, array: Tri
             opened = open_study(study, kept, array.facts)
             budget = plan(opened, study)
             array.notes = (*array.notes, *record(opened, study))
+            if study.config.objective is None and "label_shares" not in opened.user_attrs:
+                opened.set_user_attr("label_shares", cast("FineTuneArray", array).data.label_shares)
             return opened, budget
 
     return Patience(url)(begin)
@@ -187,6 +206,7 @@ def _run(
         config.max_consecutive_failures,
         config.round_size,
         config.stall_timeout or (None if config.objective else STALL_TIMEOUT),
+        study.compared,
     )
     weights = checkpoints = None
     if config.objective is None:
@@ -230,6 +250,7 @@ def optimize(
     storage: str | None = None,
     sampler: Named = "tpe",
     pruner: Named = "median",
+    prune_on: Named | None = None,
     seed: int = 0,
     timeout: float | None = None,
     patience: int | None = None,
@@ -253,6 +274,8 @@ def optimize(
         storage: URL of an Optuna storage, in which a study of that name goes on; in memory if None.
         sampler: As in a study file.
         pruner: As in a study file; steps are what `Evaluation.at` says, or count yields.
+        prune_on: Metric of `Evaluation.metrics` that the pruner compares in place of the value, as in a study file;
+            needs a space.
         seed: Everything random in the search derives from it.
         timeout: Seconds after which trials that run are put back.
         patience: Evaluations without a better one after which a trial ends; needs a space.
@@ -279,6 +302,7 @@ def optimize(
         "space": space.to_dict() if isinstance(space, SearchSpace) else space,
         "sampler": sampler if isinstance(sampler, str) else dict(sampler),
         "pruner": pruner if isinstance(pruner, str) else dict(pruner),
+        "prune_on": dict(prune_on) if isinstance(prune_on, Mapping) else prune_on,
         "trials": trials,
         "seed": seed,
         "timeout": timeout,
@@ -287,8 +311,9 @@ def optimize(
         "max_consecutive_failures": max_consecutive_failures,
     }
     if space is None:
-        if patience is not None:
-            raise ConfigError("optimize()", [Problem(("patience",), "needs a space; without one, Optuna runs trials")])
+        needed = {"patience": patience, "prune_on": prune_on}
+        if wrong := [Problem((key,), _NEEDS_SPACE) for key, given in needed.items() if given is not None]:
+            raise ConfigError("optimize()", wrong)
         settings["space"] = {"suggested_by_the_objective": [0, 1]}  # a study has one; it is not read
     study = configs.build(settings, "optimize()", Path.cwd())
     kept = optuna.storages.InMemoryStorage() if storage is None else storages.connect(storage)

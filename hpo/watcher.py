@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
 
-from hpo.objective import Evaluation
+from hpo.objective import Evaluation, Seen
 
 
 class Watcher(Protocol):
@@ -15,6 +15,10 @@ class Watcher(Protocol):
 
     def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
         """The study is open; `finished` are the rows that ended in earlier runs."""
+        return
+
+    def follow(self, seen: Callable[[], Mapping[int, Seen]]) -> None:
+        """`seen` tells how far each trial is that trains now; it may be called at any time, from any thread."""
         return
 
     def started(self, number: int, params: Mapping[str, Any]) -> None:

@@ -6,6 +6,8 @@ trials are adopted by then or soon after. On other machines it is the same, with
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
 import shutil
@@ -17,23 +19,26 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo import storage as storages
 from hpo.config import Study
 from hpo.errors import StudyError
 from hpo.flock import Flock
 from hpo.halt import STALLED
-from hpo.objective import Evaluation
+from hpo.hyperparameters import DEFAULTS
+from hpo.objective import Evaluation, Seen
 from hpo.study import folder_of, planned_rows
 from hpo.watcher import Watcher
+
+log = logging.getLogger(__name__)
 
 STORAGE = "HPO_WORKER_STORAGE"
 """Environment variable with the storage's URL: a password in it would show in a list of processes."""
@@ -224,7 +229,9 @@ def supervise(study: Study, starters: Sequence[Callable[[], Worker]], url: str, 
     Raises:
         StudyError: A worker says what the user has to mend, or they die without getting anywhere.
     """
+    log.info("starting %d workers, whose output goes to %s", len(starters), log_of(study, 0).parent)
     follower = _Follower(study, url, watch)
+    words = _Words(log_of(study, 0))
     workers: list[Worker] = []
     deaths = 0
     try:
@@ -234,6 +241,8 @@ def supervise(study: Study, starters: Sequence[Callable[[], Worker]], url: str, 
             time.sleep(LOOK / 4)
             if follower.look():
                 deaths = 0
+            if not follower.found and (said := words.last()):
+                log.info("the first worker: %s", said)
             for place, worker in enumerate(workers):
                 code = worker.poll()
                 if code is None or code == 0:
@@ -241,8 +250,8 @@ def supervise(study: Study, starters: Sequence[Callable[[], Worker]], url: str, 
                 if code in (1, 2) or deaths >= MOST_DEATHS * len(workers):
                     raise StudyError(f"a worker has ended: {worker.last_words()}")
                 deaths += 1
-                log = log_of(study, place)
-                watch.note(f"a worker was ended by {_reason(code)}; another takes its place (its log is {log})")
+                written = log_of(study, place)
+                watch.note(f"a worker was ended by {_reason(code)}; another takes its place (its log is {written})")
                 workers[place] = starters[place]()
         follower.look(now=True)
     finally:
@@ -283,6 +292,25 @@ def end_with_supervisor() -> None:
 # ---------------------------------------------------------------- following
 
 
+class _Words:
+    """What a worker says, in its log, that it does: loading and checking, before any trial runs."""
+
+    def __init__(self, written: Path) -> None:
+        self._written = written
+        self._read = written.stat().st_size if written.exists() else 0
+
+    def last(self) -> str | None:
+        """Return the last that is new, if any is."""
+        with suppress(OSError), self._written.open("rb") as file:
+            file.seek(self._read)
+            whole, end, _ = file.read().rpartition(b"\n")
+            self._read += len(whole) + len(end)
+            lines = [line for line in whole.decode(errors="replace").splitlines() if line.startswith('doing "')]
+            if lines:
+                return str(json.JSONDecoder().raw_decode(lines[-1].removeprefix("doing "))[0])
+        return None
+
+
 class _Follower:
     """Tells a watcher what the storage shows of trials that other processes run."""
 
@@ -291,7 +319,13 @@ class _Follower:
         self._opened: optuna.Study | None = None
         self._shown: dict[int, int] = {}  # trial -> evaluations told of
         self._ended: set[int] = set()
+        self._seen: dict[int, Seen] = {}
         self._due = 0.0
+
+    @property
+    def found(self) -> bool:
+        """Whether the study is in the storage."""
+        return self._opened is not None
 
     def look(self, *, now: bool = False) -> bool:
         """Look at the storage if it is time; return whether a trial has ended since the last look."""
@@ -302,13 +336,18 @@ class _Follower:
         except Exception:  # it is away, or not there yet; the workers wait for it, and say so
             rows = []
         before = len(self._ended)
+        tuning = self._study.config.objective is None  # else steps may be anything, not only examples
+        running = [row for row in rows if tuning and row.state == TrialState.RUNNING]
+        self._seen = {row.number: (row.last_step or 0, self._whole(row)) for row in running}
         for row in rows:
             if row.number in self._ended or row.state == TrialState.WAITING:
                 continue
             if row.number not in self._shown:
                 self._watch.started(row.number, row.params)
             for step in sorted(row.intermediate_values)[self._shown.get(row.number, 0) :]:
-                self._watch.evaluated(row.number, Evaluation(row.intermediate_values[step], at=step))
+                score = row.intermediate_values[step]
+                said = Evaluation(score, at=step, of=self._whole(row)) if tuning else Evaluation(score)
+                self._watch.evaluated(row.number, said)
             self._shown[row.number] = len(row.intermediate_values)
             if row.state.is_finished():
                 self._watch.ended(row)
@@ -316,7 +355,15 @@ class _Follower:
         self._due = time.monotonic() + LOOK
         return len(self._ended) > before
 
-    def _rows(self) -> list[optuna.trial.FrozenTrial]:
+    def _whole(self, row: FrozenTrial) -> int | None:
+        """Return the examples of a trial's whole training, which follow from where it was scored; None if unknown."""
+        config, evaluations = self._study.config, len(row.intermediate_values)
+        if row.last_step is None:
+            return None
+        epochs = int(row.params.get("epochs", self._study.space.fixed.get("epochs", DEFAULTS["epochs"])))
+        return max(round(row.last_step * config.evaluations_per_epoch * epochs / evaluations), row.last_step)
+
+    def _rows(self) -> list[FrozenTrial]:
         name = self._study.config.name
         if self._opened is None:
             if not storages.exists(self._url):
@@ -327,5 +374,6 @@ class _Follower:
             metric = facts.get("metric") or self._study.config.metric or "value"
             self._watch.opened(name, metric, opened.direction.name.lower(), planned_rows(self._study)[1], finished)
             self._ended = {row.number for row in finished}
+            self._watch.follow(lambda: self._seen)
             self._opened = opened
         return self._opened.get_trials(deepcopy=False)

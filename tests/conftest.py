@@ -16,6 +16,7 @@ from typing import Any
 
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, at the first product on a GPU
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers: no test asks the network
+os.environ.setdefault("MKL_CBWR", "AUTO")  # as a folded study sets it; read once, at the first product on a CPU
 
 import hypothesis
 import optuna

@@ -49,6 +49,22 @@ def test_same_seed_same_evaluations_and_another_seed_others(tmp_path):
     assert values(run(array, seed=2)) != values(first)
 
 
+@pytest.mark.parametrize("fold", [False, True])
+def test_how_far_a_trial_is_can_be_seen_within_a_segment(tmp_path, monkeypatch, fold):
+    array = open_array(tmp_path, fold=fold, evaluations_per_epoch=1)
+    assert array.seen(0) is None
+    step, seen = "_micro_step" if fold else "_step", []
+    within = getattr(array, step)
+    monkeypatch.setattr(array, step, lambda *given: (seen.append(array.seen(0)), within(*given))[1])
+    array.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8}, 0))
+    assert array.seen(0) == (0, 120)
+    assert array.advance()[0].at == 60
+    assert seen == [(8 * n, 120) for n in range(8)]
+    assert array.seen(0) == (60, 120)
+    array.unload(0)
+    assert array.seen(0) is None
+
+
 def test_a_trial_does_not_depend_on_its_neighbour(tmp_path):
     alone = values(run(open_array(tmp_path)))
     array = open_array(tmp_path, slots=2)
@@ -348,6 +364,12 @@ def test_a_diverged_trial_is_named_and_the_slot_is_as_new(tmp_path):
 def test_a_collapsed_model_is_named(tmp_path):
     last = run(open_array(tmp_path), {"learning_rate": 1e-9})[-1]
     assert dict(last.notes) == {"collapsed": True}
+
+
+def test_a_model_that_learns_is_said_not_to_have_collapsed(tmp_path):
+    evaluations = run(open_array(tmp_path), {"epochs": 8, "batch_size": 8})
+    assert [dict(e.notes) for e in evaluations] == [{"collapsed": e.value == 0.5} for e in evaluations]
+    assert (evaluations[0].value, evaluations[-1].value) == (0.5, 1.0)  # it recovered
 
 
 def limited(monkeypatch, array, most):

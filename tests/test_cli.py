@@ -1,7 +1,9 @@
 """The commands, end to end: a real tiny transformer on real files, in a folder of its own."""
 
 import contextlib
+import csv
 import importlib
+import io
 import json
 import os
 import shutil
@@ -87,7 +89,11 @@ def test_json_of_a_study(there):
     code, out, _ = there("show", "tiny", "--json")
     shown = json.loads(out)
     assert code == 0
-    assert list(shown) == ["name", "direction", "counts", "best"]
+    assert list(shown) == ["name", "direction", "counts", "best", "verdict", "findings", "disk"]
+    assert shown["verdict"]["best"]["number"] == shown["best"]["number"]
+    assert any("importances need 10 or more" in finding for finding in shown["findings"])
+    sizes = {path: path.stat().st_size for path in Path("runs/tiny").rglob("*") if path.is_file()}
+    assert shown["disk"] == {"folder": "runs/tiny", "bytes": sum(sizes.values()), "checkpoints": 0}
     assert (shown["name"], shown["direction"]) == ("tiny", "maximize")
     assert list(shown["counts"]) == ["complete", "pruned", "fail", "running", "waiting"]
     assert sum(shown["counts"].values()) == shown["counts"]["complete"] + shown["counts"]["pruned"] == 4
@@ -104,6 +110,70 @@ def test_json_of_trials_and_of_the_best(there):
     assert rows[0]["params"]["learning_rate"] == 5e-5
     assert best["value"] == max(row["value"] for row in rows if row["state"] == "COMPLETE")
     assert set(best["params"]) == {"learning_rate", "batch_size"}
+
+
+def test_csv_of_trials_is_what_json_says(there):
+    rows = json.loads(there("trials", "tiny", "--json")[1])
+    code, out, _ = there("trials", "tiny", "--csv")
+    assert code == 0
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [int(line["number"]) for line in table] == [row["number"] for row in rows]
+    for line, row in zip(table, rows, strict=True):
+        assert float(line["value"]) == row["value"]
+        assert {name: float(line[f"params_{name}"]) for name in row["params"]} == row["params"]
+        assert float(line["metrics_loss"]) == row["user_attrs"]["metrics"]["loss"]
+        assert line["user_attrs_baseline"] == ("True" if row["number"] == 0 else "")
+    code, _, err = there("trials", "tiny", "--csv", "--json")
+    assert code == 2
+    assert "--csv: cannot be with --json" in err
+
+
+def test_the_version_is_that_of_the_package(call):
+    assert call("--version") == (0, f"hpo {hpo.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "problems"),
+    [
+        (["show", "ghost"], "no study 'ghost'", []),
+        (["trials", "ghost"], "no study 'ghost'", []),
+        (["best", "ghost"], "no study 'ghost'", []),
+        (["list"], "there is no storage", []),
+        (["check", "broken.yaml"], "3 problems", [("trails", 2), ("data.train", 3), ("space.epochs", 5)]),
+        (["run", "broken.yaml"], "3 problems", [("trails", 2), ("data.train", 3), ("space.epochs", 5)]),
+        (["show", "a", "b"], "unexpected extra argument", []),
+    ],
+)
+def test_with_json_an_error_is_json_too(call, tmp_path, arguments, says, problems):
+    text = "model: m\ntrails: 3\ndata: {train: t.csv}\nspace:\n  epochs: 0\n  learning_rate: [1e-4, 1e-3]\n"
+    (tmp_path / "broken.yaml").write_text(text)
+    code, out, err = call(*arguments, "--json")
+    said = json.loads(out)
+    assert code == 2
+    assert says in said["error"]
+    assert says in err
+    assert [(".".join(p["path"]), p["line"]) for p in said["problems"]] == problems
+    assert all(p["message"] in said["error"] for p in said["problems"])
+
+
+def test_an_error_as_json_shows_no_password(call, tmp_path):
+    url = "postgresql://u:canary@127.0.0.1:1/db"
+    (tmp_path / "s.yaml").write_text(f"storage: 3\nmodel: {url}\ntrials: {url}\ndata: {{train: t.csv}}\n")
+    code, out, _ = call("check", "s.yaml", "--json")
+    assert code == 2
+    assert len(json.loads(out)["problems"]) >= 2
+    assert "canary" not in out
+    assert call("check", "s.yaml")[1] == ""
+
+
+def test_what_is_said_on_a_terminal_breaks_between_words(there, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    whole = there("show", "tiny")[1]
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
+    shown = there("show", "tiny")[1]
+    assert shown.split() == whole.split()
+    assert max(map(len, whole.splitlines())) > 40
+    assert all(len(line) <= 40 or " " not in line for line in shown.splitlines())
 
 
 def test_list_show_trials_best_in_text(there):

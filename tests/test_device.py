@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -40,3 +44,11 @@ def test_bf16_is_for_a_processor_with_units_for_it(monkeypatch, has, chosen):
     assert device.precision("auto", torch.device("cpu")) == chosen
     assert device.precision("fp32", torch.device("cpu")) == "fp32"
     assert device.precision("bf16", torch.device("cpu")) == "bf16"
+
+
+@pytest.mark.slow
+def test_products_do_not_depend_on_memory_in_a_process_that_has_not_computed():
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    script = "from hpo.finetune import device; print(device.reproducible_products())"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

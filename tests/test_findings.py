@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -150,3 +153,145 @@ def test_of_a_best_trial_that_has_collapsed_nothing_else_is_concluded() -> None:
 def test_a_gain_over_a_default_that_has_collapsed_is_put_in_doubt() -> None:
     (said,) = findings(study(trial(0, 0.5, collapsed=True, baseline=True), *(trial(n, 0.9) for n in range(1, 12))))
     assert "published default (trial 0) has collapsed" in said
+
+
+# ---------------------------------------------------------------- which way to search
+
+RATES = FloatDistribution(1e-5, 2e-3, log=True)
+
+
+def of_rates(good: list[float], bad: list[float], best: float = 1e-4, **attrs: Any) -> Results:
+    """Return a study of trials that learned, the best one first, and of others that did not."""
+    rates = [best, *good, *bad]
+    marks: list[dict[str, Any]] = [*({} for _ in (best, *good)), *(dict(attrs) for _ in bad)]
+    rows = []
+    for n, (rate, marked) in enumerate(zip(rates, marks, strict=True)):
+        ended = TrialState.PRUNED if "reason" in marked else TrialState.COMPLETE
+        value = 0.9 if n == 0 else 0.6 if not marked else 0.5
+        rows.append(trial(n, value, ended, rate, RATES, "learning_rate", **marked))
+    return study(*rows)
+
+
+HIGH, LOW = [4e-4, 5e-4, 6e-4, 7e-4], [2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 8e-5, 9e-5]
+
+
+@pytest.mark.parametrize(
+    ("mark", "says"),
+    [({"collapsed": True}, "trials collapsed"), ({"reason": "diverged"}, "trials diverged")],
+    ids=["collapsed", "diverged"],
+)
+def test_the_direction_is_that_of_those_that_learned(mark: dict[str, Any], says: str) -> None:
+    for good, bad, way, others in ((LOW, HIGH, "lower", "6e-05"), (HIGH * 2, LOW[:4], "higher", "0.0006")):
+        best = 1e-4 if way == "lower" else 1e-3
+        (said,) = [s for s in findings(of_rates(good, bad, best, **mark)) if says in s]
+        assert f"search {way} values" in said
+        assert f"that of the others {others}" in said
+
+
+def test_of_groups_that_do_not_differ_nothing_is_concluded() -> None:
+    mixed = of_rates([1e-5, 4e-5, 7e-5, 2e-4], [2e-5, 3e-5, 9e-5, 1.5e-4], collapsed=True)
+    (said,) = [s for s in findings(mixed) if "trials collapsed" in s]
+    assert "cannot be told" in said
+    assert "search" in said
+    assert not re.search("search (lower|higher)", said)
+
+
+def test_two_findings_that_point_apart_give_no_direction() -> None:
+    """Low rates collapse, and high ones diverge."""
+    middle = [1e-4, 1.1e-4, 1.2e-4, 1.3e-4] * 2
+    collapsed, diverged = of_rates(middle, LOW, collapsed=True).trials, of_rates([], HIGH, reason="diverged").trials
+    for number, row in enumerate(together := (*collapsed, *diverged)):
+        row.number = number
+    said = findings(study(*together))
+    assert sum("which way to search cannot be told, as another finding points the other way" in s for s in said) == 2
+    assert not [s for s in said if re.search("search (lower|higher)", s)]
+
+
+def test_a_best_trial_beyond_those_that_collapsed_contradicts_their_direction() -> None:
+    """Most that learned lie below those that collapsed, and the best far above."""
+    (said,) = [s for s in findings(of_rates(LOW, HIGH, 1.64e-3, collapsed=True)) if "trials collapsed" in s]
+    assert "which way to search cannot be told" in said
+
+
+def test_a_few_that_collapsed_do_not_silence_a_boundary() -> None:
+    few = of_rates(LOW * 3, [4e-4, 5e-4, 6e-4], 2e-3, collapsed=True)
+    assert not [s for s in findings(few) if "trials collapsed" in s]  # 3 of 28
+    assert [s for s in findings(few) if "search higher values" in s]
+
+
+def test_skewed_labels_are_named_beside_collapse() -> None:
+    results = of_rates(LOW, HIGH, collapsed=True)
+    for shares, skewed in (({"no": 0.93, "yes": 0.07}, True), ({"no": 0.6, "yes": 0.4}, False), ({}, False)):
+        told = Results("s", "maximize", results.trials, {**results.attrs, "label_shares": shares})
+        said = [s for s in findings(told) if "skewed" in s]
+        assert ["93.0% of the training rows are 'no', 7.0% 'yes'" in s for s in said] == [True] * skewed
+    sound = Results("s", "maximize", of_rates(LOW * 2, []).trials, {"label_shares": {"no": 0.93, "yes": 0.07}})
+    assert not any("skewed" in s for s in findings(sound))
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from([1e-5, 2e-5, 1e-4, 1e-3, 2e-3]),
+        st.sampled_from([8, 16, 32, 64]),
+        st.sampled_from(["learned", "collapsed", "diverged", "out_of_memory", "pruner", "fail"]),
+        st.integers(0, 9),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300)
+@given(ROWS, st.sampled_from(["maximize", "minimize"]))
+@example([(2e-3, 8, "learned", 9)] + [(1e-5, 8, "learned", 1)] * 8 + [(1e-3, 8, "collapsed", 0)] * 8, "maximize")
+@example([(1e-4, 8, "learned", 9)] * 8 + [(1e-5, 8, "collapsed", 0)] * 8 + [(2e-3, 8, "diverged", 0)] * 8, "maximize")
+def test_no_two_findings_of_a_study_contradict_each_other(rows: list[tuple[Any, ...]], direction: str) -> None:
+    trials = []
+    for n, (rate, size, became, value) in enumerate(rows):
+        state = {"learned": TrialState.COMPLETE, "collapsed": TrialState.COMPLETE, "fail": TrialState.FAIL}
+        attrs = {"collapsed": True} if became == "collapsed" else {} if became == "learned" else {"reason": became}
+        made = create_trial(
+            state=state.get(became, TrialState.PRUNED),
+            value=value / 10 if state.get(became) == TrialState.COMPLETE else None,
+            params={"learning_rate": rate, "size": size},
+            distributions={"learning_rate": RATES, "size": CategoricalDistribution((8, 16, 32, 64))},
+            user_attrs=attrs,
+        )
+        made.number = n
+        trials.append(made)
+    said = findings(study(*trials, direction=direction))
+    for name in ("learning_rate", "size"):
+        ways = {way for s in said if name in s for way in re.findall("(?:search|towards|to) (lower|higher)", s)}
+        assert len(ways) < 2
+    assert not any("warm-up" in s or "learning rates" in s for s in said)  # advice that is computed from nothing
+
+
+# ---------------------------------------------------------------- ties, and a default without a value
+
+
+def test_ties_are_counted_with_how_they_were_decided() -> None:
+    rows = [trial(n, ties={"1": "loss", "2": "all"} if n < 3 else {"1": "loss"}) for n in range(12)]
+    (said,) = [s for s in findings(study(*rows)) if "ties" in s]
+    assert said.startswith("15 decisions of the pruner were ties")
+    assert "12 of them were decided by the loss, and in 3 all equal trials went on" in said
+    assert not [s for s in findings(study(*(trial(n) for n in range(12)))) if "ties" in s]
+
+
+@pytest.mark.parametrize(
+    ("reason", "config", "words"),
+    [
+        ("diverged", {}, "mend what ended it (diverged)"),
+        ("pruner", {}, "run the study again, which trains it to its end"),
+        ("pruner", {"objective": "m:f"}, "begin a new study, in which it is not pruned"),
+    ],
+)
+def test_a_default_without_a_value_is_said(reason: str, config: dict[str, Any], words: str) -> None:
+    baseline = trial(0, None, TrialState.PRUNED, baseline=True, reason=reason)
+    attrs = {"config": {"metric": "accuracy", **config}}
+    results = Results("s", "maximize", (baseline, *(trial(n) for n in range(1, 12))), attrs)
+    (said,) = [s for s in findings(results) if "no gain over it can be told" in s]
+    assert words in said
+    scored = {"best": {"number": 1}, "baseline": {"number": 0, "score": 0.5}}
+    trained_since = Results("s", "maximize", results.trials, {**attrs, "test": scored})
+    assert any("no gain over it" in s for s in findings(trained_since)) is (reason == "diverged" or bool(config))
+    running = trial(0, None, TrialState.RUNNING, baseline=True)
+    assert not [s for s in findings(study(running, *results.trials[1:])) if "no gain over it" in s]

@@ -292,6 +292,7 @@ def same_bits(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -
 WRITTEN_OUT = {"deberta-v3", "mpnet", "t5", "xlnet"}
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", WIDE)
 def test_a_slots_bits_do_not_depend_on_slots_neighbours_or_threads(name):
     alone = models(name, 4, **WIDE[name])
@@ -307,6 +308,7 @@ def test_a_slots_bits_do_not_depend_on_slots_neighbours_or_threads(name):
             assert same_bits(found, wanted.setdefault(which, found)) == [], (threads, order, slot)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", WIDE)
 def test_a_slot_of_nans_leaves_the_others_bits(name):
     alone = models(name, 3)
@@ -328,6 +330,7 @@ def test_every_architecture_of_the_list_is_here():
     assert kinds >= {"gpt2", "llama", "qwen2", "qwen3", "t5", "bart"}
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("count", "inputs", "outputs"), [(132, 1536, 384), (200, 3072, 768), (384, 384, 1536)])
 def test_wide_layers_have_the_same_bits_however_many_slots_and_threads(count, inputs, outputs):
     """With two threads a batched matmul of one is summed in another order than one of several."""

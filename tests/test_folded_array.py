@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from hpo import config, tune
 from hpo.errors import DivergedError, GaveWayError, OutOfMemoryError
-from hpo.finetune import dropout, folded_array
+from hpo.finetune import device, dropout, folded_array
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.folded_array import FoldedArray
 from hpo.finetune.model import load_model
@@ -88,12 +88,14 @@ def alone(tmp_path_factory):
     return curves(open_array(tmp_path_factory.mktemp("alone"), slots=1))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("slots", "order"), [(2, None), (3, [4, 2, 0, 1, 3]), (4, None), (5, [1, 0, 3, 2, 4])])
 def test_a_trial_is_to_the_bit_the_same_whatever_the_slots_neighbours_and_refills(tmp_path, alone, slots, order):
     together = curves(open_array(tmp_path, slots=slots), order=order)
     assert [number for number in alone if not same(alone[number], together[number])] == []
 
 
+@pytest.mark.bits
 def test_so_it_is_where_rows_are_padded(tmp_path, monkeypatch):
     assert open_array(tmp_path).facts["program"] == "packed"
     monkeypatch.setattr(folded_array, "WORTH_PACKING", 0.0)
@@ -104,12 +106,19 @@ def test_so_it_is_where_rows_are_padded(tmp_path, monkeypatch):
     assert [number for number in alone if not same(alone[number], together[number])] == []
 
 
+@pytest.mark.bits
 def test_so_it_is_with_two_threads(tmp_path):
     alone = curves(open_array(tmp_path, slots=1, threads=2))
     array = open_array(tmp_path, slots=3, threads=2)
     assert array.threads == torch.get_num_threads() == 2
     together = curves(array, order=[2, 4, 1, 0, 3])
     assert [number for number in alone if not same(alone[number], together[number])] == []
+
+
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_where_products_depend_on_memory_it_is_said(tmp_path, monkeypatch, reproducible):
+    monkeypatch.setattr(device, "reproducible_products", lambda: reproducible)
+    assert (folded_array.DISPLACED in open_array(tmp_path).notes) == (not reproducible)
 
 
 def test_masks_come_from_the_trials_seed_step_and_micro_batch(tmp_path):
@@ -283,6 +292,7 @@ def test_what_is_kept_is_a_model_of_its_own(tmp_path):
     assert outcome.metrics["loss"] > 0
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("kind", [kind for kind in tiny.SIZES if kind != "bert"])
 def test_other_architectures_train_folded(tmp_path, kind):
     """With dropout where they have it or not: in modules, in functions, in attention."""

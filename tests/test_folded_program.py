@@ -97,7 +97,8 @@ def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_pat
         Lora(targets, rank=4, head=head).install(model)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     shape, loss = Shape(4, 15, line), TASKS["single_label"].loss
-    program = Program(model.to(meta), 3, names, head, tokens, shape, loss, lambda keys: nullcontext())
+    weights = {"none": torch.ones(2, device=meta)}
+    program = Program(model.to(meta), 3, names, head, tokens, shape, loss, weights, lambda keys: nullcontext())
     program.load(1, model, {**DEFAULTS, "dropout": 0.1})
     rates = [1e-3] * len(program.optimizer.depths)
     assert program.write({1: [MicroBatch(np.arange(3), 3, 5, rates)]}) == 1

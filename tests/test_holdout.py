@@ -370,6 +370,15 @@ def test_rows_of_a_group_or_of_equal_texts_are_resampled_together_and_the_worst_
     assert any(said.startswith("It scores worst on the group 'g5'") for said in sentences(verdict))
 
 
+def test_a_published_default_that_ends_later_is_compared_too(judged):
+    study, _, add, look = judged
+    add(7)
+    assert look()["baseline"] is None
+    add(5, baseline=True)
+    assert look()["baseline"] == {"number": 1, "score": 0.5}
+    assert len(read(study).looks) == 1
+
+
 def test_the_best_is_not_compared_with_itself(judged):
     _, _, add, look = judged
     add(7, baseline=True)

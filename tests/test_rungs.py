@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
+from hpo.comparison import METRICS_AT, Comparison
 from hpo.pruners import make
-from hpo.rungs import Decision, Rungs, decide, rungs_of
+from hpo.rungs import Decision, Rungs, decide, rungs_of, tie
 
+HIGHER, LOWER = Comparison("maximize"), Comparison("minimize")
 GO_ON, PRUNE, WAIT = Decision.GO_ON, Decision.PRUNE, Decision.WAIT
 STATES = {"R": TrialState.RUNNING, "W": TrialState.WAITING, "P": TrialState.PRUNED, "F": TrialState.FAIL}
 X = CategoricalDistribution(tuple(range(-1, 100)))
@@ -72,7 +74,12 @@ REACHED = [row(n, "R", at(value)) for n, value in enumerate((0.4, 0.1, 0.3, 0.2)
         ("one that failed beyond it counts", [*ALONE, row(1, "F", at(0.6))], [PRUNE]),
         ("one that was put back counts where it was", [*ALONE, row(1, "W", at(0.6))], [PRUNE]),
         ("the best half is promoted", REACHED, [GO_ON, PRUNE, GO_ON, PRUNE]),
-        ("of equals the lowest number", [row(n, "R", at(0.5)) for n in range(4)], [GO_ON, GO_ON, PRUNE, PRUNE]),
+        ("of equals all", [row(n, "R", at(0.5)) for n in range(4)], [GO_ON] * 4),
+        (
+            "of the second equals too",
+            [row(n, "R", at(v)) for n, v in enumerate((0.9, 0.5, 0.5, 0.4))],
+            [GO_ON] * 3 + [PRUNE],
+        ),
         ("of three one", REACHED[:3], [GO_ON, PRUNE, PRUNE]),
         ("the next round is not waited for", [*REACHED, row(4, "W", {}, -1)], [GO_ON, PRUNE, GO_ON, PRUNE]),
         (
@@ -97,18 +104,18 @@ REACHED = [row(n, "R", at(value)) for n, value in enumerate((0.4, 0.1, 0.3, 0.2)
 def test_what_becomes_of_those_that_have_reached_a_rung(what, rows, expected):
     for number, decision in enumerate(expected):
         if decision is not None:
-            assert decide(rows, number, 1, rungs(), 4, -1) is decision, number
+            assert decide(rows, number, 1, rungs(), 4, HIGHER) is decision, number
 
 
 def test_a_loss_is_better_when_it_is_lower():
-    assert [decide(REACHED, n, 1, rungs(), 4, 1) for n in range(4)] == [PRUNE, GO_ON, PRUNE, GO_ON]
+    assert [decide(REACHED, n, 1, rungs(), 4, LOWER) for n in range(4)] == [PRUNE, GO_ON, PRUNE, GO_ON]
 
 
 def test_a_value_between_rungs_decides_nothing():
     rows = [row(0, "R", at(0.1, 0.1, 0.0)), row(1, "R", at(0.0, 0.2))]
-    assert decide(rows, 0, 3, rungs(), 2, -1) is GO_ON  # rung 2 lost, but that was decided at 2
-    assert decide(rows, 0, 2, rungs(), 2, -1) is PRUNE
-    assert decide(rows, 0, 1, rungs(), 2, -1) is GO_ON  # what it reported later does not count
+    assert decide(rows, 0, 3, rungs(), 2, HIGHER) is GO_ON  # rung 2 lost, but that was decided at 2
+    assert decide(rows, 0, 2, rungs(), 2, HIGHER) is PRUNE
+    assert decide(rows, 0, 1, rungs(), 2, HIGHER) is GO_ON  # what it reported later does not count
 
 
 def test_an_evaluation_that_skips_rungs_has_to_stand_at_each():
@@ -120,25 +127,25 @@ def test_an_evaluation_that_skips_rungs_has_to_stand_at_each():
         (at(0.4, 0.6), PRUNE),
         (at(0.4, 0.4, 0.4, 0.4), GO_ON),
     ):
-        assert decide([best, row(1, "R", other)], 0, 4, rungs(), 2, -1) is expected
+        assert decide([best, row(1, "R", other)], 0, 4, rungs(), 2, HIGHER) is expected
 
 
 def test_as_long_as_a_rung_has_no_more_than_the_bootstrap_none_is_promoted():
-    assert {decide(REACHED, n, 1, rungs(bootstrap=4), 4, -1) for n in range(4)} == {PRUNE}
-    assert decide(REACHED, 0, 1, rungs(bootstrap=3), 4, -1) is GO_ON
+    assert {decide(REACHED, n, 1, rungs(bootstrap=4), 4, HIGHER) for n in range(4)} == {PRUNE}
+    assert decide(REACHED, 0, 1, rungs(bootstrap=3), 4, HIGHER) is GO_ON
 
 
 def test_earlier_rounds_count_and_their_twins_that_trained_too():
     earlier = [row(0, "P", at(0.8)), row(1, "F", at(0.7), 0), row(2, "C", at(0.9), 5, duplicate_of=0)]
     later = [row(3, "R", at(0.5)), row(4, "R", at(0.6)), row(5, "R", at(0.9))]
-    assert [decide([*earlier, *later], n, 1, rungs(), 3, -1) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
-    assert [decide(later, n, 1, rungs(factor=3), 3, -1) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
+    assert [decide([*earlier, *later], n, 1, rungs(), 3, HIGHER) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
+    assert [decide(later, n, 1, rungs(factor=3), 3, HIGHER) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
 
 
 def test_brackets_decide_and_wait_for_themselves_alone():
     mine = rungs(shares=lambda row: row.number % 2 == 0)
     rows = [row(0, "R", at(0.5)), row(1, "R", {}), row(2, "R", at(0.4)), row(3, "C", at(0.9))]
-    assert [decide(rows, n, 1, mine, 4, -1) for n in (0, 2)] == [GO_ON, PRUNE]
+    assert [decide(rows, n, 1, mine, 4, HIGHER) for n in (0, 2)] == [GO_ON, PRUNE]
 
 
 # ---------------------------------------------------------------- whoever is faster
@@ -153,7 +160,7 @@ def simulated(trials, size, factor, bootstrap, brackets, order):
         bracket = rungs(
             2 ** brackets[number % len(brackets)], factor, bootstrap, lambda r: share(r) == share(rows[number])
         )
-        return decide(rows, number, rows[number].last_step, bracket, size, -1)
+        return decide(rows, number, rows[number].last_step, bracket, size, HIGHER)
 
     def share(of):
         return brackets[of.number % len(brackets)]
@@ -259,3 +266,84 @@ def test_hyperband_knows_its_brackets_once_a_trial_has_completed():
     assert rungs_of(pruner, study_of(row(0, "P", at(0.1, 0.2))), row(1, "R", {}), 1) is None
     found = {rungs_of(pruner, study_of(row(0, "C", at(*range(7)))), row(n, "R", {}), 1).first for n in range(40)}
     assert found == {1, 2, 4, 8}
+
+
+# ---------------------------------------------------------------- ties
+
+
+def reporting(number, state, value, loss, at=1):
+    """Return a row with a loss beside its value."""
+    made = row(number, state, {at: value})
+    made.system_attrs[METRICS_AT] = {"loss": {str(at): loss}}
+    return made
+
+
+def decisions(rows, compared=HIGHER, size=4, factor=2):
+    return [
+        (
+            decide(rows, n, 1, rungs(factor=factor), size, compared),
+            tie(rows, n, 1, rungs(factor=factor), size, compared),
+        )
+        for n in range(len(rows))
+    ]
+
+
+def test_of_equal_values_the_lower_losses_are_promoted_whatever_their_numbers():
+    rows = [reporting(n, "R", 0.9, loss) for n, loss in enumerate((0.4, 0.3, 0.2, 0.1))]
+    assert decisions(rows) == [(PRUNE, "loss"), (PRUNE, "loss"), (GO_ON, "loss"), (GO_ON, "loss")]
+    assert decisions(rows, LOWER) == decisions(rows)  # a loss is better when it is lower, whatever the value
+
+
+def test_only_trials_at_the_line_are_part_of_a_tie():
+    rows = [reporting(n, "R", *pair) for n, pair in enumerate([(0.9, 0.9), (0.5, 0.2), (0.5, 0.1), (0.4, 0.1)])]
+    assert decisions(rows) == [(GO_ON, None), (PRUNE, "loss"), (GO_ON, "loss"), (PRUNE, None)]
+
+
+def test_equal_in_both_all_are_promoted_and_it_is_a_tie():
+    rows = [reporting(n, "R", 0.9, 0.1) for n in range(4)]
+    assert decisions(rows) == [(GO_ON, "all")] * 4
+    rows[3] = reporting(3, "R", 0.9, 0.2)
+    assert decisions(rows) == [(GO_ON, "all")] * 3 + [(PRUNE, "loss")]
+    assert decisions([row(n, "R", at(0.9)) for n in range(4)]) == [(GO_ON, "all")] * 4  # nothing beside the value
+
+
+def test_equals_on_one_side_of_the_line_are_no_tie():
+    rows = [row(n, "R", at(value)) for n, value in enumerate((0.9, 0.9, 0.1, 0.1))]
+    assert decisions(rows) == [(GO_ON, None), (GO_ON, None), (PRUNE, None), (PRUNE, None)]
+
+
+def test_what_is_pruned_on_orders_trials_in_the_place_of_the_value():
+    rows = [reporting(n, "R", *pair) for n, pair in enumerate([(0.9, 0.9), (0.8, 0.1), (0.7, 0.1), (0.6, 0.2)])]
+    found = decisions(rows, Comparison("minimize", "loss"))
+    assert found == [(PRUNE, None), (GO_ON, None), (GO_ON, None), (PRUNE, None)]
+    rows[3] = reporting(3, "R", 0.6, 0.1)
+    assert decisions(rows, Comparison("minimize", "loss"))[1:] == [(GO_ON, "all")] * 3
+
+
+# ---------------------------------------------------------------- free-running, as Optuna's pruner
+
+
+@given(
+    curves=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), min_size=1, max_size=10),
+    factor=st.integers(2, 4),
+    first=st.integers(1, 3),
+    bootstrap=st.integers(0, 2),
+    direction=st.sampled_from(["maximize", "minimize"]),
+)
+def test_free_running_a_rung_decides_as_optunas_pruner_does(curves, factor, first, bootstrap, direction):
+    """Of trials that run one after the other; where values are equal Optuna promotes all, and so do we."""
+    pruner = optuna.pruners.SuccessiveHalvingPruner(first, factor, bootstrap_count=bootstrap)
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    for curve in curves:
+        trial, pruned = study.ask(), False
+        for step, value in enumerate(curve, 1):
+            trial.report(value, step)
+            found = decide(
+                study.get_trials(deepcopy=False), trial.number, step, rungs(first, factor, bootstrap), None,
+                Comparison(direction),
+            )  # fmt: skip
+            pruned = trial.should_prune()
+            assert found is (PRUNE if pruned else GO_ON)
+            if pruned:
+                break
+        study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else TrialState.COMPLETE)

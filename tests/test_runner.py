@@ -68,6 +68,30 @@ class Log(Silent):
         self.lines.append(("note", message))
 
 
+def test_how_far_trials_are_is_told_by_their_numbers():
+    class Following(Silent):
+        def __init__(self):
+            self.found = []
+
+        def follow(self, seen):
+            self.seen = seen
+            assert seen() == {}
+
+        def evaluated(self, number, evaluation):
+            self.found.append(self.seen())
+
+    def objective(params):
+        yield Evaluation(1.0, at=10 + params["x"], of=100)
+        yield 2.0
+
+    study, watch = study_of(points(1, 2, 3)), Following()
+    run(study, objective, slots=2, watch=watch)
+    both, second = {0: (11, 100), 1: (12, 100)}, {0: (0, None), 1: (0, None)}
+    assert watch.found[:4] == [both, both, second, second]
+    assert watch.found[4:] == [{2: (13, 100)}, {2: (0, None)}]
+    assert watch.seen() == {}
+
+
 # ---------------------------------------------------------------- values
 
 
@@ -437,7 +461,9 @@ def curves(params):
     for step in range(1, 3 + int(base * 5)):
         if int(base * 1000) % 4 == 0 and step == 3:
             raise RuntimeError("no")
-        yield round(base + (int(base * 7919) * step % 17) / 17, 1)  # rounded: there are ties
+        value = round(base + (int(base * 7919) * step % 17) / 17, 1)  # rounded: there are ties
+        # Some of them the loss decides, some it does not, and some trials report none.
+        yield Evaluation(value, metrics={"loss": round(base * 7 % 1, 1)} if int(base * 1000) % 3 else {})
 
 
 class Stuck(Exception):
@@ -447,16 +473,16 @@ class Stuck(Exception):
 class Rounds:
     """A study in rounds, made and run again and again."""
 
-    def __init__(self, space=INFINITE, sampler="random", pruner="asha", size=4, budget=10, seed=0):
-        self.space, self.sampler, self.pruner, self.seed = space, sampler, pruner, seed
+    def __init__(self, space=INFINITE, sampler="random", pruner="asha", size=4, budget=10, seed=0, baseline=True):
+        self.space, self.sampler, self.pruner, self.seed, self.baseline = space, sampler, pruner, seed, baseline
         self.rules = Rules(budget, seed, max_consecutive_failures=99, round_size=size)
         grid = space.grid() if sampler == "grid" else None
         self.rows = grid or [{}] * int(min(budget, space.size))
 
     def study(self):
         study = optuna.create_study(study_name="s", direction="maximize")
-        for point in self.rows:
-            study.enqueue_trial(point)
+        for number, point in enumerate(self.rows):
+            study.enqueue_trial(point, user_attrs={"baseline": True} if number == 0 and self.baseline else {})
         return study
 
     def runner(self, study, objective=curves, slots=1, watch=None):
@@ -486,7 +512,15 @@ class Halting:
 
 def table(study):
     return [
-        (row.number, row.state.name, row.params, row.value, row.intermediate_values, row.user_attrs.get("duplicate_of"))
+        (
+            row.number,
+            row.state.name,
+            row.params,
+            row.value,
+            row.intermediate_values,
+            row.user_attrs.get("duplicate_of"),
+            row.user_attrs.get("ties"),
+        )
         for row in study.trials
     ]
 
@@ -531,9 +565,10 @@ def test_in_rounds_a_study_is_the_same_whatever_the_slots(impatient, space, samp
     size=st.integers(2, 8),
     seed=st.integers(0, 999),
     slots=st.integers(2, 6),
+    baseline=st.booleans(),
 )
-def test_in_rounds_any_study_is_the_same_whatever_the_slots(space, sampler, pruner, size, seed, slots):
-    rounds = Rounds(space, sampler, pruner, size, 8, seed)
+def test_in_rounds_any_study_is_the_same_whatever_the_slots(space, sampler, pruner, size, seed, slots, baseline):
+    rounds = Rounds(space, sampler, pruner, size, 8, seed, baseline)
     assert rounds.table(1) == rounds.table(slots)
 
 
@@ -541,6 +576,7 @@ def test_these_studies_have_duplicates_failures_and_pruned_trials():
     rows = Rounds(CONDITIONAL, size=4, budget=14).table() + Rounds(FINITE, size=4, budget=14).table()
     assert {row[1] for row in rows} >= {"COMPLETE", "PRUNED", "FAIL"}
     assert any(row[5] is not None for row in rows)
+    assert {how for row in rows for how in (row[6] or {}).values()} == {"loss", "all"}
 
 
 @pytest.mark.parametrize("slots", [1, 3])

@@ -21,7 +21,7 @@ from hpo.objective import TrialSpec
 
 pytestmark = pytest.mark.slow  # processes that each import torch
 
-EXACT = {"learning_rate": 1e-2, "epochs": 3, "dropout": 0.0}
+EXACT = {"learning_rate": 1e-2, "epochs": 3, "dropout": 0.0, "class_weights": "balanced"}
 EXACT |= {"layer_decay": 0.9, "max_grad_norm": 0.3, "warmup_ratio": 0.0}  # some steps are clipped, and others not
 LONG = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}  # more steps than any test waits for
 NO_ROOM, COMPARED = 40, 41  # batch sizes that mean something to `Watched`
@@ -64,6 +64,15 @@ def sharded(folder):
     array.part = Watched
     yield array
     array._disband()
+
+
+def test_how_far_the_trial_is_comes_from_its_processes(sharded):
+    sharded.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8}, 0))
+    assert sharded.seen(0) is None
+    assert sharded.advance()[0].at == 60
+    assert sharded.seen(0) == (60, 120)
+    sharded.unload(0)
+    assert sharded.seen(0) is None
 
 
 def trained(array, params, kept=None, seed=1):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import optuna
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from hpo.pruners import make
 from hpo.rungs import Decision
 from hpo.samplers import TrialSeededSampler
 from hpo.space_reader import parse
-from hpo.turns import PAUSED, Turns
+from hpo.turns import PAUSED, TIES, Turns
 
 SPACE = parse({"x": [0, 1, 2, 3]})
 TWO = parse({"x": [0, 1], "y": [0, 1]})
@@ -280,3 +282,83 @@ def test_hyperband_has_its_brackets_from_the_first_round_in_which_a_trial_comple
     turns = turns_of(rows, 1, pruner="hyperband", reduction_factor=2)
     turns.pruned(turns.rows()[3], 1)
     assert turns._study.pruner._max_resource == 9
+
+
+# ---------------------------------------------------------------- the published default
+
+
+def with_baseline(turns):
+    """Make the first row the published default."""
+    ledger = turns._ledger
+    ledger.take(0, run=False)
+    ledger.set_trial_user_attr(ledger.row(0)._trial_id, "baseline", True)
+    return turns
+
+
+@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize(
+    ("pruner", "arguments"),
+    [
+        ("median", {"n_startup_trials": 1}),
+        ("asha", {"reduction_factor": 2}),
+        ("hyperband", {"reduction_factor": 2, "max_resource": 4}),
+        ("threshold", {"lower": 1.0}),
+        ("patient", {"patience": 0, "wrapped": {"name": "asha", "reduction_factor": 2}}),
+    ],
+)
+def test_the_published_default_is_never_pruned_and_waits_for_nobody(pruner, arguments, size):
+    falling = {1: 0.2, 2: 0.1}
+    rows = [(R, x(0.0), falling), *[(C, x(float(n)), {1: 0.9, 2: 0.9}) for n in (1, 2)], (R, x(3.0), {})]
+    turns = with_baseline(turns_of(rows, size, pruner=pruner, **arguments))
+    assert [turns.pruned(turns.rows()[0], step) for step in (1, 2)] == [Decision.GO_ON] * 2
+    assert turns.tied(turns.rows()[0], 2) == {}
+
+
+def test_what_the_published_default_reports_counts_at_a_rung():
+    rows = [(R, x(0.0), {1: 0.9}), (R, x(1.0), {1: 0.5})]
+    for size in (None, 2):
+        turns = with_baseline(asha(rows, size))
+        assert turns.pruned(turns.rows()[1], 1) is Decision.PRUNE
+        assert with_baseline(asha([(R, x(0.0), {1: 0.1}), rows[1]], size)).pruned(turns.rows()[1], 1) is Decision.GO_ON
+
+
+def test_a_rung_waits_for_the_published_default_which_goes_on_meanwhile():
+    turns = with_baseline(asha([(R, x(0.0)), (R, x(1.0), {1: 0.5})]))
+    assert turns.pruned(turns.rows()[1], 1) is Decision.WAIT
+    paused = with_baseline(asha([(W, x(0.0), {1: 0.1}, {PAUSED: 1}), (R, x(1.0))]))  # as an earlier version left it
+    assert paused.paused(paused.rows()[0]) is Decision.GO_ON
+
+
+@pytest.mark.parametrize("size", [None, 9])
+def test_the_published_default_is_trained_itself_and_others_wait_for_it(size):
+    turns = with_baseline(turns_of([(W, {}, {}, fixed(1.0)), (R, x(1.0)), (P, x(1.0), {1: 0.1})], size))
+    assert turns.original(turns.rows()[0], turns.rows()) is None
+    assert turns.earlier(turns.rows()[0]) is None
+    assert turns.original(turns.rows()[1], turns.rows()).number == 0
+
+
+# ---------------------------------------------------------------- ties
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_decision_that_was_a_tie_is_kept_beside_earlier_ones(size):
+    rows = [(R, x(0.0), {1: 0.5, 2: 0.5}), (R, x(1.0), {1: 0.5, 2: 0.4})]
+    turns = asha(rows, size)
+    assert turns.tied(turns.rows()[0], 1) == {TIES: {"1": "all"}}
+    assert turns.tied(turns.rows()[0], 2) == {}
+    turns._ledger.take(0)
+    turns._ledger.note(0, {TIES: {"0": "loss"}})
+    assert turns.tied(turns.rows()[0], 1) == {TIES: {"0": "loss", "1": "all"}}
+    assert turns_of(rows, size, pruner="median").tied(turns.rows()[0], 1) == {}
+
+
+def test_an_evaluation_that_was_read_by_half_is_read_again():
+    turns = asha([(R, x(0.0), {1: 0.5}), (R, x(1.0), {1: 0.5})])
+    for number, loss in enumerate((0.2, 0.1)):
+        turns._ledger.take(number)
+        turns._ledger.report(number, 1, 0.5, {"loss": loss})
+    turns._ledger.release(1)
+    whole = turns._ledger.row(1)
+    turns._ledger._rows[1] = half = copy.copy(whole)
+    half.system_attrs = {}  # Optuna read the attributes, the other process wrote, and Optuna read the values
+    assert turns.pruned(turns.rows()[0], 1) is Decision.PRUNE

@@ -13,8 +13,10 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo import workers
+from hpo import config, workers
 from hpo.errors import StudyError
+from hpo.finetune.batches import boundaries
+from hpo.watcher import Silent
 
 OBJECTIVE = """
 import os, time
@@ -185,3 +187,51 @@ def test_when_the_time_is_up_what_is_left_waits(folder: Path) -> None:
     assert running.returncode == 0, err
     assert {row.state.name for row in rows()} == {"COMPLETE", "WAITING"}
     assert "report: runs/s/report.html" in out
+
+
+def test_what_a_worker_does_is_read_from_its_log_and_from_this_run_alone(tmp_path: Path) -> None:
+    written = tmp_path / "0.log"
+    written.write_text('doing "an earlier run"\n')
+    words = workers._Words(written)
+    assert words.last() is None
+    with written.open("a") as log:
+        log.write('doing "loading torch"\nnote "doing"\ndoing "reading \\"a\\"" seconds=15\n')
+        log.write('trial 3 state=complete\ndoing "cut')
+    assert words.last() == 'reading "a"'
+    assert words.last() is None
+    with written.open("a") as log:
+        log.write(' no more"\n')
+    assert words.last() == "cut no more"
+    assert workers._Words(tmp_path / "none.log").last() is None
+
+
+def test_the_examples_of_a_trial_follow_from_where_it_was_scored(tmp_path: Path) -> None:
+    space = {"learning_rate": [1e-4, 1e-3], "epochs": [2, 3]}
+    raw = {"name": "s", "model": "m", "data": {"train": "t.csv"}, "space": space}
+    follower = workers._Follower(config.build(raw, "test", tmp_path), "sqlite:///none.db", Silent())
+    for rows in (60, 61, 1000):
+        for epochs in (2, 3):
+            steps = boundaries(rows, 2, epochs)
+            for count in range(1, len(steps) + 1):
+                row = optuna.trial.create_trial(
+                    state=optuna.trial.TrialState.RUNNING,
+                    params={"epochs": epochs},
+                    distributions={"epochs": optuna.distributions.CategoricalDistribution((2, 3))},
+                    intermediate_values=dict.fromkeys(steps[:count], 0.5),
+                )
+                whole = follower._whole(row)
+                assert whole is not None
+                assert abs(whole - rows * epochs) <= epochs
+    assert follower._whole(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)) is None
+
+
+def test_a_supervisor_says_what_its_workers_do_before_any_trial(folder: Path) -> None:
+    process = start("run", "s.yaml", "--workers", "2", "--trials", "2")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    said = out.splitlines()
+    assert said[0] == 'doing "loading Optuna"'
+    assert 'doing "starting 2 workers, whose output goes to runs/s/workers"' in said
+    first = next(n for n, line in enumerate(said) if line.startswith("study s"))
+    assert any(line.startswith("trial ") for line in said[first:])
+    assert "examples" not in out  # whose number an objective of one's own does not say

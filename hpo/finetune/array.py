@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,16 +28,18 @@ from hpo.finetune.device import out_of_memory, widened
 from hpo.finetune.metrics import METRICS, score
 from hpo.finetune.model import Starter, digest, load_model, load_tokenizer, longest_input
 from hpo.finetune.slot import Slot
-from hpo.finetune.tasks import TASKS, Outputs
+from hpo.finetune.tasks import TASKS, Outputs, class_weights
 from hpo.finetune.tokens import Tokens, encode
 from hpo.finetune.vocabulary import Vocabulary
 from hpo.halt import Halt
 from hpo.hyperparameters import defaults
-from hpo.objective import Evaluation, TrialSpec
+from hpo.objective import Evaluation, Seen, TrialSpec
 from hpo.samplers import derived_seed
 from hpo.settings import StudyConfig
 
 Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
 
 
 # Raised when hpo computes other numbers from the same study.
@@ -76,6 +79,8 @@ class FineTuneArray:
         torch.set_num_threads(config.threads or torch.get_num_threads())
         self.task = TASKS[data.task]
         self.data = data
+        log.info("loading the model %s", config.model)
+        self._class_weights = class_weights(data.task, data.splits["train"].targets, len(data.labels), self.device)
         self.tokenizer = load_tokenizer(config.model, folder)
         model, head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
         model.to(self.device)  # type: ignore[arg-type]
@@ -83,9 +88,8 @@ class FineTuneArray:
         if self.needs_own_masks or self.device.type == "cpu":
             dropout.install(model)
         self.max_length = longest_input(config.max_length, self.tokenizer, model.config)
-        encoded = {
-            name: encode(split, self.tokenizer, self.max_length, self.device) for name, split in data.splits.items()
-        }
+        encoded = {name: self._encoded(name) for name in data.splits}
+        log.info("preparing the model")
         weights_digest = digest(model, head)
         self._vocabulary = Vocabulary(model, np.unique(torch.cat([t.ids for t in encoded.values()]).cpu()))
         self.tokens: dict[str, Tokens] = {
@@ -119,6 +123,11 @@ class FineTuneArray:
         }
         if self.device.type == "cpu":  # where sums are split among them
             self.facts = {**self.facts, "threads": self.threads}
+
+    def _encoded(self, split: str) -> Tokens:
+        rows = self.data.splits[split]
+        log.info("tokenising %s rows of %s", f"{len(rows):,}", split)
+        return encode(rows, self.tokenizer, self.max_length, self.device)
 
     def _threads_a_trial(self, slots: int | str) -> int:
         """Return with how many threads a trial trains, however many slots have one: its numbers depend on that."""
@@ -206,6 +215,11 @@ class FineTuneArray:
             except BaseException:
                 self.halted.set()  # the pool waits for its threads: they end at their next step
                 raise
+
+    def seen(self, slot: int) -> Seen | None:
+        """Return the examples that the slot's trial has seen, and those of its whole training."""
+        held = self._occupied.get(slot)
+        return None if held is None else (held.seen, held.boundaries[-1])
 
     def save(self, slot: int) -> Kept | None:
         """Return what the slot's trial needs to go on from its last whole step."""
@@ -314,7 +328,7 @@ class FineTuneArray:
             metrics={"loss": score("loss", outputs)},
             of=slot.boundaries[-1],
             last=slot.evaluations == len(slot.boundaries),
-            notes={"collapsed": True} if outputs.collapsed else {},
+            notes={"collapsed": outputs.collapsed},
         )
 
     def _step(self, slot: Slot, rows: Array) -> torch.Tensor:
@@ -355,15 +369,24 @@ class FineTuneArray:
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
         """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
         total = torch.zeros((), device=self.device)
-        smoothing = slot.trial.params["label_smoothing"]
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
             inputs, targets = self.tokens["train"].batch(rows[start : start + self.micro_batch])
             with self._masked(dropout.key(seed, number)), self._autocast():
                 logits = slot.model(**inputs).logits
-            loss = self.task.loss(widened(logits), targets, smoothing).sum() / len(rows)
+            loss = self._losses(slot, logits, targets).sum() / len(rows)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _losses(self, slot: Slot, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each example [n], times its class's weight.
+
+        The weights' mean over the training rows is 1, so a sum is divided by rows, not by the weights of a batch.
+        """
+        params = slot.trial.params
+        chosen = params["class_weights"]
+        weights = None if chosen == "none" else self._class_weights[chosen]
+        return self.task.loss(widened(logits), targets, params["label_smoothing"], weights)
 
     @contextmanager
     def _masked(self, *keys: int) -> Iterator[None]:
@@ -395,6 +418,7 @@ class FineTuneArray:
 
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
+        log.info("measuring how fast a trial trains")
         batches = epoch_batches(self.tokens["train"].lengths, min(16, len(self.tokens["train"].lengths)), 0, 0)
         model = self._spare[-1].train()
         examples, began = 0, 0.0

@@ -6,6 +6,7 @@ The search sees train and validation; test is there for one look at the end.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,8 @@ from hpo.settings import DataConfig
 
 SPLITS = ("train", "validation", "test")
 Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,14 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     digest: str = ""
 
+    @property
+    def label_shares(self) -> dict[str, float]:
+        """Label -> its share of the training rows; empty where a row has not one label."""
+        if self.task != "single_label":
+            return {}
+        counts = np.bincount(self.splits["train"].targets, minlength=len(self.labels))
+        return dict(zip(self.labels, (counts / counts.sum()).tolist(), strict=True))
+
 
 def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     """Read the data of a study.
@@ -104,6 +115,7 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
         setting = getattr(config, name)
         if not isinstance(setting, int | float):
             frames[name] = _table(config, name, setting, folder)
+    log.info("checking the rows")
     notes = _prepared(frames, config)
     rng = np.random.default_rng(seed)
     if config.rows is not None and config.rows < len(frames["train"]):
@@ -140,12 +152,13 @@ def _columns(config: DataConfig) -> list[str]:
 def _table(config: DataConfig, split: str, source: str | list[str], folder: Path) -> pd.DataFrame:
     """Return the rows of one split with the columns that matter, texts as strings, indexed by (file, row from 1)."""
     if config.dataset is not None:
+        log.info("reading split %s of %s", source, config.dataset)
         frame = _from_hub(config, str(source))
         frames = [(f"{config.dataset} ({source})", frame)]
     else:
         paths = expand(source, folder)
         dialect = Dialect(config.encoding, config.separator)
-        frames = [(str(path), read_rows(path, dialect)) for path in paths]
+        frames = [(str(path), _read(path, dialect)) for path in paths]
     wanted = [*_columns(config), *(config.where if split == "train" else ())]
     for name, frame in frames:
         missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
@@ -159,6 +172,11 @@ def _table(config: DataConfig, split: str, source: str | list[str], folder: Path
     for column in filter(None, (config.text, config.text_pair)):
         table[column] = [("" if is_missing(text) else str(text)) for text in table[column]]
     return table
+
+
+def _read(path: Path, dialect: Dialect) -> pd.DataFrame:
+    log.info("reading %s", path)
+    return read_rows(path, dialect)
 
 
 def _from_hub(config: DataConfig, split: str) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,21 @@ def precision(setting: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+
+
+def reproducible_products() -> bool:
+    """Let a CPU's products not depend on where their operands lie in memory, and return whether they do not.
+
+    MKL chooses its kernels by that, and sums in another order, unless its reproducible mode (conditional numerical
+    reproducibility, oneMKL Developer Guide) is on. It reads `MKL_CBWR` at its first product, so that this has an
+    effect before that only. A slot's part of a tensor lies where the slots before it end, and PyTorch's attention
+    gives each thread a part of one buffer.
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO")
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = (torch.randn(size, 63, generator=generator) for size in (8, 64))
+    displaced = torch.empty(weight.numel() + 1)[1:].view_as(weight).copy_(weight)
+    return all(torch.equal(rows[:size] @ weight.T, rows[:size] @ displaced.T) for size in (1, 2, 8))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from hpo.finetune import dropout, packing
 from hpo.finetune.adapters import Lora
 from hpo.finetune.folded import fold, load_slot, trains
 from hpo.finetune.model import attend, first_position
+
+log = logging.getLogger(__name__)
 
 LENGTHS = torch.tensor([[7, 4, 6], [5, 7, 3]])  # real tokens of each row of the two slots
 TOLERANCE = 1e-6  # of a tensor's norm; float64 leaves 1e-15, some models compute norms in float32
@@ -54,6 +57,7 @@ def check(
     config = _cut(config)
     key = (kind, config.to_json_string(), lora, packed)
     if key not in _known:
+        log.info("checking that trials of %s can train as one model", kind.__name__)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             _known[key] = _difference(kind, config, lora, packed)

@@ -11,6 +11,7 @@ on neither.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,8 +34,15 @@ from hpo.samplers import derived_seed
 
 Array = np.ndarray[Any, Any]
 
+log = logging.getLogger(__name__)
+
 # Packed rows take some memory moves; they pay where they leave out more than this share of the padding.
 WORTH_PACKING = 0.9
+
+DISPLACED = (
+    "the last bits of a trial's result may depend on its slot and its neighbours: products in this process depend on "
+    "where their operands lie in memory; start it with MKL_CBWR=AUTO in the environment"
+)
 
 
 class FoldedArray(FineTuneArray):
@@ -49,7 +57,10 @@ class FoldedArray(FineTuneArray):
     window = 1  # padding to one length for all, or none, gains nothing from batches of like lengths
 
     def __init__(self, *args: Any, smallest_batch: int, by_depth: bool, **kwargs: Any) -> None:
+        reproducible = device.reproducible_products()  # before the model's first product
         super().__init__(*args, **kwargs)
+        if self.device.type == "cpu" and not reproducible:
+            self.notes = (*self.notes, DISPLACED)
         self._by_depth = by_depth
         template = self._spare[0]
         if not self._own_masks:
@@ -117,6 +128,7 @@ class FoldedArray(FineTuneArray):
                 self.tokens["train"],
                 self._shape(),
                 self.task.loss,
+                self._class_weights,
                 self._context,
                 self._by_depth,
             )
@@ -168,6 +180,7 @@ class FoldedArray(FineTuneArray):
         best, fastest = 1, 0.0
         while best < most or not fastest:
             slots = min(2 * best, most) if fastest else 1
+            log.info("measuring how fast %s trials train at once (slots: auto)", slots)
             try:
                 with device.threaded(self.threads):
                     speed = self._speed(slots)

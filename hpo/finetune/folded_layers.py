@@ -42,10 +42,21 @@ _SUMS = {torch.add, torch.Tensor.add, torch.Tensor.add_}
 
 
 def _einsum(equation: str, rows: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Compute `einsum(equation, rows, own)` with `b` taken apart into slots (`z`) and a slot's rows."""
+    """Compute `einsum(equation, rows, own)` with `b` taken apart into slots (`z`) and a slot's rows.
+
+    On a CPU in one for each slot, whose operands and gradients are contiguous: an einsum becomes a product of a layout
+    that depends on the number of slots, and AVX2's kernels sum another layout in another order.
+    """
     inputs, output = equation.split("->")
     left, right = inputs.split(",")
     dim = left.index("b")
+    if _one_by_one(rows):
+        parts = zip(rows.chunk(len(own), dim), own.as_subclass(torch.Tensor), strict=True)
+        results = [torch.einsum(equation, part.contiguous(), weight) for part, weight in parts]
+        for each in results:
+            if each.requires_grad:
+                each.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return torch.cat(results, output.index("b"))
     apart = rows.reshape(*rows.shape[:dim], len(own), -1, *rows.shape[dim + 1 :])
     equation = f"{left.replace('b', 'zb')},z{right}->{output.replace('b', 'zb')}"
     result: torch.Tensor = torch.einsum(equation, apart, own.as_subclass(torch.Tensor))

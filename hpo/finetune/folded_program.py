@@ -86,7 +86,8 @@ class Program:
         head: Names of those that are not pretrained.
         tokens: The train split.
         shape: Of a micro-batch.
-        loss: Of logits [n, ...], targets [n] and label smoothing [n]: [n].
+        loss: Of logits [n, ...], targets [n], label smoothing [n] and class weights [n, outputs] or None: [n].
+        class_weights: Setting of `class_weights` -> weights [outputs]; nothing for a task without classes.
         context: What the model runs within.
         by_depth: Whether a trial may have layer-wise decay.
 
@@ -105,6 +106,7 @@ class Program:
         tokens: Tokens,
         shape: Shape,
         loss: Callable[..., torch.Tensor],
+        class_weights: Mapping[str, torch.Tensor],
         context: Callable[[torch.Tensor], AbstractContextManager[Any]],
         by_depth: bool = True,
     ) -> None:
@@ -116,6 +118,9 @@ class Program:
         self._device, self._dtype = template.device, rates_dtype(template.device)
         self.losses = torch.zeros(slots, device=self._device)
         self._settings = torch.ones(slots, 3, dtype=self._dtype, device=self._device)
+        self._weights_by_setting = class_weights
+        weights = class_weights.get("none")
+        self._class_weights = None if weights is None else weights.repeat(slots, 1)  # [K, outputs]
         self._plans = self._on_device(*self._blank(1))
         self._now = [plan[0].clone() for plan in self._plans]
         self._replays: dict[tuple[bool, ...], Replay] = {}  # by where anything is dropped: elsewhere are no operations
@@ -126,6 +131,8 @@ class Program:
         self.optimizer.clear(slot)
         settings = [params[name] for name in ("label_smoothing", "weight_decay", "max_grad_norm")]
         self._settings[slot] = torch.tensor(settings, dtype=self._dtype)
+        if self._class_weights is not None:
+            self._class_weights[slot] = self._weights_by_setting[params["class_weights"]]
         dropout.set_rates(self.model, slot, len(self.losses), trial)
         return slot_weights(self.model, slot)
 
@@ -179,7 +186,9 @@ class Program:
         with self._context(whole[:, rows]), packing.packed(self._packing(index, shares)):
             logits = self.model(**inputs).logits
         logits = widened(logits)
-        losses = self._loss(logits, targets, smoothing.to(logits.dtype).repeat_interleave(rows)).view(-1, rows)
+        smoothing = smoothing.to(logits.dtype).repeat_interleave(rows)
+        weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
+        losses = self._loss(logits, targets, smoothing, weights).view(-1, rows)
         weighted = losses * shares.to(losses.dtype)
         with warnings.catch_warnings():  # of gradients that lie as the weights do
             warnings.filterwarnings("ignore", message="grad and param do not obey")

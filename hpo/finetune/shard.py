@@ -35,7 +35,7 @@ from hpo.finetune import dropout
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.batches import by_length
 from hpo.finetune.data import Dataset
-from hpo.finetune.device import out_of_memory, scoring_batch, widened
+from hpo.finetune.device import out_of_memory, scoring_batch
 from hpo.finetune.model import Starter, load_model
 from hpo.finetune.slot import Slot
 from hpo.finetune.tasks import Outputs
@@ -46,6 +46,7 @@ from hpo.settings import StudyConfig
 
 Array = np.ndarray[Any, Any]
 
+SEEN = "seen"  # begins what the first process sends after each step: how far its trial is
 HALT = "halt"  # what may come down the pipe while a segment is trained
 
 # How long one process waits for the others within a step before that is an error.
@@ -95,6 +96,7 @@ class Shard(FineTuneArray):
         self.rank, self.shards, self._moves = place.rank, place.shards, moves
         self.device = torch.device(place.device)
         self.tokens = {name: _moved(tokens, self.device) for name, tokens in self.tokens.items()}
+        self._class_weights = {name: weights.to(self.device) for name, weights in self._class_weights.items()}
         model, head = self._spare[0], self._starter.head
         heads = dict(_heads(model, head))
         shard(model, self.shards, self.device, self.precision)
@@ -144,6 +146,8 @@ class Shard(FineTuneArray):
             if self._told_to_halt():
                 raise InterruptedError("the study was interrupted")
             loss += self._step(slot, next(slot.batches))
+            if self.rank == 0:
+                self._moves.send((SEEN, self.seen(0)))
         dist.all_reduce(loss)
         slot.loss = loss.item()
         return self.predict(slot.model, "validation")
@@ -181,7 +185,6 @@ class Shard(FineTuneArray):
         All processes pass over as many rows, as each pass is one of all: those that fill up have no weight.
         """
         total = torch.zeros((), device=self.device)
-        smoothing = slot.trial.params["label_smoothing"]
         own = self._divided(rows)[:, self.rank]
         weight = torch.from_numpy(self._divided(np.arange(len(rows)), fill=-1)[:, self.rank] >= 0)
         weight = weight.to(self.device) / len(rows)
@@ -190,7 +193,7 @@ class Shard(FineTuneArray):
             inputs, targets = self.tokens["train"].batch(own[part])
             with self._masked(dropout.key(seed, number)), self._autocast():
                 logits = slot.model(**inputs).logits
-            loss = (self.task.loss(widened(logits), targets, smoothing) * weight[part]).sum()
+            loss = (self._losses(slot, logits, targets) * weight[part]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total

@@ -9,6 +9,7 @@ dies closes its pipe, and one that waits for another for ever is killed.
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import signal
@@ -29,10 +30,12 @@ from hpo.errors import DivergedError, HpoError, ModelError, OutOfMemoryError
 from hpo.finetune import device
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.data import Dataset
-from hpo.finetune.shard import HALT, Place, Shard, TooLargeError, serve
+from hpo.finetune.shard import HALT, SEEN, Place, Shard, TooLargeError, serve
 from hpo.finetune.tasks import Outputs
-from hpo.objective import Evaluation, TrialSpec
+from hpo.objective import Evaluation, Seen, TrialSpec
 from hpo.settings import StudyConfig
+
+log = logging.getLogger(__name__)
 
 # Seconds that the other processes have to answer once one has failed: they may be waiting for it.
 GRACE = 5.0
@@ -91,13 +94,14 @@ class ShardedArray(FineTuneArray):
         self._given = config.model_copy(update={"threads": threads}), data, folder, horizon_epochs
         self._trial: TrialSpec | None = None
         self._loaded = False
+        self._seen: Seen | None = None
         self._group: _Group | None = None
 
     # ------------------------------------------------------------ the moves
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into the slot; the processes hear of it, and are started if there are none, at its first step."""
-        self._trial, self._loaded = trial, False
+        self._trial, self._loaded, self._seen = trial, False, None
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train the trial to its next boundary and score it on the validation split.
@@ -126,6 +130,10 @@ class ShardedArray(FineTuneArray):
         """Write the best evaluation's weights as a Hugging Face folder."""
         return bool(self._move("keep", slot, folder.resolve()))
 
+    def seen(self, slot: int) -> Seen | None:
+        """Return how far the trial was after the last step that the processes told of; None before the first."""
+        return self._seen
+
     def save(self, slot: int) -> None:
         """A trial that stops is computed again from its seed."""
         return
@@ -136,7 +144,7 @@ class ShardedArray(FineTuneArray):
 
     def unload(self, slot: int) -> None:
         """Empty the slot; the processes stay for the next trial."""
-        self._trial = None
+        self._trial = self._seen = None
         if self._loaded and self._group is not None:
             self._loaded = False
             self._move("unload", slot)
@@ -179,6 +187,7 @@ class ShardedArray(FineTuneArray):
 
     def _begun_group(self) -> _Group:
         """Start the processes and wait until each has its part of the model."""
+        log.info("starting %d processes that share the model", self.shards)
         context = multiprocessing.get_context("spawn")
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         self._group = group = _Group(store)
@@ -211,7 +220,11 @@ class ShardedArray(FineTuneArray):
                 assert isinstance(pipe, Connection)
                 rank = group.pipes.index(pipe)
                 try:
-                    answers[rank] = pipe.recv()
+                    answer = pipe.recv()
+                    if isinstance(answer, tuple) and answer[0] == SEEN:
+                        self._seen = answer[1]
+                        continue
+                    answers[rank] = answer
                 except (EOFError, OSError):
                     answers[rank] = _lost(group.processes[rank])
                 if isinstance(answers[rank], Exception):

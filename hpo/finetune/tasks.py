@@ -29,7 +29,8 @@ class Task:
         problem_type: transformers' name, stored in the exported model's configuration.
         predicted: logits [n, outputs] -> predictions, [n] or [n, outputs].
         probabilities: logits [n, outputs] -> probabilities [n, outputs] (regression: the values [n]).
-        loss: (logits [n, outputs], targets, label smoothing: one, or [n]) -> loss of each example [n].
+        loss: (logits [n, outputs], targets, label smoothing: one, or [n], class weights: None, [outputs] or
+            [n, outputs]) -> loss of each example [n]. Only a single label has class weights.
     """
 
     says: str
@@ -37,7 +38,7 @@ class Task:
     problem_type: str
     predicted: Callable[[Array], Array]
     probabilities: Callable[[Array], Array]
-    loss: Callable[[torch.Tensor, torch.Tensor, Smoothing], torch.Tensor]
+    loss: Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,25 @@ def _sigmoid(logits: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))  # no overflow at either end
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing) -> torch.Tensor:
+def _cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     import torch.nn.functional as F
 
+    weights = None if weights is None else weights.to(logits.dtype)
     if isinstance(smoothing, float):
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
-    towards_all = -F.log_softmax(logits, dim=-1).mean(dim=-1)
-    return (1 - smoothing) * F.cross_entropy(logits, targets, reduction="none") + smoothing * towards_all
+        return F.cross_entropy(logits, targets, weights, label_smoothing=smoothing, reduction="none")
+    towards_all = F.log_softmax(logits, dim=-1)
+    own = F.cross_entropy(logits, targets, reduction="none")
+    if weights is not None:
+        towards_all = weights * towards_all
+        own = weights.gather(1, targets[:, None])[:, 0] * own
+    return (1 - smoothing) * own + smoothing * -towards_all.mean(dim=-1)
 
 
-def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing) -> torch.Tensor:
+def _binary_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing, weights: None = None
+) -> torch.Tensor:
     import torch.nn.functional as F
 
     smoothing = smoothing if isinstance(smoothing, float) else smoothing[:, None]
@@ -101,8 +111,34 @@ def _binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, smoothing
     return F.binary_cross_entropy_with_logits(logits, softened, reduction="none").mean(dim=-1)
 
 
-def _squared_error(logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing) -> torch.Tensor:
+def _squared_error(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing, weights: None = None
+) -> torch.Tensor:
     return (logits[:, 0] - targets) ** 2  # label smoothing has no meaning for a number
+
+
+def _balanced(counts: Array) -> Array:
+    """Return n / (k * count) as scikit-learn does, k being the classes with examples: over the rows the mean is 1."""
+    share = counts / counts.sum()
+    return np.where(counts > 0, 1 / (np.count_nonzero(counts) * np.where(counts > 0, share, 1.0)), 1.0)
+
+
+CLASS_WEIGHTS: dict[str, Callable[[Array], Array]] = {
+    "none": lambda counts: np.ones(len(counts)),
+    "balanced": _balanced,
+}
+"""How much an example's loss counts by its class: [classes] examples of each class -> [classes] weights."""
+
+
+def class_weights(task: str, targets: Array, classes: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return each setting's weights [classes] on training rows; nothing for a task without one label a row."""
+    import torch
+
+    if task != "single_label":
+        return {}
+    counts = np.bincount(targets, minlength=classes)
+    found = {name: torch.from_numpy(weights(counts)) for name, weights in CLASS_WEIGHTS.items()}
+    return {name: weights.to(device, torch.float32) for name, weights in found.items()}
 
 
 TASKS: dict[str, Task] = {
