@@ -189,9 +189,10 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
     snapshot = commands.results_of(study, storage)
     found = commands.best_of(snapshot)
     if as_json:
-        _print_json(results.trial_json(found))
+        _print_json(results.trial_json(found) | {"not_searched": snapshot.not_searched(found)})
     else:
         _say(commands.trial_text(found, snapshot))
+        _say(commands.settings_text(found, snapshot))
 
 
 @app.command()
@@ -247,15 +248,46 @@ def dashboard(
 def export(
     study: StudyName,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="Number of the trial. Default: the best one.")] = None,
     storage: Storage = None,
 ) -> None:
-    """Write the best trial's weights as a Hugging Face folder with a model card."""
+    """Write a trial's weights, the best one's by default, as a Hugging Face folder with a model card."""
     from hpo import commands
+    from hpo.card import warnings
+    from hpo.export import chosen
     from hpo.export import export as write
     from hpo.study import folder_of
 
     found = commands.results_of(study, storage)
-    typer.echo(write(found, folder_of(found.name) / "trials", output))
+    for warning in warnings(found, chosen(found, trial)):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(write(found, folder_of(found.name) / "trials", output, trial))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder that hpo export wrote, or a study's name.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; for a model of pairs, two by two.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Rows to read: CSV, TSV, JSON, JSONL or Parquet.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV or JSONL file to write. Default: JSONL on the screen.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text. Default: the study's.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Column of the second text. Default: the study's.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Predict labels and their probabilities with an exported model, or with a study's best trial."""
+    from dataclasses import replace
+
+    from hpo.predict import find, refuse
+    from hpo.predict import run as predicted
+
+    refuse(texts or [], file, output)
+    source = find(model, storage)
+    source = replace(source, text=text or source.text, text_pair=text_pair or source.text_pair)
+    typer.echo(predicted(source, texts or [], file, output, Console(stderr=True)), nl=False)
 
 
 def _console() -> Console:

@@ -24,10 +24,11 @@ from hpo.checkpoint import used
 from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
 from hpo.formatting import columns, duration, finite, plain, remarks
-from hpo.holdout import judge, sentence
+from hpo.holdout import judge
 from hpo.results import Results, attrs_of, finite_json, read, study_json
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
+from hpo.verdict import as_text, sentences, tables
 from hpo.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
     results = read(done.study)
     log.info("writing the report")
     written = report.write(results, done.folder / "report.html", watch.note)
-    said = shown_json(results) | {"test": finite_json(verdict)}
+    said = shown_json(results) | {"test": finite_json(verdict), "looks": len(results.looks)}
     return Outcome(_closing(results, verdict, written), said, done.failed)
 
 
@@ -221,7 +222,7 @@ def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) ->
         return f"no trial of {results.name} has completed\nreport: {written}"
     lines = [trial_text(results.best, results)]
     if verdict is not None:
-        lines.append(sentence(verdict))
+        lines += sentences(verdict, results.looks)
     lines += [f"note: {finding}" for finding in findings(results)]
     weights = folder_of(results.name) / "trials" / str(results.best.number)
     third = f"hpo export {results.name} -o {results.name}-model" if weights.is_dir() else f"hpo trials {results.name}"
@@ -280,7 +281,8 @@ def described(results: Results) -> str:
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
-        lines.append(sentence(results.verdict))
+        lines += sentences(results.verdict, results.looks)
+        lines += map(as_text, tables(results.verdict))
     if (disk := _on_disk(results)) is not None:
         size, kept = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
         lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {kept:,.0f} MB checkpoints")
@@ -319,6 +321,11 @@ def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
     params = trial.params if results is None else results.params(trial)
     value = "no value" if trial.value is None else f"{trial.value:.4f}"
     return f"best: trial {trial.number}, {value}, {json.dumps(params)}"
+
+
+def settings_text(trial: FrozenTrial, results: Results) -> str:
+    """Return what a trial ran with that was not searched, as a line."""
+    return f"not searched: {json.dumps(results.not_searched(trial))}"
 
 
 def trial_table(results: Results) -> str:

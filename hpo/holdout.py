@@ -1,112 +1,180 @@
-"""One look at the test split: the best trial and the published default, and whether their difference is shown."""
+"""Looks at the test split: the best trial beside the published default and cheap baselines, each look kept."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from hpo.finetune.metrics import METRICS, score
+from hpo import baselines, predictions
+from hpo.bootstrap import CONFIDENCE, RESAMPLES, intervals
+from hpo.breakdown import by_class
+from hpo.finetune.metrics import score, worst_group
 from hpo.finetune.tasks import Outputs
-from hpo.results import read
+from hpo.results import LOOK, Results, read
 
 if TYPE_CHECKING:
     from hpo.finetune.array import FineTuneArray
 
 log = logging.getLogger(__name__)
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
-
-
-def interval(metric: str, best: Outputs, baseline: Outputs, seed: int = 0) -> tuple[float, float]:
-    """Return a paired bootstrap interval of score(best) - score(baseline), in the metric's own direction.
-
-    Rows are drawn with replacement, the same for both models, so that what makes a row hard cancels
-    (Efron and Tibshirani, 1993, percentile method, `RESAMPLES` resamples, `CONFIDENCE` coverage).
-
-    Args:
-        metric: Name in `METRICS`.
-        best: Outputs of the one model on n rows.
-        baseline: Outputs of the other on the same rows.
-        seed: Seeds the resampling.
-    """
-    log.info("comparing the two on %s resamples of the test rows", f"{RESAMPLES:,}")
-    rng, count = np.random.default_rng(seed), len(best.targets)
-    samples = (rng.integers(0, count, count) for _ in range(RESAMPLES))
-    if (of := METRICS[metric].rows) is not None:
-        gains = of(best) - of(baseline)
-        differences = [float(gains[rows].mean()) for rows in samples]
-    else:
-        differences = [score(metric, best.take(rows)) - score(metric, baseline.take(rows)) for rows in samples]
-    defined = [difference for difference in differences if math.isfinite(difference)]  # a resample may lack a class
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined or [0.0], [tail, 1 - tail])
-    return float(low), float(high)
+Array = np.ndarray[Any, Any]
+Said = Callable[[int, str], Outputs]  # (trial, split) -> what its kept weights say of it
 
 
 def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, Any] | None:
-    """Score the kept weights on the test split and keep the verdict with the study.
+    """Score the kept weights on the test split, and keep the look with the study and its predictions in files.
 
-    A verdict is taken once for a best trial: running the study again with nothing new does not look again.
+    A look is taken once for a best trial: running the study again with nothing new does not look again. Looks at
+    former best trials stay.
 
     Args:
         study: A study at rest.
         array: What trained it.
-        folder: Folder of the kept weights, one folder a trial.
+        folder: Folder of the kept weights, one folder a trial; predictions go to `predictions` beside it.
 
     Returns:
-        `metric`, `examples`, `best` and `baseline` (`number`, `score`), and, where there are two, `difference`,
-        `low`, `high`, `confidence` and `shown` (whether the interval leaves out zero); None if no trial
-        completed.
+        None if no trial completed, or its weights are not there; else
+
+        - `metric`, `examples`, `confidence`, `trials` (how many had ended);
+        - `best`, and `baseline` (the published default) or None: `number`, `score`;
+        - where there are two, `difference`, and `low`, `high` and `shown` (whether the interval leaves out zero) or, in
+          their place, `untold`: why no interval can be told;
+        - `references`: `majority` and `tfidf`, `says`, `score` and the same of the best trial's difference from it;
+        - `classes`: see `hpo.breakdown.by_class`; `worst_group`: `hpo.finetune.metrics.GroupScore`, or None.
+
+        Rows of a group, and rows with equal texts, are resampled together.
+
+    Raises:
+        HpoError: The predictions cannot be written; the look is kept.
     """
     results = read(study)
-    best, baseline = results.best, results.baseline
-    if best is None or not (folder / str(best.number)).is_dir():
+    trials = [t.number for t in (results.best, results.baseline) if t and (folder / str(t.number)).is_dir()]
+    if results.best is None or results.best.number not in trials:
         return None
-    before: dict[str, Any] | None = results.attrs.get("test")
-    compared = baseline is not None and (folder / str(baseline.number)).is_dir()
-    if before is not None and before["best"]["number"] == best.number and (before["baseline"] or not compared):
-        return before
-    log.info("scoring trial %d, the best, on the test split", best.number)
-    outputs = array.outputs_of(folder / str(best.number), "test")
-    verdict: dict[str, Any] = {
-        "metric": array.metric,
-        "examples": len(outputs.targets),
-        "best": {"number": best.number, "score": score(array.metric, outputs)},
-        "baseline": None,
-        "shown": False,
+
+    @cache
+    def said(number: int, split: str) -> Outputs:
+        log.info("scoring trial %d on the %s split", number, split)
+        return array.outputs_of(folder / str(number), split)
+
+    look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
+    # A former version had no references; the published default may have ended since.
+    if look is None or "references" not in look or (compared and not look["baseline"]):
+        look = _look(results, array, folder.parent, said, list(dict.fromkeys(trials)))
+        study.set_user_attr(f"{LOOK}:{results.best.number}", look)
+    for number in trials:
+        for split in ("validation", "test"):
+            _keep(folder.parent / "predictions" / f"trial_{number}_{split}.csv", array, number, split, said)
+    return dict(look)
+
+
+def _look(results: Results, array: FineTuneArray, folder: Path, said: Said, trials: list[int]) -> dict[str, Any]:
+    """Return a new look; the first of `trials` is the best one, the second, if any, the published default."""
+    data, metric, test = array.data, array.metric, array.data.splits["test"]
+    outputs = [said(number, "test") for number in trials]
+    names, references = _references(array, folder)
+    log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
+    told = intervals(metric, [*outputs, *references], data.labels, test.groups)
+    scores = [score(metric, each) for each in (*outputs, *references)]  # defined: `metrics.chosen` has looked
+    against = [
+        {"score": found} | _compared(scores[0], found, interval)
+        for found, interval in zip(scores[1:], told, strict=True)
+    ]
+    baseline: dict[str, Any] | None = None
+    compared: dict[str, Any] = {"shown": False}
+    if len(trials) > 1:
+        compared = against.pop(0)
+        baseline = {"number": trials[1], "score": compared.pop("score")}
+    elif results.baseline is not None and results.baseline.number == trials[0]:
+        baseline = {"number": trials[0], "score": scores[0]}
+        compared |= {"difference": 0.0}
+    says = baselines.says(data)
+    worst = worst_group(metric, outputs[0], test.members) if test.members else None
+    return {
+        "metric": metric,
+        "examples": len(outputs[0].targets),
         "confidence": CONFIDENCE,
+        "trials": sum(trial.state.is_finished() for trial in results.trials),
+        "best": {"number": trials[0], "score": scores[0]},
+        "baseline": baseline,
+        **compared,
+        "references": {
+            "majority": {"says": says["majority"], **against[names.index("majority")]},
+            "tfidf": None
+            if "tfidf" not in names
+            else {"says": says["tfidf"], "bounded": baselines.bounded(data), **against[names.index("tfidf")]},
+        },
+        "classes": by_class(outputs[0], data.labels),
+        "worst_group": asdict(worst) if worst else None,
     }
-    if compared:
-        assert baseline is not None
-        log.info("scoring trial %d, the published default, on the test split", baseline.number)
-        other = array.outputs_of(folder / str(baseline.number), "test")
-        low, high = (0.0, 0.0) if best.number == baseline.number else interval(array.metric, outputs, other)
-        verdict["baseline"] = {"number": baseline.number, "score": score(array.metric, other)}
-        verdict["difference"] = verdict["best"]["score"] - verdict["baseline"]["score"]
-        verdict |= {"low": low, "high": high, "shown": low > 0 or high < 0}
-    study.set_user_attr("test", verdict)
-    return verdict
 
 
-def sentence(verdict: Mapping[str, Any]) -> str:
-    """Return a verdict as a sentence; "no difference shown" where the interval includes zero."""
-    best, baseline, metric = verdict["best"], verdict["baseline"], verdict["metric"]
-    said = f"On {verdict['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"
-    if baseline is None:
-        return f"{said}. There is no published default to compare it with"
-    if best["number"] == baseline["number"]:
-        return f"{said}. The published default is the best trial: no difference shown"
-    better = (verdict["difference"] > 0) == (METRICS[metric].direction == "maximize")
-    shown = f"the best trial is {'better' if better else 'worse'}" if verdict["shown"] else "no difference shown"
-    return (
-        f"{said}; the published default (trial {baseline['number']}) scores {baseline['score']:.4g}. The difference "
-        f"is {verdict['difference']:+.4g} ({verdict['low']:+.4g} to {verdict['high']:+.4g}, "
-        f"{verdict['confidence']:.0%} confidence): {shown}"
-    )
+def _compared(best: float, other: float, interval: tuple[float, float] | str) -> dict[str, Any]:
+    """Return the difference of two scores, with its interval or why there is none."""
+    if isinstance(interval, str):
+        return {"difference": best - other, "untold": interval, "shown": False}
+    low, high = interval
+    return {"difference": best - other, "low": low, "high": high, "shown": low > 0 or high < 0}
+
+
+def _references(array: FineTuneArray, folder: Path) -> tuple[list[str], list[Outputs]]:
+    """Return the names of the baselines and what they say of the test split.
+
+    TF-IDF's answers are kept in the study's folder, under the digest of the data, for the next best trial.
+    """
+    data = array.data
+    test = data.splits["test"]
+    found = [baselines.majority(data)(test)]
+    kept = folder / "baselines" / f"tfidf_{array.metric}_{data.digest[:16]}.safetensors"
+    logits = _loaded(kept, (len(test), max(1, len(data.labels))))
+    if logits is None:
+        log.info("fitting the TF-IDF baseline")
+        predict = baselines.tfidf(data, array.metric)
+        if predict is None:
+            return ["majority"], found
+        logits = predict(test).logits
+        with suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"logits": np.ascontiguousarray(logits)}, kept)
+    return ["majority", "tfidf"], [*found, Outputs(data.task, test.targets, logits)]
+
+
+def _loaded(path: Path, shape: tuple[int, int]) -> Array | None:
+    try:
+        logits: Array = load_file(path)["logits"]
+    except (OSError, KeyError, SafetensorError):  # not there, or damaged: it is computed again
+        return None
+    return logits if logits.shape == shape and logits.dtype.kind == "f" else None
+
+
+def _keep(path: Path, array: FineTuneArray, number: int, split: str, said: Said) -> None:
+    """Write what a trial says of a split's rows, beside their texts and labels, unless it is there."""
+    if path.is_file():
+        return
+    rows, outputs = array.data.splits[split], said(number, split)
+    texts: list[Mapping[str, Any]] = [{"row": row, "text": text} for row, text in enumerate(rows.texts, 1)]
+    if rows.pairs is not None:
+        texts = [{**row, "text_pair": pair} for row, pair in zip(texts, rows.pairs, strict=True)]
+    labels = _labels(outputs, array.data.labels)
+    answers = predictions.answers(outputs, array.data.labels)
+    merged = [{**text, "label": label, **answer} for text, label, answer in zip(texts, labels, answers, strict=True)]
+    predictions.write(merged, path)
+
+
+def _labels(outputs: Outputs, names: tuple[str, ...]) -> list[Any]:
+    """Return the true labels as `predictions.answers` returns the predicted ones."""
+    if outputs.task == "regression":
+        return [float(value) for value in outputs.targets]
+    if outputs.task == "multi_label":
+        return [[name for name, yes in zip(names, row, strict=True) if yes] for row in outputs.targets]
+    return [names[index] for index in outputs.targets]

@@ -105,10 +105,22 @@ DEFAULTS: dict[str, Value] = {name: entry.default for name, entry in HYPERPARAME
 OF_ADAPTERS: dict[str, Value] = {"learning_rate": 5e-4}
 """What other defaults adapters have than whole models: Hu et al., 2021, table 9 (RoBERTa base on GLUE)."""
 
+OF_SCHEDULES = {"num_cycles": "cosine_with_restarts", "power": "polynomial", "decay_ratio": "warmup_stable_decay"}
+"""Hyperparameters that one schedule alone reads."""
+
 
 def defaults(names: Container[str]) -> dict[str, Value]:
     """Return what hyperparameters are where nothing is said of them, in a space of these names."""
     return DEFAULTS | OF_ADAPTERS if "lora_rank" in names else DEFAULTS
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial of these settings trains with: they and the defaults that say something beside them."""
+    everything = {**defaults(settings), **settings}
+    unread = {name for name, schedule in OF_SCHEDULES.items() if everything["schedule"] != schedule}
+    if "lora_rank" not in settings:
+        unread |= {name for name in HYPERPARAMETERS if name.startswith("lora_")}
+    return {name: value for name, value in everything.items() if name not in unread or name in settings}
 
 
 def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:

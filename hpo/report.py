@@ -19,10 +19,10 @@ from plotly.offline import get_plotlyjs
 from hpo.errors import HpoError
 from hpo.findings import findings
 from hpo.formatting import duration, finite, number, plain, remarks, seconds
-from hpo.holdout import sentence
 from hpo.page import DRAW, PAGE, SORT, STYLE
 from hpo.plots import PLOTS, Plot, TooSmallError
 from hpo.results import Results
+from hpo.verdict import sentences, tables
 
 # Plotly's own bar offers to upload the chart; a report must not.
 PLOTLY = {
@@ -138,8 +138,14 @@ def _facts(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
-    test = results.verdict
-    return f'<p class="card">{_text(sentence(test))}.</p>' if test else ""
+    look = results.verdict
+    if look is None:
+        return ""
+    said = "".join(f"<p>{_text(sentence)}.</p>" for sentence in sentences(look, results.looks))
+    parts = [f'<div class="card">{said}</div>']
+    for title, heads, rows in tables(look):
+        parts.append(f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set()))
+    return "\n".join(parts)
 
 
 def _findings(results: Results) -> str:
@@ -156,7 +162,7 @@ def _best(results: Results) -> str:
     heads, columns = ["", f"best (trial {best.number})"], [best]
     if baseline is not None and baseline.number != best.number:
         heads, columns = [*heads, f"published default (trial {baseline.number})"], [best, baseline]
-    params = [results.params(trial) for trial in columns]
+    params = [{**trial.params, **results.not_searched(trial)} for trial in columns]
     rows = [[_cell(results.metric), *(_cell(finite(trial)) for trial in columns)]]
     for name in dict.fromkeys(name for each in params for name in each):
         rows.append([_cell(name), *(_setting(each, name, digits=6) for each in params)])

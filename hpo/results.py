@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.finetune.metrics import Direction
+from hpo.hyperparameters import completed
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -28,12 +29,22 @@ STATES = {
 }
 
 
+LOOK = "test"  # a look at the test split is an attribute `test:<trial>`; of former versions, `test`, for the last one
+
 # What readers take for granted of the attributes that hpo writes to a study.
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
     "fingerprint": {"settings": Mapping, "facts": Mapping},
     "label_shares": {},
-    "test": {"best": Mapping, "baseline": (Mapping, NoneType), "metric": str, "examples": int},
+    LOOK: {
+        "best": Mapping,
+        "baseline": (Mapping, NoneType),
+        "metric": str,
+        "examples": int,
+        "references": (Mapping, NoneType),
+        "classes": (Mapping, NoneType),
+        "trials": (int, NoneType),
+    },
 }
 
 
@@ -45,8 +56,8 @@ class Results:
         name: The study's name.
         direction: `maximize` or `minimize`.
         trials: Every row, by number.
-        attrs: The study's user attributes: `config` (the study file as JSON), `fingerprint`, and `test`
-            (scores on the test split) once it has been taken.
+        attrs: The study's user attributes: `config` (the study file as JSON), `fingerprint`, and `test:<trial>` for
+            each look at the test split.
     """
 
     name: str
@@ -90,16 +101,31 @@ class Results:
         return next((t for t in self.trials if t.user_attrs.get("baseline")), None)
 
     @cached_property
+    def looks(self) -> tuple[Mapping[str, Any], ...]:
+        """Every look at the test split, the first one first: what `hpo.holdout.judge` returned."""
+        named = sorted((name for name in self.attrs if name.partition(":")[0] == LOOK), key=len)
+        by_trial = {self.attrs[name]["best"].get("number"): self.attrs[name] for name in named}
+        return tuple(sorted(by_trial.values(), key=lambda look: look.get("trials") or 0))
+
+    @cached_property
     def verdict(self) -> Mapping[str, Any] | None:
-        """The scores on the test split, if they were taken of what is now the best trial."""
-        test: Mapping[str, Any] | None = self.attrs.get("test")
-        return test if test and self.best and test["best"]["number"] == self.best.number else None
+        """The look at what is now the best trial, if there was one."""
+        number = self.best.number if self.best else None
+        return next((look for look in self.looks if look["best"].get("number") == number), None)
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, those that the space fixes too."""
         space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
         fixed = {name: value for name, value in space.items() if not isinstance(value, dict)}
         return {**fixed, **trial.params}
+
+    def not_searched(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return what a trial ran with besides what was searched: what the space fixes, and the defaults in use."""
+        config = self.attrs.get("config", {})
+        settings = self.params(trial)
+        if config.get("model") and not config.get("objective"):
+            settings = completed(settings)
+        return {name: value for name, value in settings.items() if name not in trial.params}
 
     def as_study(self, trials: Sequence[FrozenTrial] | None = None) -> optuna.Study:
         """Return the snapshot, or some of its trials, as an Optuna study for Optuna's own plots and importances."""
@@ -140,7 +166,11 @@ class _Snapshot(InMemoryStorage):
 
 def attrs_of(study: optuna.Study) -> dict[str, Any]:
     """Return a study's attributes, without those of hpo's names that another program wrote."""
-    return {name: value for name, value in study.user_attrs.items() if _is_shaped(value, SHAPES.get(name))}
+    return {
+        name: value
+        for name, value in study.user_attrs.items()
+        if _is_shaped(value, SHAPES.get(name.partition(":")[0] if name.startswith(f"{LOOK}:") else name))
+    }
 
 
 def _is_shaped(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) -> bool:

@@ -102,8 +102,10 @@ def test_json_of_a_study(there):
 def test_json_of_trials_and_of_the_best(there):
     rows = json.loads(there("trials", "tiny", "--json")[1])
     best = json.loads(there("best", "tiny.yaml", "--json")[1])
-    assert list(best) == ["number", "state", "value", "params", "user_attrs"]
-    assert [set(row) for row in rows] == [{*best, "intermediate_values"}] * 4
+    assert list(best) == ["number", "state", "value", "params", "user_attrs", "not_searched"]
+    assert best["not_searched"]["epochs"] == 2  # the space fixes it
+    assert best["not_searched"]["warmup_ratio"] == 0.1  # the default
+    assert [{*row, "not_searched"} for row in rows] == [{*best, "intermediate_values"}] * 4
     assert rows[0]["user_attrs"]["baseline"] is True
     assert rows[0]["params"]["learning_rate"] == 5e-5
     assert best["value"] == max(row["value"] for row in rows if row["state"] == "COMPLETE")

@@ -108,6 +108,29 @@ def test_a_class_that_is_never_predicted_scores_zero_without_a_warning(recwarn: 
     assert not recwarn.list
 
 
+RESAMPLED = [
+    (name, task, width)
+    for name, metric in METRICS.items()
+    for task, width in (("single_label", 2), ("single_label", 5), ("multi_label", 3))
+    if metric.resampled and task in metric.tasks and (width == 2 or not name.endswith("_binary"))
+]
+
+
+@pytest.mark.parametrize(("name", "task", "width"), RESAMPLED)
+def test_what_is_prepared_for_resamples_is_what_scikit_learn_scores(name: str, task: str, width: int) -> None:
+    """Few rows, so that classes are missing among the targets, the predictions or both."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, width, 40) if task == "single_label" else rng.integers(0, 2, (40, width))
+    logits = rng.normal(size=(40, width)).round(1)  # with ties
+    outputs = Outputs(task, targets, logits)
+    prepared = METRICS[name].resampled
+    assert prepared is not None
+    of_rows = prepared(outputs)
+    for size in [1, 2, 3, 6, 40] * 8:
+        rows = rng.integers(0, 40, size)
+        assert of_rows(rows) == pytest.approx(score(name, outputs.take(rows)), abs=1e-12, nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -29,6 +29,9 @@ class Metric:
         tasks: The tasks it is defined for.
         direction: Which way is better.
         rows: Outputs of n rows -> a score of each [n], where the metric is their mean: resampled in one operation.
+        resampled: Outputs -> a function of row numbers -> the score of these rows: the same as `score`, prepared once
+            for many resamples, and a hundred times faster.
+        needs: Classes of which there have to be rows, for the score to say something: the `positive` one, or `every`.
         also: Names that other programs have for it, for an error's "did you mean".
     """
 
@@ -36,6 +39,8 @@ class Metric:
     tasks: tuple[str, ...] = CLASSES
     direction: Direction = "maximize"
     rows: Callable[[Outputs], Array] | None = None
+    resampled: Callable[[Outputs], Callable[[Array], float]] | None = None
+    needs: Literal["", "positive", "every"] = ""
     also: tuple[str, ...] = ()
 
 
@@ -50,8 +55,63 @@ def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
     return score
 
 
-def _averaged(name: str, average: str) -> Callable[[Outputs], float]:
-    return _labels(name, average=average, zero_division=0)
+Average = Literal["macro", "micro", "weighted", "binary"]
+
+# Rows of each class that are hit, predicted and there -> numerator and denominator of its score.
+RATIOS: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {
+    "f1": lambda hit, predicted, there: (2 * hit, predicted + there),
+    "precision": lambda hit, predicted, there: (hit, predicted),
+    "recall": lambda hit, predicted, there: (hit, there),
+}
+
+
+def _averaged(name: str, average: Average, tasks: tuple[str, ...] = CLASSES, also: tuple[str, ...] = ()) -> Metric:
+    """Return the metric `name` of `RATIOS`, averaged over the classes."""
+    needs: dict[Average, Literal["", "positive", "every"]] = {"binary": "positive", "macro": "every"}
+    score = _labels(f"{name}_score", average=average, zero_division=0)
+    return Metric(score, tasks, resampled=_counted(name, average), needs=needs.get(average, ""), also=also)
+
+
+def _counted(name: str, average: Average) -> Callable[[Outputs], Callable[[Array], float]]:
+    """Return what scikit-learn computes from targets and predictions, from how many rows are of each class."""
+
+    def score(hit: Array, predicted: Array, there: Array, counts: Array) -> float:
+        above, below = RATIOS[name](hit, predicted, there)
+        if average == "micro":
+            above, below = above.sum(keepdims=True), below.sum(keepdims=True)
+        each = np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+        if average == "weighted":
+            return float(each @ there / max(1, there.sum()))
+        if average == "binary":
+            return float(each[1])
+        return float(each[counts].mean() if average == "macro" else each[0])
+
+    def resampled(outputs: Outputs) -> Callable[[Array], float]:
+        counts = _counter(outputs)
+        return lambda rows: score(*counts(rows))
+
+    return resampled
+
+
+def _counter(outputs: Outputs) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
+    """Return a function of row numbers, which counts the rows of each class that are hit, predicted and there.
+
+    The last of what it returns [classes] is which classes an average is over: with one label a row, as in
+    scikit-learn, those that any row is of or is said to be of.
+    """
+    targets, predicted = outputs.targets.astype(np.int64), outputs.predicted
+    hit = targets == predicted
+    if outputs.task == "multi_label":
+        both, every = targets * predicted, np.ones(targets.shape[1], dtype=bool)
+        return lambda rows: (*(each[rows].sum(axis=0) for each in (both, predicted, targets)), every)
+    count = outputs.logits.shape[1]
+
+    def counts(rows: Array) -> tuple[Array, Array, Array, Array]:
+        true, said = targets[rows], predicted[rows]
+        hits, predictions, there = (np.bincount(each, minlength=count) for each in (true[hit[rows]], said, true))
+        return hits, predictions, there, predictions + there > 0
+
+    return counts
 
 
 def _roc_auc(outputs: Outputs) -> float:
@@ -68,6 +128,29 @@ def _roc_auc(outputs: Outputs) -> float:
             )
         )
     return float(sklearn.metrics.roc_auc_score(outputs.targets, probabilities))
+
+
+def _ranked(outputs: Outputs) -> Callable[[Array], float]:
+    """Return what `_roc_auc` computes, from ranks that are found once; NaN where a class is missing.
+
+    The area is the share of pairs of a row that is of the class and one that is not in which the former ranks higher,
+    ties being half (Hanley and McNeil, 1982).
+    """
+    probabilities, targets = outputs.probabilities, outputs.targets
+    if outputs.task == "single_label":
+        classes = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
+        of, scores = [targets == label for label in classes], [probabilities[:, label] for label in classes]
+    else:
+        of, scores = list(targets.T == 1), list(probabilities.T)
+    ranks = [np.unique(each, return_inverse=True)[1] for each in scores]
+
+    def area(rows: Array, is_of: Array, rank: Array) -> float:
+        yes = np.bincount(rank[rows], is_of[rows])
+        no = np.bincount(rank[rows]) - yes
+        pairs = yes.sum() * no.sum()
+        return float(yes @ (np.cumsum(no) - no / 2) / pairs) if pairs else math.nan
+
+    return lambda rows: float(np.mean([area(rows, *each) for each in zip(of, ranks, strict=True)]))
 
 
 def _correlation(name: str) -> Callable[[Outputs], float]:
@@ -102,20 +185,20 @@ def _loss(outputs: Outputs) -> float:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_labels("accuracy_score"), rows=_right, also=("acc", "exact_match")),
-    "f1_macro": Metric(_averaged("f1_score", "macro")),
-    "f1_micro": Metric(_averaged("f1_score", "micro")),
-    "f1_weighted": Metric(_averaged("f1_score", "weighted")),
-    "f1_binary": Metric(_averaged("f1_score", "binary"), ("single_label",)),
-    "precision_macro": Metric(_averaged("precision_score", "macro")),
-    "precision_micro": Metric(_averaged("precision_score", "micro")),
-    "precision_weighted": Metric(_averaged("precision_score", "weighted")),
-    "precision_binary": Metric(_averaged("precision_score", "binary"), ("single_label",)),
-    "recall_macro": Metric(_averaged("recall_score", "macro"), also=("balanced_accuracy", "uar")),
-    "recall_micro": Metric(_averaged("recall_score", "micro")),
-    "recall_weighted": Metric(_averaged("recall_score", "weighted")),
-    "recall_binary": Metric(_averaged("recall_score", "binary"), ("single_label",)),
-    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), also=("mcc",)),
-    "roc_auc": Metric(_roc_auc, also=("auc", "auroc")),
+    "f1_macro": _averaged("f1", "macro"),
+    "f1_micro": _averaged("f1", "micro"),
+    "f1_weighted": _averaged("f1", "weighted"),
+    "f1_binary": _averaged("f1", "binary", ("single_label",)),
+    "precision_macro": _averaged("precision", "macro"),
+    "precision_micro": _averaged("precision", "micro"),
+    "precision_weighted": _averaged("precision", "weighted"),
+    "precision_binary": _averaged("precision", "binary", ("single_label",)),
+    "recall_macro": _averaged("recall", "macro", also=("balanced_accuracy", "uar")),
+    "recall_micro": _averaged("recall", "micro"),
+    "recall_weighted": _averaged("recall", "weighted"),
+    "recall_binary": _averaged("recall", "binary", ("single_label",)),
+    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every", also=("mcc",)),
+    "roc_auc": Metric(_roc_auc, resampled=_ranked, needs="every", also=("auc", "auroc")),
     "pearson": Metric(_correlation("pearsonr"), ("regression",)),
     "spearman": Metric(_correlation("spearmanr"), ("regression",)),
     "loss": Metric(
