@@ -98,7 +98,7 @@ def _opened(name: str, url: str, hint: str = "Run it first: hpo run FILE") -> op
         raise StudyError(
             f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage. {hint}"
         )
-    return load_by_name(name, storage.connect(url), redacted(url), hint)
+    return load_by_name(name, storage.look(url), redacted(url), hint)
 
 
 def _located(name: str, storage_flag: str | None) -> tuple[str, str]:
@@ -249,7 +249,7 @@ def summaries(storage_flag: str | None) -> list[dict[str, Any]]:
     url = storage.choose(storage_flag)
     if not storage.exists(url):
         raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
-    kept: BaseStorage = storage.connect(url)
+    kept: BaseStorage = storage.look(url)
     names = sorted(optuna.get_all_study_names(kept))
     return [study_json(read(optuna.load_study(study_name=name, storage=kept))) for name in names]
 
@@ -330,5 +330,6 @@ def dashboard(name: str | None, storage_flag: str | None, port: int, open_browse
             raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
         serve(storage.connect(url), port=port, open_browser=open_browser)
     else:
-        study = _opened(*_located(name, storage_flag))
-        serve(study._storage, port=port, open_browser=open_browser, study=study.study_name)
+        located, url = _located(name, storage_flag)
+        study = _opened(located, url)
+        serve(storage.connect(url), port=port, open_browser=open_browser, study=study.study_name)

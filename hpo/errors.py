@@ -6,7 +6,9 @@ HpoError                 what a user can mend; the command line prints it and ex
 ├── ModelError           a model or tokenizer that cannot be loaded
 ├── NotFoldableError     a model with modules that cannot hold several trials at once
 ├── StorageError         a storage that cannot be opened
-│   └── AwayError        a storage that does not answer any more
+│   ├── AwayError        a storage that does not answer any more
+│   ├── GoneError        a storage whose file was deleted or replaced
+│   └── HeldError        a storage that another process does not let go of
 ├── StudyError           a study that is missing, differs from its file, or is in use
 └── MissingExtraError    an optional dependency, with the command that installs it
 
@@ -90,6 +92,14 @@ class StorageError(HpoError):
 
 class AwayError(StorageError):
     """The storage was there, and has not answered for long."""
+
+
+class GoneError(StorageError):
+    """The storage's file was deleted or replaced while it was open; what is written to it would be lost."""
+
+
+class HeldError(StorageError):
+    """Another process has kept a lock of the storage for long; it is named."""
 
 
 class StudyError(HpoError):

@@ -85,7 +85,7 @@ def leased(count: int, device: str, each: int = 1) -> Iterator[list[dict[str, st
         free: list[str] = []
         for gpu in gpus:
             lock = Flock(Path(tempfile.gettempdir()) / "hpo-leases" / re.sub(r"[^\w-]", "_", gpu))
-            if len(free) < wanted and lock.acquire(wait=False):
+            if len(free) < wanted and lock.acquire(limit=0):
                 stack.callback(lock.release)
                 free.append(gpu)
         if len(free) < wanted:
@@ -321,7 +321,7 @@ class _Follower:
         if self._opened is None:
             if not storages.exists(self._url):
                 return []
-            opened = optuna.load_study(study_name=name, storage=storages.connect(self._url))
+            opened = optuna.load_study(study_name=name, storage=storages.look(self._url))
             facts = opened.user_attrs["fingerprint"]["facts"]
             finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
             metric = facts.get("metric") or self._study.config.metric or "value"
