@@ -52,7 +52,7 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """Return the study as JSON values, its space written out; without the storage, which may hold secrets."""
         return {
-            **self.config.model_dump(mode="json", exclude={"storage", "space"}),
+            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective"}),
             "space": self.space.to_dict(),
             "folder": str(self.folder),
         }
@@ -238,6 +238,8 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
             problems.append(Problem(("slots",), "must be a number with an objective of your own, not 'auto'"))
     elif raw.get("direction") is not None:
         problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
+    if raw.get("same_objective") and not custom:
+        problems.append(Problem(("same_objective",), "is for an objective of your own; leave it out"))
     for kind, room in (("sampler", samplers), ("pruner", pruners)):
         setting = raw.get(kind, StudyConfig.model_fields[kind].default)
         if isinstance(setting, str | Mapping):

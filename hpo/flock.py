@@ -51,8 +51,8 @@ class LockFolder:
 
     def __init__(self, file: str | Path) -> None:
         refuse_network(Path(file))
-        self._database = Path(file).resolve()  # the same for all processes, wherever they work
-        self.path = self._database.with_name(f"{self._database.name}.locks")
+        self.database = Path(file).resolve()  # the same for all processes, wherever they work
+        self.path = self.database.with_name(f"{self.database.name}.locks")
 
     def lock(self, *names: str) -> Flock:
         """Return a lock on a file of the folder, which is made when the lock is taken."""
@@ -98,14 +98,14 @@ class LockFolder:
     def _access(self) -> tuple[int, int, int | None]:
         """Return the mode of a folder, its owner, and its group if it is shared with one."""
         try:
-            kept = os.stat(self._database)
+            kept = os.stat(self.database)
         except FileNotFoundError:
             return 0o700, os.geteuid(), None
         return (0o2770, kept.st_uid, kept.st_gid) if kept.st_mode & stat.S_IWGRP else (0o700, kept.st_uid, None)
 
     def _refuse(self, what: str) -> NoReturn:
         raise StorageError(
-            f"{self.path} has the locks of {self._database.name} and {what}: somebody else could block its studies. "
+            f"{self.path} has the locks of {self.database.name} and {what}: somebody else could block its studies. "
             "While none of them runs, remove it, and run the same command again"
         )
 
@@ -193,6 +193,20 @@ class Flock:
     def held(self) -> bool:
         """Return whether the lock is held, and its file still the one that others would lock."""
         return self._descriptor is not None and self._same(self._descriptor)
+
+    def is_held(self) -> bool:
+        """Return whether anybody holds the lock; several may ask at once."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""

@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 
 from hpo import storage as storages
 from hpo.config import Study
-from hpo.errors import StudyError
+from hpo.errors import GoneError, StudyError
 from hpo.flock import Flock
 from hpo.halt import STALLED
 from hpo.objective import Evaluation
@@ -299,6 +299,8 @@ class _Follower:
             return False
         try:
             rows = self._rows()
+        except GoneError:
+            raise
         except Exception:  # it is away, or not there yet; the workers wait for it, and say so
             rows = []
         before = len(self._ended)
