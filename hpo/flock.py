@@ -77,6 +77,8 @@ class LockFolder:
         if found.st_mode & stat.S_IWOTH:
             self._refuse(f"can be written by everybody (mode {stat.S_IMODE(found.st_mode):o})")
         self.settle(self.path)
+        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
+            self._refuse("is closed to this user")
         if inner != self.path:
             with suppress(FileExistsError):
                 inner.mkdir(0o700)
@@ -105,8 +107,9 @@ class LockFolder:
 
     def _refuse(self, what: str) -> NoReturn:
         raise StorageError(
-            f"{self.path} has the locks of {self.database.name} and {what}: somebody else could block its studies. "
-            "While none of them runs, remove it, and run the same command again"
+            f"{self.path} has the locks of {self.database.name} and {what}. Locks that others can open could block its "
+            "studies. While none of them runs, remove the folder, or share it with the group of the database "
+            f"(chmod g+w {self.database.name}), and run the same command again"
         )
 
 

@@ -73,6 +73,8 @@ class FileProcesses(Processes):
     def running(self) -> list[str]:
         """Return the holders of the files that are locked, and delete the others."""
         found = []
+        if self._folder.path.exists():
+            self._folder.make(self._folder.path)  # or a folder that is closed to this user would seem empty
         for path in sorted((self._folder.path / self._place).glob("[0-9]*")):
             lock = self._folder.lock(self._place, path.name)
             if lock.is_held():

@@ -252,9 +252,12 @@ def plan(opened: optuna.Study, study: Study) -> int:
 def _lacking(opened: optuna.Study, study: Study) -> list[FrozenTrial]:
     """Return the rows that are not in the storage yet."""
     rows, _ = planned_rows(study)
-    present = [row.params or row.system_attrs.get("fixed_params") for row in opened.get_trials(deepcopy=False)]
+    there = opened.get_trials(deepcopy=False)
+    if len(there) >= len(rows):
+        return []
+    present = [row.params or row.system_attrs.get("fixed_params") for row in there]
     new = [(params, attrs) for params, attrs in rows if not params or params not in present]
     return [
         optuna.create_trial(state=TrialState.WAITING, user_attrs=attrs, system_attrs={"fixed_params": params})
-        for params, attrs in new[: max(0, len(rows) - len(present))]
+        for params, attrs in new[: len(rows) - len(there)]
     ]

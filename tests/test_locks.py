@@ -12,10 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 import hpo
-from hpo import flock, locks, session, storage
+from hpo import flock, locks, patience, session, storage
 from hpo.errors import HeldError, StorageError
 from hpo.locks import locks_for, starting
 from hpo.patience import Patience
@@ -520,8 +521,9 @@ def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
 
     assert len(storage.look("journal:///it.log").get_all_studies()) == 1
     kept = storage.connect("journal:///it.log")
-    patience = Patience("journal:///it.log", waits=waits)
-    patience(lambda: kept.set_study_user_attr(kept.get_all_studies()[0]._study_id, "a", 1))
+    Patience("journal:///it.log", waits=waits)(
+        lambda: kept.set_study_user_attr(kept.get_all_studies()[0]._study_id, "a", 1)
+    )
     assert f"process {owner.pid} on " in notes[0]
     assert "has held the lock of it.log for 0.2 s" in notes[0]
 
@@ -620,3 +622,18 @@ def test_what_root_makes_beside_somebodys_database_is_theirs(tmp_path: Path) -> 
     assert locks_for("sqlite:///it.db", "study").take(1)
     owners = {path.stat().st_uid for path in [tmp_path / "it.db.locks", *(tmp_path / "it.db.locks").rglob("*")]}
     assert owners == {12345}
+
+
+def test_a_statement_waits_for_a_stopped_transaction_with_a_limit(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    monkeypatch.setattr(storage, "WAIT", 0.3)
+    study = optuna.create_study(storage=storage.connect(postgresql), study_name="study")
+    with psycopg.connect(postgresql) as other:
+        other.execute("SELECT FROM studies FOR UPDATE")
+        with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
+            study.ask()
+    assert patience._away(caught.value)  # it is asked again, and who runs says so
+    assert study.ask().number == 0
