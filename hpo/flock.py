@@ -217,6 +217,12 @@ class Flock:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also for a child between its fork and its exec
             self.let_go()
 
+    def remove(self) -> None:
+        """Delete the file, whose name nobody else has, and give the lock back."""
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            self.release()
+
     def let_go(self) -> None:
         """Close the file, which frees the lock only if no other process has inherited it."""
         if self._descriptor is not None:

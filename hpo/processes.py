@@ -60,6 +60,7 @@ class FileProcesses(Processes):
         if self._member is None and self._folder.database.exists():
             member = self._folder.lock(self._place, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
             self._member = member if member.acquire(limit=LOOK) else None
+            self.running()  # deletes what killed processes have left
 
     def asked(self) -> bool:
         """Return whether somebody holds the stop file."""
@@ -84,10 +85,10 @@ class FileProcesses(Processes):
         return found
 
     def close(self) -> None:
-        """Release the files; who looks next deletes them."""
+        """Release the stop file, and delete the file of this process."""
         self._stop.release()
         if self._member is not None:
-            self._member.release()
+            self._member.remove()
             self._member = None
 
 

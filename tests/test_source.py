@@ -130,25 +130,44 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hpo.cli", "run", "s.yaml", "--quiet", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def run(call: Any) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs the study as a new process would, with its objective read again."""
+
+    def again(*words: str) -> tuple[int, str]:
+        sys.modules.pop("own", None)
+        importlib.invalidate_caches()
+        code, printed = call("run", "s.yaml", "--quiet", *words)
+        return code, printed
+
+    return again
 
 
-def test_an_edited_objective_is_refused_by_name_until_it_is_said_to_be_the_same(folder: Path) -> None:
-    assert run("--trials", "2").returncode == 0
+def test_an_edited_objective_is_refused_by_name_until_it_is_said_to_be_the_same(folder: Path, run: Any) -> None:
+    assert run("--trials", "2")[0] == 0
     Path("own.py").write_text(OWN.replace("params['x']", "-params['x']"))
-    refused = run("--trials", "3")
-    assert refused.returncode == 2
-    assert "objective_source: was '" in refused.stderr
-    assert "it has been edited, or is another file's" in refused.stderr
-    assert "begin a new study with --set name=s-2" in refused.stderr
-    assert "--set same_objective=true" in refused.stderr
-    accepted = run("--trials", "3", "--set", "same_objective=true")
-    assert accepted.returncode == 0, accepted.stderr
-    assert run("--trials", "4").returncode == 0  # it is the study's from then on
+    code, printed = run("--trials", "3")
+    assert code == 2
+    assert "objective_source: was '" in printed
+    assert "it has been edited, or is another file's" in printed
+    assert "begin a new study with --set name=s-2" in printed
+    assert "--set same_objective=true" in printed
+    code, printed = run("--trials", "3", "--set", "same_objective=true")
+    assert code == 0, printed
+    assert run("--trials", "4")[0] == 0  # it is the study's from then on
     Path("own.py").write_text(OWN)
-    assert run("--trials", "5").returncode == 2  # said once, not for ever
+    assert run("--trials", "5")[0] == 2  # said once, not for ever
+
+
+def test_another_files_objective_of_the_same_name_is_refused(folder: Path, run: Any, monkeypatch: Any) -> None:
+    assert run("--trials", "2", "--storage", f"sqlite:////{folder}/a.db")[0] == 0
+    Path("other").mkdir()
+    Path("other/own.py").write_text(OWN.replace("return", "return 2 *"))
+    Path("other/s.yaml").write_text(STUDY)
+    monkeypatch.chdir("other")
+    code, printed = run("--trials", "3", "--storage", f"sqlite:////{folder}/a.db")
+    assert code == 2
+    assert "is another file's" in printed
 
 
 def scores(folder: Path) -> list[float | None]:
@@ -187,14 +206,14 @@ def test_an_optuna_objective_is_refused_likewise(folder: Path) -> None:
     assert len(hpo.optimize(first, trials=1, storage=url, name="theirs").trials) == 1  # begun by Optuna alone
 
 
-def test_a_study_begun_before_sources_were_kept_goes_on_and_has_one_from_then_on(folder: Path) -> None:
-    assert run("--trials", "2").returncode == 0
+def test_a_study_begun_before_sources_were_kept_goes_on_and_has_one_from_then_on(folder: Path, run: Any) -> None:
+    assert run("--trials", "2")[0] == 0
     study = optuna.load_study(study_name="s", storage=storage.connect("sqlite:///hpo.db"))
     fingerprint = study.user_attrs["fingerprint"]
     study.set_user_attr("fingerprint", {**fingerprint, "facts": {}})
-    assert run("--trials", "3").returncode == 0
+    assert run("--trials", "3")[0] == 0
     Path("own.py").write_text(OWN + "    # edited\n    return 0")
-    assert run("--trials", "4").returncode == 2
+    assert run("--trials", "4")[0] == 2
 
 
 def test_what_is_not_known_is_said(folder: Path) -> None:

@@ -123,6 +123,7 @@ def test_a_study_of_a_script_puts_its_trial_back(url: str, call: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         hpo.optimize(objective, {"x": [1, 2]}, name="script", trials=1, pruner="none", storage=url)
     asking.join()
+    assert list(Path().glob("it.locks/*-processes/[0-9]*")) == []  # it leaves nothing behind
     assert printed == ["ended"]
     (row,) = optuna.load_study(study_name="script", storage=storage.look(url)).trials
     assert row.state.name == "WAITING"
