@@ -150,6 +150,7 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
 
 
 def _end() -> None:
+    workers.ASKED.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -41,6 +41,9 @@ STORAGE = "HPO_WORKER_STORAGE"
 SUPERVISED = "HPO_SUPERVISED"
 """Environment variable of a worker whose standard input ends when its supervisor does."""
 
+ASKED = threading.Event()
+"""Whether this process was asked to end: the exception of a signal is lost in whatever swallows exceptions just then."""
+
 LOOK = 1.0  # seconds between two looks at the storage
 MOST_DEATHS = 5  # of each worker, while no trial ends: a node that is lost takes several along at once
 STOPPING = 15.0  # seconds for the workers to put their trials back
@@ -232,6 +235,8 @@ def supervise(study: Study, starters: Sequence[Callable[[], Worker]], url: str, 
             workers.append(start())
         while not any(worker.poll() == 0 for worker in workers):  # the others may still wait for a place to run
             time.sleep(LOOK / 4)
+            if ASKED.is_set():
+                raise KeyboardInterrupt
             if follower.look():
                 deaths = 0
             for place, worker in enumerate(workers):
