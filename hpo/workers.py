@@ -42,7 +42,7 @@ SUPERVISED = "HPO_SUPERVISED"
 """Environment variable of a worker whose standard input ends when its supervisor does."""
 
 ASKED = threading.Event()
-"""Whether this process was asked to end: the exception of a signal is lost in whatever swallows exceptions just then."""
+"""Whether this process was asked to end: code that ignores exceptions may swallow that of the signal."""
 
 LOOK = 1.0  # seconds between two looks at the storage
 MOST_DEATHS = 5  # of each worker, while no trial ends: a node that is lost takes several along at once
