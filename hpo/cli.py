@@ -123,6 +123,18 @@ def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_:
 
 
 @app.command()
+def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Ask all processes of a study, on any machine, to finish their step, put their trials back and end."""
+    from hpo import commands
+
+    outcome = commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
+    if as_json:
+        _print_json(outcome.json)
+    else:
+        typer.echo(outcome.text)
+
+
+@app.command()
 def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: Json = False) -> None:
     """Validate a study file, its data and its model without training, and say what would run."""
     from hpo import commands, live

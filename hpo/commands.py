@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +28,7 @@ from hpo.errors import ConfigError, Problem, StudyError, nearest
 from hpo.findings import findings
 from hpo.formatting import columns, duration, finite, plain, remarks
 from hpo.holdout import judge
+from hpo.processes import LOOK, joined, processes_of
 from hpo.results import Results, attrs_of, finite_json, read, study_json
 from hpo.study import folder_of, load_by_name
 from hpo.urls import redacted
@@ -39,6 +43,8 @@ log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
 
 WORKER_STORAGE = workers.STORAGE
+
+ENDING = 120.0  # seconds to wait for processes that were asked to end
 
 EXECUTORS: dict[str, Callable[..., Any]] = {"local": workers.run, "ray": ray_workers.run}
 """What starts the workers of a study."""
@@ -100,7 +106,7 @@ def _opened(name: str, url: str, hint: str = "Run it first: hpo run FILE") -> op
         raise StudyError(
             f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage. {hint}"
         )
-    return load_by_name(name, storage.connect(url), redacted(url), hint)
+    return load_by_name(name, storage.look(url), redacted(url), hint)
 
 
 def _located(name: str, storage_flag: str | None) -> tuple[str, str]:
@@ -140,6 +146,18 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
         watch: Told of everything.
         train: Whether to run what has not ended; if not, others have, as far as it goes.
     """
+    if not train:
+        return _finished(study, url, watch, train=False)
+    with joined(url, study.config.name, _end):
+        return _finished(study, url, watch, train=True)
+
+
+def _end() -> None:
+    workers.ASKED.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _finished(study: config.Study, url: str, watch: Watcher, *, train: bool) -> Outcome:
     from hpo import report  # with plotly, which commands that only look need not wait for
 
     done = tune.run(study, url, watch, train=train)
@@ -190,7 +208,8 @@ def run_together(
     cluster = {} if executor == "local" else {"address": address}
     arguments = [name, *(word for item in sets for word in ("--set", item))]
     last = partial(_finish, name, url, sets)
-    outcome, notes = EXECUTORS[executor](study, arguments, url, count, watch, last, **cluster)
+    with joined(url, study.config.name, _end):
+        outcome, notes = EXECUTORS[executor](study, arguments, url, count, watch, last, **cluster)
     for note in notes:
         watch.note(note)
     return cast(Outcome, outcome)
@@ -212,9 +231,43 @@ class _Notes(Watcher):
 
 def work(study: config.Study, url: str, watch: Watcher) -> bool:
     """Be one of the processes that run a study; return whether too many trials failed."""
-    if os.environ.get(workers.SUPERVISED):
+    if os.environ.get(workers.SUPERVISED):  # who is asked in its place
         workers.end_with_supervisor()
-    return tune.run(study, url, watch).failed
+        return tune.run(study, url, watch).failed
+    with joined(url, study.config.name, _end):
+        return tune.run(study, url, watch).failed
+
+
+def stop(name: str, storage_flag: str | None, say: Callable[[str], None]) -> Outcome:
+    """Ask all processes of a study, here and on other machines, to end as at SIGTERM, and wait until they have.
+
+    Args:
+        name: A study file, or the name of a study in the storage.
+        storage_flag: `--storage`, if given.
+        say: Told at once who is asked.
+    """
+    name, url = _located(name, storage_flag)
+    storage.refuse(url)
+    others = processes_of(url, name)
+    with nullcontext() if others is None else closing(others):
+        asked = others.running() if others is not None else []
+        if others is None or not asked:
+            _opened(name, url)  # or says that there is none
+            return Outcome(f"no process runs study {name}: nothing to stop", {"asked": [], "left": []})
+        say(f"asked to end after the step under way: {', '.join(asked)}")
+        deadline = time.monotonic() + ENDING
+        while (left := others.running()) and time.monotonic() < deadline:
+            others.ask()
+            time.sleep(LOOK / 4)
+    if left:
+        raise StudyError(
+            f"still running after {ENDING:g} s: {', '.join(left)}. A long step ends first; a process that is stopped "
+            "(SIGSTOP) ends if it is let go on (kill -CONT) and asked again"
+        )
+    counts = results_of(name, url).counts
+    trials = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
+    text = f"all have ended, and nobody is asked any more; trials: {trials}. The next hpo run goes on"
+    return Outcome(text, {"asked": asked, "left": left, "counts": counts})
 
 
 def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:
@@ -259,7 +312,7 @@ def summaries(storage_flag: str | None) -> list[dict[str, Any]]:
     url = storage.choose(storage_flag)
     if not storage.exists(url):
         raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
-    kept: BaseStorage = storage.connect(url)
+    kept: BaseStorage = storage.look(url)
     names = sorted(optuna.get_all_study_names(kept))
     return [study_json(read(optuna.load_study(study_name=name, storage=kept))) for name in names]
 
@@ -366,5 +419,6 @@ def dashboard(name: str | None, storage_flag: str | None, **options: Any) -> Non
             raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
         serve(storage.connect(url), **options)
     else:
-        study = _opened(*_located(name, storage_flag))
-        serve(study._storage, study=study.study_name, **options)
+        located, url = _located(name, storage_flag)
+        study = _opened(located, url)
+        serve(storage.connect(url), study=study.study_name, **options)

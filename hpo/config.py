@@ -61,7 +61,7 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """Return the study as JSON values, its space written out; without the storage, which may hold secrets."""
         return {
-            **self.config.model_dump(mode="json", exclude={"storage", "space"}),
+            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective"}),
             "space": self.space.to_dict(),
             "folder": str(self.folder),
         }
@@ -255,6 +255,8 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
         problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
     if isinstance(raw.get("prune_on"), str | Mapping):
         problems += _prune_on_problems(*named(raw["prune_on"]), custom)
+    if raw.get("same_objective") and not custom:
+        problems.append(Problem(("same_objective",), "is for an objective of your own; leave it out"))
     for kind, room in (("sampler", samplers), ("pruner", pruners)):
         setting = raw.get(kind, StudyConfig.model_fields[kind].default)
         if isinstance(setting, str | Mapping):

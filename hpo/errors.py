@@ -6,7 +6,9 @@ HpoError                 what a user can mend; the command line prints it and ex
 ├── ModelError           a model or tokenizer that cannot be loaded
 ├── NotFoldableError     a model with modules that cannot hold several trials at once
 ├── StorageError         a storage that cannot be opened
-│   └── AwayError        a storage that does not answer any more
+│   ├── AwayError        a storage that does not answer any more
+│   ├── GoneError        a storage whose file was deleted or replaced
+│   └── HeldError        a storage that another process does not let go of
 ├── StudyError           a study that is missing, differs from its file, or is in use
 └── MissingExtraError    an optional dependency, with the command that installs it
 
@@ -25,11 +27,28 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, quote_plus
+
+_secrets: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Let no message show a password from here on, in whichever way it is written."""
+    if secret:
+        _secrets.update({secret, quote(secret, safe=""), quote(secret), quote_plus(secret)})
 
 
 def hidden(text: str) -> str:
-    """Return text with the passwords of URLs and of connection strings replaced."""
-    to_the_at = r"(?:\S*|(?:(?!://).)*?)@"  # the last of the word; else, as a password may have blanks, the next
+    """Return text without passwords: those that are known by their value, others where a URL or a string has them.
+
+    The text of a driver with a colon or an at sign stays as it is. A password of fewer than six characters, which may
+    be any word, is hidden where an assignment, a URL or quotation marks have it.
+    """
+    for secret in sorted(_secrets, key=len, reverse=True):
+        before, after = (r"(?<!\w)", r"(?!\w)") if len(secret) >= 6 else ("(?<=[:='\"])", "(?=[@&'\"])")
+        text = re.sub(before + re.escape(secret) + after, "***", text)
+    # To the last @ of the word. Else, as a password may have blanks, to the next one, but not from a port on.
+    to_the_at = r"(?:\S*|(?!\d+\b)(?:(?!://).)*?)@"
     without = re.sub(rf"(\w://[^\s:/@]*):(?!\s){to_the_at}", r"\1:***@", text)
     return re.sub(r"(?i)(password\s*=\s*)('.*'|[^&\s]*)", r"\1***", without)
 
@@ -90,6 +109,14 @@ class StorageError(HpoError):
 
 class AwayError(StorageError):
     """The storage was there, and has not answered for long."""
+
+
+class GoneError(StorageError):
+    """The storage's file was deleted or replaced while it was open; what is written to it would be lost."""
+
+
+class HeldError(StorageError):
+    """Another process has kept a lock of the storage for long; it is named."""
 
 
 class StudyError(HpoError):

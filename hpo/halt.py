@@ -49,9 +49,13 @@ def heeding_signals(halt: Halt) -> Iterator[None]:
         yield
         return
 
+    heard = False
+
     def handle(number: int, frame: FrameType | None) -> None:
-        if halt.is_set():
+        nonlocal heard
+        if heard:
             raise KeyboardInterrupt
+        heard = True
         halt.set()
         os.write(2, b"\nstopping after the step under way; once more to stop at once\n")  # takes no lock
 

@@ -157,7 +157,7 @@ class Ledger(BaseStorage):
         """Add a row for the sampler to fill, unless somebody else has added one that is not known here yet."""
 
         def add() -> None:
-            with starting(self._url):
+            with starting(self._url, self._name):
                 if len(self._kept.get_all_trials(self._study_id, deepcopy=False)) == len(self._rows):
                     self._pen.add(self._study_id, [optuna.create_trial(state=TrialState.WAITING)])
 

@@ -7,18 +7,21 @@ PostgreSQL keeps them itself, for as long as a connection lasts. Whoever lost th
 from __future__ import annotations
 
 import hashlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
-from hpo.flock import Flock, refuse_network
-from hpo.session import open_session
-from hpo.urls import FILES, POSTGRESQL, path_of, scheme_of
+from hpo.errors import HeldError
+from hpo.flock import Flock, LockFolder
+from hpo.session import holders, open_session
+from hpo.urls import FILES, POSTGRESQL, path_of, redacted, scheme_of
 
-STARTING = int.from_bytes(b"hpostart", "big")  # one key of 64 bits: never one of the pairs that trials have
+LIMIT = 60.0  # seconds to wait for one and the same process that makes tables or a study
+PACE = 0.1  # seconds between two questions to a server
 
+TAKE_START = "SELECT pg_try_advisory_lock(%s::bigint)"  # keys of 64 bits: never one of the pairs that trials have
 TAKE = "SELECT pg_try_advisory_lock(%s, %s)"
 RELEASE = "SELECT pg_advisory_unlock(%s, %s)"
 HELD = """
@@ -90,8 +93,8 @@ class MemoryLocks(Locks):
 class FileLocks(Locks):
     """A file a trial, locked while the trial is owned and never deleted."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: LockFolder, study: str) -> None:
+        self._folder, self._study = folder, study
         self._files: dict[int, Flock] = {}
 
     def take(self, number: int) -> bool:
@@ -99,8 +102,8 @@ class FileLocks(Locks):
         if self.held(number):
             return False
         self.release(number)
-        lock = Flock(self._folder / f"{number:d}")
-        if lock.acquire(wait=False):
+        lock = self._folder.lock(self._study, f"{number:d}")
+        if lock.acquire(limit=0):
             self._files[number] = lock
         return number in self._files
 
@@ -167,19 +170,25 @@ class PostgresLocks(Locks):
 # ---------------------------------------------------------------- from a URL
 
 
-def _on_disk(url: str) -> bool:
+def on_disk(url: str) -> bool:
+    """Return whether a storage is a file, with its locks beside it."""
     return scheme_of(url) in FILES and path_of(url) not in ("", ":memory:")
 
 
-def folder_beside(file: str) -> Path:
-    """Return the folder of a storage's locks, the same one for all processes, wherever they work.
+def digest_of(study: str) -> bytes:
+    """Return what stands for a study's name in paths and keys."""
+    return hashlib.sha256(study.encode(errors="surrogatepass")).digest()
 
-    Raises:
-        StorageError: It would be on a network file system.
+
+def key_of(purpose: str, study: str | None = None) -> int:
+    """Return a key of 64 bits for an advisory lock of PostgreSQL.
+
+    Args:
+        purpose: What the lock is for.
+        study: The study that it is of; None is the whole database.
     """
-    refuse_network(Path(file))
-    place = Path(file).resolve()
-    return place.with_name(f"{place.name}.locks")
+    of = b"" if study is None else digest_of(study)
+    return int.from_bytes(hashlib.sha256(f"hpo {purpose} ".encode() + of).digest()[:8], "big", signed=True)
 
 
 def locks_for(url: str | None, study: str) -> Locks:
@@ -192,29 +201,53 @@ def locks_for(url: str | None, study: str) -> Locks:
     Raises:
         StorageError: The storage is on a network file system, or its server cannot be reached.
     """
-    digest = hashlib.sha256(study.encode(errors="surrogatepass")).digest()
+    digest = digest_of(study)
     if url is not None and scheme_of(url) in POSTGRESQL:
         return PostgresLocks(url, int.from_bytes(digest[:4], "big", signed=True))
-    if url is not None and _on_disk(url):
-        return FileLocks(folder_beside(path_of(url)) / digest.hex()[:16])
+    if url is not None and on_disk(url):
+        return FileLocks(LockFolder(path_of(url)), digest.hex()[:16])
     return MemoryLocks()
 
 
 @contextmanager
-def starting(url: str | None) -> Iterator[None]:
-    """Hold the storage's lock for a first start, in which tables, a study or its rows are made; waits for its turn.
+def starting(url: str | None, study: str | None = None) -> Iterator[None]:
+    """Hold the lock under which one process makes a study and its rows or, without a study, a storage's tables.
 
-    It does not nest: a process that holds it already would wait for itself.
+    Only who makes something takes it: reading and going on need none. It does not nest: a process that holds it
+    already would wait for itself.
 
     Raises:
+        HeldError: Another process has kept it for `LIMIT` seconds.
         StorageError: The storage is on a network file system, or its server cannot be reached.
     """
+    what = "make the tables" if study is None else f"make study {study!r} or its rows"
     if url is not None and scheme_of(url) in POSTGRESQL:
         with closing(open_session(url)) as session:
-            session.execute("SELECT pg_advisory_lock(%s)", (STARTING,))
+            _wait(session, url, key_of("start", study), what)
             yield
-    elif url is not None and _on_disk(url):
-        with Flock(folder_beside(path_of(url)) / "start"):
+    elif url is not None and on_disk(url):
+        lock = LockFolder(path_of(url)).lock("start" if study is None else f"start-{digest_of(study).hex()[:16]}")
+        if not lock.acquire(limit=LIMIT):
+            raise _held(url, lock.holder(), what)
+        with lock:
             yield
     else:
         yield
+
+
+def _wait(session: Any, url: str, key: int, what: str) -> None:
+    """Wait for an advisory lock, asking again and again: a server's own waiting does not say for whom."""
+    since, before = time.monotonic(), ""
+    while session.execute(TAKE_START, [key]).fetchone() != (True,):
+        if (holder := ", ".join(holders(session, key))) not in ("", before):
+            since, before = time.monotonic(), holder
+        if time.monotonic() - since >= LIMIT:
+            raise _held(url, before or "another process", what)
+        time.sleep(PACE)
+
+
+def _held(url: str, holder: str, what: str) -> HeldError:
+    return HeldError(
+        f"storage {redacted(url)}: {holder} has held the lock to {what} for {LIMIT:g} s. It may be stopped: let it go "
+        "on (kill -CONT) or end it (kill -9), and run the same command again"
+    )

@@ -9,7 +9,7 @@ import tenacity
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from hpo.errors import AwayError, StorageError
+from hpo.errors import AwayError, GoneError, HeldError, StorageError, hidden
 from hpo.halt import Halt
 from hpo.urls import redacted
 
@@ -64,7 +64,9 @@ class Patience:
 def _away(error: BaseException) -> bool:
     """Return whether a storage may answer if it is asked again."""
     if isinstance(error, StorageError):  # of the locks: their server cannot be reached
-        return not isinstance(error, AwayError)
+        return not isinstance(error, AwayError | GoneError | HeldError)
+    if isinstance(error, TimeoutError):  # a journal's lock
+        return True
     cause = _cause(error)
     if type(cause).__module__ == "sqlite3":
         return any(word in str(cause) for word in ("locked", "busy"))
@@ -87,4 +89,4 @@ def _error(state: tenacity.RetryCallState) -> BaseException:
 
 
 def _said(error: BaseException) -> str:
-    return redacted(str(_cause(error)).partition("\n")[0])
+    return hidden(str(_cause(error)).partition("\n")[0])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from hpo.errors import MissingExtraError, StorageError
+from hpo.flock import this_process
 from hpo.urls import cannot_be_opened, parted, redacted
 
 if TYPE_CHECKING:
@@ -22,6 +24,20 @@ SETTINGS = b"""
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0;
     SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3
 """
+
+HOLDERS = """
+    SELECT DISTINCT coalesce(application_name, ''), pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND ((classid::bigint << 32) | objid::bigint) = %s ORDER BY 1, 2
+"""
+
+
+def holders(session: psycopg.Connection[Any], key: int) -> list[str]:
+    """Return who holds an advisory lock of 64 bits: `process 12 on host`, or another program's server process."""
+    found = session.execute(HOLDERS.encode(), [key]).fetchall()
+    ours = re.compile(r"hpo (process \d+ on [\w.-]+)")
+    return [named[1] if (named := ours.match(name)) else f"server process {pid}" for name, pid in found]
 
 
 def open_session(url: str) -> psycopg.Connection[Any]:
@@ -41,7 +57,8 @@ def open_session(url: str) -> psycopg.Connection[Any]:
     try:
         parsed = make_url(bare)
         _, named = parsed.get_dialect()().create_connect_args(parsed)
-        session = psycopg.connect(**{**WAITS, **named, **secrets}, autocommit=True)
+        ours = {"application_name": f"hpo {this_process()}"}
+        session = psycopg.connect(**{**WAITS, **named, **secrets, **ours}, autocommit=True)
         session.execute(SETTINGS)
     except Exception as error:  # of the URL, the driver or the server; their texts may quote the password
         raise cannot_be_opened(url, error) from None

@@ -118,6 +118,8 @@ class StudyConfig(_Model):
     """What is optimised, scored on the validation split; the task's own if empty."""
     objective: str | None = None
     """A custom objective, `module:function`, in place of `model` and `data`."""
+    same_objective: bool = False
+    """Go on although a custom objective was edited, renamed or moved; for an edit that changes no score. Not kept."""
     direction: Direction | None = None
     """Which way a custom objective's value is better; a metric knows its own."""
     space: str | dict[str, Any] = "default"
@@ -187,7 +189,7 @@ class StudyConfig(_Model):
 # fold and shards, what they came to counts: it is among the array's facts.
 RESUMABLE = frozenset({
     "trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler", "pruner",
-    "prune_on", "fold", "shards", "stall_timeout", "keep_best",
+    "prune_on", "fold", "shards", "stall_timeout", "keep_best", "same_objective",
 })  # fmt: skip
 
 # What only the built-in objective reads.

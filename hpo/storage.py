@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
 from hpo.changes import Database
-from hpo.errors import MissingExtraError, StorageError
-from hpo.flock import Flock, refuse_network
+from hpo.errors import GoneError, MissingExtraError, StorageError
+from hpo.flock import LockFolder, refuse_network
 from hpo.ledger import READING
-from hpo.locks import folder_beside, starting
+from hpo.locks import on_disk, starting
+from hpo.session import open_session
 from hpo.urls import FILES, POSTGRESQL, cannot_be_opened, is_file, parted, path_of, redacted, scheme_of
 
 DEFAULT = "sqlite:///hpo.db"
@@ -25,13 +27,72 @@ DEFAULT = "sqlite:///hpo.db"
 RECORD = b'{"op_code":'  # what every line of a journal begins with
 
 
-def _sqlite(url: str) -> BaseStorage:
-    kept = Database(url, engine_kwargs={"connect_args": {"timeout": 60}})
-    sqlalchemy.event.listen(kept.engine, "connect", _write_ahead)
-    sqlalchemy.event.listen(kept.engine, "begin", _begin)
-    kept.engine.dispose()  # what was connected before
-    kept.engine.connect().close()  # the change to writing ahead needs the file for itself, as it is while starting
+WAIT = 60.0  # seconds to wait for a lock inside of a database, or on a journal, before that is said
+
+
+class SameFile:
+    """The file of a storage, which must stay the one that was opened.
+
+    An open database goes on writing to a file that has been deleted, and nothing of it is found afterwards.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url, self._path = url, Path(path_of(url)).absolute()
+        self._opened = os.stat(self._path)
+
+    def check(self, *_: Any) -> None:
+        """Check that it still is.
+
+        Raises:
+            GoneError: It was deleted, or replaced.
+        """
+        try:
+            what = None if os.path.samestat(self._opened, os.stat(self._path)) else "replaced by another file"
+        except OSError as error:
+            what = f"deleted or moved ({error.strerror})"
+        if what is not None:
+            raise GoneError(
+                f"the storage {redacted(self._url)} is gone: {self._path} was {what} while it was in use, so that the "
+                "results since then are not in it. Put the file back, from a copy if need be, and run the same command "
+                "again to go on; without it, the same command begins the study anew"
+            )
+
+
+def _sqlite(url: str, reads: bool) -> BaseStorage:
+    disk = on_disk(url)
+    if disk and not (Path(path_of(url)).exists() and _has_sqlite_tables(path_of(url), reads)):
+        if reads:
+            return InMemoryStorage()
+        _import_early()
+        with starting(url):
+            with closing(sqlite3.connect(path_of(url), timeout=WAIT)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # needs the file for itself, once
+            RDBStorage(url, engine_kwargs={"connect_args": {"timeout": WAIT}}).engine.dispose()
+    file = SameFile(url) if disk else None
+    kept = Database(url, engine_kwargs={"connect_args": {"timeout": WAIT}}, skip_table_creation=disk)
+    if file is not None:
+        sqlalchemy.event.listen(kept.engine, "do_connect", file.check)  # or an empty file would take its place
+        sqlalchemy.event.listen(kept.engine, "begin", file.check)
+    sqlalchemy.event.listen(kept.engine, "connect", _read_only if reads else _write_ahead)
+    sqlalchemy.event.listen(kept.engine, "begin", _begin_reading if reads else _begin)
+    if disk:
+        kept.engine.dispose()  # what was connected before
     return kept
+
+
+def _import_early() -> None:
+    """Import what making tables needs: half a second for which others need not wait."""
+    from alembic import command, config, migration, script  # noqa: F401
+
+
+def _has_sqlite_tables(path: str, reads: bool) -> bool:
+    """Return whether a database has all of Optuna's tables and, to be written to, writes ahead."""
+    with closing(sqlite3.connect(path, timeout=WAIT)) as connection:
+        (found,) = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        (ahead,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if not found or (ahead != "wal" and not reads):
+            return False
+        return bool(connection.execute("SELECT count(*) FROM alembic_version").fetchone()[0])  # is written last
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
@@ -44,6 +105,11 @@ def _write_ahead(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
+def _read_only(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # `_begin_reading` begins
+    connection.execute("PRAGMA query_only=ON")
+
+
 def _begin(connection: sqlalchemy.Connection) -> None:
     """Wait for the right to write before reading: of two who tell a trial, the second sees that it has been told.
 
@@ -53,22 +119,58 @@ def _begin(connection: sqlalchemy.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if READING.get() else "BEGIN IMMEDIATE")
 
 
-def _postgresql(url: str) -> BaseStorage:
+def _begin_reading(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _postgresql(url: str, reads: bool) -> BaseStorage:
     bare, secrets = parted(url)  # Optuna and alembic never see a password, so that they cannot say it
-    return Database(bare, engine_kwargs={"pool_pre_ping": True, "connect_args": secrets})
+    settings = {"pool_pre_ping": True, "connect_args": secrets}
+    if not _has_postgresql_tables(url):
+        if reads:
+            return InMemoryStorage()
+        _import_early()
+        with starting(url):
+            RDBStorage(bare, engine_kwargs=settings).engine.dispose()
+    kept = Database(bare, engine_kwargs=settings, skip_table_creation=True)
+    sqlalchemy.event.listen(kept.engine, "connect", _limit_waiting)
+    kept.engine.dispose()  # what was connected before
+    return kept
+
+
+def _has_postgresql_tables(url: str) -> bool:
+    """Return whether a database has all of Optuna's tables."""
+    with closing(open_session(url)) as session:
+        if session.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+            return False
+        return session.execute("SELECT FROM alembic_version").fetchone() is not None  # is written last
+
+
+def _limit_waiting(connection: Any, _: Any) -> None:
+    """Let no statement wait for long for a process that is stopped inside a transaction; it is asked again."""
+    connection.autocommit = True
+    connection.execute(f"SET lock_timeout = '{WAIT:g}s'")
+    connection.autocommit = False
 
 
 class _JournalLock(BaseJournalFileLock):
     """A journal's lock, free when its owner is killed; Optuna's own then stall for 30 s."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock = Flock(folder_beside(path) / "journal")
+    def __init__(self, path: str, file: SameFile) -> None:
+        self._path, self._file = path, file
+        self._lock = LockFolder(path).lock("journal")
 
     def acquire(self) -> bool:
-        """Wait for the lock, then cut off a record that its writer did not finish: the next would be glued to it."""
-        self._lock.acquire()
+        """Wait for the lock, then cut off a record that its writer did not finish: the next would be glued to it.
+
+        Raises:
+            GoneError: The journal was deleted or replaced.
+            TimeoutError: Another process has kept the lock for long; it may be asked for again.
+        """
+        if not self._lock.acquire(limit=WAIT):
+            raise TimeoutError(f"{self._lock.holder()} has held the lock of {self._path} for {WAIT:g} s")
         try:
+            self._file.check()
             with open(self._path, "rb+") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
                 if file.read() not in (b"", b"\n"):
@@ -87,8 +189,12 @@ class _JournalLock(BaseJournalFileLock):
 class _Journal(JournalFileBackend):
     """A journal's file, which is locked and waited for once for several records."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, _JournalLock(path))
+    def __init__(self, url: str) -> None:
+        path = path_of(url)
+        if not Path(path).exists():
+            open(path, "ab").close()
+        self._file = SameFile(url)
+        super().__init__(path, _JournalLock(path, self._file))
         self._holds, self._held = False, list[dict[str, Any]]()
 
     @contextmanager
@@ -100,6 +206,11 @@ class _Journal(JournalFileBackend):
         finally:
             self._holds = False
 
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Read records from a number on."""
+        self._file.check()
+        return super().read_logs(log_number_from)
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append records, behind those that were kept back."""
         self._held += logs
@@ -108,9 +219,11 @@ class _Journal(JournalFileBackend):
             super().append_logs(logs)
 
 
-def _journal(url: str) -> BaseStorage:
+def _journal(url: str, reads: bool) -> BaseStorage:
     path = path_of(url)
-    backend = _Journal(path)
+    if reads and not exists(url):
+        return InMemoryStorage()
+    backend = _Journal(url)  # has no tables, and takes no lock until it is written to
     with open(path, "rb") as file:
         first = file.readline()
     begun = not first.endswith(b"\n") and RECORD.startswith(first[: len(RECORD)])
@@ -126,7 +239,7 @@ def _journal(url: str) -> BaseStorage:
         ) from None
 
 
-SCHEMES: dict[str, Callable[[str], BaseStorage]] = {
+SCHEMES: dict[str, Callable[[str, bool], BaseStorage]] = {
     "sqlite": _sqlite,
     "journal": _journal,
     **dict.fromkeys(POSTGRESQL, _postgresql),
@@ -196,14 +309,25 @@ def connect(url: str) -> BaseStorage:
         StorageError: The URL is not understood or the storage cannot be opened.
         MissingExtraError: PostgreSQL's driver is not installed.
     """
+    return _open(url, reads=False)
+
+
+def look(url: str) -> BaseStorage:
+    """Open a storage to read it: nothing is made, no lock is taken, and nobody is waited for.
+
+    A storage that has no tables yet is read as an empty one.
+
+    Raises:
+        StorageError: The URL is not understood or the storage cannot be opened.
+        MissingExtraError: PostgreSQL's driver is not installed.
+    """
+    return _open(url, reads=True)
+
+
+def _open(url: str, *, reads: bool) -> BaseStorage:
     refuse(url)
     try:
-        if scheme_of(url) == "journal":  # has no tables; where it is only read, nothing is written
-            return _journal(url)
-        from alembic import command, config, migration, script  # noqa: F401  # half a second that others need not wait
-
-        with starting(url):
-            return SCHEMES[scheme_of(url)](url)
+        return SCHEMES[scheme_of(url)](url, reads)
     except (StorageError, MissingExtraError):
         raise
     except Exception as error:  # SQLAlchemy, psycopg and the journal raise their own kinds

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo import samplers
 from hpo.changes import pen_of
@@ -26,6 +26,20 @@ from hpo.settings import NAME, RESUMABLE
 from hpo.space import Params
 
 DEFAULT_TRIALS = 20
+
+SOURCE = "objective_source"
+"""Fact of a study: the digest of its custom objective's source."""
+
+MEANS = {
+    "data": " (a hash of all rows: a file has changed, or which rows are set aside)",
+    SOURCE: " (a hash of its source: it has been edited, or is another file's)",
+}
+"""What is said of a setting or fact whose values say nothing."""
+
+OWN = (
+    " (hpo.optimize: name=...). If the edit changes no score, go on once with --set same_objective=true "
+    "(hpo.optimize: same_objective=True)"
+)
 
 
 def folder_of(name: str) -> Path:
@@ -63,16 +77,40 @@ def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> 
         StudyError: The study in the storage is not this one.
     """
     name = study.config.name
-    fingerprint = json.loads(json.dumps({"settings": _settings(study), "facts": dict(facts)}))  # as it is stored
+    fingerprint = _fingerprint(study, facts)
     if name not in optuna.get_all_study_names(storage):
         opened = optuna.create_study(storage=storage, study_name=name, direction=study.direction)
         opened.set_user_attr("fingerprint", fingerprint)
         opened.set_user_attr("config", study.to_dict())
-    opened = optuna.load_study(
-        study_name=name, storage=storage, sampler=sampler_of(study), pruner=optuna.pruners.NopPruner()
-    )
-    _refuse_changes(opened, fingerprint)
+    opened = _loaded(study, storage)
+    _refuse_changes(opened, fingerprint, study.config.same_objective)
     return opened
+
+
+def resumed(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study | None:
+    """Return the study if it is in the storage with all of its rows; None if something of it has still to be made.
+
+    Raises:
+        StudyError: The study in the storage is not this one.
+    """
+    if study.config.name not in optuna.get_all_study_names(storage):
+        return None
+    opened = _loaded(study, storage)
+    if "fingerprint" not in opened.user_attrs:
+        return None
+    _refuse_changes(opened, _fingerprint(study, facts), study.config.same_objective)
+    return None if _lacking(opened, study) else opened
+
+
+def _loaded(study: Study, storage: BaseStorage) -> optuna.Study:
+    sampler, pruner = sampler_of(study), optuna.pruners.NopPruner()
+    return optuna.load_study(study_name=study.config.name, storage=storage, sampler=sampler, pruner=pruner)
+
+
+def _fingerprint(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the meaning of a value, as it comes back from a storage."""
+    found: dict[str, Any] = json.loads(json.dumps({"settings": _settings(study), "facts": dict(facts)}))
+    return found
 
 
 def record(opened: optuna.Study, study: Study) -> list[str]:
@@ -81,7 +119,8 @@ def record(opened: optuna.Study, study: Study) -> list[str]:
     if all(row.state.is_finished() for row in rows):
         return []
     before, now = opened.user_attrs.get("config", {}), study.to_dict()
-    opened.set_user_attr("config", now)
+    if before != now:
+        opened.set_user_attr("config", now)
     ended = sum(row.state.is_finished() for row in rows)
     return [
         f"{key}: was {json.dumps(before[key])} for the {ended} trials that have ended, is now {json.dumps(now[key])}"
@@ -101,7 +140,28 @@ def _settings(study: Study) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in RESUMABLE and k not in ("folder", "name", "checksums")}
 
 
-def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any]) -> None:
+def refuse_another_objective(opened: optuna.Study, now: Mapping[str, Any], accept: bool) -> None:
+    """Refuse a study whose trials are of another objective than this one, or keep this one with a new study.
+
+    Args:
+        opened: A study that Optuna runs, with whatever space.
+        now: `{"objective": name, "objective_source": digest}`, the latter only if it is known.
+        accept: Whether another objective counts as the same.
+
+    Raises:
+        StudyError: It is another one.
+    """
+    fingerprint = {
+        "settings": {"objective": now["objective"]},
+        "facts": {key: value for key, value in now.items() if key != "objective"},
+    }
+    if "fingerprint" in opened.user_attrs:
+        _refuse_changes(opened, fingerprint, accept)
+    else:
+        opened.set_user_attr("fingerprint", fingerprint)
+
+
+def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any], same_objective: bool) -> None:
     before = opened.user_attrs.get("fingerprint")
     name = opened.study_name
     if before is None and not opened.get_trials(deepcopy=False):  # killed between its creation and this line
@@ -111,15 +171,24 @@ def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any]) -> None:
         raise StudyError(
             f"the storage has a study {name!r} that hpo did not create; choose another name with --set name=..."
         )
-    changed = {path: f"  {path}: was {old!r}, is {new!r}" for path, old, new in _differences(before, now)}
-    if "data" in changed:
-        changed["data"] += " (a hash of all rows: a file has changed, or which rows are set aside)"
-    if changed:
+    differ = {path: (old, new) for path, old, new in _differences(before, now)}
+    begun_without = SOURCE in differ and differ[SOURCE][0] is None
+    if None in differ.get(SOURCE, ()):  # the study was begun before sources were kept, or this one cannot be read
+        del differ[SOURCE]
+    own = differ.keys() & {"objective", SOURCE}
+    if same_objective:
+        differ = {path: change for path, change in differ.items() if path not in own}
+    if differ:
         raise StudyError(
             f"study {name!r} was begun with other settings, so its trials would not compare:\n"
-            + "\n".join(changed.values())
+            + "\n".join(
+                f"  {path}: was {old!r}, is {new!r}{MEANS.get(path, '')}" for path, (old, new) in differ.items()
+            )
             + f"\nChange them back, or begin a new study with --set name={name}-2"
+            + (OWN if own == differ.keys() else "")
         )
+    if own or begun_without:
+        opened.set_user_attr("fingerprint", now)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -175,14 +244,20 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
 
 def plan(opened: optuna.Study, study: Study) -> int:
     """Add the rows that are not in the storage yet, and return the budget N."""
-    rows, budget = planned_rows(study)
+    if lacking := _lacking(opened, study):
+        pen_of(opened._storage).add(opened._study_id, lacking)
+    return planned_rows(study)[1]
+
+
+def _lacking(opened: optuna.Study, study: Study) -> list[FrozenTrial]:
+    """Return the rows that are not in the storage yet."""
+    rows, _ = planned_rows(study)
     there = opened.get_trials(deepcopy=False)
+    if len(there) >= len(rows):
+        return []
     present = {frozenset((row.params or row.system_attrs.get("fixed_params", {})).items()) for row in there}
     new = [(params, attrs) for params, attrs in rows if not params or frozenset(params.items()) not in present]
-    lacking = [
+    return [
         optuna.create_trial(state=TrialState.WAITING, user_attrs=attrs, system_attrs={"fixed_params": params})
-        for params, attrs in new[: max(0, len(rows) - len(there))]
+        for params, attrs in new[: len(rows) - len(there)]
     ]
-    if lacking:
-        pen_of(opened._storage).add(opened._study_id, lacking)
-    return budget

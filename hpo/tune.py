@@ -7,6 +7,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,15 +23,29 @@ from hpo import storage as storages
 from hpo.checkpoint import Checkpoints
 from hpo.errors import ConfigError, DataError, NotFoldableError, Problem, StudyError
 from hpo.files import verify
+from hpo.halt import Halt
 from hpo.hyperparameters import DEFAULTS
 from hpo.locks import starting
 from hpo.named import named
 from hpo.objective import GeneratorArray, Objective, TrialArray, imported
 from hpo.patience import Patience
+from hpo.processes import joined
 from hpo.runner import Runner
+from hpo.source import source_digest
 from hpo.space import SearchSpace
 from hpo.stopping import Rules
-from hpo.study import DEFAULT_TRIALS, folder_of, open_study, plan, planned_rows, record, stored_facts
+from hpo.study import (
+    DEFAULT_TRIALS,
+    SOURCE,
+    folder_of,
+    open_study,
+    plan,
+    planned_rows,
+    record,
+    refuse_another_objective,
+    resumed,
+    stored_facts,
+)
 from hpo.urls import redacted
 from hpo.watcher import Silent, Watcher
 from hpo.weights import Weights
@@ -80,8 +95,19 @@ def open_array(study: configs.Study) -> TrialArray:
         objective = imported(study.config.objective, study.folder)
         configs.custom_parameters(study, objective)
         assert study.config.slots != "auto"  # which `configs.build` refuses
-        return GeneratorArray(objective, study.config.slots)
+        return _own_array(objective, study.config.slots)
     return open_finetuning(study)
+
+
+def _own_array(objective: Any, slots: int = 1) -> GeneratorArray:
+    """Return the array of a custom objective, which knows its source."""
+    array = GeneratorArray(objective, slots)
+    source = source_digest(objective)
+    if source is None:
+        array.notes = ("the objective's source cannot be read here: an edit of it between two runs goes unnoticed",)
+    else:
+        array.facts = {SOURCE: source}
+    return array
 
 
 def open_finetuning(study: configs.Study) -> FineTuneArray:
@@ -155,8 +181,13 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: 
     array = open_array(study)
     if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
+    if not (train or study.config.name in optuna.get_all_study_names(storages.look(url))):
+        raise StudyError(
+            f"study {study.config.name} is not in {redacted(url)} any more, where it has just been run: the storage "
+            "was deleted or replaced. Put it back, and run the same command again to go on"
+        )
     log.info("opening the study in %s", redacted(url))
-    opened, budget = _opened(study, storages.connect(url), url, array)
+    opened, budget = _opened(study, storages.connect(url), url, array, watch)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))
     auto = study.config.slots == "auto"
@@ -177,25 +208,38 @@ def _choose_slots(opened: optuna.Study, array: FineTuneArray, trials: int) -> No
         opened.set_user_attr("slots", array.slots)
 
 
-def _opened(study: configs.Study, kept: BaseStorage, url: str | None, array: TrialArray) -> tuple[optuna.Study, int]:
+def _opened(
+    study: configs.Study, kept: BaseStorage, url: str | None, array: TrialArray, watch: Watcher | None
+) -> tuple[optuna.Study, int]:
     """Return the study, created or resumed, with its rows planned, and the budget; any number may do so at once."""
 
     def begin() -> tuple[optuna.Study, int]:
-        with starting(url):
-            array.settle(stored_facts(study.config.name, kept))
-            opened = open_study(study, kept, array.facts)
-            budget = plan(opened, study)
-            array.notes = (*array.notes, *record(opened, study))
-            if study.config.objective is None and "label_shares" not in opened.user_attrs:
-                opened.set_user_attr("label_shares", cast("FineTuneArray", array).data.label_shares)
-            return opened, budget
+        array.settle(stored_facts(study.config.name, kept))
+        opened = resumed(study, kept, array.facts)
+        if opened is None:
+            with starting(url, study.config.name):
+                array.settle(stored_facts(study.config.name, kept))  # somebody else may have made it by now
+                opened = open_study(study, kept, array.facts)
+                plan(opened, study)
+        array.notes = (*array.notes, *record(opened, study))
+        if study.config.objective is None and "label_shares" not in opened.user_attrs:
+            opened.set_user_attr("label_shares", cast("FineTuneArray", array).data.label_shares)
+        return opened, planned_rows(study)[1]
 
-    return Patience(url)(begin)
+    return Patience(url, waits=(watch or Silent()).note)(begin)
 
 
 def _run(
-    opened: optuna.Study, study: configs.Study, array: TrialArray, budget: int, watch: Watcher, url: str | None
+    opened: optuna.Study,
+    study: configs.Study,
+    array: TrialArray,
+    budget: int,
+    watch: Watcher,
+    url: str | None,
+    *,
+    alone: bool = False,
 ) -> Runner:
+    """Run what has not ended; `alone` without a command that hears of `hpo stop`."""
     config, folder = study.config, folder_of(study.config.name)
     opened.pruner = pruners.make(*named(config.pruner), array.segment, array.horizon)
     rules = Rules(
@@ -219,7 +263,8 @@ def _run(
     for note in array.notes:
         watch.note(note)
     try:
-        stopped = runner.run()
+        with joined(url, config.name, runner.halt.set) if alone else nullcontext():
+            stopped = runner.run()
         if stopped is not None:
             watch.note(stopped)
     finally:
@@ -256,6 +301,7 @@ def optimize(
     patience: int | None = None,
     round_size: int | None = None,
     max_consecutive_failures: int = 3,
+    same_objective: bool = False,
     watch: Watcher | None = None,
     **others: Never,
 ) -> optuna.Study:
@@ -281,6 +327,8 @@ def optimize(
         patience: Evaluations without a better one after which a trial ends; needs a space.
         round_size: Trials of a round, whose results do not depend on who is faster; trials run free if None.
         max_consecutive_failures: Failed trials in a row after which the study stops.
+        same_objective: Go on with a study although the objective was edited, renamed or moved since, which is
+            refused otherwise: its trials would not compare. Where its source cannot be read, only its name counts.
         watch: Told of everything; without a space, of trials that end.
         **others: Refused; of an argument of Optuna's, the error says what to write instead.
 
@@ -309,6 +357,7 @@ def optimize(
         "patience": patience,
         "round_size": round_size,
         "max_consecutive_failures": max_consecutive_failures,
+        "same_objective": same_objective,
     }
     if space is None:
         needed = {"patience": patience, "prune_on": prune_on}
@@ -318,11 +367,11 @@ def optimize(
     study = configs.build(settings, "optimize()", Path.cwd())
     kept = optuna.storages.InMemoryStorage() if storage is None else storages.connect(storage)
     if space is None:
-        return _optimize_unchanged(objective, study, kept, watch or Silent())
+        return _optimize_unchanged(objective, study, kept, watch or Silent(), storage)
     configs.custom_parameters(study, objective)
-    array = GeneratorArray(cast(Objective, objective))
-    opened, budget = _opened(study, kept, storage, array)
-    runner = _run(opened, study, array, budget, watch or Silent(), storage)
+    array = _own_array(objective)
+    opened, budget = _opened(study, kept, storage, array, watch)
+    runner = _run(opened, study, array, budget, watch or Silent(), storage, alone=True)
     rows = opened.get_trials(deepcopy=False)
     if runner.stopped is not None:
         warnings.warn(runner.stopped, stacklevel=2)
@@ -333,7 +382,9 @@ def optimize(
     return opened
 
 
-def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage, watch: Watcher) -> optuna.Study:
+def _optimize_unchanged(
+    objective: Any, study: configs.Study, kept: BaseStorage, watch: Watcher, url: str | None
+) -> optuna.Study:
     """Run an Optuna objective as Optuna does, with the budget in rows and the failures bounded."""
     config = study.config
     opened = optuna.create_study(
@@ -343,10 +394,13 @@ def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage,
         load_if_exists=True,
         pruner=pruners.make(*named(config.pruner)),
     )
+    source = source_digest(objective)
+    known = {"objective": config.objective} | ({} if source is None else {SOURCE: source})
+    refuse_another_objective(opened, known, config.same_objective)
     before = opened.get_trials(deepcopy=False)
     # The trial number in the seed: a resumed study must not draw its first trials again.
     opened.sampler = samplers.make(*named(config.sampler), samplers.derived_seed(config.seed, len(before)))
-    failures = 0
+    failures, halt = 0, Halt()
 
     def ended(ran: optuna.Study, trial: FrozenTrial) -> None:
         nonlocal failures
@@ -355,12 +409,15 @@ def _optimize_unchanged(objective: Any, study: configs.Study, kept: BaseStorage,
         if failures >= config.max_consecutive_failures:
             warnings.warn(f"{failures} trials failed in a row; the study stops", stacklevel=2)
             ran.stop()
+        if halt.is_set():
+            ran.stop()
 
     budget = config.trials or DEFAULT_TRIALS
     watch.opened(config.name, "value", study.direction, budget, [row for row in before if row.state.is_finished()])
     try:
         left = max(0, budget - len(before))
-        opened.optimize(objective, left, config.timeout, catch=(Exception,), callbacks=[ended])
+        with joined(url, config.name, halt.set):
+            opened.optimize(objective, left, config.timeout, catch=(Exception,), callbacks=[ended])
     finally:
         watch.closed()
     return opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from hpo.errors import StorageError, hidden
+from hpo.errors import StorageError, hidden, hide
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -77,7 +77,12 @@ def _read(url: str) -> URL | None:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         return None
-    return None if re.search("[@=]", f"{parsed.host}{parsed.database}") else parsed
+    if re.search("[@=]", f"{parsed.host}{parsed.database}"):
+        return None
+    for secret in (parsed.password, *(parsed.query.get(key) for key in SECRET)):
+        for one in (secret,) if isinstance(secret, str) else secret or ():
+            hide(one)
+    return parsed
 
 
 def _bare(parsed: URL) -> URL:

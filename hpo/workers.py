@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import storage as storages
 from hpo.config import Study
-from hpo.errors import StudyError
+from hpo.errors import GoneError, StudyError
 from hpo.flock import Flock
 from hpo.halt import STALLED
 from hpo.hyperparameters import DEFAULTS
@@ -45,6 +45,9 @@ STORAGE = "HPO_WORKER_STORAGE"
 
 SUPERVISED = "HPO_SUPERVISED"
 """Environment variable of a worker whose standard input ends when its supervisor does."""
+
+ASKED = threading.Event()
+"""Whether this process was asked to end: code that ignores exceptions may swallow that of the signal."""
 
 LOOK = 1.0  # seconds between two looks at the storage
 MOST_DEATHS = 5  # of each worker, while no trial ends: a node that is lost takes several along at once
@@ -90,7 +93,7 @@ def leased(count: int, device: str, each: int = 1) -> Iterator[list[dict[str, st
         free: list[str] = []
         for gpu in gpus:
             lock = Flock(Path(tempfile.gettempdir()) / "hpo-leases" / re.sub(r"[^\w-]", "_", gpu))
-            if len(free) < wanted and lock.acquire(wait=False):
+            if len(free) < wanted and lock.acquire(limit=0):
                 stack.callback(lock.release)
                 free.append(gpu)
         if len(free) < wanted:
@@ -239,6 +242,8 @@ def supervise(study: Study, starters: Sequence[Callable[[], Worker]], url: str, 
             workers.append(start())
         while not any(worker.poll() == 0 for worker in workers):  # the others may still wait for a place to run
             time.sleep(LOOK / 4)
+            if ASKED.is_set():
+                raise KeyboardInterrupt
             if follower.look():
                 deaths = 0
             if not follower.found and (said := words.last()):
@@ -333,6 +338,8 @@ class _Follower:
             return False
         try:
             rows = self._rows()
+        except GoneError:
+            raise
         except Exception:  # it is away, or not there yet; the workers wait for it, and say so
             rows = []
         before = len(self._ended)
@@ -368,7 +375,7 @@ class _Follower:
         if self._opened is None:
             if not storages.exists(self._url):
                 return []
-            opened = optuna.load_study(study_name=name, storage=storages.connect(self._url))
+            opened = optuna.load_study(study_name=name, storage=storages.look(self._url))
             facts = opened.user_attrs["fingerprint"]["facts"]
             finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
             metric = facts.get("metric") or self._study.config.metric or "value"

@@ -1,8 +1,9 @@
 """A process is killed before everything that it writes: a statement, a commit, a record of a journal, a file.
 
-    python tests/every_step.py sqlite:////tmp/a.db
+    python tests/every_step.py sqlite:///a.db
 
-Each run is killed at another point; then a second process goes on. Prints how many points there were.
+Each run is killed at another point, with a storage of its own, so that the making of tables is among them; then a
+second process goes on. Prints how many points there were.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def run(name: str, url: str | None) -> optuna.Study:
     """Run a study, or go on with it."""
     study = build({"name": name, "pruner": {"name": "asha", "reduction_factor": 2}, **SETTINGS}, "test", Path())
     kept = optuna.storages.InMemoryStorage() if url is None else storages.connect(url)
-    with starting(url):
+    with starting(url, name):
         opened = open_study(study, kept, {})
         plan(opened, study)
     opened.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
@@ -124,7 +125,7 @@ def killed_at(point: int, name: str, url: str) -> bool:
             append(file, [log])
 
     def executes(connection: sqlalchemy.Connection, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith(("INSERT", "UPDATE")):
+        if statement.lstrip().startswith(("INSERT", "UPDATE", "CREATE")):
             step()
             connection.info["written"] = True
 
@@ -155,10 +156,11 @@ if __name__ == "__main__":
     found: list[bool] = []
     while not found or found[-1]:
         name = f"at{len(found) + 1}"
-        found.append(killed_at(len(found) + 1, name, sys.argv[1]))
+        place = sys.argv[1].replace("///", f"///{name}-")
+        found.append(killed_at(len(found) + 1, name, place))
         pid = os.fork()
         if pid == 0:
-            told = table(run(name, sys.argv[1]), name)
+            told = table(run(name, place), name)
             if told != undisturbed:
                 print(name, told, undisturbed, file=sys.stderr)
             os._exit(told != undisturbed)

@@ -1,8 +1,11 @@
 """A kill storm: many processes run one study, and are killed at random moments; nothing may be lost.
 
     python tests/storm.py sqlite:////tmp/a.db --trials 120 --workers 8 --kills 30
+    python tests/storm.py sqlite:////tmp/a.db --starts 6 --trials 6 --workers 4 --kills 6
 
-Prints what became of the study as JSON. Full size is `--trials 1000 --kills 200`.
+With `--starts`, a new storage is begun so many times, and each process is killed, stopped for a moment, or killed while
+it is stopped, before it has scored anything. Prints what became of the study as JSON. Full size is `--trials 1000
+--kills 200`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +110,53 @@ def work(name: str, url: str, trials: int) -> None:
     os._exit(1)
 
 
-def storm(name: str, url: str, trials: int, workers: int, kills: int, gap: float, seed: int) -> dict[str, Any]:
-    """Run the study to its end under fire, and return what is to be said of it."""
+class Harm:
+    """What is done to processes in their start-up: killed, stopped for a moment, killed while stopped."""
+
+    def __init__(self, chance: random.Random, most: int, window: float) -> None:
+        self._chance, self._left, self._window = chance, most, window
+        self._due: list[tuple[float, int, int]] = []  # when, to whom, which signal
+        self.done: collections.Counter[str] = collections.Counter()
+
+    def plan(self, pid: int) -> None:
+        """Choose what becomes of a process that has just been started."""
+        if self._left == 0:
+            return
+        self._left -= 1
+        kind = self._chance.choice(["kill", "stop", "both"])
+        at = time.monotonic() + self._chance.random() * self._window
+        then = at + self._chance.random() * self._window
+        self._due += [(at, pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)]
+        self._due += [(then, pid, signal.SIGCONT)] if kind == "stop" else []
+        self._due += [(then, pid, signal.SIGKILL)] if kind == "both" else []
+        self.done[kind] += 1
+
+    def strike(self, living: Iterable[int]) -> None:
+        """Send the signals that are due."""
+        now = time.monotonic()
+        for at, pid, number in sorted(self._due):
+            if at <= now and pid in living:
+                os.kill(pid, number)
+        self._due = [due for due in self._due if due[0] > now]
+
+
+def storm(
+    name: str, url: str, trials: int, workers: int, kills: int, gap: float, seed: int, *, early: float = 0.0
+) -> dict[str, Any]:
+    """Run the study to its end under fire, and return what is to be said of it.
+
+    Args:
+        name: A key of `SETTINGS`, or `finetune`.
+        url: URL of the storage.
+        trials: Rows of the study.
+        workers: Processes at a time.
+        kills: How many processes are killed, or harmed in their start-up.
+        gap: Seconds between two kills, in the mean.
+        seed: Of all that is random here.
+        early: Seconds after its start in which a process is harmed; if 0, they are killed once all have begun.
+    """
     chance, began = random.Random(seed), time.monotonic()
+    harm = Harm(chance, kills if early else 0, early)
     living: set[int] = set()
     crashes, ended, killed, next_kill, begun = 0, 0, 0, 0.0, False
 
@@ -118,6 +165,7 @@ def storm(name: str, url: str, trials: int, workers: int, kills: int, gap: float
         if pid == 0:
             work(name, url, trials)
         living.add(pid)
+        harm.plan(pid)
 
     AT_WORK.mkdir()
     checkpoint.FIRST = 0  # few processes here live for a minute
@@ -133,8 +181,9 @@ def storm(name: str, url: str, trials: int, workers: int, kills: int, gap: float
                 crashes += os.WIFEXITED(status) and status != 0
                 if status != 0:
                     spawn()
+        harm.strike(living)
         begun = begun or all((AT_WORK / str(pid)).exists() for pid in living)
-        if killed < kills and time.monotonic() > next_kill and begun and not ended:
+        if not early and killed < kills and time.monotonic() > next_kill and begun and not ended:
             os.kill(chance.choice(sorted(living)), signal.SIGKILL)
             killed += 1
             next_kill = time.monotonic() + chance.expovariate(1 / gap)
@@ -145,9 +194,35 @@ def storm(name: str, url: str, trials: int, workers: int, kills: int, gap: float
     study = optuna.load_study(study_name="storm", storage=storages.connect(url))
     return described(study, trials) | {
         "kills": killed,
+        "harm": harm.done,
         "crashes": crashes,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def starts(name: str, url: str, count: int, seed: int, **given: Any) -> dict[str, Any]:
+    """Begin a study in so many new storages under fire, and return what is to be said of all together."""
+    found = []
+    for start in range(count):
+        Path(f"start{start}").mkdir()
+        os.chdir(f"start{start}")  # a file of a relative URL is a new one here
+        found.append(storm(name, in_new_schema(url, f"start{start}"), seed=seed + start, early=EARLY_WINDOW, **given))
+        os.chdir("..")
+    keys = ("lost", "duplicated", "stuck", "crashes")
+    harm: collections.Counter[str] = sum((one["harm"] for one in found), collections.Counter())
+    tables = sorted({one["table"] for one in found})
+    return {key: sum(one[key] for one in found) for key in keys} | {"harm": harm, "tables": tables}
+
+
+def in_new_schema(url: str, schema: str) -> str:
+    """Return the URL of a new schema, without tables, of a database; a file's as it is."""
+    if not url.startswith("postgres"):
+        return url
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}".encode())
+    return f"{url}?options=-csearch_path%3D{schema}"
 
 
 def described(study: optuna.Study, trials: int) -> dict[str, Any]:
@@ -171,6 +246,7 @@ def described(study: optuna.Study, trials: int) -> dict[str, Any]:
 
 
 PAUSE = 0.06
+EARLY_WINDOW = 0.4  # seconds that a fork takes to open a storage and a study while others do
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
@@ -182,8 +258,10 @@ if __name__ == "__main__":
     parser.add_argument("--gap", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, default=PAUSE)
+    parser.add_argument("--starts", type=int, default=0)
     given = vars(parser.parse_args())
     PAUSE = given.pop("pause")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     import_early(*(TRAINING if given["study"] == "finetune" else []))
-    print(json.dumps(storm(given.pop("study"), **given)))
+    count, study = given.pop("starts"), given.pop("study")
+    print(json.dumps(starts(study, count=count, **given) if count else storm(study, **given)))

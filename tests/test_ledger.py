@@ -349,7 +349,7 @@ WRITES = {
 
 
 def lose_lock(ledger, how):
-    file = ledger._locks._folder / "0"
+    file = ledger._locks._files[0]._path
     file.unlink()
     if how == "replace":
         file.touch()

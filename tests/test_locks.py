@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,11 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
-from hpo import flock, session, storage
-from hpo.errors import StorageError
+import hpo
+from hpo import flock, locks, patience, session, storage
+from hpo.errors import HeldError, StorageError
 from hpo.locks import locks_for, starting
+from hpo.patience import Patience
 
 SHARED = ("sqlite", "journal", "postgresql")
 
@@ -433,3 +437,203 @@ print(sum(map(bool, codes)), len(rows), len({row.number for row in rows}), max(i
 @pytest.mark.parametrize(("url", "count"), [("sqlite", 32), ("journal", 32), ("postgresql", 32)], indirect=["url"])
 def test_any_number_of_processes_may_start_at_once(url: str, count: int, python: Any) -> None:
     assert said(python(COLD, url, str(count))) == f"0 {count + 3} {count + 3} {count - 1}"
+
+
+STUCK = """
+import os, signal, sys
+import optuna, sqlalchemy
+from hpo import locks, storage
+url, study = sys.argv[1], sys.argv[2] or None
+if study is None:
+    make = optuna.storages.RDBStorage.__init__
+    def stopped(*args, **named):
+        print("in", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        make(*args, **named)
+    optuna.storages.RDBStorage.__init__ = stopped
+    storage.connect(url)
+else:
+    with locks.starting(url, study):
+        print("in", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+print("out", flush=True)
+"""
+
+
+@pytest.mark.parametrize("url", [*SHARED], indirect=True)
+def test_a_process_stopped_in_its_start_up_blocks_no_reader_and_no_other_study(
+    url: str, python: Any, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, trials: int) -> None:
+        hpo.optimize(lambda params: params["x"], {"x": [1, 2, 3, 4]}, name=name, trials=trials, storage=url)
+
+    run("there", 2)
+    owner = python(STUCK, url, "stuck")
+    assert said(owner) == "in"
+    monkeypatch.setattr(locks, "LIMIT", 0.5)
+    monkeypatch.setenv("HPO_STORAGE", url)
+    reads = [("list",), ("show", "there"), ("trials", "there"), ("best", "there"), ("report", "there")]
+    for words in reads:
+        code, printed = call(*words)
+        assert code == 0, printed
+    run("there", 2)  # goes on
+    run("there", 3)
+    run("other", 2)
+    with pytest.raises(HeldError, match=rf"process {owner.pid} on \S+ has held the lock to make study 'stuck'.*-CONT"):
+        run("stuck", 1)
+    owner.send_signal(signal.SIGCONT)
+    assert said(owner) == "out"
+    run("stuck", 1)
+
+
+@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+def test_a_process_stopped_while_it_makes_tables_blocks_no_reader_and_is_named(
+    url: str, python: Any, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = python(STUCK, url, "")
+    assert said(owner) == "in"
+    monkeypatch.setattr(locks, "LIMIT", 0.5)
+    code, printed = call("list", "--storage", url)
+    assert code == 0, printed
+    code, printed = call("show", "there", "--storage", url)
+    assert (code, "it has none" in printed) == (2, True), printed
+    with pytest.raises(HeldError, match=rf"process {owner.pid} on \S+ has held the lock to make the tables"):
+        storage.connect(url)
+    owner.kill()
+    owner.wait()
+    assert within(5, lambda: bool(storage.connect(url)))
+
+
+def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, python: Any
+) -> None:
+    hpo.optimize(lambda params: params["x"], {"x": [1, 2]}, trials=1, storage="journal:///it.log")
+    owner = python("import sys\nfrom hpo.storage import connect\nconnect('journal:///it.log')._backend._lock.acquire()\n"
+                   "print('in', flush=True)\nsys.stdin.readline()")  # fmt: skip
+    assert said(owner) == "in"
+    owner.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(storage, "WAIT", 0.2)
+    notes: list[str] = []
+
+    def waits(message: str) -> None:
+        notes.append(message)
+        owner.kill()
+
+    assert len(storage.look("journal:///it.log").get_all_studies()) == 1
+    kept = storage.connect("journal:///it.log")
+    Patience("journal:///it.log", waits=waits)(
+        lambda: kept.set_study_user_attr(kept.get_all_studies()[0]._study_id, "a", 1)
+    )
+    assert f"process {owner.pid} on " in notes[0]
+    assert "has held the lock of it.log for 0.2 s" in notes[0]
+
+
+def test_who_waits_for_others_in_turn_waits_as_long_as_one_after_the_other_starts(tmp_path: Path) -> None:
+    """The limit is for one holder: many may start at once."""
+    code = """
+import time
+from hpo import locks
+locks.LIMIT = 1.0
+with locks.starting("sqlite:///it.db"):
+    time.sleep(0.4)
+"""
+    several = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
+    assert [process.wait() for process in several] == [0] * 6
+
+
+# ---------------------------------------------------------------- whose they are
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+
+
+def test_nobody_else_can_open_a_lock_file(tmp_path: Path) -> None:
+    os.umask(umask := os.umask(0))
+    os.umask(0)  # the most open
+    try:
+        with locks_for("sqlite:///it.db", "study") as mine, starting("sqlite:///it.db"):
+            assert mine.take(1)
+            found = modes(tmp_path / "it.db.locks")
+    finally:
+        os.umask(umask)
+    inner = next(name for name in found if len(name) == 16)
+    assert found == {"it.db.locks": 0o700, inner: 0o700, "1": 0o600, "start": 0o600}
+
+
+def test_a_folder_of_an_earlier_version_is_closed_to_others(tmp_path: Path) -> None:
+    (tmp_path / "it.db.locks").mkdir(mode=0o755)
+    assert locks_for("sqlite:///it.db", "study").take(1)
+    assert modes(tmp_path / "it.db.locks")["it.db.locks"] == 0o700
+
+
+def test_the_group_that_may_write_the_database_shares_its_locks(tmp_path: Path) -> None:
+    (tmp_path / "it.db").touch()
+    (tmp_path / "it.db").chmod(0o660)
+    umask = os.umask(0o077)
+    try:
+        with locks_for("sqlite:///it.db", "study") as mine:
+            assert mine.take(1)
+    finally:
+        os.umask(umask)
+    found = modes(tmp_path / "it.db.locks")
+    inner = next(name for name in found if len(name) == 16)
+    assert found == {"it.db.locks": 0o2770, inner: 0o2770, "1": 0o660}
+
+
+def test_a_folder_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "it.db.locks").mkdir()
+    (tmp_path / "it.db.locks").chmod(0o777)
+    for use in (lambda: locks_for("sqlite:///it.db", "s").take(1), lambda: storage.connect("sqlite:///it.db")):
+        with pytest.raises(StorageError, match="can be written by everybody"):
+            use()
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "it.db.locks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="is a symbolic link"):
+        locks_for("sqlite:///it.db", "s").take(1)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "it.db.locks").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # as somebody else would find it
+    with pytest.raises(StorageError, match=r"belongs to another user \(uid \d+\)"):
+        locks_for("sqlite:///it.db", "s").take(1)
+
+
+def test_a_lock_file_that_is_a_link_is_refused_and_what_it_names_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    with starting("sqlite:///it.db"):
+        pass
+    (tmp_path / "it.db.locks" / "start").unlink()
+    (tmp_path / "it.db.locks" / "start").symlink_to(tmp_path / "precious")
+    with pytest.raises(StorageError, match="is a symbolic link where a lock file belongs"), starting("sqlite:///it.db"):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_what_root_makes_beside_somebodys_database_is_theirs(tmp_path: Path) -> None:
+    (tmp_path / "it.db").touch()
+    os.chown(tmp_path / "it.db", 12345, 12345)
+    assert locks_for("sqlite:///it.db", "study").take(1)
+    owners = {path.stat().st_uid for path in [tmp_path / "it.db.locks", *(tmp_path / "it.db.locks").rglob("*")]}
+    assert owners == {12345}
+
+
+def test_a_statement_waits_for_a_stopped_transaction_with_a_limit(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    monkeypatch.setattr(storage, "WAIT", 0.3)
+    study = optuna.create_study(storage=storage.connect(postgresql), study_name="study")
+    with psycopg.connect(postgresql) as other:
+        other.execute("SELECT FROM studies FOR UPDATE")
+        with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
+            study.ask()
+    assert patience._away(caught.value)  # it is asked again, and who runs says so
+    assert study.ask().number == 0

@@ -18,8 +18,8 @@ import optuna
 import pytest
 
 import hpo
-from hpo import locks, storage
-from hpo.errors import StorageError
+from hpo import locks, patience, storage, urls
+from hpo.errors import AwayError, StorageError
 
 SECRET = "c4n4ry@:/%p4ss word"  # all that a URL would take for something else
 CODED = quote(SECRET, safe="")
@@ -401,3 +401,42 @@ def test_two_passwords_in_one_process_do_not_mix(server: tuple[str, str], postgr
     assert names == set()
     with contextlib.closing(locks.locks_for(ours, "x")) as held:
         assert held.take(0)
+
+
+# ---------------------------------------------------------------- reasons stay readable
+
+DRIVER = (
+    'connection to server at "db.example.org" (10.0.0.1), port 5432 failed: FATAL: no pg_hba.conf entry for host '
+    '"10.0.0.2", user "me@corp", database "db", no encryption (see https://db.example.org:8080/help, or ask me@corp)'
+)
+
+
+def test_the_text_of_a_driver_stays_readable() -> None:
+    url = f"postgresql://guest:{CODED}@127.0.0.1:1/db"
+    assert str(StorageError(DRIVER)) == DRIVER
+    assert DRIVER in str(urls.cannot_be_opened(url, RuntimeError(DRIVER)))
+    for form in (SECRET, CODED, quote(SECRET)):
+        said = str(urls.cannot_be_opened(url, RuntimeError(f"{form}: {DRIVER} '{form}'")))
+        assert f"***: {DRIVER} '***'" in said
+        assert not shows(said)
+
+
+def test_why_a_storage_is_away_is_said_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
+    notes: list[str] = []
+    url = f"postgresql://guest:{CODED}@127.0.0.1:1/db"
+    monkeypatch.setattr(patience, "PATIENCE", 0.0)
+
+    def fails() -> None:
+        raise psycopg.OperationalError(f"{DRIVER}, with {SECRET}")
+
+    with pytest.raises(AwayError) as caught:
+        patience.Patience(url, waits=notes.append)(fails)
+    assert f"({DRIVER}, with ***)" in str(caught.value)
+    assert not shows(str(caught.value))
+
+
+def test_a_short_password_hides_itself_and_no_other_word() -> None:
+    urls.parted("postgresql://me:a@host/db?sslpassword=or")
+    assert str(StorageError("a host or a name: 'a' at x:a@host")) == "a host or a name: '***' at x:***@host"

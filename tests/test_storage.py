@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,10 +11,11 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import JournalStorage, RDBStorage
 
 from hpo import storage
-from hpo.errors import StorageError
+from hpo.errors import GoneError, StorageError
 
 CANARY = "c4n4ry-p4ss"
 
@@ -177,7 +180,7 @@ def test_a_journal_that_vanished_is_an_error_that_holds_nobody_up() -> None:
     kept = storage.connect("journal:///it.log")
     Path("it.log").unlink()
     for name in ("one", "two"):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(GoneError, match="deleted or moved"):
             optuna.create_study(storage=kept, study_name=name)
 
 
@@ -258,3 +261,126 @@ def test_sqlite_does_not_wait_for_the_disk_at_every_commit(tmp_path: Path) -> No
     with kept.engine.connect() as connection:  # type: ignore[attr-defined]
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+
+
+# ---------------------------------------------------------------- a file that is deleted or replaced
+
+
+def delete(path: Path) -> None:
+    for part in path.parent.glob(f"{path.name}*"):
+        if part.is_file():
+            part.unlink()
+
+
+def replace(path: Path) -> None:
+    shutil.copy(path, "copy")
+    os.replace("copy", path)
+
+
+@pytest.mark.parametrize("how", [delete, replace])
+@pytest.mark.parametrize("url", ["sqlite:///it.db", "journal:///it.db"])
+def test_what_would_be_written_to_a_file_that_is_gone_is_an_error(url: str, how: Any) -> None:
+    kept = storage.connect(url)
+    study = optuna.create_study(storage=kept, study_name="kept")
+    study.add_trial(optuna.create_trial(value=1.0))
+    how(Path("it.db"))
+    before = Path("it.db").exists()
+    said = "deleted or moved" if how is delete else "replaced by another file"
+    for use in (
+        lambda: study.set_user_attr("a", 1),
+        lambda: study.ask(),
+        lambda: study.trials,
+        lambda: optuna.get_all_study_names(kept),
+    ):
+        with pytest.raises(GoneError, match=rf"the storage {url} is gone: /\S+/it.db was {said}.*Put the file back"):
+            use()
+    assert Path("it.db").exists() == before  # nothing takes its place
+
+
+@pytest.mark.parametrize("url", ["sqlite:///it.db", "journal:///it.db"])
+def test_a_file_that_is_moved_away_and_back_is_the_same(url: str) -> None:
+    kept = storage.connect(url)
+    os.rename("it.db", "away")
+    with pytest.raises(GoneError):
+        optuna.create_study(storage=kept, study_name="kept")
+    os.rename("away", "it.db")
+    optuna.create_study(storage=kept, study_name="kept")
+    assert optuna.get_all_study_names(storage.look(url)) == ["kept"]
+
+
+GONE = """
+import os, shutil
+from pathlib import Path
+
+def objective(params):
+    for step in range(3):
+        yield params["x"] * step
+    if len(list(Path().glob("ran*"))) == 2:
+        {how}
+    Path(f"ran{{params['x']}}").touch()
+"""
+HOWS = {
+    "deleted": "[path.unlink() for path in Path().glob('it*') if path.is_file()]",
+    "replaced": "shutil.copy('it', 'new'); os.replace('new', 'it')",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("scheme", ["sqlite", "journal"])
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["alone", "together"])
+def test_a_run_whose_storage_is_gone_ends_with_an_error_and_no_result(
+    scheme: str, how: str, workers: list[str]
+) -> None:
+    Path("own.py").write_text(GONE.format(how=HOWS[how]))
+    space = "{x: {low: 0.0, high: 1.0}}"
+    Path("s.yaml").write_text(
+        f"objective: own:objective\nspace: {space}\ntrials: 6\nsampler: random\npruner: none\nbaseline: false\n"
+    )
+    command = [sys.executable, "-m", "hpo.cli", "run", "s.yaml", "--storage", f"{scheme}:///it", *workers]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert f"is gone: {Path('it').absolute()} was {how}" in ran.stderr
+    assert "run the same command again" in ran.stderr.replace("\n", " ")
+    assert "best: " not in ran.stdout
+    assert "next:" not in ran.stdout
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_reader_makes_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    for url in ("sqlite:///it.db", "journal:///it.log"):
+        assert storage.look(url).get_all_studies() == []
+    assert list(tmp_path.iterdir()) == []
+    optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="kept")
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        optuna.create_study(storage=storage.look("sqlite:///it.db"), study_name="other")
+
+
+def test_a_reader_does_not_wait_for_a_writer() -> None:
+    kept = storage.connect("sqlite:///it.db")
+    optuna.create_study(storage=kept, study_name="kept")
+    with kept.engine.begin() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("UPDATE studies SET study_name = 'other'")
+        assert optuna.get_all_study_names(storage.look("sqlite:///it.db")) == ["kept"]
+
+
+def test_tables_half_made_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed while it makes them leaves some."""
+
+    class Killed(BaseException):
+        pass
+
+    def executes(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("\nCREATE TABLE trial_params"):
+            raise Killed
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executes)
+    try:
+        with pytest.raises(Killed):
+            storage.connect("sqlite:///it.db")
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", executes)
+    assert storage.look("sqlite:///it.db").get_all_studies() == []
+    optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="kept").add_trial(
+        optuna.create_trial(value=1.0)
+    )

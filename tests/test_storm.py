@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -124,6 +126,53 @@ def test_killed_before_any_write_the_study_comes_to_the_same_end(study: str) -> 
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40  # writes, and replacements of files
+
+
+# ---------------------------------------------------------------- killed and stopped in their start-up
+
+
+def test_processes_killed_and_stopped_while_they_start_lose_nothing(url: str, undisturbed: Any) -> None:
+    arguments = ("--starts", 4, "--study", "rounds", "--trials", 6, "--workers", 4, "--kills", 8, "--pause", 0.01)
+    said = storm_of(url, *arguments)
+    assert {name: said[name] for name in ("lost", "duplicated", "stuck", "crashes")} == {
+        "lost": 0, "duplicated": 0, "stuck": 0, "crashes": 0
+    }, said  # fmt: skip
+    storm.AT_WORK.mkdir()  # where the undisturbed run says that it is at work
+    assert said["tables"] == [undisturbed("rounds", 6)]
+    assert min(said["harm"][kind] for kind in ("kill", "stop", "both")) > 0
+
+
+def test_supervisors_killed_and_stopped_while_they_start_lose_nothing(url: str) -> None:
+    Path("adding.py").write_text("def objective(params):\n    yield from (params['x'] * i for i in range(1, 4))\n")
+    content = {"name": "s", "objective": "adding:objective", "space": {"x": {"low": 0.0, "high": 1.0}}, "trials": 8}
+    Path("s.yaml").write_text(json.dumps({**content, "sampler": "random", "pruner": "none"}))
+    command = [sys.executable, "-m", "hpo.cli", "run", "s.yaml", "--quiet", "--workers", "2"]
+
+    def start() -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env={**os.environ, "HPO_STORAGE": url}, **pipes)
+
+    chance = random.Random(11)
+    for signals in (
+        [signal.SIGKILL],
+        [signal.SIGSTOP, signal.SIGKILL],
+        [signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM],
+    ):
+        supervisor = start()
+        for number in signals:
+            time.sleep(chance.uniform(0.3, 2.5))
+            supervisor.send_signal(number)
+        supervisor.communicate(timeout=60)
+    together = [start(), start()]
+    together[0].send_signal(signal.SIGSTOP)
+    time.sleep(1)
+    together[0].send_signal(signal.SIGCONT)
+    for supervisor in together:
+        _, err = supervisor.communicate(timeout=180)
+        assert supervisor.returncode == 0, err
+    rows = optuna.load_study(study_name="s", storage=storages.look(url)).trials
+    assert [row.state for row in rows] == [TrialState.COMPLETE] * 8
+    assert all(row.value == 3 * row.params["x"] and len(row.intermediate_values) == 3 for row in rows)
 
 
 # ---------------------------------------------------------------- a storage that is away, or full
