@@ -29,8 +29,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.changes import Change, pen_of
-from hpo.space import SearchSpace
+from hpo.space.search_space import SearchSpace
+from hpo.storage.trial_writers import Change, pen_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = ("best", "show", "list", "trials", "report")
@@ -78,7 +78,8 @@ def make(folder: Path, trials: int) -> optuna.Study:
     Returns:
         The study, which `hpo run large.yaml --trials N` goes on with.
     """
-    from hpo import config, tune
+    from hpo.config import study_spec as config
+    from hpo.execution import run_study as tune
 
     (folder / "large_objective.py").write_text(OBJECTIVE)
     (folder / "large.yaml").write_text(STUDY)

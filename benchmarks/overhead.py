@@ -44,7 +44,7 @@ SPACE = {
 def seconds_of(side: str, url: str, trials: int, evaluations: int) -> float:
     """Run a study and return the CPU time that it took; imports and the storage's tables come before."""
     import hpo
-    from hpo import storage
+    from hpo.storage import backends as storage
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")

@@ -30,7 +30,8 @@ import trials_per_hour as common
 from optuna.trial import TrialState
 
 import hpo
-from hpo import config, tune
+from hpo.config import study_spec as config
+from hpo.execution import run_study as tune
 
 Settings = dict[str, Any]
 Array = np.ndarray[Any, Any]

@@ -28,9 +28,9 @@ from typing import Any
 import trials_per_hour as common
 from transformers import AutoModelForSequenceClassification
 
-from hpo import config
-from hpo.files import locate
-from hpo.finetune import data
+from hpo.config import study_spec as config
+from hpo.config.paths import locate
+from hpo.finetune.data import sources as data
 
 Settings = dict[str, Any]
 SIDES = ("one run", "search", "unpruned search")

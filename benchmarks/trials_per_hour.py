@@ -64,12 +64,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hpo import config, tune
-from hpo.finetune import folded_program
+from hpo.config import study_spec as config
+from hpo.execution import run_study as tune
+from hpo.finetune.folded import program as folded_program
 
 RESULTS = Path(__file__).parent / "results"
 IMPORTED = ["accelerate", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert"]
-IMPORTED += ["hpo.tune", "hpo.finetune.folded_array", "hpo.finetune.data"]
+IMPORTED += ["hpo.execution.run_study", "hpo.finetune.folded.engine", "hpo.finetune.data.sources"]
 IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
 SCORING_BATCH = 128  # rows, of the peer
 MAX_LENGTH = 64

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import hpo
-from hpo import config
+from hpo.config import study_spec as config
 
 LENGTH, TRAIN, VALID, EPOCHS = 8, 2048, 512, 5
 

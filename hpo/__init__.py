@@ -6,22 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpo.errors import HpoError
-    from hpo.objective import Evaluation
-    from hpo.space import Categorical, Float, Int, SearchSpace
-    from hpo.tune import optimize
+    from hpo.core.errors import HpoError
+    from hpo.core.trainer import Evaluation
+    from hpo.execution.run_study import optimize
+    from hpo.space.search_space import Categorical, Float, Int, SearchSpace
 
 __version__ = "0.1.0"
 
 # Name -> module: imported when first asked for, so that `import hpo` costs nothing.
 _PLACES = {
-    "Categorical": "hpo.space",
-    "Evaluation": "hpo.objective",
-    "Float": "hpo.space",
-    "HpoError": "hpo.errors",
-    "Int": "hpo.space",
-    "SearchSpace": "hpo.space",
-    "optimize": "hpo.tune",
+    "Categorical": "hpo.space.search_space",
+    "Evaluation": "hpo.core.trainer",
+    "Float": "hpo.space.search_space",
+    "HpoError": "hpo.core.errors",
+    "Int": "hpo.space.search_space",
+    "SearchSpace": "hpo.space.search_space",
+    "optimize": "hpo.execution.run_study",
 }
 
 __all__ = ["Categorical", "Evaluation", "Float", "HpoError", "Int", "SearchSpace", "optimize"]

@@ -29,7 +29,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.results import Results
+from hpo.storage.snapshot import Results
 
 # A shell lets its background jobs ignore Ctrl-C, and a process that ignores it hands that on to those it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -130,7 +130,7 @@ def postgresql(postgresql_server: str, request: pytest.FixtureRequest) -> str:
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Return a function that runs `hpo ...` in this process: (exit code, all that it printed)."""
 
-    from hpo import cli
+    from hpo.cli import app as cli
 
     def run(*arguments: Any) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["hpo", *map(str, arguments)])

@@ -22,17 +22,17 @@ import storm
 import torch  # before the forks
 from optuna.storages.journal import JournalFileBackend
 
-from hpo import checkpoint
-from hpo import storage as storages
-from hpo.checkpoint import Checkpoints, Kept
-from hpo.config import build
-from hpo.halt import Halt
-from hpo.locks import starting
-from hpo.objective import Evaluation, TrialSpec
-from hpo.runner import Runner
-from hpo.stopping import Rules
-from hpo.study import open_study, plan
-from hpo.weights import Weights
+from hpo.config.study_spec import build
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.execution import checkpoint_store as checkpoint
+from hpo.execution.best_weights import Weights
+from hpo.execution.checkpoint_store import Checkpoints, Kept
+from hpo.execution.runner import Runner
+from hpo.execution.study_setup import open_study, plan
+from hpo.search.stopping import Rules
+from hpo.storage import backends as storages
+from hpo.storage.trial_locks import starting
 
 TRIALS, SEGMENTS = 3, 3
 SETTINGS = {"objective": "some:where", "space": {"x": {"low": 0.0, "high": 1.0}}, "trials": TRIALS, "round_size": 3}

@@ -29,11 +29,12 @@ import optuna
 from optuna.trial import TrialState
 
 import hpo
-from hpo import checkpoint, tune
-from hpo import config as configs
-from hpo import storage as storages
-from hpo.errors import HpoError
-from hpo.watcher import Silent
+from hpo.config import study_spec as configs
+from hpo.core.errors import HpoError
+from hpo.core.events import Silent
+from hpo.execution import checkpoint_store as checkpoint
+from hpo.execution import run_study as tune
+from hpo.storage import backends as storages
 
 SPACE = {
     "x": {"low": 0.0, "high": 1.0},

@@ -77,7 +77,7 @@ def _is_tensor(leaf: Any) -> bool:
 
 
 class Taped:
-    """In the place of `hpo.finetune.replay.Replay`: records the third call, and replays from then on."""
+    """In the place of `hpo.finetune.folded.cuda_graph.Replay`: records the third call, and replays from then on."""
 
     replayed = 0
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import tiny
 
-from hpo import commands, config
-from hpo.errors import DivergedError
+from hpo.analysis.verdict import sentence
+from hpo.cli import commands
+from hpo.config import study_spec as config
+from hpo.core.errors import DivergedError
+from hpo.core.events import Silent
 from hpo.finetune.array import FineTuneArray
-from hpo.holdout import sentence
-from hpo.rungs import Decision
-from hpo.turns import Turns
-from hpo.watcher import Silent
+from hpo.search.halving import Decision
+from hpo.search.trial_order import Turns
 
 SPACE = {  # in which the published default collapses, and the other trial learns
     "parameters": {"learning_rate": {"low": 3e-3, "high": 3.1e-3}, "batch_size": 8, "epochs": 8},
@@ -40,7 +41,7 @@ def run(tmp_path: Path, name: str, **changes: Any) -> tuple[dict[str, Any], list
 
 def prune_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune as earlier versions did."""
-    monkeypatch.setattr("hpo.turns.is_baseline", lambda row: False)
+    monkeypatch.setattr("hpo.search.trial_order.is_baseline", lambda row: False)
     monkeypatch.setattr(Turns, "_by_optuna", lambda self, row: Decision.PRUNE if row.number == 0 else Decision.GO_ON)
 
 
@@ -52,7 +53,7 @@ def test_a_default_that_was_pruned_is_trained_to_its_end_and_the_verdict_is_that
     whole, _ = run(tmp_path, "whole", patience=patience)
     with monkeypatch.context() as earlier:
         prune_the_default(earlier)
-        earlier.setattr("hpo.commands.lacks_weights", lambda trial, folder: False)
+        earlier.setattr("hpo.cli.commands.lacks_weights", lambda trial, folder: False)
         before, _ = run(tmp_path, "pruned", patience=patience)
     assert "no published default to compare" in sentence(before)
     after, notes = run(tmp_path, "pruned", patience=patience)
@@ -82,7 +83,7 @@ def test_a_default_that_diverges_on_its_way_leaves_a_verdict_without_it(
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as earlier:
         prune_the_default(earlier)
-        earlier.setattr("hpo.commands.lacks_weights", lambda trial, folder: False)
+        earlier.setattr("hpo.cli.commands.lacks_weights", lambda trial, folder: False)
         run(tmp_path, "pruned")
     monkeypatch.setattr(FineTuneArray, "advance", lambda self: {0: DivergedError("the loss is nan")})
     after, notes = run(tmp_path, "pruned")

@@ -8,14 +8,15 @@ import tiny
 import torch
 from torch import nn
 
-from hpo import config, tune
-from hpo.errors import DataError, DivergedError, OutOfMemoryError
+from hpo.config import study_spec as config
+from hpo.core.errors import DataError, DivergedError, OutOfMemoryError
+from hpo.core.trainer import TrialSpec
+from hpo.execution import run_study as tune
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.folded_program import Program
+from hpo.finetune.folded.program import Program
 from hpo.finetune.optimizer import build
-from hpo.finetune.schedules import multiplier
-from hpo.hyperparameters import DEFAULTS
-from hpo.objective import TrialSpec
+from hpo.recipe.hyperparameters import DEFAULTS
+from hpo.recipe.schedules import multiplier
 
 
 def open_array(folder, **overrides):
@@ -99,8 +100,8 @@ def test_a_model_that_calls_dropout_itself_trains_side_by_side_too(tmp_path):
 
 
 def test_a_model_that_draws_its_own_masks_trains_one_trial_after_the_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpo.finetune.dropout.install", lambda model: None)
-    monkeypatch.setattr("hpo.finetune.dropout.OwnFunction", nullcontext)
+    monkeypatch.setattr("hpo.finetune.models.dropout.install", lambda model: None)
+    monkeypatch.setattr("hpo.finetune.models.dropout.OwnFunction", nullcontext)
     assert not open_array(tmp_path, slots=2)._side_by_side
 
 
@@ -280,7 +281,7 @@ def test_a_cut_table_trains_as_the_whole_one_does(tmp_path, monkeypatch):
     cut = open_array(tmp_path)
     curve = run(cut, params)
     cut.keep(0, tmp_path / "cut")
-    monkeypatch.setattr("hpo.finetune.vocabulary.MOST_KEPT", -1)
+    monkeypatch.setattr("hpo.finetune.models.vocabulary.MOST_KEPT", -1)
     whole = open_array(tmp_path)
     assert whole._vocabulary.rows is None
     np.testing.assert_allclose(

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from hpo import baselines
-from hpo.breakdown import by_class
-from hpo.finetune.data import Dataset, Split
-from hpo.finetune.metrics import score
-from hpo.finetune.tasks import Outputs
+from hpo.analysis import baselines
+from hpo.analysis.breakdown import by_class
+from hpo.finetune.data.sources import Dataset, Split
+from hpo.tasks.classification import Outputs
+from hpo.tasks.metrics import score
 
 LABELS = ("bad", "good", "rare")
 WORDS = ("dull", "fine", "odd")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.finetune.batches import boundaries, by_length, epoch_batches
+from hpo.finetune.data.batches import boundaries, by_length, epoch_batches
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300).map(np.array)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from hpo import verdict
-from hpo.card import card, warnings
-from hpo.commands import described, settings_text
-from hpo.errors import StudyError
-from hpo.export import chosen, weights_of
-from hpo.results import Results
+from hpo.analysis import verdict_text as verdict
+from hpo.analysis.export import chosen, weights_of
+from hpo.analysis.model_card import card, warnings
+from hpo.cli.commands import described, settings_text
+from hpo.core.errors import StudyError
+from hpo.storage.snapshot import Results
 
 Build = Callable[..., Results]
 

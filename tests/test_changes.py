@@ -10,9 +10,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
-from hpo import changes
-from hpo import storage as storages
-from hpo.changes import Calls, Change, Tables, pen_of
+from hpo.storage import backends as storages
+from hpo.storage import trial_writers as changes
+from hpo.storage.trial_writers import Calls, Change, Tables, pen_of
 
 CHANGES = {
     "params": Change(

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import torch
 
-from hpo import checkpoint
-from hpo.checkpoint import MANIFEST, Checkpoint, Checkpoints, Kept, Writer, used
+from hpo.execution import checkpoint_store as checkpoint
+from hpo.execution.checkpoint_store import MANIFEST, Checkpoint, Checkpoints, Kept, Writer, used
 
 STUDY = {"name": "study", "settings": {"seed": 1}}
 
@@ -526,7 +526,7 @@ def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Pa
 
 
 def test_the_module_loads_no_torch() -> None:
-    code = "import sys, hpo.checkpoint; sys.exit('torch' in sys.modules or 'safetensors.torch' in sys.modules)"
+    code = "import sys, hpo.execution.checkpoint_store; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -9,12 +9,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from test_array import run
 from test_folded_array import curves, same
 
-from hpo import config, tune
-from hpo.errors import DataError
+from hpo.config import study_spec as config
+from hpo.core.errors import DataError
+from hpo.execution import run_study as tune
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.folded_array import FoldedArray
-from hpo.finetune.lora_array import LoraArray
-from hpo.finetune.tasks import CLASS_WEIGHTS, TASKS
+from hpo.finetune.folded.engine import FoldedArray
+from hpo.finetune.lora.adaptation import LoraArray
+from hpo.recipe.class_weights import CLASS_WEIGHTS
+from hpo.tasks.classification import TASKS
 
 LOSS = TASKS["single_label"].loss
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "batch_size": [8, 17], "epochs": [1, 2]}

@@ -20,8 +20,9 @@ import tiny
 from ruamel.yaml import YAML
 
 import hpo
-from hpo import cli, config
-from hpo.export import card
+from hpo.analysis.export import card
+from hpo.cli import app as cli
+from hpo.config import study_spec as config
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.comparison import METRICS_AT, Comparison, metrics_at
-from hpo.errors import ConfigError, DivergedError
+from hpo.core.comparison import METRICS_AT, Comparison, metrics_at
+from hpo.core.errors import ConfigError, DivergedError
 
 
 def row(

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from hpo import settings
-from hpo.config import build, custom_parameters, find, from_dict, load, overridden, shipped
-from hpo.errors import ConfigError
-from hpo.finetune.metrics import METRICS
-from hpo.finetune.tasks import TASKS
-from hpo.hyperparameters import HYPERPARAMETERS
-from hpo.pruners import PRUNERS
-from hpo.samplers import SAMPLERS
-from hpo.settings import RESUMABLE, DataConfig, StudyConfig
-from hpo.space import Categorical, Float
-from hpo.space_reader import parse
-from hpo.yaml import read
+from hpo.config import schema as settings
+from hpo.config.schema import RESUMABLE, DataConfig, StudyConfig
+from hpo.config.study_spec import build, custom_parameters, find, from_dict, load, overridden, shipped
+from hpo.config.yaml import read
+from hpo.core.errors import ConfigError
+from hpo.recipe.hyperparameters import HYPERPARAMETERS
+from hpo.search.pruners import PRUNERS
+from hpo.search.samplers import SAMPLERS
+from hpo.space.parser import parse
+from hpo.space.search_space import Categorical, Float
+from hpo.tasks.classification import TASKS
+from hpo.tasks.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 BUILT_IN = {"name": "s", "model": "m", "data": {"train": "rows.csv"}}

@@ -17,8 +17,8 @@ from optuna.testing import pytest_samplers
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial
 
-from hpo import storage as storages
-from hpo.samplers import SAMPLERS, TrialSeededSampler
+from hpo.search.samplers import SAMPLERS, TrialSeededSampler
+from hpo.storage import backends as storages
 
 # ---------------------------------------------------------------- storages
 
@@ -105,7 +105,7 @@ class Following(TrialSeededSampler):
 @pytest.fixture(autouse=True)
 def no_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw a duplicate twice, not eleven times: the suite's spaces have as few as three points."""
-    monkeypatch.setattr("hpo.samplers.MAX_REDRAWS", 1)
+    monkeypatch.setattr("hpo.search.samplers.MAX_REDRAWS", 1)
 
 
 @pytest.mark.filterwarnings("ignore")

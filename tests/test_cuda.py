@@ -7,11 +7,12 @@ import tiny
 import torch
 from test_folded_array import MIXED, advanced_beside_nan, curves, open_array, same
 
-from hpo.finetune import folded_array, folded_program
-from hpo.finetune.folded_array import FoldedArray
-from hpo.finetune.replay import Replay
-from hpo.hyperparameters import DEFAULTS
-from hpo.objective import TrialSpec
+from hpo.core.trainer import TrialSpec
+from hpo.finetune.folded import engine as folded_array
+from hpo.finetune.folded import program as folded_program
+from hpo.finetune.folded.cuda_graph import Replay
+from hpo.finetune.folded.engine import FoldedArray
+from hpo.recipe.hyperparameters import DEFAULTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -18,8 +18,8 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from hpo import dashboard
-from hpo.errors import HpoError, MissingExtraError, StudyError
+from hpo.cli import dashboard
+from hpo.core.errors import HpoError, MissingExtraError, StudyError
 
 SERVER = """
 import sys

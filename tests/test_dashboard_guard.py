@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages import InMemoryStorage
 
-from hpo.dashboard_guard import Guard, allowed_hosts
+from hpo.cli.dashboard_guard import Guard, allowed_hosts
 
 TOKEN = "a-token-of-the-test-0123456789"
 HOST = "127.0.0.1:8080"

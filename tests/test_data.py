@@ -8,9 +8,9 @@ import tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hpo.errors import DataError
-from hpo.finetune import data
-from hpo.settings import NEWER_OPTIONS, DataConfig
+from hpo.config.schema import NEWER_OPTIONS, DataConfig
+from hpo.core.errors import DataError
+from hpo.finetune.data import sources as data
 
 
 def config(**settings):

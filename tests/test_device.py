@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from hpo.errors import ModelError
+from hpo.core.errors import ModelError
 from hpo.finetune import device
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from hpo import config
-from hpo.cli import app
-from hpo.finetune.metrics import METRICS
-from hpo.pruners import PRUNERS
-from hpo.samplers import SAMPLERS
-from hpo.settings import DataConfig, StudyConfig
+from hpo.cli.app import app
+from hpo.config import study_spec as config
+from hpo.config.schema import DataConfig, StudyConfig
+from hpo.search.pruners import PRUNERS
+from hpo.search.samplers import SAMPLERS
+from hpo.tasks.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hpo.finetune import dropout
+from hpo.finetune.models import dropout
 
 
 def mask(shape, rates, number=0, rows=0):

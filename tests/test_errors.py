@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from hpo import errors
-from hpo.errors import ConfigError, HpoError, MissingExtraError, Problem, TrialEndedError
+from hpo.core import errors
+from hpo.core.errors import ConfigError, HpoError, MissingExtraError, Problem, TrialEndedError
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import torch
 from optuna.trial import TrialState
 
 import hpo
-from hpo import config, tune
-from hpo.errors import ConfigError
+from hpo.config import study_spec as config
+from hpo.core.errors import ConfigError
+from hpo.execution import run_study as tune
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

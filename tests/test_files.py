@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo.errors import DataError
-from hpo.files import absolute, expand, locate, verify
+from hpo.config.paths import absolute, expand, locate, verify
+from hpo.core.errors import DataError
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.findings import findings
-from hpo.results import Results
+from hpo.analysis.findings import findings
+from hpo.storage.snapshot import Results
 
 LOG = FloatDistribution(1e-5, 1e-3, log=True)
 

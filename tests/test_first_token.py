@@ -2,8 +2,8 @@ import pytest
 import tiny
 import torch
 
-from hpo.finetune import first_token
-from hpo.finetune.model import load_model
+from hpo.finetune.models import first_token
+from hpo.finetune.models.loading import load_model
 
 
 @pytest.mark.parametrize(("kind", "shorter"), [("bert", True), ("roberta", True), ("electra", True), ("gpt2", False)])

@@ -6,10 +6,11 @@ from architectures import ARCHITECTURES, configuration
 from torch import nn
 from transformers import AutoConfig, BertForSequenceClassification
 
-from hpo.finetune import fold_check, folded_layers
-from hpo.finetune.adapters import Lora
-from hpo.finetune.fold_check import check
-from hpo.finetune.folded_layers import FoldedEmbedding, FoldedLayerNorm
+from hpo.finetune.folded import equivalence as fold_check
+from hpo.finetune.folded import layers as folded_layers
+from hpo.finetune.folded.equivalence import check
+from hpo.finetune.folded.layers import FoldedEmbedding, FoldedLayerNorm
+from hpo.finetune.lora.adapters import Lora
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from architectures import ARCHITECTURES, configuration, flat, models, rows
 from torch import nn
 from transformers import PreTrainedModel
 
-from hpo.errors import NotFoldableError
-from hpo.finetune.folded import fold, load_slot, slot_weights
-from hpo.finetune.folded_layers import FoldedLinear
+from hpo.core.errors import NotFoldableError
+from hpo.finetune.folded.layers import FoldedLinear
+from hpo.finetune.folded.model import fold, load_slot, slot_weights
 
 
 @pytest.fixture(autouse=True)

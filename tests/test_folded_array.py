@@ -9,15 +9,18 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from hpo import config, tune
-from hpo.errors import DivergedError, GaveWayError, OutOfMemoryError
-from hpo.finetune import device, dropout, folded_array
+from hpo.config import study_spec as config
+from hpo.core.errors import DivergedError, GaveWayError, OutOfMemoryError
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.execution import run_study as tune
+from hpo.finetune import device
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.folded_array import FoldedArray
-from hpo.finetune.model import load_model
-from hpo.finetune.schedules import SCHEDULES
-from hpo.objective import Evaluation, TrialSpec
-from hpo.samplers import derived_seed
+from hpo.finetune.folded import engine as folded_array
+from hpo.finetune.folded.engine import FoldedArray
+from hpo.finetune.models import dropout
+from hpo.finetune.models.loading import load_model
+from hpo.recipe.schedules import SCHEDULES
+from hpo.search.samplers import derived_seed
 
 # Trials that differ in everything: batch sizes that share micro-batches of 8 or do not, lengths, masks, rates.
 MIXED = [

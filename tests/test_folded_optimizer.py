@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from hpo.finetune import optimizer
-from hpo.finetune.folded import fold, load_slot, slot_weights
-from hpo.finetune.folded_optimizer import FoldedAdamW
-from hpo.hyperparameters import DEFAULTS
+from hpo.finetune.folded.model import fold, load_slot, slot_weights
+from hpo.finetune.folded.optimizer import FoldedAdamW
+from hpo.recipe.hyperparameters import DEFAULTS
 
 PARAMS = [
     DEFAULTS | {"learning_rate": 1e-2, "weight_decay": 0.3, "layer_decay": 0.5, "max_grad_norm": 0.1},

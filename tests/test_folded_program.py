@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_folded_array import MIXED, curves, open_array, same
 
-from hpo.finetune import dropout, first_token, folded, folded_array, folded_program
-from hpo.finetune.adapters import Lora
-from hpo.finetune.folded_program import MicroBatch, Program, Shape
-from hpo.finetune.model import load_model
-from hpo.finetune.replay import WARM_UP
-from hpo.finetune.tasks import TASKS
-from hpo.finetune.tokens import Tokens
-from hpo.hyperparameters import DEFAULTS
+from hpo.finetune.data.encoded import Tokens
+from hpo.finetune.folded import engine as folded_array
+from hpo.finetune.folded import model as folded
+from hpo.finetune.folded import program as folded_program
+from hpo.finetune.folded.cuda_graph import WARM_UP
+from hpo.finetune.folded.program import MicroBatch, Program, Shape
+from hpo.finetune.lora.adapters import Lora
+from hpo.finetune.models import dropout, first_token
+from hpo.finetune.models.loading import load_model
+from hpo.recipe.hyperparameters import DEFAULTS
+from hpo.tasks.classification import TASKS
 
 
 @pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hpo.formatting import columns, plain
+from hpo.core.formatting import columns, plain
 
 
 def test_columns_are_aligned_as_a_terminal_counts() -> None:

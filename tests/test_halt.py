@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hpo.halt import STALLED, Halt, heeding_signals, watched
+from hpo.core.interrupts import STALLED, Halt, heeding_signals, watched
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -80,7 +80,7 @@ WATCHED = """
 import sys, time
 import hpo.halt
 from hpo.halt import Halt, watched
-hpo.halt.TICK = 0.02
+hpo.core.interrupts.TICK = 0.02
 halt = Halt()
 
 def a_step_that_hangs():

@@ -4,18 +4,18 @@ import numpy as np
 import optuna
 import pytest
 
-from hpo.bootstrap import intervals
-from hpo.finetune.data import Dataset, Split
-from hpo.finetune.metrics import score
-from hpo.finetune.tasks import Outputs
-from hpo.holdout import judge
-from hpo.results import read
-from hpo.verdict import sentence, sentences
+from hpo.analysis.bootstrap import intervals
+from hpo.analysis.verdict import judge
+from hpo.analysis.verdict_text import sentence, sentences
+from hpo.finetune.data.sources import Dataset, Split
+from hpo.storage.snapshot import read
+from hpo.tasks.classification import Outputs
+from hpo.tasks.metrics import score
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr("hpo.bootstrap.RESAMPLES", 200)
+    monkeypatch.setattr("hpo.analysis.bootstrap.RESAMPLES", 200)
 
 
 def outputs(targets, right):
@@ -50,7 +50,7 @@ def test_the_interval_is_paired():
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "matthews", "roc_auc", "loss"])
 def test_the_interval_is_that_of_scoring_the_rows_of_every_resample(monkeypatch, metric):
-    monkeypatch.setattr("hpo.bootstrap.RESAMPLES", 30)
+    monkeypatch.setattr("hpo.analysis.bootstrap.RESAMPLES", 30)
     rng = np.random.default_rng(2)
     targets = rng.integers(0, 3, 50)
     models = [
@@ -133,7 +133,7 @@ def test_no_interval_has_a_width_of_zero(metric, right):
 
 
 def test_resamples_without_a_score_are_no_selection(monkeypatch):
-    monkeypatch.setattr("hpo.bootstrap.FEWEST_OF_A_CLASS", 1)
+    monkeypatch.setattr("hpo.analysis.bootstrap.FEWEST_OF_A_CLASS", 1)
     targets = (np.arange(60) < 2).astype(int)
     reason = interval("roc_auc", classes(targets), classes(targets, 1))
     assert reason.endswith("of 200 resamples of the test rows have no score")
@@ -305,7 +305,7 @@ def test_nothing_new_scores_nothing_and_fits_nothing(judged, monkeypatch, tmp_pa
     add(7)
     first = look()
     array.scored.clear()
-    monkeypatch.setattr("hpo.baselines.tfidf", lambda *_: pytest.fail("it is fitted once"))
+    monkeypatch.setattr("hpo.analysis.baselines.tfidf", lambda *_: pytest.fail("it is fitted once"))
     assert look() == first
     assert array.scored == []
     add(9)

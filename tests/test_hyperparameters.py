@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.config import build
-from hpo.finetune.schedules import SCHEDULES
-from hpo.hyperparameters import DEFAULTS, HYPERPARAMETERS, Hyperparameter, defaults
+from hpo.config.study_spec import build
+from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS, Hyperparameter, defaults
+from hpo.recipe.schedules import SCHEDULES
 
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS)

@@ -20,9 +20,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, create_trial
 
-from hpo import dashboard, export, report
-from hpo.dashboard_guard import Guard, allowed_hosts
-from hpo.results import Results
+from hpo.analysis import export, report
+from hpo.cli import dashboard
+from hpo.cli.dashboard_guard import Guard, allowed_hosts
+from hpo.storage.snapshot import Results
 
 pytestmark = pytest.mark.slow
 TEXTS = [" ".join(STRINGS[start : start + 10]) for start in range(0, len(STRINGS), 10)]

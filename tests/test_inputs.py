@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hpo import inputs
-from hpo.finetune import readers
+from hpo.config import inputs
+from hpo.finetune.data import readers
 
 ROWS = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"], "other": ["p", "q"]})
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {

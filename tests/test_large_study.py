@@ -12,8 +12,8 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo import storage
-from hpo.results import read
+from hpo.storage import backends as storage
+from hpo.storage.snapshot import read
 
 TRIALS = 2000
 

@@ -138,9 +138,9 @@ def test_torch_is_imported_in_finetune_only() -> None:
     [
         "import hpo",
         "import hpo; hpo.Float, hpo.SearchSpace, hpo.Evaluation, hpo.HpoError",
-        "import hpo.config",
-        "import hpo.cli; hpo.cli.app(['--help'], standalone_mode=False)",
-        "import hpo.cli; hpo.cli.app(['run', '--help'], standalone_mode=False)",
+        "import hpo.config.study_spec",
+        "import hpo.cli.app; hpo.cli.app.app(['--help'], standalone_mode=False)",
+        "import hpo.cli.app; hpo.cli.app.app(['run', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(command: str) -> None:
@@ -163,6 +163,8 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 
 
 def test_dir_lists_what_is_public_and_loads_none_of_it() -> None:
-    code = "import sys, hpo, json; names = dir(hpo); print(json.dumps([names, 'hpo.tune' in sys.modules]))"
+    code = (
+        "import sys, hpo, json; names = dir(hpo); print(json.dumps([names, 'hpo.execution.run_study' in sys.modules]))"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(ran.stdout) == [sorted([*hpo.__all__, "__version__"]), False]

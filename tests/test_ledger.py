@@ -16,16 +16,16 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo import patience
-from hpo import storage as storages
-from hpo.errors import AwayError, LostTrialError, StorageError
-from hpo.halt import Halt
-from hpo.ledger import Ledger, attempt_of, fruitless
-from hpo.objective import GeneratorArray
-from hpo.runner import Runner
-from hpo.samplers import TrialSeededSampler
-from hpo.space_reader import parse
-from hpo.stopping import Rules
+from hpo.core.errors import AwayError, LostTrialError, StorageError
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import GeneratorArray
+from hpo.execution.runner import Runner
+from hpo.search.samplers import TrialSeededSampler
+from hpo.search.stopping import Rules
+from hpo.space.parser import parse
+from hpo.storage import backends as storages
+from hpo.storage import retry as patience
+from hpo.storage.study_cache import Ledger, attempt_of, fruitless
 
 SPACE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"], "n": {"low": 1, "high": 9}})
 ON_DISK = ("sqlite:///{}/a.db", "journal:///{}/a.log")

@@ -19,11 +19,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from hpo.formatting import wrapped
-from hpo.live import RECENT, LineView, LiveView, QuietView, view
-from hpo.objective import Evaluation
-from hpo.progress import Progress
-from hpo.results import Results
+from hpo.cli.live import RECENT, LineView, LiveView, QuietView, view
+from hpo.cli.progress import Progress
+from hpo.core.formatting import wrapped
+from hpo.core.trainer import Evaluation
+from hpo.storage.snapshot import Results
 
 PARAMS = {"learning_rate": 2.1234e-5, "name": "[red]x[/red]"}
 
@@ -266,7 +266,7 @@ def test_without_examples_the_time_that_a_trial_has_run_is_taken_off_what_is_lef
 @pytest.mark.parametrize("kind", [LiveView, LineView])
 def test_what_hpo_logs_is_shown_while_the_view_is_open(kind: type[LiveView | LineView]) -> None:
     console = terminal()
-    log = logging.getLogger("hpo.finetune.data")
+    log = logging.getLogger("hpo.finetune.data.sources")
     with kind(console) as shown:
         log.info("tokenising %s rows of train", "6,000")
         log.debug("no word of this")
@@ -410,7 +410,7 @@ def test_the_state_is_a_line_of_what_is_done_or_of_how_far_the_trials_are(clock:
 
 
 def test_a_log_is_never_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.live.SILENCE", 0.2)
+    monkeypatch.setattr("hpo.cli.live.SILENCE", 0.2)
     with LineView(Console(file=io.StringIO())) as lines:
         lines.opened("s", "accuracy", "maximize", 1, [])
         lines.started(0, PARAMS)
@@ -435,7 +435,7 @@ def objective(params):
 def test_a_slow_study_speaks_to_a_log_from_the_start_and_all_along(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "slow.yaml").write_text("objective: slow:objective\nspace: {x: [1, 2]}\ntrials: 1\npruner: none\n")
-    code = "import hpo.live; hpo.live.SILENCE = 1.0; from hpo import cli; cli.main()"
+    code = "import hpo.cli.live; hpo.cli.live.SILENCE = 1.0; from hpo import cli; cli.main()"
     command = [sys.executable, "-c", code, "run", "slow.yaml"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

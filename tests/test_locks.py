@@ -16,10 +16,14 @@ import optuna
 import pytest
 
 import hpo
-from hpo import flock, locks, patience, session, storage
-from hpo.errors import HeldError, StorageError
-from hpo.locks import locks_for, starting
-from hpo.patience import Patience
+from hpo.core.errors import HeldError, StorageError
+from hpo.storage import backends as storage
+from hpo.storage import file_lock as flock
+from hpo.storage import postgres_session as session
+from hpo.storage import retry as patience
+from hpo.storage import trial_locks as locks
+from hpo.storage.retry import Patience
+from hpo.storage.trial_locks import locks_for, starting
 
 SHARED = ("sqlite", "journal", "postgresql")
 
@@ -199,7 +203,9 @@ def test_a_lock_file_that_is_deleted_or_replaced_is_held_no_more(replace: Callab
 
 
 def test_a_lock_file_replaced_while_waiting_for_it_is_not_taken_for_the_lock(tmp_path: Path, python: Any) -> None:
-    code = "import sys, pathlib; from hpo.flock import Flock\nwith Flock(pathlib.Path(sys.argv[1])) as lock:\n"
+    code = (
+        "import sys, pathlib; from hpo.storage.file_lock import Flock\nwith Flock(pathlib.Path(sys.argv[1])) as lock:\n"
+    )
     with flock.Flock(tmp_path / "lock"):
         waiting = python(code + "    print(lock.held(), flush=True)", str(tmp_path / "lock"))
         time.sleep(0.5)
@@ -508,7 +514,7 @@ def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
     monkeypatch: pytest.MonkeyPatch, python: Any
 ) -> None:
     hpo.optimize(lambda params: params["x"], {"x": [1, 2]}, trials=1, storage="journal:///it.log")
-    owner = python("import sys\nfrom hpo.storage import connect\nconnect('journal:///it.log')._backend._lock.acquire()\n"
+    owner = python("import sys\nfrom hpo.storage.backends import connect\nconnect('journal:///it.log')._backend._lock.acquire()\n"
                    "print('in', flush=True)\nsys.stdin.readline()")  # fmt: skip
     assert said(owner) == "in"
     owner.send_signal(signal.SIGSTOP)

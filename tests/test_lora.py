@@ -13,21 +13,24 @@ from optuna.trial import TrialState
 from test_folded_array import curves, same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hpo import config, tune
-from hpo.errors import ConfigError, DivergedError, MissingExtraError, ModelError
-from hpo.export import export
-from hpo.finetune import adapter_files, fold_check, folded
+from hpo.analysis.export import export
+from hpo.analysis.verdict import judge
+from hpo.config import study_spec as config
+from hpo.core.errors import ConfigError, DivergedError, MissingExtraError, ModelError
+from hpo.core.trainer import TrialSpec
+from hpo.execution import run_study as tune
 from hpo.finetune import optimizer as optimizers
-from hpo.finetune.adapters import Adapter, Lora
-from hpo.finetune.batches import epoch_batches
-from hpo.finetune.folded import fold, load_slot, slot_weights
-from hpo.finetune.lora_array import LoraArray
-from hpo.finetune.model import load_model
-from hpo.holdout import judge
-from hpo.hyperparameters import DEFAULTS, HYPERPARAMETERS, LORA_TARGETS
-from hpo.objective import TrialSpec
-from hpo.results import read
-from hpo.samplers import derived_seed
+from hpo.finetune.data.batches import epoch_batches
+from hpo.finetune.folded import equivalence as fold_check
+from hpo.finetune.folded import model as folded
+from hpo.finetune.folded.model import fold, load_slot, slot_weights
+from hpo.finetune.lora import peft_files as adapter_files
+from hpo.finetune.lora.adaptation import LoraArray
+from hpo.finetune.lora.adapters import Adapter, Lora
+from hpo.finetune.models.loading import load_model
+from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS, LORA_TARGETS
+from hpo.search.samplers import derived_seed
+from hpo.storage.snapshot import read
 
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -307,7 +310,7 @@ def test_every_architecture_folds_with_adapters_or_is_found_not_to(name):
 
 
 def test_what_does_not_fold_trains_with_one_slot(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpo.finetune.fold_check.check", lambda *given: "it does not")
+    monkeypatch.setattr("hpo.finetune.folded.equivalence.check", lambda *given: "it does not")
     array = open_array(tmp_path, slots=2)
     assert isinstance(array, LoraArray)
     assert array.slots == 1
@@ -325,7 +328,7 @@ def test_slots_are_measured_at_the_studys_own_rank_and_targets(tmp_path):
 
 
 def test_slots_are_not_measured_where_trials_would_differ(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpo.finetune.fold_check.check", lambda *given: "it does not")
+    monkeypatch.setattr("hpo.finetune.folded.equivalence.check", lambda *given: "it does not")
     array = open_array(tmp_path, slots="auto")
     assert array.notes == ("it does not; trials train one after the other",)
     assert array.fastest_slots(4) == 1

@@ -10,8 +10,8 @@ import scipy.special
 import scipy.stats
 import sklearn.metrics as sk
 
-from hpo.finetune.metrics import METRICS, score, suggested
-from hpo.finetune.tasks import TASKS, Outputs
+from hpo.tasks.classification import TASKS, Outputs
+from hpo.tasks.metrics import METRICS, score, suggested
 
 draw = np.random.default_rng(3)
 LOGITS = draw.normal(size=(80, 4))

@@ -2,9 +2,9 @@ import pytest
 import tiny
 import torch
 
-from hpo.errors import ModelError
-from hpo.finetune import dropout
-from hpo.finetune.model import Starter, load_model, load_tokenizer, longest_input
+from hpo.core.errors import ModelError
+from hpo.finetune.models import dropout
+from hpo.finetune.models.loading import Starter, load_model, load_tokenizer, longest_input
 
 
 @pytest.mark.parametrize("kind", sorted(tiny.SIZES))

@@ -6,8 +6,8 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo import pruners, samplers
-from hpo.named import _hints, argument_problems, named
+from hpo.search import pruners, samplers
+from hpo.search.plugins import _hints, argument_problems, named
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.checkpoint import Kept
-from hpo.errors import ConfigError, DivergedError
-from hpo.halt import Halt
-from hpo.objective import Evaluation, GeneratorArray, TrialSpec, imported
+from hpo.core.errors import ConfigError, DivergedError
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import Evaluation, GeneratorArray, TrialSpec, imported
+from hpo.execution.checkpoint_store import Kept
 
 Params = Mapping[str, Any]
 

@@ -5,8 +5,8 @@ import tiny
 import torch
 
 from hpo.finetune import optimizer
-from hpo.finetune.model import load_model
-from hpo.hyperparameters import DEFAULTS
+from hpo.finetune.models.loading import load_model
+from hpo.recipe.hyperparameters import DEFAULTS
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def test_an_installed_wheel_finds_its_studies(tmp_path):
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "import hpo.config as c; print(c.load(c.find('quickstart', 'studies')).folder)"
+    code = "import hpo.config.study_spec as c; print(c.load(c.find('quickstart', 'studies')).folder)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path / "site", check=True, capture_output=True, text=True)
     assert Path(done.stdout.strip()) == tmp_path / "site" / "hpo" / "studies"

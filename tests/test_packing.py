@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.finetune import packing
+from hpo.finetune.folded import packing
 
 LENGTHS = torch.tensor([[3, 1, 4], [2, 0, 2]])  # 0: a row that is there to fill up
 PACKING = packing.Packing(LENGTHS, tokens=9, length=5)

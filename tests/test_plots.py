@@ -16,10 +16,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 import hpo
-from hpo import plots
-from hpo import results as snapshots
-from hpo.plots import PLOTS
-from hpo.results import Results
+from hpo.analysis import plots
+from hpo.analysis.plots import PLOTS
+from hpo.storage import snapshot as snapshots
+from hpo.storage.snapshot import Results
 
 Build = Callable[..., Results]
 LINK = '<a href="http://example.org">x</a>'

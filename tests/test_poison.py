@@ -18,11 +18,14 @@ import tiny
 from optuna.storages.journal._base import BaseJournalSnapshot
 
 import hpo
-from hpo import export, files, samplers, storage
-from hpo.errors import ConfigError, DataError, ModelError, StudyError
-from hpo.results import Results, read
-from hpo.space_reader import parse
-from hpo.study import folder_of
+from hpo.analysis import export
+from hpo.config import paths as files
+from hpo.core.errors import ConfigError, DataError, ModelError, StudyError
+from hpo.execution.study_setup import folder_of
+from hpo.search import samplers
+from hpo.space.parser import parse
+from hpo.storage import backends as storage
+from hpo.storage.snapshot import Results, read
 
 MARK = "poisoned"
 
@@ -75,7 +78,7 @@ def weights_as_torch_saves(path: Path) -> None:
 
 
 def load(folder: Path) -> None:
-    from hpo.finetune.model import load_model, load_tokenizer
+    from hpo.finetune.models.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(str(folder), folder)
     load_model(str(folder), folder, "single_label", ["a", "b"], tokenizer.pad_token_id)
@@ -144,7 +147,7 @@ def test_code_beside_a_model_is_not_run_whoever_answers(
 
 
 def test_an_adapter_that_must_be_unpickled_is_refused() -> None:
-    from hpo.finetune.adapter_files import merged
+    from hpo.finetune.lora.peft_files import merged
 
     folder = tiny.save_model(Path("model"))
     settings = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": str(folder), "r": 2}
@@ -156,7 +159,7 @@ def test_an_adapter_that_must_be_unpickled_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["train.pkl", "train.pt", "train.bin", "train.npy", "train.csv", "train.parquet"])
 def test_data_is_never_unpickled(name: str) -> None:
-    from hpo.finetune.readers import read_rows
+    from hpo.finetune.data.readers import read_rows
 
     Path(name).write_bytes(BOMB)
     with pytest.raises(DataError):

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 import hpo
-from hpo import storage
+from hpo.storage import backends as storage
 
 
 def test_a_study_is_kept_and_goes_on(postgresql, tmp_path, monkeypatch):

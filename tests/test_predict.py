@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 import tiny
 
-from hpo.predictions import as_csv, jsonl
+from hpo.analysis.predictions import as_csv, jsonl
 
 TEXTS = ["w1 fine warm", "w2 dull grim w3", "bright", "", "w5 " * 90]
 
 
 def folder(place: Path, task: str, data: dict[str, Any] | None = None, **study: Any) -> Path:
     """Write a fine-tuned model and the study file beside it, as an export does."""
-    from hpo.finetune.model import load_model
+    from hpo.finetune.models.loading import load_model
 
     tiny.save_model(place / "base")
     labels = {"single_label": ["bad", "good"], "multi_label": ["a", "b", "c"], "regression": []}[task]
@@ -122,7 +122,7 @@ def test_several_labels_a_row_and_numbers(call: Any, tmp_path: Path) -> None:
 def test_more_rows_than_a_chunk_come_back_in_their_order(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.predict.CHUNK", 3)
+    monkeypatch.setattr("hpo.cli.predict.CHUNK", 3)
     model = folder(tmp_path, "single_label")
     texts = [f"{'w1 ' * (i % 5)}w{i}" for i in range(10)]
     rows = [json.loads(line) for line in call("predict", model, *texts)[1].splitlines()]

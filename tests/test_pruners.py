@@ -7,8 +7,8 @@ import optuna
 import pytest
 from optuna.pruners import BasePruner
 
-from hpo import pruners
-from hpo.pruners import PRUNERS, make
+from hpo.search import pruners
+from hpo.search.pruners import PRUNERS, make
 
 SLOW = {"interval_steps": 1, "n_startup_trials": 0, "n_warmup_steps": 0}
 

@@ -12,17 +12,17 @@ import pytest
 from optuna.trial import TrialState
 
 import hpo
-from hpo import config
-from hpo.checkpoint import Checkpoints, Kept
-from hpo.comparison import METRICS_AT, Comparison
-from hpo.errors import ConfigError
-from hpo.formatting import remarks
-from hpo.objective import Evaluation, GeneratorArray
-from hpo.pruners import make
-from hpo.runner import Runner
-from hpo.samplers import TrialSeededSampler
-from hpo.space_reader import parse
-from hpo.stopping import Rules
+from hpo.config import study_spec as config
+from hpo.core.comparison import METRICS_AT, Comparison
+from hpo.core.errors import ConfigError
+from hpo.core.formatting import remarks
+from hpo.core.trainer import Evaluation, GeneratorArray
+from hpo.execution.checkpoint_store import Checkpoints, Kept
+from hpo.execution.runner import Runner
+from hpo.search.pruners import make
+from hpo.search.samplers import TrialSeededSampler
+from hpo.search.stopping import Rules
+from hpo.space.parser import parse
 
 SPACE = parse({"x": list(range(8))})
 HALVING = {"reduction_factor": 4}

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import tiny
 
-from hpo import yaml
-from hpo.errors import DataError
-from hpo.finetune import data, metrics
-from hpo.finetune.quality import doubts
-from hpo.settings import DataConfig
+from hpo.config import yaml
+from hpo.config.schema import DataConfig
+from hpo.core.errors import DataError
+from hpo.finetune.data import sources as data
+from hpo.finetune.data.quality import doubts
+from hpo.tasks import metrics
 
 CLEAN = {"text": [f"words of row {i}" for i in range(1500)], "label": ["a", "b", "c"] * 500}
 

@@ -24,9 +24,13 @@ from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
 import hpo
-from hpo import commands, config, ray_workers, storage, workers
-from hpo.errors import MissingExtraError, StorageError, StudyError
-from hpo.watcher import Silent
+from hpo.cli import commands
+from hpo.config import study_spec as config
+from hpo.core.errors import MissingExtraError, StorageError, StudyError
+from hpo.core.events import Silent
+from hpo.execution import ray_worker as ray_workers
+from hpo.execution import supervisor as workers
+from hpo.storage import backends as storage
 
 ROOT = Path(hpo.__file__).parents[1]
 TRIALS = 16
@@ -89,7 +93,7 @@ def start(cluster: Any, postgresql: str, tmp_path: Path) -> Iterator[Callable[..
     for process in started:
         process.kill()
         process.wait()
-    until(lambda: not processes("hpo.cli", "worker", "cheap.yaml"))
+    until(lambda: not processes("hpo.cli.app", "worker", "cheap.yaml"))
 
 
 def until(holds: Callable[[], Any], seconds: float = 180) -> None:
@@ -134,7 +138,7 @@ def test_two_workers_are_stopped_and_go_on(start: Any, postgresql: str, tmp_path
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=180)
     assert (running.returncode, "the same command goes on" in error) == (130, True), error
-    assert processes("hpo.cli", "worker", "cheap.yaml") == []
+    assert processes("hpo.cli.app", "worker", "cheap.yaml") == []
     assert set(states(postgresql)) == {TrialState.COMPLETE, TrialState.WAITING}
 
     running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.1}})

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from hpo.finetune.replay import Replay
+from hpo.finetune.folded.cuda_graph import Replay
 
 
 class Stream:

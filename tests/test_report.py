@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
-from hpo import report
-from hpo.errors import HpoError
-from hpo.plots import PLOTS
-from hpo.results import Results
+from hpo.analysis import report
+from hpo.analysis.plots import PLOTS
+from hpo.core.errors import HpoError
+from hpo.storage.snapshot import Results
 
 Build = Callable[..., Results]
 EVIL = "<script>alert(1)</script>"

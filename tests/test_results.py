@@ -15,8 +15,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpo import storage
-from hpo.results import STATES, Results, read, study_json, trial_json
+from hpo.storage import backends as storage
+from hpo.storage.snapshot import STATES, Results, read, study_json, trial_json
 
 FLOAT = optuna.distributions.FloatDistribution(0, 1)
 

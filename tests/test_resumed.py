@@ -10,10 +10,11 @@ import optuna
 import pytest
 import tiny
 
-from hpo import config, tune
-from hpo.objective import Evaluation
-from hpo.results import read
-from hpo.watcher import Silent
+from hpo.config import study_spec as config
+from hpo.core.events import Silent
+from hpo.core.trainer import Evaluation
+from hpo.execution import run_study as tune
+from hpo.storage.snapshot import read
 
 LORA = {"lora_rank": [1, 2], "batch_size": [8, 16], "epochs": 2}
 

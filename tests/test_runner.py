@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from hpo.checkpoint import Checkpoints, Kept
-from hpo.errors import DivergedError, OutOfMemoryError, StorageError, StudyError
-from hpo.intake import MOST_DEATHS, SUSPECT
-from hpo.ledger import ATTEMPT
-from hpo.objective import Evaluation, GeneratorArray
-from hpo.pruners import make
-from hpo.runner import Runner
-from hpo.samplers import TrialSeededSampler
-from hpo.space_reader import parse
-from hpo.stopping import Rules
-from hpo.watcher import Silent
-from hpo.weights import Weights
+from hpo.core.errors import DivergedError, OutOfMemoryError, StorageError, StudyError
+from hpo.core.events import Silent
+from hpo.core.trainer import Evaluation, GeneratorArray
+from hpo.execution.best_weights import Weights
+from hpo.execution.checkpoint_store import Checkpoints, Kept
+from hpo.execution.runner import Runner
+from hpo.search.pruners import make
+from hpo.search.samplers import TrialSeededSampler
+from hpo.search.stopping import Rules
+from hpo.search.trial_source import MOST_DEATHS, SUSPECT
+from hpo.space.parser import parse
+from hpo.storage.study_cache import ATTEMPT
 
 SPACE = parse({"x": [0, 1, 2, 3]})
 STATES = TrialState
@@ -329,7 +329,7 @@ def test_an_exhausted_space_ends_the_study_and_says_so():
 
 
 def test_rows_that_duplicates_used_up_are_planned_again_up_to_the_budget(monkeypatch):
-    monkeypatch.setattr("hpo.samplers.MAX_REDRAWS", 0)
+    monkeypatch.setattr("hpo.search.samplers.MAX_REDRAWS", 0)
     study = study_of(rows=4)
     run(study, lambda params: float(params["x"]), budget=6)
     assert len(study.trials) <= 6
@@ -532,8 +532,8 @@ def impatient(monkeypatch):
     def sleep(seconds):
         raise Stuck
 
-    monkeypatch.setattr("hpo.runner.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    monkeypatch.setattr("hpo.checkpoint.FIRST", 0)
+    monkeypatch.setattr("hpo.execution.runner.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr("hpo.execution.checkpoint_store.FIRST", 0)
 
 
 @pytest.mark.parametrize("pruner", PRUNING)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from optuna.samplers import BaseSampler
 from optuna.testing import pytest_samplers as suites
 
-from hpo.errors import MissingExtraError
-from hpo.samplers import MAX_REDRAWS, SAMPLERS, TrialSeededSampler, derived_seed, factory, make
-from hpo.space import SearchSpace
-from hpo.space_reader import parse
+from hpo.core.errors import MissingExtraError
+from hpo.search.samplers import MAX_REDRAWS, SAMPLERS, TrialSeededSampler, derived_seed, factory, make
+from hpo.space.parser import parse
+from hpo.space.search_space import SearchSpace
 
 RANGES = parse({"x": {"low": 0.0, "high": 1.0}, "lr": {"low": 1e-5, "high": 1e-1, "log": True}})
 CONDITIONAL = parse(

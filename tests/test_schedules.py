@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments, optimization
 
-from hpo.finetune.schedules import SCHEDULES, multiplier, warmup_steps
+from hpo.recipe.schedules import SCHEDULES, multiplier, warmup_steps
 
 OWN: dict[str, Any] = {"num_cycles": 3, "power": 2.5, "decay_ratio": 0.3}
 

@@ -18,8 +18,11 @@ import optuna
 import pytest
 
 import hpo
-from hpo import locks, patience, storage, urls
-from hpo.errors import AwayError, StorageError
+from hpo.core.errors import AwayError, StorageError
+from hpo.storage import backends as storage
+from hpo.storage import retry as patience
+from hpo.storage import trial_locks as locks
+from hpo.storage import urls
 
 SECRET = "c4n4ry@:/%p4ss word"  # all that a URL would take for something else
 CODED = quote(SECRET, safe="")
@@ -183,7 +186,7 @@ def test_a_run_shows_the_password_nowhere(way: Any, server: tuple[str, str], pos
     assert "fingerprint" in kept
     assert not shows(kept)
     listed = (tmp_path / "processes").read_bytes()
-    assert b"hpo.cli" in listed
+    assert b"hpo.cli.app" in listed
     if way is not by_flag:  # where the user has put it into the list of processes
         assert not shows(listed)
     (tmp_path / "processes").unlink()
@@ -350,7 +353,7 @@ def test_the_traceback_of_a_defect_is_whole_but_for_the_password(call: Any, monk
     def broken(*_: Any) -> None:
         raise RuntimeError(f"at postgresql://guest:{PLAIN}@host/db, or password={PLAIN}, it broke")
 
-    monkeypatch.setattr("hpo.commands.summaries", broken)
+    monkeypatch.setattr("hpo.cli.commands.summaries", broken)
     code, printed = call("list")
     assert code == 1
     assert "RuntimeError: at postgresql://guest:***@host/db, or password=*** it broke" in printed

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from hpo.separation import _rank_sum, separating
+from hpo.analysis.separation import _rank_sum, separating
 
 
 def trials(**columns: list[Any]) -> list[FrozenTrial]:

@@ -11,13 +11,14 @@ import torch.distributed as dist
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
-from hpo import config, tune
-from hpo.errors import GaveWayError, ModelError, StudyError
-from hpo.finetune import dropout
-from hpo.finetune.shard import Shard
-from hpo.finetune.sharded_array import ShardedArray, ShardLostError
-from hpo.halt import Halt
-from hpo.objective import TrialSpec
+from hpo.config import study_spec as config
+from hpo.core.errors import GaveWayError, ModelError, StudyError
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import TrialSpec
+from hpo.execution import run_study as tune
+from hpo.finetune.models import dropout
+from hpo.finetune.sharded.engine import ShardedArray, ShardLostError
+from hpo.finetune.sharded.process import Shard
 
 pytestmark = pytest.mark.slow  # processes that each import torch
 

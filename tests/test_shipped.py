@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from hpo import config, tune
+from hpo.config import study_spec as config
+from hpo.execution import run_study as tune
 
 STUDIES = sorted(config.shipped("studies").rglob("*.yaml"))
 SPACES = sorted(config.shipped("search_spaces").rglob("*.yaml"))

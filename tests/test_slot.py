@@ -12,13 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo import config, tune
-from hpo.checkpoint import Checkpoint, Checkpoints, Kept
+from hpo.config import study_spec as config
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.execution import run_study as tune
+from hpo.execution.checkpoint_store import Checkpoint, Checkpoints, Kept
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.folded_array import FoldedArray
-from hpo.finetune.lora_array import LoraArray
-from hpo.halt import Halt
-from hpo.objective import Evaluation, TrialSpec
+from hpo.finetune.folded.engine import FoldedArray
+from hpo.finetune.lora.adaptation import LoraArray
 
 # Of 40 rows: batches that fill their micro-batches of 8 or do not, the last of an epoch a short one.
 TRIALS = [

@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 import hpo
-from hpo import storage
+from hpo.storage import backends as storage
 
 ROOT = Path(hpo.__file__).parents[1]
 SCRIPT = ROOT / "examples" / "slurm" / "hpo.sbatch"

@@ -14,9 +14,9 @@ import optuna
 import pytest
 
 import hpo
-from hpo import storage
-from hpo.errors import StudyError
-from hpo.source import source_digest
+from hpo.core.errors import StudyError
+from hpo.execution.objective_source import source_digest
+from hpo.storage import backends as storage
 
 MODULE = '''
 import math
@@ -179,7 +179,7 @@ def test_an_objective_of_the_same_name_is_refused_by_optimize_too(folder: Path) 
         Path("own.py").write_text(text)
         sys.modules.pop("own", None)
         importlib.invalidate_caches()
-        from hpo.objective import imported
+        from hpo.core.trainer import imported
 
         return imported("own:objective", folder)
 
@@ -218,7 +218,7 @@ def test_a_study_begun_before_sources_were_kept_goes_on_and_has_one_from_then_on
 
 def test_what_is_not_known_is_said(folder: Path) -> None:
     code = (
-        "import hpo\nfrom hpo.watcher import Silent\n"
+        "import hpo\nfrom hpo.core.events import Silent\n"
         "class Say(Silent):\n    def note(self, message): print(message)\n"
         "def objective(params): return params['x']\n"
         "for n in (1, 2): hpo.optimize(objective, {'x': [1, 2]}, trials=n, storage='sqlite:///a.db', watch=Say())\n"

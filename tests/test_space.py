@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.errors import ConfigError, nearest
-from hpo.hyperparameters import DEFAULTS, HYPERPARAMETERS
-from hpo.space import MOST_POINTS, Categorical, Float, Int, Parameter, SearchSpace
-from hpo.space_reader import parse
+from hpo.core.errors import ConfigError, nearest
+from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS
+from hpo.space.parser import parse
+from hpo.space.search_space import MOST_POINTS, Categorical, Float, Int, Parameter, SearchSpace
 
 # Optuna lowers an end that is off the lattice, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:The distribution is specified by:UserWarning")

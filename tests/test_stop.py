@@ -17,9 +17,10 @@ import optuna
 import pytest
 
 import hpo
-from hpo import commands, storage
-from hpo.errors import StudyError
-from hpo.processes import joined, processes_of
+from hpo.cli import commands
+from hpo.core.errors import StudyError
+from hpo.execution.processes import joined, processes_of
+from hpo.storage import backends as storage
 
 OBJECTIVE = """
 import time
@@ -148,7 +149,7 @@ def test_who_does_not_end_is_named_and_another_study_is_left_alone(
 def test_a_killed_process_is_none_of_them_and_a_killed_request_is_none(url: str) -> None:
     optuna.create_study(study_name="s", storage=storage.connect(url))
     code = (
-        "import sys\nfrom hpo.processes import processes_of\nothers = processes_of(sys.argv[1], 's')\n"
+        "import sys\nfrom hpo.execution.processes import processes_of\nothers = processes_of(sys.argv[1], 's')\n"
         "others.join(); others.ask()\nprint('in', flush=True)\nsys.stdin.readline()"
     )
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.stopping import best_index, out_of_patience
+from hpo.search.stopping import best_index, out_of_patience
 
 SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.4]), min_size=1, max_size=12)
 

@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy
 from optuna.storages import JournalStorage, RDBStorage
 
-from hpo import storage
-from hpo.errors import GoneError, StorageError
+from hpo.core.errors import GoneError, StorageError
+from hpo.storage import backends as storage
 
 CANARY = "c4n4ry-p4ss"
 

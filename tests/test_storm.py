@@ -20,7 +20,7 @@ import storm
 import tiny
 from optuna.trial import TrialState
 
-from hpo import storage as storages
+from hpo.storage import backends as storages
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow

@@ -9,18 +9,11 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo import storage as storages
-from hpo.config import Study, build
-from hpo.errors import StudyError
-from hpo.settings import RESUMABLE
-from hpo.study import (
-    DEFAULT_TRIALS,
-    load_by_name,
-    open_study,
-    plan,
-    planned_rows,
-    record,
-)
+from hpo.config.schema import RESUMABLE
+from hpo.config.study_spec import Study, build
+from hpo.core.errors import StudyError
+from hpo.execution.study_setup import DEFAULT_TRIALS, load_by_name, open_study, plan, planned_rows, record
+from hpo.storage import backends as storages
 
 ROWS = " (a hash of all rows: a file has changed, or which rows are set aside)"
 FACTS = {"data": "abc", "weights": {"model": "1", "head": "2"}}

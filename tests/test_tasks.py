@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
-from hpo.finetune.metrics import METRICS
-from hpo.finetune.tasks import TASKS, Outputs
+from hpo.tasks.classification import TASKS, Outputs
+from hpo.tasks.metrics import METRICS
 
 SMOOTHINGS = [0.0, 0.1, 0.5]
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.finetune.tokens import Tokens, one_of_few
+from hpo.finetune.data.encoded import Tokens, one_of_few
 
 
 def tokens(*rows):

@@ -11,9 +11,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 import hpo
-from hpo import from_optuna
-from hpo.errors import ConfigError, StudyError
-from hpo.watcher import Silent
+from hpo.core.errors import ConfigError, StudyError
+from hpo.core.events import Silent
+from hpo.execution import optuna_arguments as from_optuna
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}}
 
@@ -173,12 +173,12 @@ class OwnPruner(optuna.pruners.NopPruner):
         ({"sampler": optuna.samplers.CmaEsSampler}, "write sampler='cmaes'"),
         ({"sampler": optuna.samplers.GridSampler({"x": [1]})}, "write sampler='grid'"),
         ({"sampler": optuna.samplers.NSGAIISampler()}, "write sampler='NSGAIISampler'"),
-        ({"sampler": OwnSampler()}, "add its class to hpo.samplers.SAMPLERS under a name, and write sampler="),
+        ({"sampler": OwnSampler()}, "add its class to hpo.search.samplers.SAMPLERS under a name, and write sampler="),
         ({"pruner": optuna.pruners.HyperbandPruner()}, "write pruner='hyperband'"),
-        ({"pruner": OwnPruner()}, "add its class to hpo.pruners.PRUNERS under a name"),
+        ({"pruner": OwnPruner()}, "add its class to hpo.search.pruners.PRUNERS under a name"),
         ({"pruner": None}, "pruner: must be a name or a mapping, e.g. pruner='none', not None"),
         ({"n_trials": 3, "sampler": 5}, "(?s)n_trials: write trials=N.*sampler: must be a name"),
-        ({"callbacks": []}, "callbacks: write watch=W, a subclass of hpo.watcher.Watcher"),
+        ({"callbacks": []}, "callbacks: write watch=W, a subclass of hpo.core.events.Watcher"),
         ({"trails": 3}, "trails: is not an argument of optimize; did you mean trials"),
     ],
 )

@@ -10,12 +10,12 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo.ledger import Ledger
-from hpo.pruners import make
-from hpo.rungs import Decision
-from hpo.samplers import TrialSeededSampler
-from hpo.space_reader import parse
-from hpo.turns import PAUSED, TIES, Turns
+from hpo.search.halving import Decision
+from hpo.search.pruners import make
+from hpo.search.samplers import TrialSeededSampler
+from hpo.search.trial_order import PAUSED, TIES, Turns
+from hpo.space.parser import parse
+from hpo.storage.study_cache import Ledger
 
 SPACE = parse({"x": [0, 1, 2, 3]})
 TWO = parse({"x": [0, 1], "y": [0, 1]})

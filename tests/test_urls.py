@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpo import urls
-from hpo.errors import ConfigError, HpoError, Problem, StorageError
+from hpo.core.errors import ConfigError, HpoError, Problem, StorageError
+from hpo.storage import urls
 
 
 @pytest.mark.parametrize(

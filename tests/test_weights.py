@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from hpo.errors import StorageError
-from hpo.weights import Weights
+from hpo.core.errors import StorageError
+from hpo.execution.best_weights import Weights
 
 
 def row(number, state="COMPLETE", value=None, **attrs):

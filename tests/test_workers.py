@@ -13,10 +13,11 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo import config, workers
-from hpo.errors import StudyError
-from hpo.finetune.batches import boundaries
-from hpo.watcher import Silent
+from hpo.config import study_spec as config
+from hpo.core.errors import StudyError
+from hpo.core.events import Silent
+from hpo.execution import supervisor as workers
+from hpo.finetune.data.batches import boundaries
 
 OBJECTIVE = """
 import os, time
@@ -170,8 +171,8 @@ def test_the_password_of_the_storage_is_on_no_command_line(folder: Path, monkeyp
             return 0
 
     monkeypatch.setattr(workers.subprocess, "Popen", Process)
-    from hpo import config
-    from hpo.watcher import Silent
+    from hpo.config import study_spec as config
+    from hpo.core.events import Silent
 
     study = config.load(Path("s.yaml"))
     url = "postgresql://tuner:canary@127.0.0.1:1/none"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo import yaml
-from hpo.errors import ConfigError
+from hpo.config import yaml
+from hpo.core.errors import ConfigError
 
 
 def read(folder: Path, text: str | bytes) -> tuple[dict[str, Any], dict[yaml.SourcePath, int]]:

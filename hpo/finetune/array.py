@@ -18,24 +18,26 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from hpo.checkpoint import Kept
-from hpo.errors import DivergedError, OutOfMemoryError
-from hpo.finetune import device, dropout, first_token, metrics
+from hpo.config.schema import StudyConfig
+from hpo.core.errors import DivergedError, OutOfMemoryError
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import Evaluation, Seen, TrialSpec
+from hpo.execution.checkpoint_store import Kept
+from hpo.finetune import device
 from hpo.finetune import optimizer as optimizers
-from hpo.finetune.batches import WINDOW, boundaries, epoch_batches
-from hpo.finetune.data import Dataset
+from hpo.finetune.data.batches import WINDOW, boundaries, epoch_batches
+from hpo.finetune.data.encoded import Tokens, encode
+from hpo.finetune.data.sources import Dataset
 from hpo.finetune.device import out_of_memory, widened
-from hpo.finetune.metrics import METRICS, score
-from hpo.finetune.model import Starter, digest, load_model, load_tokenizer, longest_input
+from hpo.finetune.models import dropout, first_token
+from hpo.finetune.models.loading import Starter, digest, load_model, load_tokenizer, longest_input
+from hpo.finetune.models.vocabulary import Vocabulary
 from hpo.finetune.slot import Slot
-from hpo.finetune.tasks import TASKS, Outputs, class_weights
-from hpo.finetune.tokens import Tokens, encode
-from hpo.finetune.vocabulary import Vocabulary
-from hpo.halt import Halt
-from hpo.hyperparameters import defaults
-from hpo.objective import Evaluation, Seen, TrialSpec
-from hpo.samplers import derived_seed
-from hpo.settings import StudyConfig
+from hpo.recipe.hyperparameters import defaults
+from hpo.search.samplers import derived_seed
+from hpo.tasks import metrics
+from hpo.tasks.classification import TASKS, Outputs, class_weights
+from hpo.tasks.metrics import METRICS, score
 
 Array = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hpo.errors import ModelError
+from hpo.core.errors import ModelError
 
 SCORING_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
 SMALLEST = 32  # which keeps any device busy

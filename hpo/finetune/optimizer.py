@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpo.finetune.schedules import multiplier
+from hpo.recipe.schedules import multiplier
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from hpo.errors import ModelError
+from hpo.core.errors import ModelError
 from hpo.finetune import device
-from hpo.finetune.adapter_files import CONFIG as ADAPTER
-from hpo.finetune.adapter_files import merged
-from hpo.finetune.data import Split
-from hpo.finetune.model import NO_CODE, load_model, load_tokenizer, longest_input
-from hpo.finetune.tasks import TASKS, Outputs
-from hpo.finetune.tokens import encode
+from hpo.finetune.data.encoded import encode
+from hpo.finetune.data.sources import Split
+from hpo.finetune.lora.peft_files import CONFIG as ADAPTER
+from hpo.finetune.lora.peft_files import merged
+from hpo.finetune.models.loading import NO_CODE, load_model, load_tokenizer, longest_input
+from hpo.tasks.classification import TASKS, Outputs
 
 LONGEST = 512  # tokens that a text is cut after where no study says
 

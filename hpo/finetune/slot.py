@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hpo.checkpoint import Kept
-from hpo.objective import TrialSpec
+from hpo.core.trainer import TrialSpec
+from hpo.execution.checkpoint_store import Kept
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, torch.Tensor]  # by name

@@ -1,0 +1,126 @@
+"""A trial's weights as a Hugging Face folder, with a model card that says how they came about.
+
+Beside the card lies the study file that runs the study again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.analysis.model_card import card
+from hpo.config import yaml
+from hpo.config.paths import absolute
+from hpo.core.errors import HpoError, StudyError
+from hpo.storage.snapshot import Results
+
+
+def export(results: Results, weights: Path, target: Path, number: int | None = None) -> Path:
+    """Copy a trial's kept weights and write their model card and study file.
+
+    Args:
+        results: The study.
+        weights: Folder of the kept weights, one folder a trial.
+        target: Folder to write; must be new or empty.
+        number: The trial; None is the best one.
+
+    Returns:
+        The folder, which `transformers.pipeline` loads.
+
+    Raises:
+        StudyError: There is no such completed trial, its weights are gone, or the folder is not empty.
+        ModelError: The model that adapters belong to is gone.
+        MissingExtraError: There are adapters, and `peft` is not installed.
+    """
+    trial = chosen(results, number)
+    source = weights_of(results, weights, trial)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StudyError(f"{target} exists and is not empty; name a new folder with -o")
+    try:
+        if (source / "adapter_config.json").is_file():
+            _merge(source, target)
+            shutil.copytree(source, target / "adapter")
+        else:
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        (target / "README.md").write_text(card(results, trial), encoding="utf-8")
+        yaml.write(study_file(results.attrs["config"]), target / "study.yaml")
+    except OSError as error:
+        raise HpoError(f"{target} cannot be written: {error.strerror or error}; name another folder with -o") from None
+    return target
+
+
+def chosen(results: Results, number: int | None) -> FrozenTrial:
+    """Return a completed trial; None is the best one.
+
+    Raises:
+        StudyError: There is none, or it has not completed.
+    """
+    if number is None:
+        if results.best is None:
+            raise StudyError(
+                f"study {results.name!r} has no completed trial to export; run it first: hpo run {results.name}"
+            )
+        return results.best
+    trial = next((trial for trial in results.trials if trial.number == number), None)
+    if trial is None:
+        raise StudyError(
+            f"study {results.name!r} has no trial {number}; it has {len(results.trials)}, from 0 on: "
+            f"hpo trials {results.name}"
+        )
+    if trial not in results.complete:
+        raise StudyError(
+            f"trial {number} of {results.name!r} is {trial.state.name.lower()}; only a completed trial has weights: "
+            f"hpo trials {results.name}"
+        )
+    return trial
+
+
+def weights_of(results: Results, weights: Path, trial: FrozenTrial) -> Path:
+    """Return the folder of a trial's kept weights.
+
+    Raises:
+        StudyError: They are not there.
+    """
+    source = weights / str(trial.number)
+    if source.is_dir():
+        return source
+    if results.best is not None and trial.number == results.best.number:
+        raise StudyError(
+            f"the weights of trial {trial.number} are not in {source}: export from the folder in which the study ran, "
+            f"or train them again here: hpo run {results.name} (a custom objective keeps its weights itself)"
+        )
+    kept = sorted(int(path.name) for path in weights.glob("*") if path.name.isdecimal() and path.is_dir())
+    raise StudyError(
+        f"the weights of trial {trial.number} were not kept; in {weights} are those of "
+        f"{', '.join(map(str, kept)) or 'no trial'}. A study keeps the best `keep_best` trials and the published "
+        "default: raise it in a new study"
+    )
+
+
+def _merge(adapter: Path, target: Path) -> None:
+    """Write an adapter's pretrained model with the adapter added."""
+    from hpo.finetune.lora.peft_files import merge
+
+    merge(adapter, target)
+
+
+def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored study as the content of a study file that runs from any folder of this machine.
+
+    Args:
+        config: What `Study.to_dict` wrote: the space is written out and there is no storage.
+    """
+    folder = Path(config["folder"])
+    settings = {key: value for key, value in config.items() if value is not None and key != "folder"}
+    data = {key: value for key, value in config["data"].items() if value is not None}
+    for split in ("train", "validation", "test") if "dataset" not in data else ():
+        if isinstance(data[split], str):
+            data[split] = absolute(data[split], folder)
+        elif isinstance(data[split], list):
+            data[split] = [absolute(name, folder) for name in data[split]]
+    checksums = {absolute(name, folder): digest for name, digest in config["checksums"].items()}
+    return {**settings, "model": absolute(config["model"], folder), "data": data, "checksums": checksums}

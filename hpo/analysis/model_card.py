@@ -1,0 +1,169 @@
+"""The model card of an exported trial: what it scores, what it was trained with, and how that was found."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpo.analysis.verdict_text import named, sentence, sentences, tables
+from hpo.config.paths import locate
+from hpo.core.formatting import plain
+from hpo.storage.snapshot import Results
+
+
+def card(results: Results, trial: FrozenTrial) -> str:
+    """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
+    parts = (_metadata, _title, _scores, _hyperparameters, _origin)
+    return "\n".join(line for part in parts for line in part(results, trial))
+
+
+def warnings(results: Results, trial: FrozenTrial) -> list[str]:
+    """Return what to know before a trial's weights are used, a sentence each."""
+    look, found = results.verdict, []
+    classes = (look or {}).get("classes") or {}
+    is_best = look is not None and look["best"]["number"] == trial.number
+    if trial.user_attrs.get("collapsed") is True or (is_best and classes.get("collapsed")):
+        split = "test" if is_best and classes.get("collapsed") else "validation"
+        found.append(
+            f"Trial {trial.number} has collapsed: it gives every row of the {split} split the same answer. It has "
+            "learned nothing to tell texts apart by; do not use it"
+        )
+    elif is_best and (never := classes.get("never_predicted")):
+        found.append(
+            f"Trial {trial.number} never predicts {len(never)} of {classes['count']} labels on the test split: "
+            f"{named(never)}"
+        )
+    return found
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _config(results: Results) -> dict[str, Any]:
+    return dict(results.attrs.get("config", {}))
+
+
+def _is_best(results: Results, trial: FrozenTrial) -> bool:
+    return results.best is not None and results.best.number == trial.number
+
+
+def _metadata(results: Results, trial: FrozenTrial) -> list[str]:
+    config = _config(results)
+    model = str(config.get("model"))
+    local = locate(model, Path(config.get("folder", ".")))
+    return [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        *([f"base_model: {json.dumps(model)}"] if local is None else []),  # the Hub would look for a name of its own
+        f"metrics: [{json.dumps(results.metric)}]",
+        "---",
+    ]
+
+
+def _title(results: Results, trial: FrozenTrial) -> list[str]:
+    which = "the best of the trials of an hpo study"
+    if not _is_best(results, trial):
+        best = f", whose best one is trial {results.best.number}" if results.best else ""
+        which = f"trial {trial.number} of an hpo study{best}"
+    cautions = warnings(results, trial)
+    return [
+        f"# {inline(results.name)}",
+        "",
+        f"Fine-tuned from {inline(_config(results).get('model'))}: {which}.",
+        "",
+        *(["## Warning", "", *(f"- {inline(caution)}" for caution in cautions), ""] if cautions else []),
+    ]
+
+
+def _scores(results: Results, trial: FrozenTrial) -> list[str]:
+    return [
+        "## Scores",
+        "",
+        f"- validation {inline(results.metric)}: {trial.value:.4f} (what the search optimised, so it flatters)",
+        *(f"- {inline(said)}" for said in _test_scores(results, trial.number)),
+        "",
+        *(_tables(results) if _is_best(results, trial) else []),
+    ]
+
+
+def _hyperparameters(results: Results, trial: FrozenTrial) -> list[str]:
+    return [
+        "## Hyperparameters",
+        "",
+        "Searched:",
+        "",
+        *(_setting(name, value) for name, value in sorted(trial.params.items())),
+        "",
+        "Not searched (fixed by the search space, or defaults):",
+        "",
+        *(_setting(name, value) for name, value in sorted(results.not_searched(trial).items())),
+        "",
+    ]
+
+
+def _origin(results: Results, trial: FrozenTrial) -> list[str]:
+    config, facts = _config(results), results.facts
+    space, data = config.get("space", {}), config.get("data") or {}
+    versions = {name: facts[name] for name in ("torch", "transformers") if name in facts}
+    counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
+    return [
+        "## How they were found",
+        "",
+        f"- trial {trial.number} of {len(results.trials)} ({counts})",
+        f"- sampler: {inline(json.dumps(config.get('sampler')))}; pruner: {inline(json.dumps(config.get('pruner')))}; "
+        f"seed: {inline(config.get('seed'))}",
+        f"- data: {inline(json.dumps(data))}, SHA-256 of the rows {inline(facts.get('data'))}",
+        f"- precision: {inline(facts.get('precision'))} on {inline(facts.get('device'))}; "
+        f"versions: {inline(json.dumps(versions))}",
+        f"- search space ({inline(space.get('source') or 'no source given')}):",
+        "",
+        "```json",
+        json.dumps(space.get("parameters", {}), indent=2),
+        "```",
+        "",
+        "To run the study again, where its model and data are, with the `study.yaml` beside this card:",
+        "",
+        "```",
+        "hpo run study.yaml",
+        "```",
+        "",
+    ]
+
+
+def inline(value: Any) -> str:
+    """Return a value as one line of Markdown that holds no HTML, link, image or code."""
+    return re.sub(r"[\\`*\[\]]", r"\\\g<0>", escape(plain(str(value)), quote=False))
+
+
+def _test_scores(results: Results, number: int) -> list[str]:
+    """Return what the test split says of a trial."""
+    look = results.verdict
+    if look is None:
+        return ["test: not scored"]
+    if look["best"]["number"] == number:
+        return sentences(look, results.looks)
+    baseline = look["baseline"]
+    if baseline is not None and baseline["number"] == number:
+        return [f"this is the published default. {sentence(look)}"]
+    return ["test: not scored; only the best trial and the published default are"]
+
+
+def _tables(results: Results) -> list[str]:
+    """Return the scores by class and the confusion matrix in Markdown."""
+    lines = []
+    for title, heads, rows in tables(results.verdict) if results.verdict else []:
+        cells = [[inline(cell).replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+        first, *rest = (f"| {' | '.join(row)} |" for row in cells)
+        lines += [f"{title}:", "", first, "|---" * len(heads) + "|", *rest, ""]
+    return lines
+
+
+def _setting(name: str, value: Any) -> str:
+    shown = "the model's own" if name == "dropout" and value is None else inline(value)
+    return f"- {inline(name)}: {shown}"

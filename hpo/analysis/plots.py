@@ -1,0 +1,339 @@
+"""The plots of a study: a plain dict, name -> function of the results, in a report's order.
+
+Optuna draws them; here they get one look, the metric's name on their axes and titles that say what they
+rest on. Of a large study a sample is drawn, and the title says of how many trials. A plot that a study is too small
+for raises `TooSmallError` with the reason, which a report shows in its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import warnings
+from collections.abc import Callable, Container, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+import plotly.io as pio
+from optuna import visualization
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from plotly.colors import sample_colorscale
+
+from hpo.storage.snapshot import Results
+
+Plot = Callable[[Results], go.Figure]
+
+
+class TooSmallError(ValueError):
+    """A study is too small for a plot; any other error is one of the plot."""
+
+
+STATE_COLORS = {
+    "COMPLETE": "#2563eb",
+    "PRUNED": "#d97706",
+    "FAIL": "#dc2626",
+    "RUNNING": "#16a34a",
+    "WAITING": "#9ca3af",
+}
+BEST_COLOR = "#111827"
+SCALE = ["#d97706", "#8b93b5", "#1d4ed8"]  # of values and of trials in their order: each colour is seen on white
+POINTS, LINES = 1000, 300  # trials drawn at most, as points and as a line each
+CELLS = 100  # trials of contours: their number squared is how many cells a contour has
+FOREST = 300  # trials that importances are computed from: the square of their number is how long it takes
+CURVES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)  # whose learning curves are drawn
+IMPORTANT = 0.05  # a parameter below this share of the importance gets no contour of its own
+COLUMNS = 3  # slices a row
+
+TEMPLATE = go.layout.Template(pio.templates["plotly_white"])
+TEMPLATE.layout.update(
+    font={"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 13, "color": "#1f2937"},
+    colorway=[STATE_COLORS["COMPLETE"], BEST_COLOR, STATE_COLORS["PRUNED"], STATE_COLORS["RUNNING"]],
+    margin={"l": 70, "r": 30, "t": 60, "b": 60},
+    legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+)
+
+
+def history(results: Results) -> go.Figure:
+    """Draw the value of every completed trial and the best so far."""
+    _need(results, 1)
+    figure = _optuna(visualization.plot_optimization_history, results, target_name=results.metric)
+    drawn = results.sample(results.complete, POINTS)
+    if len(drawn) < len(results.complete):
+        _thin(figure, {trial.number for trial in drawn})
+    figure.update_traces(name="best so far", line={"shape": "hv", "width": 2}, selector={"mode": "lines"})
+    figure.update_layout(xaxis_title="trial")
+    return _styled(figure, f"History{_of(drawn, results.complete)}")
+
+
+def _thin(figure: go.Figure, numbers: Container[int]) -> None:
+    """Leave some trials' points of a history, and of its line where it rises or falls, and its end."""
+    for trace in figure.data:
+        points = list(zip(trace.x, trace.y, strict=True))
+        if trace.mode == "lines":
+            steps = [now for before, now in pairwise(points) if now[1] != before[1]]
+            points = [points[0], *steps, points[-1]]
+        else:
+            points = [point for point in points if point[0] in numbers]
+        trace.x, trace.y = [x for x, _ in points], [y for _, y in points]
+
+
+def learning_curves(results: Results) -> go.Figure:
+    """Draw the score of every trial while it trained, the best trial on top, pruned ones in their colour."""
+    curves = [trial for trial in results.trials if trial.intermediate_values and trial.state in CURVES]
+    if not curves:
+        raise TooSmallError("no trial has reported a score while it trained")
+    drawn = results.sample(curves, POINTS)
+    groups: dict[str, list[FrozenTrial]] = {state.name.lower(): [] for state in CURVES}
+    last = []
+    for trial in drawn:
+        if results.best is not None and trial.number == results.best.number:
+            last.append(_curves(f"best (trial {trial.number})", [trial], BEST_COLOR, best=True))
+        else:
+            groups[trial.state.name.lower()].append(trial)
+    first = [_curves(name, trials, STATE_COLORS[name.upper()]) for name, trials in groups.items() if trials]
+    figure = go.Figure([*first, *last])
+    figure.update_layout(
+        xaxis_title="examples seen", yaxis_title=results.metric, showlegend=True, xaxis_rangemode="tozero"
+    )
+    return _styled(figure, f"Learning curves{_of(drawn, curves)}")
+
+
+def _curves(name: str, trials: Sequence[FrozenTrial], color: str, best: bool = False) -> go.Scatter:
+    """Return the curves of trials as one trace, with a gap after each: a trace a trial is slow to draw."""
+    points = [
+        point
+        for trial in trials
+        for point in (*((*each, trial.number) for each in sorted(trial.intermediate_values.items())), (None,) * 3)
+    ][:-1]
+    steps, values, numbers = zip(*points, strict=True)
+    return go.Scatter(
+        x=steps,
+        y=values,
+        customdata=numbers,
+        mode="lines+markers",
+        name=name,
+        showlegend=True,
+        line={"color": color, "width": 3 if best else 1.5},
+        marker={"size": 6 if best else 4},
+        opacity=1 if best else 0.5,
+        hovertemplate="trial %{customdata}: %{y:.4g} at %{x}<extra></extra>",
+    )
+
+
+def parallel_coordinates(results: Results) -> go.Figure:
+    """Draw every completed trial as a line through its parameters, the better the bluer."""
+    _need(results, 2)
+    drawn = results.sample(results.complete, LINES)
+    figure = _optuna(visualization.plot_parallel_coordinate, results, drawn, target_name=results.metric)
+    scale = SCALE if results.direction == "maximize" else SCALE[::-1]
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    # The first axis is the value's, from 0 to 1 as it is drawn.
+    for line, color in zip(lines, sample_colorscale(scale, [line.y[0] for line in lines]), strict=True):
+        line.update(line={"color": color, "width": 1.5}, opacity=0.65)
+    figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
+    return _styled(figure, f"Parallel coordinates of completed trials{_of(drawn, results.complete)}")
+
+
+def slices(results: Results) -> go.Figure:
+    """Draw the value over each parameter alone, a few slices a row."""
+    _need(results, 2)
+    drawn = results.sample(results.complete, POINTS)
+    figure = _optuna(visualization.plot_slice, results, drawn, target_name=results.metric)
+    figure.update_traces(marker_colorscale=SCALE)
+    count = sum(1 for _ in figure.select_xaxes())
+    rows = math.ceil(count / COLUMNS)
+    gap = 0.28 / rows
+    height = (1 - gap * (rows - 1)) / rows
+    # Optuna puts all slices in one row, which no page is wide enough for.
+    for index in range(count if rows > 1 else 0):
+        row, column = divmod(index, COLUMNS)
+        name = index + 1 if index else ""
+        left, top = column / COLUMNS, 1 - row * (height + gap)
+        figure.layout[f"xaxis{name}"].domain = (left + 0.015, left + 1 / COLUMNS - 0.015)
+        figure.layout[f"yaxis{name}"].domain = (max(0, top - height), top)
+        if column == 0:
+            figure.layout[f"yaxis{name}"].update(title_text=results.metric, showticklabels=True)
+    figure.update_layout(width=None, height=max(420, 290 * rows))
+    return _styled(figure, f"Slices: each parameter alone{_of(drawn, results.complete)}")
+
+
+def contour(results: Results) -> go.Figure:
+    """Draw the value over pairs of the two to four most important parameters."""
+    _need(results, 3)
+    ranked = list(importances(results).items())
+    names = [name for rank, (name, share) in enumerate(ranked[:4]) if rank < 2 or share >= IMPORTANT]
+    drawn = results.sample(results.complete, CELLS)
+    figure = _optuna(visualization.plot_contour, results, drawn, params=names, target_name=results.metric)
+    figure.update_layout(height=480 if len(names) == 2 else 240 * len(names))
+    return _styled(figure, f"Contours of the most important parameters{_of(drawn, results.complete)}")
+
+
+def importance(results: Results) -> go.Figure:
+    """Draw the share of the value's variation that each parameter explains (fANOVA, Hutter et al., 2014)."""
+    _need(results, 3)
+    shares = importances(results)
+    drawn = results.sample(results.complete, FOREST)
+    names = list(reversed(shares))  # from below
+    labels = [f"{shares[name]:.2f}" if shares[name] >= 0.01 else "<0.01" for name in names]
+    bars = go.Bar(
+        x=[shares[name] for name in names],
+        y=names,
+        text=labels,
+        textposition="outside",
+        cliponaxis=False,
+        orientation="h",
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+    )
+    figure = go.Figure(bars)
+    figure.update_layout(xaxis_title=f"share of the importance for {results.metric}", yaxis_automargin=True)
+    return _styled(figure, _rests_on(results, drawn, shares))
+
+
+def _rests_on(results: Results, drawn: Sequence[FrozenTrial], names: Container[str]) -> str:
+    """Return the title of importances, which says what they rest on."""
+    used, complete, pruned = len(drawn), len(results.complete), results.counts["pruned"]
+    title = f"Importance, from {used:,}{f' of {complete:,}' if used < complete else ''} completed trials"
+    notes = []
+    if pruned:
+        are = "trial is" if pruned == 1 else "trials are"
+        notes.append(f"{pruned:,} pruned {are} left out: it says what matters among trials that survived")
+    if left_out := sorted(name for name in _searched(results) if name not in names):
+        notes.append(f"without {', '.join(left_out)}: not in every trial, or always the same")
+    return f"{title} ({'; '.join(notes)})" if notes else title
+
+
+def timeline(results: Results) -> go.Figure:
+    """Draw when each trial ran and how it ended."""
+    started = [trial for trial in results.trials if trial.datetime_start]
+    if not started:
+        raise TooSmallError("no trial has started")
+    drawn = results.sample(started, POINTS)
+    figure = _optuna(visualization.plot_timeline, results, drawn)
+    for trace in figure.data:
+        # Optuna's hover text holds every attribute of a trial, tracebacks too.
+        trace.update(
+            marker_color=STATE_COLORS[trace.name],
+            name=trace.name.lower(),
+            width=0.8 * len(started) / len(drawn),
+            text=None,
+            hovertemplate=f"trial %{{y}}: {trace.name.lower()}<extra></extra>",
+        )
+    figure.update_layout(xaxis_title=None, yaxis_title="trial", barmode="overlay", legend_traceorder="normal")
+    return _styled(figure, f"Timeline{_of(drawn, started)}")
+
+
+PLOTS: dict[str, Plot] = {
+    "history": history,
+    "learning curves": learning_curves,
+    "parallel coordinates": parallel_coordinates,
+    "slices": slices,
+    "contour": contour,
+    "importance": importance,
+    "timeline": timeline,
+}
+
+
+@lru_cache(maxsize=1)  # two plots rest on them
+def importances(results: Results) -> dict[str, float]:
+    """Return parameter -> share of the importance, the highest first.
+
+    Only completed trials count, and only parameters that all of them have: Optuna's own default also ranks
+    conditional ones, and at 30 trials put one without any effect first in most studies of our test function.
+
+    Raises:
+        TooSmallError: There are not two parameters to compare.
+        ValueError: Optuna cannot compute them.
+    """
+    names = _compared(results)
+    if len(names) < 2:
+        raise TooSmallError("it needs two parameters that all completed trials have, with values that differ")
+    drawn = _widened(results.sample(results.complete, FOREST), names)
+    forest = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    shares = _optuna(optuna.importance.get_param_importances, results, drawn, evaluator=forest, params=names)
+    return {name: float(share) for name, share in shares.items()}
+
+
+def _widened(trials: Sequence[FrozenTrial], names: Sequence[str]) -> Sequence[FrozenTrial]:
+    """Return trials whose ranges contain their values: a published default may lie outside.
+
+    A split of a tree there would leave a part of the range whose width is below zero, and Optuna may stop at it.
+    """
+    ranges: dict[str, BaseDistribution] = {}
+    for name in names:
+        known, values = trials[0].distributions[name], [trial.params[name] for trial in trials]
+        if isinstance(known, FloatDistribution | IntDistribution):
+            low, high = min(known.low, *values), max(known.high, *values)
+            if (low, high) != (known.low, known.high):
+                ranges[name] = type(known)(low, high, known.log)
+    if not ranges:
+        return trials
+    copies = [copy.copy(trial) for trial in trials]
+    for trial in copies:
+        trial.distributions = {**trial.distributions, **ranges}
+    return copies
+
+
+def _compared(results: Results) -> list[str]:
+    """Return the parameters that every completed trial has, and not always with the same value."""
+    trials = [trial.params for trial in results.complete]
+    shared = [name for name in sorted(_searched(results)) if all(name in params for params in trials)]
+    return [name for name in shared if len({repr(params[name]) for params in trials}) > 1]
+
+
+def _need(results: Results, count: int) -> None:
+    have = len(results.complete)
+    if have < count:
+        are = {0: "is none", 1: "is one"}.get(have, f"are {have}")
+        raise TooSmallError(f"it needs {count} completed trial{'s' * (count > 1)}, and there {are}")
+    if count > 1 and not _searched(results):
+        raise TooSmallError("no completed trial has a searched parameter")
+
+
+def _searched(results: Results) -> set[str]:
+    return {name for trial in results.complete for name in trial.params}
+
+
+def _optuna(
+    call: Callable[..., Any], results: Results, trials: Sequence[FrozenTrial] | None = None, **options: Any
+) -> Any:
+    """Call Optuna on the study, or on some of its trials.
+
+    Raises:
+        ValueError: Optuna raises.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return call(results.as_study(trials), **options)
+    except Exception as error:
+        raise ValueError(f"Optuna could not draw it: {error or type(error).__name__}") from error
+
+
+def _of(drawn: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> str:
+    """Return what a title says of a sample: how many trials are drawn, and of how many."""
+    if len(drawn) == len(trials):
+        return ""
+    return f" ({len(drawn):,} of {len(trials):,} trials: the best, the published default, others evenly spaced)"
+
+
+def _styled(figure: go.Figure, title: str) -> go.Figure:
+    figure.update_xaxes(exponentformat="power", selector={"type": "log"})
+    figure.update_yaxes(exponentformat="power", selector={"type": "log"})
+    figure.update_layout(template=TEMPLATE, title={"text": title, "x": 0, "xanchor": "left"})
+    return go.Figure(_inert(figure.to_plotly_json()))
+
+
+def _inert(value: Any) -> Any:
+    """Return a figure's JSON with markup in names and choices as text: Plotly would render links in it."""
+    if isinstance(value, str):
+        return re.sub(r"<(?!br>|/?b>|/?extra>)", "&lt;", value)
+    if isinstance(value, dict):
+        return {key: _inert(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_inert(entry) for entry in value]
+    return value

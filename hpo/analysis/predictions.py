@@ -1,0 +1,106 @@
+"""Predictions as rows: what a model says of each text, with its probabilities, as CSV or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpo.core.errors import HpoError
+from hpo.tasks.classification import Outputs
+
+Row = Mapping[str, Any]
+
+
+def answers(outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what a model says of n rows, as JSON values.
+
+    Args:
+        outputs: The model's outputs; their targets are not read.
+        labels: Names of the classes, by index.
+
+    Returns:
+        For one label a row `predicted`, `probability` (of that label) and `probabilities` (label -> probability); for
+        several `predicted` (a list) and `probabilities`; for regression `predicted`, a number.
+    """
+    if outputs.task == "regression":
+        return [{"predicted": float(value)} for value in outputs.predicted]
+    said = []
+    for probabilities, predicted in zip(outputs.probabilities.tolist(), outputs.predicted, strict=True):
+        each = dict(zip(labels, probabilities, strict=True))
+        if outputs.task == "multi_label":
+            chosen = [label for label, yes in zip(labels, predicted, strict=True) if yes]
+            said.append({"predicted": chosen, "probabilities": each})
+        else:
+            label = labels[int(predicted)]
+            said.append({"predicted": label, "probability": each[label], "probabilities": each})
+    return said
+
+
+def jsonl(rows: Iterable[Row]) -> str:
+    """Return rows as JSON, one object a line."""
+    return "".join(json.dumps(_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV with a header: a column for each probability, lists as JSON."""
+    flat = [_flat(row) for row in rows]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {".csv": as_csv, ".jsonl": jsonl}
+"""File ending -> rows as the text of such a file."""
+
+
+def write(rows: Sequence[Row], path: Path) -> Path:
+    """Write rows in the format of a file's ending, a key of `FORMATS`; the file is replaced as a whole.
+
+    Raises:
+        HpoError: The file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(FORMATS[path.suffix.lower()](rows), encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise HpoError(
+            f"predictions {path} cannot be written ({error.strerror or error}); make room there, or name another place"
+        ) from None
+    return path
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "probabilities":
+            flat |= {f"probability of {label}": probability for label, probability in value.items()}
+        else:
+            plain = _json(value)
+            flat[key] = json.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else plain
+    return flat
+
+
+def _json(value: Any) -> Any:
+    """Return a value of a table as JSON has it: None for what is missing, text for what JSON lacks."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

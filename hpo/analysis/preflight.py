@@ -1,0 +1,104 @@
+"""What a study would do, without training: its rows, its data, and about how long it takes."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from dataclasses import dataclass
+from statistics import mean
+from typing import TYPE_CHECKING, Any, cast
+
+import optuna
+
+from hpo.config.study_spec import Study
+from hpo.execution.run_study import open_array
+from hpo.execution.study_setup import planned_rows
+from hpo.recipe.hyperparameters import defaults
+from hpo.search.plugins import named
+
+if TYPE_CHECKING:
+    from hpo.finetune.array import FineTuneArray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study would do.
+
+    Attributes:
+        facts: Label -> sentence, in the order to show them.
+        notes: What the user should know before it runs.
+        seconds: Estimate for the whole study if no trial is pruned; None for a custom objective.
+    """
+
+    facts: dict[str, str]
+    notes: list[str]
+    seconds: float | None
+
+
+def check(study: Study) -> Plan:
+    """Validate a study down to its data and model, and say what it would do; writes nothing.
+
+    Raises:
+        HpoError: Something is not as the file says.
+    """
+    array = open_array(study)
+    rows, budget = planned_rows(study)
+    config, space = study.config, study.space
+    facts = {"study": config.name, "trials": _trials(study, rows, budget)}
+    facts["search space"] = ", ".join([*space.parameters, *(f"{n}={v}" for n, v in space.fixed.items())])
+    facts["sampler, pruner"] = f"{named(config.sampler)[0]}, {named(config.pruner)[0]}"
+    if config.prune_on is not None:
+        facts["sampler, pruner"] += f" on the {named(config.prune_on)[0]}"
+    notes = [
+        f"the published {name} {published} is not a choice of the space; trial 0 takes {used}"
+        for name, (published, used) in (space.moved_baseline() if config.baseline else {}).items()
+    ]
+    notes += array.notes
+    if config.objective is not None:
+        return Plan(facts | {"objective": config.objective}, notes, None)
+    if config.baseline and not space.source:  # what a published space fixes is published
+        published = defaults({*space.parameters, *space.fixed})
+        notes += [
+            f"{name} is fixed at {value}, for the published default too, where it would be {published[name]}"
+            for name, value in space.fixed.items()
+            if published[name] != value
+        ]
+    seconds = _describe(study, cast("FineTuneArray", array), len(rows), facts, notes)
+    return Plan(facts, notes, seconds)
+
+
+def _trials(study: Study, rows: list[Any], budget: int) -> str:
+    text = f"{len(rows)} rows"
+    if rows and rows[0][1].get("baseline"):
+        text += ", trial 0 is the published default"
+    if len(rows) < budget:
+        text += f" (the space has only {study.space.size:g} points, so fewer than {budget})"
+    return text
+
+
+def _describe(study: Study, array: FineTuneArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
+    data = array.data
+    facts["model"] = f"{study.config.model}, {array.precision} on {array.device.type}"
+    facts["task, metric"] = f"{data.task}, {array.metric} ({study.direction})"
+    facts["rows"] = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    if data.labels and data.task == "single_label":
+        shares = Counter(data.splits["train"].targets.tolist())
+        total = len(data.splits["train"])
+        facts["labels"] = ", ".join(f"{name} {shares[i] / total:.0%}" for i, name in enumerate(data.labels[:12]))
+    lengths = array.tokens["train"].lengths
+    facts["tokens a text"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
+    cut = float((lengths >= array.max_length).mean())
+    if cut > 0.05:
+        notes.append(f"{cut:.0%} of the texts are cut at {array.max_length} tokens; raise max_length to read on")
+    notes += importlib.import_module("hpo.finetune.data.quality").doubts(data, array.metric)
+    examples = len(data.splits["train"]) * _mean_epochs(study) * trials
+    return examples * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
+
+
+def _mean_epochs(study: Study) -> float:
+    """Return the epochs of an average trial: over random draws of the space."""
+    if "epochs" not in study.space.parameters:
+        return float(study.space.fixed.get("epochs", 3))
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    drawn = optuna.create_study(sampler=sampler)
+    return mean(float(study.space.suggest(drawn.ask()).get("epochs", 3)) for _ in range(64))

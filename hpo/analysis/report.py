@@ -1,0 +1,249 @@
+"""The report: one HTML file that holds all it shows, plots too, and asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from html import escape, unescape
+from pathlib import Path
+from typing import Any
+
+import plotly.io as pio
+from plotly.offline import get_plotlyjs
+
+from hpo.analysis.findings import findings
+from hpo.analysis.plots import PLOTS, Plot, TooSmallError
+from hpo.analysis.report_page import DRAW, PAGE, SORT, STYLE
+from hpo.analysis.verdict_text import sentences, tables
+from hpo.core.errors import HpoError
+from hpo.core.formatting import duration, finite, number, plain, remarks, seconds
+from hpo.storage.snapshot import Results
+
+# Plotly's own bar offers to upload the chart; a report must not.
+PLOTLY = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,
+    "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
+}
+
+ROWS = 1000  # of the table of trials, at most
+
+BROAD = {"parallel coordinates", "slices", "contour"}  # scroll sideways on a phone rather than shrink
+
+
+@dataclass
+class _Drawn:
+    """The plots of a report: div -> figure as JSON, and what could not be drawn though it should have been."""
+
+    figures: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def write(results: Results, path: Path, note: Callable[[str], None] | None = None) -> Path:
+    """Write the report of a study; a reader of the old one never sees half of the new.
+
+    Args:
+        results: A snapshot of the study, finished or not.
+        path: The HTML file; its folder is made.
+        note: Told of each plot that should have been drawn and could not be.
+
+    Returns:
+        The path.
+
+    Raises:
+        HpoError: The file cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(html(results, note), encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise HpoError(f"report {path} cannot be written ({error.strerror}); name another place") from None
+    return path
+
+
+def html(results: Results, note: Callable[[str], None] | None = None) -> str:
+    """Return the report as one page."""
+    drawn = _Drawn()
+    sections = [
+        ("", _facts(results)),
+        ("Verdict on the test split", _verdict(results)),
+        ("Findings", _findings(results)),
+        ("Best hyperparameters", _best(results)),
+        ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in PLOTS.items())),
+        ("Trials", _trials(results)),
+        ("Configuration", _config(results)),
+    ]
+    if note is not None:
+        for problem in drawn.problems:
+            note(problem)
+    body = "\n".join((f"<h2>{title}</h2>\n" if title else "") + inner for title, inner in sections if inner)
+    figures = ",".join(f'"{div}":{figure}' for div, figure in drawn.figures.items())
+    return PAGE.substitute(
+        title=escape(results.name),
+        style=STYLE,
+        body=body,
+        sort=SORT,
+        draw=DRAW if figures else "",
+        library=_library() if figures else "",
+        figures=_packed(f"{{{figures}}}"),
+    )
+
+
+@lru_cache(maxsize=1)
+def _library() -> str:
+    return _packed(get_plotlyjs())
+
+
+def _packed(text: str) -> str:
+    """Return text compressed, as characters that mean nothing in HTML; `page.DRAW` unpacks it."""
+    packed = gzip.compress(text.encode(), mtime=0)
+    return base64.b85encode(packed).decode().replace("<", ",")  # a comma is not among the 85 characters
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _facts(results: Results) -> str:
+    best, config = results.best, results.attrs.get("config", {})
+    states = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
+    starts = [t.datetime_start for t in results.trials if t.datetime_start]
+    ends = [t.datetime_complete for t in results.trials if t.datetime_complete]
+    data = config.get("data")
+    if isinstance(data, Mapping):
+        data = data.get("dataset") or data.get("train")
+    facts = (
+        ("Metric", results.metric, results.direction),
+        ("Best", number(best.value) if best else "none yet", f"trial {best.number}" if best else ""),
+        ("Trials", len(results.trials), states),
+        ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
+        ("Model", config.get("model") or config.get("objective"), ""),
+        ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
+        ("Task", results.facts.get("task"), ""),
+    )
+    shown = "".join(
+        f"<div><dt>{name}</dt><dd>{_text(value)}</dd><dd class=soft>{_text(more)}</dd></div>"
+        for name, value, more in facts
+        if value is not None
+    )
+    return f'<dl class="facts">{shown}</dl>'
+
+
+def _verdict(results: Results) -> str:
+    look = results.verdict
+    if look is None:
+        return ""
+    said = "".join(f"<p>{_text(sentence)}.</p>" for sentence in sentences(look, results.looks))
+    parts = [f'<div class="card">{said}</div>']
+    for title, heads, rows in tables(look):
+        parts.append(f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set()))
+    return "\n".join(parts)
+
+
+def _findings(results: Results) -> str:
+    said = findings(results)
+    if not said:
+        return '<p class="soft">Nothing to warn of.</p>'
+    return '<ul class="findings">' + "".join(f"<li>{_text(sentence)}</li>" for sentence in said) + "</ul>"
+
+
+def _best(results: Results) -> str:
+    best, baseline = results.best, results.baseline
+    if best is None:
+        return '<p class="soft">No trial has completed.</p>'
+    heads, columns = ["", f"best (trial {best.number})"], [best]
+    if baseline is not None and baseline.number != best.number:
+        heads, columns = [*heads, f"published default (trial {baseline.number})"], [best, baseline]
+    params = [{**trial.params, **results.not_searched(trial)} for trial in columns]
+    rows = [[_cell(results.metric), *(_cell(finite(trial)) for trial in columns)]]
+    for name in dict.fromkeys(name for each in params for name in each):
+        rows.append([_cell(name), *(_setting(each, name, digits=6) for each in params)])
+    return _table(heads, rows, marked={0})
+
+
+def _plot(name: str, draw: Plot, results: Results, drawn: _Drawn) -> str:
+    try:
+        figure = draw(results)
+    except Exception as reason:  # whatever it is, the rest of the report is of use
+        if not isinstance(reason, TooSmallError):
+            drawn.problems.append(plain(f"the report of {results.name} lacks the plot {name!r}: {reason!r}"))
+        why = f'<span class="soft">Not drawn: {_text(reason)}.</span>'
+        return f'<section class="card missing"><h3>{_text(name.capitalize())}</h3>{why}</section>'
+    title = unescape(figure.layout.title.text)
+    # The page's own heading wraps on a phone; Plotly's would be cut off.
+    figure.update_layout(title=None, margin_t=40)
+    div, height = f"plot-{name.replace(' ', '-')}", figure.layout.height or 420
+    drawn.figures[div] = f'{{"figure":{pio.to_json(figure)},"config":{json.dumps(PLOTLY)}}}'
+    css = "plot broad" if name in BROAD else "plot"
+    inner = f'<div id="{div}" class="figure" style="height:{height}px"></div>'
+    return f'<section class="{css}"><h3>{_text(title)}</h3><div class="wide">{inner}</div></section>'
+
+
+def _trials(results: Results) -> str:
+    shown = results.sample(results.trials, ROWS)
+    names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
+    rows = [
+        [
+            _cell(trial.number),
+            _cell(trial.state.name.lower()),
+            _cell(finite(trial)),
+            _cell(seconds(trial), digits=3),
+            *(_setting(trial.params, name) for name in names),
+            _cell(remarks(trial), css="long"),
+        ]
+        for trial in shown
+    ]
+    best = shown.index(results.best) if results.best else None
+    heads = ["trial", "state", results.metric, "seconds", *names, "reason"]
+    table = _table(heads, rows, {best}, sortable=True) if rows else ""
+    if len(shown) == len(results.trials):
+        return table
+    count = f"{len(shown):,} of {len(results.trials):,} trials: the best, the published default, others evenly spaced"
+    return f'<p class="soft">{count}. All: <code>hpo trials {_text(results.name)}</code></p>{table}'
+
+
+def _config(results: Results) -> str:
+    config = results.attrs.get("config")
+    if not config:
+        return ""
+    shown = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+    summary = "<summary>The study file, as it was run</summary>"
+    return f'<details class="card">{summary}<pre>{escape(shown)}</pre></details>'
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _text(value: Any) -> str:
+    return escape(str(value))
+
+
+def _cell(value: Any, digits: int = 4, css: str = "") -> str:
+    """Return a table cell; a number carries itself in full, to sort by."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    attributes = (f' data-v="{value!r}"' if is_number else "") + (f' class="{css}"' if css else "")
+    shown = "" if value is None else number(value, digits)
+    return f"<td{attributes}>{escape(shown)}</td>"
+
+
+def _setting(params: Mapping[str, Any], name: str, digits: int = 4) -> str:
+    """Return the cell of a hyperparameter: empty if the trial has none, `None` if that is its value."""
+    value = params.get(name, "")
+    return _cell("None" if value is None else value, digits)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], marked: set[int | None], sortable: bool = False) -> str:
+    tag = "<th><button>{}</button></th>" if sortable else "<th>{}</th>"
+    head = "".join(tag.format(_text(title)) for title in heads)
+    classes = [" class=best" if index in marked else "" for index, _ in enumerate(rows)]
+    body = "\n".join(f"<tr{css}>{''.join(cells)}</tr>" for css, cells in zip(classes, rows, strict=True))
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wide card"><table>{inner}</table></div>'

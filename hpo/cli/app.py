@@ -1,0 +1,375 @@
+"""The command line: one function a command, no logic."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from hpo.core.errors import ConfigError, HpoError, Problem, hidden
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study in the storage.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, what $HPO_STORAGE_FILE holds, else hpo.db."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, e.g. --set data.rows=500."),
+]
+
+
+def _slots(text: str) -> int | str:
+    """Read a number of slots, or `auto`; what is neither is a problem of the study."""
+    return int(text) if text.isdecimal() else text
+
+
+Slots = Annotated[Any, typer.Option(help="Trials that run at once in a process; auto measures.", parser=_slots)]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hpo {metadata.version('hpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Tune the fine-tuning of a transformer: one command, a study you can trust."""
+
+
+@app.command()
+def run(
+    study: StudyName,
+    trials: Annotated[int | None, typer.Option(help="Rows of the study in all.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop.")] = None,
+    storage: Storage = None,
+    slots: Slots = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that run it together, on a GPU each where there are GPUs.")
+    ] = 1,
+    executor: Annotated[str, typer.Option(help="Where they run: local, or ray for a Ray cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster. Default: $RAY_ADDRESS, else the one of this machine.")
+    ] = None,
+    set_: Set = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study, or go on with it: the same command resumes."""
+    from hpo.cli import live
+
+    chosen = {"trials": trials, "timeout": timeout, "slots": slots}
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
+            watch.doing("loading Optuna")
+            from hpo.cli import commands
+
+            watch.doing(f"reading {study}")
+            loaded, url = commands.study_to_run(study, storage, set_ or [], chosen)
+            if workers > 1 or executor != "local" or address is not None:
+                given = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+                sets = [*(set_ or []), *given]
+                outcome = commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
+            else:
+                outcome = commands.run(loaded, url, watch)
+    except KeyboardInterrupt:
+        _stop("stopped; trials that ran are put back, and the same command goes on from here", 130)
+    if as_json:
+        _print_json(outcome.json)
+    else:
+        _say(outcome.text)
+    if outcome.stopped_by_failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_: Set = None) -> None:
+    """Join a study: run what nobody runs until nothing is left. Any number may, on any machine that reaches it."""
+    from hpo.cli import commands, live
+
+    given = storage or os.environ.get(commands.WORKER_STORAGE)
+    loaded, url = commands.study_to_run(study, given, set_ or [], {"slots": slots})
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with live.LineView(Console()) as watch:
+            failed = commands.work(loaded, url, watch)
+    except KeyboardInterrupt:
+        _stop("stopped; the trials that ran are put back", 130)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Ask all processes of a study, on any machine, to finish their step, put their trials back and end."""
+    from hpo.cli import commands
+
+    outcome = commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
+    if as_json:
+        _print_json(outcome.json)
+    else:
+        typer.echo(outcome.text)
+
+
+@app.command()
+def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: Json = False) -> None:
+    """Validate a study file, its data and its model without training, and say what would run."""
+    from hpo.cli import commands, live
+
+    loaded, url = commands.study_to_run(study, storage, set_ or [], {})
+    with live.view(as_json, Console(stderr=True)):
+        plan = commands.check(loaded, url)
+    if as_json:
+        _print_json(plan.json)
+    else:
+        _say(plan.text)
+
+
+@app.command("list")
+def list_(storage: Storage = None, as_json: Json = False) -> None:
+    """List the studies of a storage."""
+    from hpo.cli import commands
+
+    found = commands.summaries(storage)
+    if as_json:
+        _print_json(found)
+    else:
+        _console().print(commands.table(found))
+
+
+@app.command()
+def show(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Show a study: its trials by state, its best trial, what to look at."""
+    from hpo.cli import commands
+
+    found = commands.results_of(study, storage)
+    if as_json:
+        _print_json(commands.shown_json(found))
+    else:
+        _say(commands.described(found))
+
+
+@app.command()
+def trials(
+    study: StudyName,
+    storage: Storage = None,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a trial.")] = False,
+) -> None:
+    """List the trials of a study."""
+    from hpo.cli import commands
+    from hpo.storage import snapshot as results
+
+    if as_json and as_csv:
+        raise ConfigError("hpo trials", [Problem(("--csv",), "cannot be with --json; choose one of them")])
+    found = commands.results_of(study, storage)
+    if as_json:
+        _print_json([results.trial_json(trial, curve=True) for trial in found.trials])
+    elif as_csv:
+        typer.echo(results.trials_csv(found), nl=False)
+    else:
+        typer.echo(commands.trial_table(found))
+
+
+@app.command()
+def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Print the best trial."""
+    from hpo.cli import commands
+    from hpo.storage import snapshot as results
+
+    snapshot = commands.results_of(study, storage)
+    found = commands.best_of(snapshot)
+    if as_json:
+        _print_json(results.trial_json(found) | {"not_searched": snapshot.not_searched(found)})
+    else:
+        _say(commands.trial_text(found, snapshot))
+        _say(commands.settings_text(found, snapshot))
+
+
+@app.command()
+def report(
+    study: StudyName,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: runs/STUDY/report.html.")
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Write the report: one HTML file that needs no network."""
+    from hpo.analysis.report import write
+    from hpo.cli import commands
+    from hpo.execution.study_setup import folder_of
+
+    found = commands.results_of(study, storage)
+    notes: list[str] = []
+    typer.echo(write(found, output or folder_of(found.name) / "report.html", notes.append))
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+@app.command()
+def dashboard(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open at this study.")] = None,
+    storage: Storage = None,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
+    allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let it change and delete studies.")] = False,
+    host: Annotated[
+        str, typer.Option(help="IP address to listen on. Others than this machine's own need $HPO_DASHBOARD_TOKEN.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST[:PORT]", help="A further address by which browsers reach it, e.g. localhost:9000."),
+    ] = None,
+) -> None:
+    """Open Optuna Dashboard on the storage, for those alone who have the printed link."""
+    from hpo.cli import commands
+
+    commands.dashboard(
+        study,
+        storage,
+        port=port,
+        open_browser=not no_browser,
+        allow_edit=allow_edit,
+        host=host,
+        allow_hosts=allow_host or [],
+    )
+
+
+@app.command()
+def export(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="Number of the trial. Default: the best one.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Write a trial's weights, the best one's by default, as a Hugging Face folder with a model card."""
+    from hpo.analysis.export import chosen
+    from hpo.analysis.export import export as write
+    from hpo.analysis.model_card import warnings
+    from hpo.cli import commands
+    from hpo.execution.study_setup import folder_of
+
+    found = commands.results_of(study, storage)
+    for warning in warnings(found, chosen(found, trial)):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(write(found, folder_of(found.name) / "trials", output, trial))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder that hpo export wrote, or a study's name.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; for a model of pairs, two by two.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Rows to read: CSV, TSV, JSON, JSONL or Parquet.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV or JSONL file to write. Default: JSONL on the screen.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text. Default: the study's.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Column of the second text. Default: the study's.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Predict labels and their probabilities with an exported model, or with a study's best trial."""
+    from dataclasses import replace
+
+    from hpo.cli.predict import find, refuse
+    from hpo.cli.predict import run as predicted
+
+    refuse(texts or [], file, output)
+    source = find(model, storage)
+    source = replace(source, text=text or source.text, text_pair=text_pair or source.text_pair)
+    typer.echo(predicted(source, texts or [], file, output, Console(stderr=True)), nl=False)
+
+
+def _console() -> Console:
+    """Return a console; where nobody watches, wide enough that no column is cut."""
+    return Console(width=None if sys.stdout.isatty() else 250)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print text; on a terminal, broken between words, where the terminal itself breaks them."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        from hpo.core.formatting import wrapped
+
+        text = wrapped(text, shutil.get_terminal_size().columns)
+    typer.echo(text, err=err)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    _say(message, err=True)
+    _print_json_error(message)
+    raise typer.Exit(code)
+
+
+def _print_json_error(message: str, problems: Sequence[Problem] = ()) -> None:
+    """With `--json`, print an error as JSON too, so that the standard output always has one JSON value."""
+    if "--json" in sys.argv[1:]:
+        found = [{"path": list(p.path), "line": p.line, "message": hidden(p.message)} for p in problems]
+        _print_json({"error": message, "problems": found})
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one screen and exit code 2."""
+    # Threads that wait by spinning steal the cores of everything else; must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if any(hidden(word) != word for word in sys.argv[1:]):
+        said = "everybody on this machine can see a password on the command line; put the URL into HPO_STORAGE"
+        typer.echo(f"note: {said}, or the password into PGPASSWORD or ~/.pgpass", err=True)
+    try:
+        code = app(standalone_mode=False)
+    except HpoError as error:
+        _say(f"error: {error}", err=True)
+        _print_json_error(str(error), error.problems if isinstance(error, ConfigError) else ())
+        code = 2
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code)
+
+
+def _explain(error: Any) -> int:
+    """Print what typer says of a command line, or the traceback of a defect, as they are but for passwords."""
+    if hasattr(error, "format_message"):
+        error.message = hidden(error.message)
+        error.show()
+        _print_json_error(error.format_message())
+        return int(error.exit_code)
+    aborted = isinstance(error, typer.Abort)
+    typer.echo("Aborted!" if aborted else hidden(traceback.format_exc()), err=True)
+    _print_json_error("aborted" if aborted else hidden(f"{type(error).__name__}: {error}"))
+    return 1
+
+
+if __name__ == "__main__":
+    main()

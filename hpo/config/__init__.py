@@ -1,0 +1,1 @@
+"""Study files: their schema, their checks, and the files that they name."""

@@ -1,0 +1,146 @@
+"""YAML 1.2 with line numbers, read strictly: no duplicate keys, tags or aliases, which could expand to gigabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+from ruamel.yaml.scalarbool import ScalarBoolean
+
+from hpo.core.errors import ConfigError, Problem
+
+SourcePath = tuple[str | int, ...]
+
+LARGEST = 1 << 17  # bytes, which take seconds to read
+LONGEST = 1000  # characters of a number; one of thousands of digits could not even be printed
+DEEPEST = 32  # levels of nesting; a study needs about eight, and reading takes time in the square of them
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
+    """Read a mapping from a file.
+
+    Returns:
+        The mapping as plain values, and the 1-based line of every key and list item by its path.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(str(path), [Problem((), f"is larger than {LARGEST:,} bytes")])
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [Problem((), f"is not UTF-8 text (byte {error.start})")]) from None
+    except OSError as error:
+        raise ConfigError(str(path), [Problem((), f"cannot be read: {error.strerror}")]) from None
+    try:
+        for message, where in _beyond_plain(text):
+            raise ConfigError(str(path), [Problem((), message, where)])
+        document = YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        said = " ".join(str(error.problem or error.context).split("\n")[:1])
+        raise ConfigError(str(path), [Problem((), f"is not valid YAML: {said}", line)]) from None
+    except (YAMLError, ValueError) as error:  # the second for the 13th month
+        raise ConfigError(str(path), [Problem((), f"is not valid YAML: {error}")]) from None
+    if not isinstance(document, Mapping):
+        raise ConfigError(str(path), [Problem((), "must be a mapping, `key: value` lines")])
+    lines: dict[SourcePath, int] = {}
+    _collect_lines(document, (), lines)
+    for key, line in _odd_keys(document):
+        what = "a list or a mapping" if isinstance(key, tuple | Mapping) else f"{key}, which is not text,"
+        raise ConfigError(str(path), [Problem((), f"has {what} as a key; write it in quotes", line)])
+    plain = _plain(document)
+    assert isinstance(plain, dict)
+    return plain, lines
+
+
+def _beyond_plain(text: str) -> Iterator[tuple[str, int]]:
+    """Yield what of YAML a strict reader does not follow: what to write instead, and the line."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        line = event.start_mark.line + 1
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            yield f"is nested more than {DEEPEST} levels deep; a study needs fewer", line
+        elif isinstance(event, AliasEvent):
+            yield f"uses the alias *{event.anchor}; write the value out", line
+        elif getattr(event, "tag", None) is not None:
+            yield f"has the tag {event.tag}; leave it out", line
+        elif getattr(event, "version", None) is not None:
+            yield "has a %YAML directive; leave it out, the file is read as YAML 1.2", line
+        elif isinstance(event, ScalarEvent) and event.style is None:
+            if event.value == "<<":
+                yield "has the merge key <<; write the keys out", line
+            elif len(event.value) > LONGEST and event.value.lstrip("+-.")[:1].isdigit():
+                yield f"has a number of {len(event.value)} digits", line
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Write a mapping of plain values as a file that `read` gives back equal."""
+    writer = YAML(typ="rt", pure=True)
+    writer.width = 10_000  # no folded lines
+    writer.allow_unicode = False  # some of it would be read back as something else
+    writer.dump(dict(content), path)
+
+
+def scalar(text: str) -> Any:
+    """Read one value as YAML would: numbers, true, lists and mappings in flow style."""
+    try:
+        if any(_beyond_plain(text)):
+            return text
+        return _plain(YAML(typ="safe", pure=True).load(StringIO(text)))
+    except (YAMLError, ValueError):
+        return text
+
+
+def line_of(path: SourcePath, lines: Mapping[SourcePath, int]) -> int | None:
+    """Return the line of a value, or of the closest one that contains it."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path)
+
+
+def _collect_lines(node: Any, path: SourcePath, lines: dict[SourcePath, int]) -> None:
+    if isinstance(node, Mapping):
+        children: list[tuple[Any, Any]] = list(node.items())
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        children = list(enumerate(node))
+    else:
+        return
+    for key, child in children:
+        lines[(*path, key)] = node.lc.data[key][0] + 1
+        _collect_lines(child, (*path, key), lines)
+
+
+def _odd_keys(node: Any) -> Iterator[tuple[Any, int]]:
+    """Yield the keys that are not text, and their lines."""
+    for key in node if isinstance(node, Mapping) else ():
+        if not isinstance(key, str):
+            yield key, node.lc.data[key][0] + 1
+    if isinstance(node, Mapping | Sequence) and not isinstance(node, str):
+        for child in node.values() if isinstance(node, Mapping) else node:
+            yield from _odd_keys(child)
+
+
+def _plain(node: Any) -> Any:
+    """Return ruamel's round-trip values as plain Python ones."""
+    if isinstance(node, Mapping):
+        return {_plain(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, str):
+        return str(node)
+    if isinstance(node, bool | ScalarBoolean):
+        return bool(node)
+    if isinstance(node, Sequence):
+        return [_plain(item) for item in node]
+    for kind in (int, float):
+        if isinstance(node, kind):
+            return kind(node)
+    return node

@@ -1,0 +1,1 @@
+"""Running studies: trials in slots, checkpoints, workers."""

@@ -1,0 +1,111 @@
+"""A trial in a slot, and what has been heard of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from optuna.trial import Trial
+
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.execution.checkpoint_store import Kept
+from hpo.execution.trial_outcomes import finite
+from hpo.search.stopping import best_index
+
+HISTORY = "history"  # of the evaluations, in the state that is kept of a trial, beside what its array says there
+
+
+@dataclass
+class Running:
+    """A trial in a slot.
+
+    Attributes:
+        trial: As the study has it.
+        spec: As the array has it.
+        started: When it was put into the slot, by the monotonic clock.
+        evaluations: All so far, those before a checkpoint too.
+        returned: Whether the last one is what its objective returned: the trial's value, though others be better.
+    """
+
+    trial: Trial
+    spec: TrialSpec
+    started: float = field(default_factory=time.monotonic)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    returned: bool = False
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study."""
+        return self.trial.number
+
+    @property
+    def values(self) -> list[float]:
+        """The scores so far."""
+        return [evaluation.value for evaluation in self.evaluations]
+
+    def step(self, index: int = -1) -> int:
+        """Return the step of an evaluation: the examples seen, or how many evaluations there had been."""
+        at = self.evaluations[index].at
+        return index % len(self.evaluations) + 1 if at is None else at
+
+    def hear(self, evaluation: Evaluation) -> Evaluation:
+        """Keep an evaluation and return it, with plain numbers.
+
+        Raises:
+            DivergedError: Its score is not finite.
+            TypeError: A score is not a number.
+            ValueError: A metric is not.
+        """
+        metrics = {name: float(value) for name, value in evaluation.metrics.items()}
+        self.evaluations.append(replace(evaluation, value=finite(evaluation.value), metrics=metrics))
+        return self.evaluations[-1]
+
+    def hear_returned(self, value: Any) -> None:
+        """Keep what the objective returned, if it returned anything.
+
+        Raises:
+            DivergedError: It is not finite.
+            TypeError: It is not a number.
+            ValueError: It is nothing, and nothing was heard before.
+        """
+        if value is not None:
+            given = value if isinstance(value, Evaluation) else Evaluation(value)
+            last = self.evaluations[-1].at if self.evaluations else None
+            self.hear(replace(given, at=last if given.at is None else given.at))
+            self.returned = True
+        if not self.evaluations:
+            raise ValueError("the objective ended without yielding or returning a score")
+
+    def facts(self, direction: str, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is said of the trial besides its curve: of the evaluation that counts, the best one.
+
+        Args:
+            direction: `maximize` or `minimize`.
+            before: The trial's attributes, as they were written when it paused; a note that was true of an evaluation
+                which counts no more is set to None, as attributes cannot be deleted.
+        """
+        facts: dict[str, Any] = {"seconds": round(before.get("seconds", 0.0) + time.monotonic() - self.started, 3)}
+        if self.evaluations:
+            index = len(self.evaluations) - 1 if self.returned else best_index(self.values, direction)
+            best = self.evaluations[index]
+            noted = {name for evaluation in self.evaluations for name in evaluation.notes}
+            facts |= {name: None for name in noted if name in before}
+            facts |= {"best_value": best.value, "best_at": self.step(index), **best.notes}
+            if best.metrics or "metrics" in before:
+                facts["metrics"] = dict(best.metrics)
+        return facts
+
+    def remembered(self, kept: Kept) -> Kept:
+        """Return what an array keeps of the trial together with what was heard of it."""
+        return replace(kept, state={**kept.state, HISTORY: [asdict(e) for e in self.evaluations]})
+
+
+def history(kept: Kept) -> list[Evaluation]:
+    """Return the evaluations that `Running.remembered` put there.
+
+    Raises:
+        KeyError, TypeError: There are none, or not such.
+    """
+    return [Evaluation(**said) for said in kept.state[HISTORY]]

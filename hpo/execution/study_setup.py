@@ -1,0 +1,263 @@
+"""Open a study: create or resume it, refuse one that has changed, and plan its rows.
+
+Every row of the budget is in the storage from the start, WAITING: the published default first, then the points
+of a grid or rows whose parameters the sampler draws when they start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.config.schema import NAME, RESUMABLE
+from hpo.config.study_spec import Study
+from hpo.core.errors import StudyError
+from hpo.core.formatting import plain
+from hpo.search import samplers
+from hpo.search.plugins import named
+from hpo.space.search_space import Params
+from hpo.storage.trial_writers import pen_of
+
+DEFAULT_TRIALS = 20
+
+SOURCE = "objective_source"
+"""Fact of a study: the digest of its custom objective's source."""
+
+MEANS = {
+    "data": " (a hash of all rows: a file has changed, or which rows are set aside)",
+    SOURCE: " (a hash of its source: it has been edited, or is another file's)",
+}
+"""What is said of a setting or fact whose values say nothing."""
+
+OWN = (
+    " (hpo.optimize: name=...). If the edit changes no score, go on once with --set same_objective=true "
+    "(hpo.optimize: same_objective=True)"
+)
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a study's files, `runs/<study>` in the working folder.
+
+    Raises:
+        StudyError: The name, of another program's study, could lead out of `runs/`.
+    """
+    if not NAME.fullmatch(name):
+        raise StudyError(f"study {name!r} can have no folder runs/{plain(name)}; name another place with -o")
+    return Path("runs") / name
+
+
+# ---------------------------------------------------------------- opening
+
+
+def stored_facts(name: str, storage: BaseStorage) -> Mapping[str, Any]:
+    """Return what the results of a study in the storage depend on besides its file; nothing if it is not there."""
+    if name not in optuna.get_all_study_names(storage):
+        return {}
+    opened = optuna.load_study(study_name=name, storage=storage)
+    facts: Mapping[str, Any] = opened.user_attrs.get("fingerprint", {}).get("facts", {})
+    return facts
+
+
+def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study:
+    """Create the study, or resume the one of that name.
+
+    Args:
+        study: The validated study file.
+        storage: Where it is kept.
+        facts: What the results depend on besides the file: data, weights, precision, versions.
+
+    Raises:
+        StudyError: The study in the storage is not this one.
+    """
+    name = study.config.name
+    fingerprint = _fingerprint(study, facts)
+    if name not in optuna.get_all_study_names(storage):
+        opened = optuna.create_study(storage=storage, study_name=name, direction=study.direction)
+        opened.set_user_attr("fingerprint", fingerprint)
+        opened.set_user_attr("config", study.to_dict())
+    opened = _loaded(study, storage)
+    _refuse_changes(opened, fingerprint, study.config.same_objective)
+    return opened
+
+
+def resumed(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study | None:
+    """Return the study if it is in the storage with all of its rows; None if something of it has still to be made.
+
+    Raises:
+        StudyError: The study in the storage is not this one.
+    """
+    if study.config.name not in optuna.get_all_study_names(storage):
+        return None
+    opened = _loaded(study, storage)
+    if "fingerprint" not in opened.user_attrs:
+        return None
+    _refuse_changes(opened, _fingerprint(study, facts), study.config.same_objective)
+    return None if _lacking(opened, study) else opened
+
+
+def _loaded(study: Study, storage: BaseStorage) -> optuna.Study:
+    sampler, pruner = sampler_of(study), optuna.pruners.NopPruner()
+    return optuna.load_study(study_name=study.config.name, storage=storage, sampler=sampler, pruner=pruner)
+
+
+def _fingerprint(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the meaning of a value, as it comes back from a storage."""
+    found: dict[str, Any] = json.loads(json.dumps({"settings": _settings(study), "facts": dict(facts)}))
+    return found
+
+
+def record(opened: optuna.Study, study: Study) -> list[str]:
+    """Keep the file that rows run by from here on, unless all have ended, and return what of the search is another."""
+    rows = opened.get_trials(deepcopy=False)
+    if all(row.state.is_finished() for row in rows):
+        return []
+    before, now = opened.user_attrs.get("config", {}), study.to_dict()
+    if before != now:
+        opened.set_user_attr("config", now)
+    ended = sum(row.state.is_finished() for row in rows)
+    return [
+        f"{key}: was {json.dumps(before[key])} for the {ended} trials that have ended, is now {json.dumps(now[key])}"
+        for key in ("sampler", "pruner", "prune_on")
+        if ended and before.get(key, now[key]) != now[key]
+    ]
+
+
+def sampler_of(study: Study) -> samplers.TrialSeededSampler:
+    """Return the study's sampler, seeded trial by trial."""
+    return samplers.TrialSeededSampler(*named(study.config.sampler), study.space, study.config.seed)
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """Return what of the file decides the meaning of a value."""
+    settings = study.to_dict()
+    return {k: v for k, v in settings.items() if k not in RESUMABLE and k not in ("folder", "name", "checksums")}
+
+
+def refuse_another_objective(opened: optuna.Study, now: Mapping[str, Any], accept: bool) -> None:
+    """Refuse a study whose trials are of another objective than this one, or keep this one with a new study.
+
+    Args:
+        opened: A study that Optuna runs, with whatever space.
+        now: `{"objective": name, "objective_source": digest}`, the latter only if it is known.
+        accept: Whether another objective counts as the same.
+
+    Raises:
+        StudyError: It is another one.
+    """
+    fingerprint = {
+        "settings": {"objective": now["objective"]},
+        "facts": {key: value for key, value in now.items() if key != "objective"},
+    }
+    if "fingerprint" in opened.user_attrs:
+        _refuse_changes(opened, fingerprint, accept)
+    else:
+        opened.set_user_attr("fingerprint", fingerprint)
+
+
+def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any], same_objective: bool) -> None:
+    before = opened.user_attrs.get("fingerprint")
+    name = opened.study_name
+    if before is None and not opened.get_trials(deepcopy=False):  # killed between its creation and this line
+        opened.set_user_attr("fingerprint", now)
+        return
+    if before is None:
+        raise StudyError(
+            f"the storage has a study {name!r} that hpo did not create; choose another name with --set name=..."
+        )
+    differ = {path: (old, new) for path, old, new in _differences(before, now)}
+    begun_without = SOURCE in differ and differ[SOURCE][0] is None
+    if None in differ.get(SOURCE, ()):  # the study was begun before sources were kept, or this one cannot be read
+        del differ[SOURCE]
+    own = differ.keys() & {"objective", SOURCE}
+    if same_objective:
+        differ = {path: change for path, change in differ.items() if path not in own}
+    if differ:
+        raise StudyError(
+            f"study {name!r} was begun with other settings, so its trials would not compare:\n"
+            + "\n".join(
+                f"  {path}: was {old!r}, is {new!r}{MEANS.get(path, '')}" for path, (old, new) in differ.items()
+            )
+            + f"\nChange them back, or begin a new study with --set name={name}-2"
+            + (OWN if own == differ.keys() else "")
+        )
+    if own or begun_without:
+        opened.set_user_attr("fingerprint", now)
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, old, new) of every leaf that differs; the first two keys only name the part."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            inner = key if path in ("", "settings", "facts") else f"{path}.{key}"
+            yield from _differences(old.get(key), new.get(key), inner)
+    elif old != new:
+        yield path, old, new
+
+
+def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:
+    """Return a study of the storage.
+
+    Raises:
+        StudyError: There is none of that name.
+    """
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        have = f"it has {', '.join(sorted(names))}" if names else "it has none"
+        raise StudyError(f"no study {name!r} in {where} ({have}). {hint}")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int]:
+    """Return the rows to plan, in order, as (parameters, attributes), and the budget N.
+
+    Rows with no parameters are drawn by the sampler when they start. A finite space is planned with no more
+    rows than it has points.
+    """
+    space, config = study.space, study.config
+    rows: list[tuple[Params, dict[str, Any]]] = []
+    if config.baseline and space.baseline:
+        moved = {name: list(pair) for name, pair in space.moved_baseline().items()}
+        rows.append((space.first_trial(), {"baseline": True} | ({"moved": moved} if moved else {})))
+    points = space.grid() if named(config.sampler)[0] == "grid" else None
+    if points is not None:
+        rest = [point for point in points if not rows or point != rows[0][0]]
+        budget = config.trials or len(rows) + len(rest)
+        order = np.random.default_rng(samplers.derived_seed(config.seed, "grid")).permutation(len(rest))
+        rows += [(rest[i], {}) for i in order[: budget - len(rows)].tolist()]  # a larger budget only adds to them
+        return rows[:budget], budget
+    budget = config.trials or DEFAULT_TRIALS
+    outside = sum(not space.contains(params) for params, _ in rows)
+    wanted = int(min(budget, space.size + outside))
+    rows += [({}, {}) for _ in range(wanted - len(rows))]
+    return rows[:budget], budget
+
+
+def plan(opened: optuna.Study, study: Study) -> int:
+    """Add the rows that are not in the storage yet, and return the budget N."""
+    if lacking := _lacking(opened, study):
+        pen_of(opened._storage).add(opened._study_id, lacking)
+    return planned_rows(study)[1]
+
+
+def _lacking(opened: optuna.Study, study: Study) -> list[FrozenTrial]:
+    """Return the rows that are not in the storage yet."""
+    rows, _ = planned_rows(study)
+    there = opened.get_trials(deepcopy=False)
+    if len(there) >= len(rows):
+        return []
+    present = {frozenset((row.params or row.system_attrs.get("fixed_params", {})).items()) for row in there}
+    new = [(params, attrs) for params, attrs in rows if not params or frozenset(params.items()) not in present]
+    return [
+        optuna.create_trial(state=TrialState.WAITING, user_attrs=attrs, system_attrs={"fixed_params": params})
+        for params, attrs in new[: len(rows) - len(there)]
+    ]

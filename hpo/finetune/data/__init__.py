@@ -1,0 +1,1 @@
+"""Rows: read, split, encoded, cut into batches."""

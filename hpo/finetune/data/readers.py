@@ -1,0 +1,264 @@
+"""Files of rows as tables: file ending -> reader. What is malformed is named with its line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hpo.core.errors import DataError
+
+_NEXT_OBJECT = re.compile(r"[\s,]*(?=\{)")
+_BREAK = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How text files are written.
+
+    Attributes:
+        encoding: As Python calls it; None is UTF-8.
+        separator: Of the fields of CSV and TSV files; None is that of the file's ending.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        rows: Reads all rows.
+        columns: Returns the names of the columns: all, or as many as hold those that are wanted.
+        text: Whether it is text, which has an encoding.
+        delimited: Whether its fields have a separator.
+    """
+
+    rows: Callable[[Path, Dialect], pd.DataFrame]
+    columns: Callable[[Path, Dialect, Collection[str]], list[str]]
+    text: bool = True
+    delimited: bool = False
+
+
+# ---------------------------------------------------------------- text
+
+
+def _text_of(path: Path, encoding: str | None) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return raw.decode(encoding or "utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(_undecodable(path, raw, encoding, error)) from None
+
+
+def _undecodable(path: Path, raw: bytes, encoding: str | None, error: UnicodeDecodeError) -> str:
+    """Return where a file is not text of its encoding, and in which one it may be."""
+    before = raw[: error.start].decode(encoding or "utf-8", "replace")
+    line = len(_BREAK.findall(before)) + 1
+    said = f"{path} is not {encoding or 'UTF-8'} text: line {line} has the byte 0x{raw[error.start]:02x}. "
+    if encoding is not None:
+        return f"{said}Set data: {{encoding: ...}} to the encoding it was saved in"
+    if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return f"{said}It begins as UTF-16 does: {_way_on(path, 'utf-16')}"
+    # In 0x80 to 0x9f latin-1 has control characters, which no text has; cp1252 has letters and quotation marks there.
+    if any(byte in raw for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)):  # which cp1252 has not
+        return (
+            f"{said}It is neither cp1252 nor latin-1 text, which have no such characters as it has. Find out in which "
+            "encoding it was saved, and set data: {encoding: ...}"
+        )
+    latin = re.search(rb"[\x80-\x9f]", raw) is None
+    shown = _BREAK.split(raw.decode("cp1252"))[line - 1].strip()
+    which = "cp1252 or latin-1, which are the same here" if latin else "cp1252 (not as latin-1)"
+    return f"{said}Read as {which}, the line is {_cut(shown)!r}. If that is right: {_way_on(path, 'cp1252')}"
+
+
+def _way_on(path: Path, encoding: str) -> str:
+    converted = path.with_suffix(f".utf-8{path.suffix}")
+    return (
+        f"set data: {{encoding: {encoding}}}, or convert it: iconv -f {encoding} -t utf-8 '{path}' > '{converted.name}'"
+    )
+
+
+def _cut(line: str, width: int = 60) -> str:
+    """Return a line, of a long one the part around its first character that is not ASCII."""
+    at = next((i for i, character in enumerate(line) if ord(character) > 127), 0)
+    start = max(0, min(at - width // 2, len(line) - width))
+    return line[start : start + width]
+
+
+# ---------------------------------------------------------------- CSV and TSV
+
+
+def _read_delimited(path: Path, dialect: Dialect, delimiter: str, **options: Any) -> pd.DataFrame:
+    text = _text_of(path, dialect.encoding)
+    delimiter = dialect.separator or delimiter
+    try:
+        table: pd.DataFrame = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, **options)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path} is empty") from None
+    except pd.errors.ParserError as error:
+        raise DataError(f"{path}{_malformed(text, delimiter, str(error))}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for names of rows
+        raise DataError(f"{path} has more fields in its rows than in its header; name every column, or quote the text")
+    return table
+
+
+def _delimited(delimiter: str) -> Format:
+    return Format(
+        rows=lambda path, dialect: _read_delimited(path, dialect, delimiter),
+        columns=lambda path, dialect, _: list(_read_delimited(path, dialect, delimiter, nrows=1).columns),
+        delimited=True,
+    )
+
+
+def _malformed(text: str, delimiter: str, said: str) -> str:
+    """Return what pandas found, with the line of the file where it counts rows."""
+    fields = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", said)
+    quote = re.search(r"EOF inside string starting at row (\d+)", said)
+    if fields:
+        row, what = int(fields[2]) - 1, f"{fields[3]} fields, not {fields[1]}; quote the text that has a {delimiter!r}"
+    elif quote:
+        row, what = int(quote[1]), 'a " opens a text here and none closes it'
+    else:
+        return f" is not a well-formed table: {said.strip()}"
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    for _ in islice(rows, row):
+        pass
+    return f", line {rows.line_num + 1}: {what}"
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _read_json(path: Path, dialect: Dialect) -> pd.DataFrame:
+    """Read one object a line, or one array of objects."""
+    text = _text_of(path, dialect.encoding)
+    if not text.lstrip().startswith("["):
+        return _read_jsonl(path, dialect)
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: element {number} of its array is no object with a text and a label")
+    return pd.DataFrame(rows)
+
+
+def _json_columns(path: Path, dialect: Dialect, wanted: Collection[str]) -> list[str]:
+    text = _text_of(path, dialect.encoding)
+    if not text.lstrip().startswith("["):
+        return _jsonl_columns(path, dialect, wanted)
+    found, at, decoder = dict[str, None](), text.index("[") + 1, json.JSONDecoder()
+    while not set(wanted) <= set(found) and (start := _NEXT_OBJECT.match(text, at)) is not None:
+        try:
+            row, at = decoder.raw_decode(text, start.end())
+        except json.JSONDecodeError:
+            break
+        found |= dict.fromkeys(row)
+    return list(found) if set(wanted) <= set(found) else list(_read_json(path, dialect).columns)
+
+
+def _json_lines(path: Path, dialect: Dialect) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_text_of(path, dialect.encoding).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not a JSON object ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+        yield row
+
+
+def _read_jsonl(path: Path, dialect: Dialect) -> pd.DataFrame:
+    return pd.DataFrame(list(_json_lines(path, dialect)))
+
+
+def _jsonl_columns(path: Path, dialect: Dialect, wanted: Collection[str]) -> list[str]:
+    """Return the columns of the first lines, up to where all that are wanted have occurred."""
+    found: dict[str, None] = {}
+    for row in _json_lines(path, dialect):
+        found |= dict.fromkeys(row)
+        if set(wanted) <= set(found):
+            break
+    return list(found)
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file ({error})") from None
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_schema(path).names)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file ({error})") from None
+
+
+READERS: dict[str, Format] = {
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+    ".jsonl": Format(_read_jsonl, _jsonl_columns),
+    ".json": Format(_read_json, _json_columns),
+    ".parquet": Format(lambda path, _: _read_parquet(path), lambda path, _, wanted: _parquet_columns(path), text=False),
+}
+
+
+def format_of(path: Path) -> Format:
+    """Return the kind of a file.
+
+    Raises:
+        DataError: It is of an unknown kind.
+    """
+    known = READERS.get(path.suffix.lower())
+    if known is None:
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(READERS)}")
+    return known
+
+
+def read_rows(path: Path, dialect: Dialect | None = None) -> pd.DataFrame:
+    """Return the rows of a file; those of a CSV or TSV file as text.
+
+    Raises:
+        DataError: The file is not text of its encoding, malformed, or of an unknown kind.
+    """
+    return format_of(path).rows(path, dialect or Dialect())
+
+
+def columns_of(path: Path, dialect: Dialect, wanted: Collection[str]) -> list[str]:
+    """Return the columns of a file without reading its rows, as far as that is possible.
+
+    Args:
+        path: The file.
+        dialect: How it is written.
+        wanted: Columns of interest: objects of JSON are read until all have occurred.
+
+    Raises:
+        DataError: As `read_rows`.
+    """
+    return format_of(path).columns(path, dialect, wanted)

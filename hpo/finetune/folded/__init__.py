@@ -1,0 +1,1 @@
+"""Several trials as the slots of one folded model."""

@@ -1,0 +1,317 @@
+"""Trials that train as one: the slots of one folded model, refilled as trials end.
+
+until every slot has reached its boundary:
+    plan        each slot's batches become micro-batches, up to its boundary
+    program     micro-step after micro-step, on the device (`hpo/finetune/folded/program.py`)
+    score       all slots in one pass over the validation split
+
+All shapes are the study's, whatever a trial's batch size and whoever its neighbours are, so that its result depends
+on neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from hpo.core.errors import GaveWayError, NotFoldableError, OutOfMemoryError
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.finetune import device
+from hpo.finetune.array import FineTuneArray
+from hpo.finetune.device import out_of_memory
+from hpo.finetune.folded import equivalence as fold_check
+from hpo.finetune.folded.program import MicroBatch, Program, Shape
+from hpo.finetune.models import dropout
+from hpo.finetune.slot import Slot
+from hpo.search.samplers import derived_seed
+from hpo.tasks.classification import Outputs
+
+Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
+
+# Packed rows take some memory moves; they pay where they leave out more than this share of the padding.
+WORTH_PACKING = 0.9
+
+DISPLACED = (
+    "the last bits of a trial's result may depend on its slot and its neighbours: products in this process depend on "
+    "where their operands lie in memory; start it with MKL_CBWR=AUTO in the environment"
+)
+
+
+class FoldedArray(FineTuneArray):
+    """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`.
+
+    Args:
+        smallest_batch: That a trial may have.
+        by_depth: Whether a trial may have layer-wise decay; with it, each step is one operation a depth and slot.
+    """
+
+    needs_own_masks = True
+    window = 1  # padding to one length for all, or none, gains nothing from batches of like lengths
+
+    def __init__(self, *args: Any, smallest_batch: int, by_depth: bool, **kwargs: Any) -> None:
+        reproducible = device.reproducible_products()  # before the model's first product
+        super().__init__(*args, **kwargs)
+        if self.device.type == "cpu" and not reproducible:
+            self.notes = (*self.notes, DISPLACED)
+        self._by_depth = by_depth
+        template = self._spare[0]
+        if not self._own_masks:
+            raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
+        if wrong := self._check(template):
+            raise NotFoldableError(wrong)
+        self.micro_batch = min(self.micro_batch, smallest_batch)
+        self._packs = self._check(template, packed=True) is None
+        self._parameters = self._with_gradient(template)
+        self.facts = {**self.facts, "program": "packed" if self._shape().line else "folded"}
+        self._program: Program | None = None
+
+    def _check(self, template: PreTrainedModel, packed: bool = False) -> str | None:
+        """Return what is wrong with folding the model, with its tokens packed or not, or None."""
+        return fold_check.check(type(template), template.config, packed=packed)
+
+    def _with_gradient(self, model: PreTrainedModel) -> list[str]:
+        """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
+        inputs, _ = self.tokens["train"].batch(np.arange(min(2, len(self.tokens["train"].lengths))))
+        model.train()(**inputs).logits.sum().backward()
+        names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+        model.zero_grad()
+        return names
+
+    def _shape(self) -> Shape:
+        """Return the shape of a micro-batch: packed, its line holds nearly all sets of so many rows."""
+        lengths, rows = self.tokens["train"].lengths, self.micro_batch
+        longest = int(lengths.max())
+        usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
+        line = max(longest, 8 * math.ceil(usual / 8))
+        return Shape(rows, longest, line if self._packs and line < WORTH_PACKING * rows * longest else None)
+
+    def _threads_a_trial(self, slots: int | str) -> int:
+        return torch.get_num_threads()  # which all slots share, one after the other
+
+    # ------------------------------------------------------------ the moves
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into an empty slot: at its start, or where it is to go on from.
+
+        Raises:
+            GaveWayError: There is no memory for so many slots; there are fewer now.
+            OutOfMemoryError: There is none for one.
+        """
+        trial = self._completed(trial)
+        template = self._spare[0]
+        self._start(template, trial)
+        if self._program is None:
+            self._program = self._built(template)
+        weights = self._program.load(slot, template, trial.params)
+        optimizer = self._program.optimizer
+        own = optimizer.parameters(slot)
+        self._occupied[slot] = self._begun(
+            trial, template, self._held(weights, own), own, lambda name: optimizer.moments(slot, name)
+        )
+
+    def _built(self, template: PreTrainedModel) -> Program:
+        """Return the folded model and its optimiser, with all slots empty."""
+        try:
+            return Program(
+                template,
+                self.slots,
+                self._parameters,
+                self._starter.head,
+                self.tokens["train"],
+                self._shape(),
+                self.task.loss,
+                self._class_weights,
+                self._context,
+                self._by_depth,
+            )
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # Not in the handler, where the traceback holds on to what was built.
+        if self.slots == 1:
+            raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
+        raise GaveWayError(self._halved())
+
+    @contextmanager
+    def _context(self, keys: torch.Tensor) -> Iterator[None]:
+        with self._masks(), dropout.drawing_from(keys), self._autocast():
+            yield
+
+    def _held(self, weights: dict[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return which of its weights a slot's best evaluation holds on to."""
+        return weights
+
+    def _advance(self) -> dict[int, Evaluation | Exception]:
+        try:
+            self._train()
+            ended = [number for number, slot in self._occupied.items() if slot.seen >= slot.boundary]
+            logits = self._predict_all("validation") if ended else np.empty(0)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return self._give_way()
+        targets = self.data.splits["validation"].targets
+        outcomes = {
+            number: self._outcome(self._occupied[number], Outputs(self.data.task, targets, logits[number]))
+            for number in ended
+        }
+        if any(isinstance(outcome, OutOfMemoryError) for outcome in outcomes.values()):  # for its best weights
+            return self._give_way()
+        return outcomes
+
+    def unload(self, slot: int) -> None:
+        """Empty a slot, whatever state its trial is in."""
+        self._occupied.pop(slot, None)
+
+    def fastest_slots(self, most: int) -> int:
+        """Return how many slots train the most examples a second, found by doubling them while memory holds.
+
+        Args:
+            most: More are not needed.
+        """
+        best, fastest = 1, 0.0
+        while best < most or not fastest:
+            slots = min(2 * best, most) if fastest else 1
+            log.info("measuring how fast %s trials train at once (slots: auto)", slots)
+            try:
+                with device.threaded(self.threads):
+                    speed = self._speed(slots)
+            except (GaveWayError, OutOfMemoryError):
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                break
+            if speed < 1.1 * fastest:  # not worth the memory
+                break
+            best, fastest = slots, speed
+        self._forget()
+        return best
+
+    def _speed(self, slots: int) -> float:
+        """Return the examples that some slots train a second, holding all that trials hold at their most."""
+        self._forget()
+        self.slots = slots
+        for number in range(slots):
+            self.load(number, TrialSpec(number, self._usual(), number))
+        assert self._program is not None
+        best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self._occupied.values()]
+        self._predict_all("validation")
+        written = self._program.write({number: self._planned(slot) for number, slot in self._occupied.items()})
+        for steps in (3, 6):  # the first ones warm up
+            began = time.perf_counter()
+            for step in range(steps):
+                self._program.step(step % written)
+            self._program.losses.tolist()  # wait for the device
+        del best_weights
+        return slots * self.micro_batch * 6 / (time.perf_counter() - began)
+
+    def _usual(self) -> dict[str, Any]:
+        """Return parameters of a trial to measure with, which may be none of the study's."""
+        return {"batch_size": self.micro_batch, "epochs": 10_000}
+
+    def _forget(self) -> None:
+        """Empty all slots and give back their memory; the next `load` builds the model anew."""
+        self._occupied.clear()
+        self._program = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _give_way(self) -> dict[int, Evaluation | Exception]:
+        """Halve the slots, then the micro-batch; what was loaded has to start again."""
+        occupied = list(self._occupied)
+        if self.slots == self.micro_batch == 1:
+            return dict.fromkeys(occupied, OutOfMemoryError("one example at a time does not fit in memory"))
+        self._forget()
+        return dict.fromkeys(occupied, GaveWayError(self._halved()))
+
+    def _halved(self) -> str:
+        """Halve the slots, then the micro-batch, and return what is said of it."""
+        if self.slots > 1:
+            self.slots //= 2
+            change = f"{self.slots} slot{'s' if self.slots > 1 else ''}"
+        else:
+            self.micro_batch //= 2
+            change = f"micro-batches of {self.micro_batch}"
+        return f"out of memory: the array goes on with {change}"
+
+    # ------------------------------------------------------------ training
+
+    def _train(self) -> None:
+        """Train to the boundaries."""
+        program = self._program
+        assert program is not None
+        plans = {number: self._planned(slot) for number, slot in self._occupied.items() if slot.seen < slot.boundary}
+        for step in range(program.write(plans)):
+            if self.halted.is_set():
+                self._rewind(plans)
+                break
+            self._micro_step(program, step)
+            for number, plan in plans.items():
+                if step < len(plan):
+                    self._done(self._occupied[number], plan[step])
+        sums = program.losses.tolist()  # the only time in a segment that the host waits for the device
+        for number, slot in self._occupied.items():
+            slot.loss += sums[number]
+
+    def _micro_step(self, program: Program, step: int) -> None:
+        program.step(step)
+
+    def _planned(self, slot: Slot) -> list[MicroBatch]:
+        """Return a slot's micro-batches up to the first whole step at or after its boundary."""
+        assert self._program is not None
+        optimizer, trial, shape = self._program.optimizer, slot.trial, self._program.shape
+        plan: list[MicroBatch] = []
+        step, seen = slot.step, slot.seen
+        while seen < slot.boundary:
+            rows = next(slot.batches)
+            seed = derived_seed(trial.seed, "dropout", step)
+            parts = shape.parts(rows, self.tokens["train"].lengths)
+            rates = optimizer.rates(step, slot.total_steps, trial.params)
+            for number, part in enumerate(parts):
+                ends = number == len(parts) - 1
+                plan.append(MicroBatch(part, len(rows), dropout.key(seed, number), rates if ends else None))
+            step, seen = step + 1, seen + len(rows)
+        return plan
+
+    def _rewind(self, numbers: Iterable[int]) -> None:
+        """Put slots that were halted back to their last whole step."""
+        assert self._program is not None
+        for number in numbers:
+            self._program.optimizer.gradients[number].zero_()
+            self._occupied[number].batches = self._batches(self._occupied[number].trial, self._occupied[number].step)
+
+    def _done(self, slot: Slot, micro: MicroBatch) -> None:
+        """Count a micro-batch that was trained on."""
+        if micro.rates is not None:
+            assert self._program is not None
+            decay = slot.trial.params["weight_decay"]
+            slot.decay *= self._program.optimizer.decay_of_unused_rows(micro.rates, decay)
+            slot.step += 1
+            slot.seen += micro.batch
+
+    # ------------------------------------------------------------ scoring
+
+    @torch.no_grad()  # and not inference mode, in which autocast would cast the weights anew for every chunk
+    def _predict_all(self, split: str) -> Array:
+        """Return what every slot says of a split, in its order: [K, rows, outputs]."""
+        assert self._program is not None
+        model = self._program.model.train(False)
+
+        def said(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
+            logits: torch.Tensor = model(**repeated).logits
+            return logits.view(self.slots, -1, logits.shape[-1])
+
+        with self._masks(), self._autocast():  # one for all: weights are cast once
+            return self.tokens[split].outputs(said, device.scoring_batch(self.device, self.slots))

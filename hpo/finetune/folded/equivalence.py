@@ -1,0 +1,230 @@
+"""Whether a model folds is checked, not assumed: two folded slots against two separate models.
+
+Small models of the same class and configuration (two layers, a small vocabulary) are compared in float64, in training,
+with dropout from each trial's own masks: outputs and gradients, rows of different lengths. What differs is named.
+With LoRA, a separate model is one whose only slot has all rows: there is nothing in it to mix up.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hpo.core.errors import NotFoldableError
+from hpo.finetune.folded import packing
+from hpo.finetune.folded.model import fold, load_slot, trains
+from hpo.finetune.lora.adapters import Lora
+from hpo.finetune.models import dropout
+from hpo.finetune.models.loading import attend, first_position
+
+log = logging.getLogger(__name__)
+
+LENGTHS = torch.tensor([[7, 4, 6], [5, 7, 3]])  # real tokens of each row of the two slots
+TOLERANCE = 1e-6  # of a tensor's norm; float64 leaves 1e-15, some models compute norms in float32
+DEPTHS = (
+    "num_hidden_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "encoder_layers",
+    "decoder_layers",
+)
+WIDTHS = ("intermediate_size", "d_ff", "d_inner", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim")
+WINDOWS = ("local_attention", "sliding_window")  # tokens that attend to each other
+SPECIAL = ("pad", "bos", "eos", "cls", "sep", "unk", "mask", "decoder_start", "forced_eos")
+
+# By what was asked; a process has one version of torch and of transformers.
+_known: dict[tuple[type, str, Lora | None, bool], str | None] = {}
+
+
+def check(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None = None, packed: bool = False
+) -> str | None:
+    """Return what is wrong with folded models of a class, in a sentence, or None.
+
+    Args:
+        kind: The model's class.
+        config: Its configuration.
+        lora: What changes the model before it is folded.
+        packed: Whether tokens are packed; then without dropout, which falls on other places in another arrangement.
+    """
+    config = _cut(config)
+    key = (kind, config.to_json_string(), lora, packed)
+    if key not in _known:
+        log.info("checking that trials of %s can train as one model", kind.__name__)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            _known[key] = _difference(kind, config, lora, packed)
+    return _known[key]
+
+
+def _cut(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return a configuration with two narrow layers, few tokens and nothing that is only a name."""
+    small = copy.deepcopy(config)
+    small._name_or_path = ""
+    small.id2label = {number: str(number) for number in range(config.num_labels or 1)}
+    small.label2id = {}
+    layers = getattr(config, "num_hidden_layers", 0)
+    for name, value in vars(config).items():
+        if name in WINDOWS and isinstance(value, int):  # so that rows of this check are longer
+            setattr(small, name, min(value, 4))
+        elif name in DEPTHS or config.attribute_map.get("num_hidden_layers") == name:
+            setattr(small, name, min(value, 2))
+        elif name in WIDTHS and isinstance(value, int):
+            setattr(small, name, min(value, 64))
+        elif isinstance(value, list) and len(value) == layers > 2:  # the kinds of the layers
+            setattr(small, name, value[:2])
+    for number, token in enumerate(special := sorted(set(_tokens(config)))):
+        for name in SPECIAL:
+            if getattr(config, f"{name}_token_id", None) == token:
+                setattr(small, f"{name}_token_id", number)
+    if small.pad_token_id is None:
+        small.pad_token_id = 0
+    small.vocab_size = min(config.vocab_size, len(special) + 32)
+    return small
+
+
+def _tokens(config: PreTrainedConfig) -> Iterator[int]:
+    tokens = (getattr(config, f"{name}_token_id", None) for name in SPECIAL)
+    return (token for token in tokens if isinstance(token, int) and token >= 0)
+
+
+def _model(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None, rate: float) -> PreTrainedModel:
+    """Return a model as trials train it: hpo's attention where the class can have it, dropout everywhere."""
+    model: PreTrainedModel = kind(config).double().train()
+    attend(model)
+    dropout.install(model)
+    if lora is not None:
+        lora.install(model)
+    for name, attribute in dropout.rates(model):
+        setattr(model.get_submodule(name), attribute, rate)
+    return model
+
+
+def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None, packed: bool) -> str | None:
+    one = _model(kind, config, lora, 0.0 if packed else 0.2)
+    _shuffle(one.parameters())
+    two = copy.deepcopy(one)
+    _shuffle(p for module in two.modules() if trains(module) for p in module.parameters(recurse=False))
+    try:
+        folded = fold(one, 2)
+        load_slot(folded, 1, two.state_dict())
+        for slot in range(2):
+            dropout.set_rates(folded, slot, 2, one)
+        inputs = _inputs(one)
+        line = None
+        if packed:
+            if not packing.install(folded, first_position(config)):
+                return f"{kind.__name__} does not take positions"
+            line = packing.Packing(LENGTHS, int(LENGTHS.sum(1).max()) + 1, int(LENGTHS.max()))
+        together = _Run(folded, {name: x.flatten(0, 1) for name, x in inputs.items()}, seeds=(0, 1), line=line)
+        if lora is not None:
+            one, two = fold(one, 1), fold(two, 1)
+        alone = [_Run(m, {name: x[slot] for name, x in inputs.items()}, (slot,)) for slot, m in enumerate((one, two))]
+    except NotFoldableError as error:
+        return str(error)
+    except Exception as error:  # a model's code may raise anything on what it does not expect
+        first = str(error).partition("\n")[0]
+        return f"{kind.__name__} does not run with two trials folded into it: {type(error).__name__}: {first}"
+    outputs = [found for found in together.output_errors(alone) if not packed or found[0] == "the output"]  # no padding
+    for what, off in (*outputs, *together.gradient_errors(alone)):
+        if not off <= TOLERANCE:
+            return f"{kind.__name__}: {what} of two folded trials differs from that of two models by {off:.0e}"
+    return None
+
+
+def _shuffle(parameters: Iterable[nn.Parameter]) -> None:
+    """Leave no zeros and ones that hide whose they are."""
+    with torch.no_grad():
+        for p in parameters:
+            p.copy_(p.flip(0) + 0.1 * torch.randn(p.shape[-1:]))
+
+
+class _Run:
+    """A forward and a backward pass, and what came out of every module."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, torch.Tensor],
+        seeds: tuple[int, ...],
+        line: packing.Packing | None = None,
+    ) -> None:
+        self.model = model
+        self.outputs: dict[tuple[str, int], torch.Tensor] = {}
+        hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules()]
+        with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
+            logits = model(**inputs)[0]
+        for hook in hooks:
+            hook.remove()
+        logits.square().sum().backward()
+
+    def _recorder(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        calls = itertools.count()
+
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output if isinstance(output, torch.Tensor) else next(iter(output), None)
+            call = next(calls)
+            if isinstance(first, torch.Tensor):
+                self.outputs[name, call] = first.detach()
+
+        return record
+
+    def output_errors(self, alone: list[_Run]) -> Iterator[tuple[str, float]]:
+        """Yield how far each module's output is off, of those whose rows can be told, in the order of their calls."""
+        for (name, call), found in self.outputs.items():
+            parts = [run.outputs[name, call] for run in alone]
+            for dim in range(min(2, found.ndim)):  # rows come first; in XLNet, second
+                wanted = torch.cat(parts, dim)
+                if wanted.shape == found.shape:
+                    module = self.model.get_submodule(name)
+                    what = f"the output of {name} ({type(module).__name__})" if name else "the output"
+                    yield what, _error(found, wanted, wanted)
+                    break
+
+    def gradient_errors(self, alone: list[_Run]) -> Iterator[tuple[str, float]]:
+        """Yield how far each parameter's gradient is off."""
+        for slot, run in enumerate(alone):
+            gradients = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+            largest = max(gradients.values(), key=torch.linalg.vector_norm)
+            for name, p in self.model.named_parameters():
+                if not p.requires_grad:
+                    continue
+                found = torch.zeros_like(p[slot]) if p.grad is None else p.grad[slot]
+                wanted = gradients.get(name, torch.zeros_like(found)).view_as(found)
+                yield (
+                    f"the gradient of {name}",
+                    min(
+                        _error(found, wanted, wanted),
+                        1e3 * _error(found, wanted, largest),  # key biases' is 0 but for noise
+                    ),
+                )
+
+
+def _error(found: torch.Tensor, wanted: torch.Tensor, scale: torch.Tensor) -> float:
+    off, norm = float(torch.linalg.vector_norm(found - wanted)), float(torch.linalg.vector_norm(scale))
+    return off / norm if norm else off
+
+
+def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return rows of arbitrary tokens for two slots, [2, b, length], that end in the model's own end, padded."""
+    config, taken = model.config, inspect.signature(model.forward).parameters
+    first = 1 + max(_tokens(config), default=0)
+    columns, lengths = torch.arange(int(LENGTHS.max())), LENGTHS[..., None]
+    ids = first + torch.randint(config.vocab_size - first, (*LENGTHS.shape, len(columns)))
+    end = getattr(config, "eos_token_id", None)
+    ids = ids.where(columns != lengths - 1, end) if isinstance(end, int) else ids  # BART reads its answer there
+    real = columns < lengths
+    inputs = {"input_ids": ids.where(real, config.pad_token_id), "attention_mask": real.long()}
+    if "token_type_ids" in taken and getattr(config, "type_vocab_size", 2) > 1:
+        inputs["token_type_ids"] = (columns > 2).long().expand_as(ids)
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    return inputs

@@ -1,0 +1,176 @@
+"""What some model families need beyond folded layers: relative positions, and weights outside of any layer.
+
+Each class is mixed into the module it is named for, so that transformers' own code runs wherever it can.
+`self` is a module whose layers are folded already.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hpo.finetune.folded.layers import PerSlot, Shared, SideBySide
+from hpo.finetune.lora.adapters import Adapter
+
+
+class _Mixin:
+    """For the type checker: the code below finds what it names in the module it is mixed into."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+        def forward(self, *args: Any, **kwargs: Any) -> Any: ...
+        def compute_position_bias(self, *args: Any, **kwargs: Any) -> Any: ...
+        def get_rel_pos(self, *args: Any, **kwargs: Any) -> Any: ...
+
+        disentangled_attention_bias: Any
+
+
+def _spread(bias: torch.Tensor, slots: int, rows: int) -> torch.Tensor:
+    """Give every row its slot's position bias: [1, K * heads, q, k] -> [rows, heads, q, k]."""
+    return bias.view(slots, -1, *bias.shape[2:]).repeat_interleave(rows // slots, dim=0)
+
+
+class FoldedT5Attention(_Mixin):
+    """The first layer's table of relative positions, looked up once for all slots."""
+
+    def settle(self) -> None:
+        """Change the table's class."""
+        if self.has_relative_attention_bias:
+            self.relative_attention_bias.__class__ = SideBySide
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        key_value_states: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Attend, with a position bias for every row."""
+        if position_bias is None and self.has_relative_attention_bias:
+            rows, length, _ = hidden_states.shape
+            seen = 0 if past_key_values is None else past_key_values.get_seq_length(self.layer_idx)
+            bias = self.compute_bias(length, seen + length, hidden_states.device, seen)
+            position_bias = _spread(bias, len(self.relative_attention_bias.weight), rows)
+        return super().forward(hidden_states, mask, key_value_states, position_bias, past_key_values, **kwargs)
+
+
+class FoldedMPNetEncoder(_Mixin):
+    """The same for MPNet, whose encoder holds the table."""
+
+    def settle(self) -> None:
+        """Change the table's class."""
+        self.relative_attention_bias.__class__ = SideBySide
+
+    def compute_position_bias(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the bias of every row of [K * b, length, ...]."""
+        bias = super().compute_position_bias(x[:1], *args, **kwargs)
+        return _spread(bias, len(self.relative_attention_bias.weight), len(x))
+
+
+def _weights(layer: nn.Linear) -> dict[str, torch.Tensor]:
+    """Return a folded layer's parameters, each [K, ...]; those that slots share are repeated, with adapters added."""
+    own: dict[str, torch.Tensor] = dict(layer.named_parameters(recurse=False))
+    if isinstance(layer, Shared):
+        own = {name: p.expand(layer.slots, *p.shape) for name, p in own.items()}
+        if isinstance(adapter := getattr(layer, "adapter", None), Adapter):
+            own["weight"] = own["weight"] + adapter.scale[..., None] * (adapter.B @ adapter.A)
+    return own
+
+
+class FoldedDisentangledSelfAttention(_Mixin):
+    """DeBERTa-v2's attention, whose projections also meet the table of relative positions.
+
+    The table is [K, buckets, hidden], or frozen and [buckets, hidden]; an adapter's dropout leaves it out.
+    """
+
+    def disentangled_attention_bias(
+        self,
+        query_layer: torch.Tensor,
+        key_layer: torch.Tensor,
+        relative_pos: torch.Tensor,
+        rel_embeddings: torch.Tensor,
+        scale_factor: int,
+    ) -> torch.Tensor:
+        """Return the bias [K * b * heads, length, length], each slot's from its own projections."""
+        code = super().disentangled_attention_bias.__func__
+        settings = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        settings["transpose_for_scores"] = self.transpose_for_scores
+        weights = {name: _weights(m) for name, m in self.named_children() if isinstance(m, nn.Linear)}
+
+        def of_one_slot(query: torch.Tensor, key: torch.Tensor, table: torch.Tensor, weights: Any) -> Any:
+            linears = {name: partial(F.linear, **own) for name, own in weights.items()}
+            return code(SimpleNamespace(**settings, **linears), query, key, relative_pos, table, scale_factor)
+
+        slots = len(weights["query_proj"]["weight"])
+        table = rel_embeddings.expand(slots, *rel_embeddings.shape[-2:])
+        query, key = (x.view(slots, -1, *x.shape[1:]) for x in (query_layer, key_layer))
+        bias: torch.Tensor = torch.vmap(of_one_slot)(query, key, table, weights)
+        return bias.flatten(0, 1)
+
+
+class KeptRelativePositions(_Mixin):
+    """DeBERTa-v2's encoder, whose buckets of relative positions need numbers from the host: a recording has none."""
+
+    def settle(self) -> None:
+        """Begin with none."""
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def get_rel_pos(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return the buckets [1, length, length]; in training, where all shapes are the study's, made once."""
+        if not self.training or any(given is not None for given in (*args, *kwargs.values())):
+            return super().get_rel_pos(hidden_states, *args, **kwargs)
+        length = hidden_states.shape[-2]
+        if length not in self.kept:
+            self.kept[length] = super().get_rel_pos(hidden_states)
+        return self.kept[length]
+
+
+class FoldedXLNetAttention(_Mixin):
+    """XLNet's attention, whose weights are its own and are read in einsums and sums."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a parameter [K, ...] so that each slot's rows meet their own."""
+        value = super().__getattr__(name)
+        return value.as_subclass(PerSlot) if isinstance(value, nn.Parameter) else value
+
+
+class FoldedXLNetModel(_Mixin):
+    """XLNet's rows are in the second dimension: every layer below turns its input, and its output back."""
+
+    def settle(self) -> None:
+        """Let the layers turn their inputs."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | Adapter):
+                module.__class__ = type(module.__class__.__name__, (_Turned, module.__class__), {})
+
+
+class _Turned(_Mixin):
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+
+# By the end of the module's name and the class's: two families call two different classes the same.
+FAMILIES: dict[str, type] = {
+    "modeling_deberta_v2.DebertaV2Encoder": KeptRelativePositions,
+    "modeling_deberta_v2.DisentangledSelfAttention": FoldedDisentangledSelfAttention,
+    "modeling_mpnet.MPNetEncoder": FoldedMPNetEncoder,
+    "modeling_mt5.MT5Attention": FoldedT5Attention,
+    "modeling_t5.T5Attention": FoldedT5Attention,
+    "modeling_xlnet.XLNetModel": FoldedXLNetModel,
+    "modeling_xlnet.XLNetRelativeAttention": FoldedXLNetAttention,
+}
+
+# The same where the pretrained weights are frozen and trials differ in adapters only.
+ADAPTED_FAMILIES: dict[str, type] = {
+    "modeling_deberta_v2.DebertaV2Encoder": KeptRelativePositions,
+    "modeling_deberta_v2.DisentangledSelfAttention": FoldedDisentangledSelfAttention,
+    "modeling_xlnet.XLNetModel": FoldedXLNetModel,
+}

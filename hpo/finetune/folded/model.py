@@ -1,0 +1,197 @@
+"""One model that holds K trials: each parameter [...] becomes [K, ...], and rows of all trials go in together.
+
+Layers of which nothing is trained are not repeated: all trials share them, as LoRA's trials do their base model.
+Only modules that own parameters are changed (HFTA; Wang et al., MLSys 2021); the model's own code runs as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hpo.core.errors import NotFoldableError
+from hpo.finetune.folded.families import ADAPTED_FAMILIES, FAMILIES
+from hpo.finetune.folded.layers import (
+    FoldedConv1D,
+    FoldedEmbedding,
+    FoldedLayerNorm,
+    FoldedLinear,
+    FoldedVectors,
+    Shared,
+)
+from hpo.finetune.lora.adapters import Adapter
+
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: FoldedLinear,
+    nn.Embedding: FoldedEmbedding,
+    nn.LayerNorm: FoldedLayerNorm,
+    Conv1D: FoldedConv1D,
+    Adapter: Adapter,
+}
+
+
+def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
+    """Return a copy of a model that holds K trials, all of them the model itself to begin with.
+
+    It takes K times the rows, slot by slot (input_ids [K * b, length]), and answers with as many. Buffers and
+    the parameters of frozen layers are shared by all slots, the latter with the model itself too.
+
+    Args:
+        model: Any model; stays as it is.
+        slots: K.
+
+    Raises:
+        NotFoldableError: Some modules cannot hold several trials; all of them are named.
+    """
+    folds = {name: _fold_of(module) for name, module in model.named_modules()}
+    known = {id(p) for name, kind in folds.items() if kind for p in model.get_submodule(name).parameters(False)}
+    in_the_way = [
+        f"{name or 'the model itself'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if trains(module) and any(id(p) not in known for p in module.parameters(recurse=False))
+    ]
+    if in_the_way:
+        more = f" and {len(in_the_way) - 1} more" if len(in_the_way) > 1 else ""
+        raise NotFoldableError(
+            f"{type(model).__name__} cannot hold several trials at once: {in_the_way[0]}{more} would need code of its "
+            "own (hpo/finetune/folded/families.py)"
+        )
+    shared = (p for m in model.modules() if not trains(m) for p in m.parameters(recurse=False))
+    folded = copy.deepcopy(model, {id(p): p for p in shared})
+    _stack(folded, slots)
+    for name in reversed(folds):  # layers before the modules that hold them
+        if (kind := folds[name]) is not None:
+            _become(folded.get_submodule(name), kind)
+            if kind is Shared:
+                folded.get_submodule(name).slots = slots  # type: ignore[assignment]
+    return folded
+
+
+def load_slot(model: PreTrainedModel, slot: int, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put one trial's weights into a slot of a folded model.
+
+    Args:
+        model: As `fold` returns it.
+        slot: From 0.
+        weights: Name -> tensor as in the plain model's `state_dict()`; what slots share is ignored.
+
+    Raises:
+        ValueError: A parameter is missing or has another shape.
+    """
+    filled = set()
+    with torch.no_grad():
+        for name, parameter in _repeated(model).items():
+            if name in weights:
+                if weights[name].shape != parameter.shape[1:]:
+                    raise ValueError(f"{name} is {list(parameter.shape[1:])}, not {list(weights[name].shape)}")
+                parameter[slot].copy_(weights[name])
+                filled.add(id(parameter))
+    missing = [name for name, parameter in _repeated(model).items() if id(parameter) not in filled]
+    if missing:
+        raise ValueError(f"weights lack {', '.join(missing)}")
+
+
+def slot_weights(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
+    """Return one slot's weights, with the plain model's names and shapes, and what it shares; views, not copies."""
+    own = _repeated(model)
+    return {name: tensor[slot] if name in own else tensor for name, tensor in model.state_dict().items()}
+
+
+def trains(module: nn.Module) -> bool:
+    """Return whether a module has parameters of its own that are trained; if not, all slots share it."""
+    return any(p.requires_grad for p in module.parameters(recurse=False))
+
+
+def _repeated(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return name -> parameter [K, ...] of a folded model, under all the names that a parameter has."""
+    return {
+        f"{prefix}.{name}".removeprefix("."): parameter
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if trains(module)
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
+
+
+# ---------------------------------------------------------------- how a module folds
+
+
+def _fold_of(module: nn.Module) -> type | None:
+    """Return the class that lets a module hold several trials; None if there is none, or none is needed."""
+    families = FAMILIES if _trains_within(module) else ADAPTED_FAMILIES
+    family = families.get(f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}")
+    if family is not None:
+        return family
+    if not trains(module):
+        return Shared if isinstance(module, nn.Linear | Conv1D) else None
+    if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
+        return None
+    if type(module) in LAYERS:
+        return LAYERS[type(module)]
+    own = list(module.parameters(recurse=False))
+    if not own or next(module.children(), None) is not None:
+        return None
+    kind = next((fold for layer, fold in LAYERS.items() if isinstance(module, layer)), FoldedVectors)
+    if kind is FoldedVectors and any(p.ndim != 1 for p in own):
+        return None
+    return kind if _folds(module, kind) else None
+
+
+def _trains_within(module: nn.Module) -> bool:
+    """Return whether anything in a module is trained but adapters."""
+    return any(trains(each) for each in module.modules() if not isinstance(each, Adapter))
+
+
+def _stack(module: nn.Module, slots: int) -> None:
+    """Repeat every parameter of a layer that trains K times; those that were one stay one."""
+    stacked: dict[nn.Parameter, nn.Parameter] = {}
+    for each in filter(trains, module.modules()):
+        for name, p in each.named_parameters(recurse=False, remove_duplicate=False):
+            if p not in stacked:
+                stacked[p] = nn.Parameter(p.detach().expand(slots, *p.shape).clone(), p.requires_grad)
+            setattr(each, name, stacked[p])
+
+
+def _become(module: nn.Module, kind: type) -> None:
+    """Change a module's class to its folded one."""
+    cls: Any = type(module)
+    module.__class__ = _folded_class(cls, kind)
+    if hasattr(kind, "settle"):
+        kind.settle(module)
+
+
+@functools.cache
+def _folded_class(cls: type, kind: type) -> Any:
+    """Mix a class with the folded one: a layer's subclass calls on the layer, a family's code overrides."""
+    if issubclass(kind, cls):
+        return kind
+    bases = (cls, kind) if issubclass(kind, nn.Module) else (kind, cls)
+    return type(f"Folded{cls.__name__}", bases, {})
+
+
+def _folds(layer: nn.Module, kind: type) -> bool:
+    """Return whether two slots of a folded layer answer as two layers do: tried, as its code may do anything."""
+    alone = [copy.deepcopy(layer) for _ in range(2)]
+    folded = copy.deepcopy(layer)
+    _stack(folded, 2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in folded.named_parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+            for slot, each in enumerate(alone):
+                each.get_parameter(name).copy_(p[slot])
+        width = p.shape[-1] if kind is not FoldedLinear else p.shape[1]
+        x = torch.randn(4, 3, width, generator=generator).to(p)
+        if isinstance(layer, nn.Embedding):
+            x = torch.arange(12, device=p.device).view(4, 3) % layer.num_embeddings
+        try:
+            _become(folded, kind)
+            return torch.allclose(folded(x), torch.cat([alone[0](x[:2]), alone[1](x[2:])]), rtol=1e-4, atol=1e-5)
+        except Exception:  # whatever a layer may raise on what it does not expect
+            return False

@@ -1,0 +1,121 @@
+"""LoRA (Hu et al., 2021): the pretrained weights stay as they are, and a product of two narrow matrices is learnt.
+
+A target layer's output gets `scale * B A dropout(x)` added, scale = alpha / rank. All trials of a study have their
+adapters at the same layers and of the same rank, the largest; what a trial does not use of them is zero in A and in
+B, so that its gradient is exactly zero, and AdamW leaves it there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hpo.core.errors import ModelError
+from hpo.finetune.models.dropout import OwnDropout
+from hpo.recipe.hyperparameters import LORA_TARGETS
+
+
+class Adapter(nn.Module):
+    """What is added to a layer's output; the same code holds one trial, or K of them.
+
+    Attributes:
+        A: [rank, in], or [K, rank, in].
+        B: [out, rank], or [K, out, rank].
+        scale: [1], or [K, 1]; not trained.
+        dropout: On the input, with the trial's own masks.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.A = nn.Parameter(torch.zeros(rank, inputs))
+        self.B = nn.Parameter(torch.zeros(outputs, rank))
+        self.scale = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.dropout = OwnDropout(0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [b, ..., in], or [K * b, ..., in], to [..., out]."""
+        rows = self.dropout(x).reshape(*self.A.shape[:-2], -1, x.shape[-1])
+        narrow: torch.Tensor = rows @ self.A.mT * self.scale[..., None]
+        return (narrow @ self.B.mT).view(*x.shape[:-1], self.B.shape[-2])
+
+
+def _add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    """Add a layer's adapter to its output, as a forward hook: model code sees the layer that it knows."""
+    adapter: Adapter = layer.adapter  # type: ignore[assignment]
+    added: torch.Tensor = adapter(inputs[0])
+    return output + added
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Where the adapters of a study are.
+
+    Attributes:
+        targets: Names in `LORA_TARGETS` that trials may have; adapters are at the layers of all of them.
+        rank: The largest rank that a trial may have.
+        head: Names of the parameters that train in full: what is not pretrained, and the classifier.
+    """
+
+    targets: tuple[str, ...]
+    rank: int
+    head: frozenset[str] = frozenset()
+
+    def install(self, model: PreTrainedModel) -> None:
+        """Freeze a model but for its head, and give it adapters that add nothing.
+
+        Raises:
+            ModelError: Some targets are no layers of this model.
+        """
+        missing = [target for target in self.targets if not self.layers(model, [target])]
+        if missing:
+            raise ModelError(
+                f"{type(model).__name__} has no layers that lora_targets: {missing[0]} means; "
+                "write lora_targets: all_linear"
+            )
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self.head)
+        for layer in self.layers(model, self.targets).values():
+            outputs, inputs = layer.weight.shape[:: -1 if isinstance(layer, Conv1D) else 1]
+            layer.adapter = Adapter(inputs, outputs, self.rank).to(layer.weight)
+            layer.register_forward_hook(_add)
+
+    def start(self, model: PreTrainedModel, params: Mapping[str, Any], seed: int) -> None:
+        """Put a model's adapters to where a trial starts: A uniform, as peft draws it, B zero.
+
+        Args:
+            model: One that `install` changed.
+            params: The trial's hyperparameters.
+            seed: Of what is drawn.
+        """
+        generator, rank = torch.Generator().manual_seed(seed), params["lora_rank"]
+        used = self.layers(model, [params["lora_targets"]])
+        for name, layer in self.layers(model, self.targets).items():
+            adapter = layer.adapter
+            assert isinstance(adapter, Adapter)
+            with torch.no_grad():
+                adapter.A.zero_()
+                adapter.B.zero_()
+                adapter.scale.fill_(params["lora_alpha"] / rank)
+                if name in used:
+                    drawn = torch.empty(rank, adapter.A.shape[1])
+                    adapter.A[:rank] = nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            adapter.dropout.p = params["lora_dropout"] if name in used else 0.0
+
+    def layers(self, model: PreTrainedModel, targets: Iterable[str]) -> dict[str, nn.Linear | Conv1D]:
+        """Return name -> layer of what some targets mean in a model."""
+        patterns = [re.compile(LORA_TARGETS[target], re.IGNORECASE) for target in targets]
+        return {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+            and f"{name}.weight" not in self.head
+            and any(pattern.search(name) for pattern in patterns)
+        }

@@ -1,0 +1,120 @@
+"""Adapters on disk, as `peft` writes and reads them, and put into the weights they belong to."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hpo.core.errors import MissingExtraError, ModelError
+from hpo.finetune.lora.adapters import Lora
+from hpo.finetune.models.loading import NO_CODE, from_pretrained
+
+if TYPE_CHECKING:
+    import peft
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def library() -> Any:
+    """Return the module `peft`.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise MissingExtraError("A LoRA study (lora_rank in its space)", "lora") from None
+    # Of what it asks transformers, which nobody here can change.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    return peft
+
+
+def save(
+    folder: Path, model: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor], params: Mapping[str, Any]
+) -> None:
+    """Write a trial's adapters and head as a `peft` folder, with the model's configuration for its labels.
+
+    Args:
+        folder: Where to.
+        model: One that `lora.install` changed; its weights are not read.
+        lora: Where adapters are.
+        weights: Name -> tensor of the trial: adapters and head.
+        params: The trial's hyperparameters.
+    """
+    layers, rank = lora.layers(model, [params["lora_targets"]]), params["lora_rank"]
+    kept = {name: weights[name] for name in lora.head}
+    for name in layers:
+        kept[f"{name}.lora_A.weight"] = weights[f"{name}.adapter.A"][:rank]
+        kept[f"{name}.lora_B.weight"] = weights[f"{name}.adapter.B"][:, :rank]
+    settings: peft.LoraConfig = library().LoraConfig(
+        task_type="SEQ_CLS",
+        inference_mode=True,
+        base_model_name_or_path=_place(model.name_or_path),
+        r=rank,
+        lora_alpha=params["lora_alpha"],
+        lora_dropout=params["lora_dropout"],
+        target_modules=list(layers),
+        modules_to_save=_trained_in_full(model, lora.head),
+        fan_in_fan_out=all(isinstance(layer, Conv1D) for layer in layers.values()),
+    )
+    settings.save_pretrained(str(folder))
+    model.config.save_pretrained(folder)
+    save_file(
+        {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in kept.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+
+
+def merged(folder: Path) -> PreTrainedModel:
+    """Return the model that a folder of `save` means, its adapters added to the pretrained weights.
+
+    Raises:
+        MissingExtraError: `peft` is not installed.
+        ModelError: The pretrained model is not where it was, or the folder cannot be read.
+    """
+    peft = library()
+    if not (folder / WEIGHTS).is_file():  # peft would look for another format, which unpickles
+        raise ModelError(f"the adapter in {folder} has no {WEIGHTS}; run the study again to have it written")
+    base = None
+    try:
+        base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        model, _ = from_pretrained(base, AutoConfig.from_pretrained(folder, **NO_CODE))
+        whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # transformers, peft and safetensors each raise their own kinds
+        first = str(error).partition("\n")[0]
+        raise ModelError(
+            f"the adapter in {folder} cannot be added to its pretrained model {base!r} ({first}); the model has to be "
+            "where it was when the study ran"
+        ) from None
+    return whole
+
+
+def merge(folder: Path, target: Path) -> None:
+    """Write what `merged` returns as a Hugging Face folder, with its tokenizer; see there."""
+    merged(folder).save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, **NO_CODE).save_pretrained(target)
+
+
+def _place(name: str | None) -> str | None:
+    return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
+
+
+def _trained_in_full(model: PreTrainedModel, head: frozenset[str]) -> list[str]:
+    """Return the modules that hold the head: all of whose parameters are of it, but not all of their parent's."""
+
+    def inside(name: str) -> bool:
+        own = [f"{name}.{parameter}" for parameter, _ in model.get_submodule(name).named_parameters()]
+        return bool(own) and head.issuperset(own)
+
+    names = [name for name, _ in model.named_modules() if name and inside(name)]
+    return [name for name in names if name.rpartition(".")[0] not in names]

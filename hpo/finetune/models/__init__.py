@@ -1,0 +1,1 @@
+"""Pretrained models: loaded, checked, and put back to where every trial starts."""

@@ -1,0 +1,275 @@
+"""The pretrained model: found, read from disk once per study, and put back to its start for every trial."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from hpo.config.paths import locate, model_source
+from hpo.core.errors import ModelError
+from hpo.finetune.folded.packing import current as packed_now
+from hpo.finetune.models import dropout as own_dropout
+from hpo.finetune.models import output_check as probe
+from hpo.tasks.classification import TASKS
+
+transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+# Said each time: where nothing is said, transformers asks on the terminal whether to run what a folder brings along.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+
+# RoBERTa and its kin count positions from the padding id on, so their tables hold fewer tokens than rows.
+POSITIONS_AFTER_PADDING = {
+    "roberta",
+    "xlm-roberta",
+    "roberta-prelayernorm",
+    "camembert",
+    "data2vec-text",
+    "mpnet",
+}
+
+
+# ---------------------------------------------------------------- attention
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: own_dropout.Rates = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there.
+
+    Packed tokens are gathered into rows, and what comes out is packed again.
+
+    Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out,
+    where all rates are zero too: fused or not must not depend on a trial's neighbours, as it shows in the last bit.
+    """
+    packing = packed_now()
+    if packing is not None:
+        query, key, value = (packing.to_rows(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
+    on_cpu, folded = query.device.type == "cpu", isinstance(dropout, own_dropout.SlotRates)
+    with torch.autocast(query.device.type, enabled=False) if on_cpu or folded else nullcontext():
+        if isinstance(dropout, own_dropout.SlotRates) or (on_cpu and dropout > 0):
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
+            bias = kwargs.get("position_bias")
+            output = own_dropout.attention(query, key, value, attention_mask, dropout, scaling, causal, bias)
+        else:
+            wide = torch.promote_types(query.dtype, torch.float32) if on_cpu else query.dtype
+            q, k, v = query.to(wide), key.to(wide), value.to(wide)
+            output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, dropout, scaling, **kwargs)
+    output = output.to(query.dtype)
+    return (output if packing is None else packing.to_line(output)), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """Make transformers' mask without its shortcuts for rows of one length, which ask the device and wait."""
+    kwargs |= {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
+    packing = packed_now()
+    if packing is not None:  # of the rows that the tokens are gathered into
+        rows, length = packing.real.shape
+        kwargs |= {"batch_size": rows, "q_length": length, "kv_length": length, "attention_mask": packing.real}
+    return sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register("hpo", _attention)
+AttentionMaskInterface.register("hpo", _mask)
+
+
+# ---------------------------------------------------------------- finding
+
+
+def _explained(name: str, folder: Path, what: str, error: Exception) -> ModelError:
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"model {name!r}: its {what} needs Python code that it brings along, which hpo never runs. Choose a model "
+            "whose classes are part of transformers"
+        )
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    local = locate(name, folder) is not None
+    searched = "" if local else f"There is no such folder in {Path.cwd()} or in {folder}. "
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1" or any(w in str(error).lower() for w in ("connect", "couldn't"))
+    if offline and not local:
+        hint = (
+            "If it is a Hub name, it is not in the local cache and the Hub cannot be reached: download the model where "
+            "there is a network and name its folder, e.g. model: ./bert-base-uncased"
+        )
+    else:
+        hint = "Name a folder that save_pretrained() wrote (safetensors), or a name on huggingface.co"
+    return ModelError(f"model {name!r}: its {what} cannot be loaded ({first}). {searched}{hint}")
+
+
+def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer, with a padding token.
+
+    Raises:
+        ModelError: The model or its tokenizer cannot be found or read.
+    """
+    source = model_source(name, folder)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **NO_CODE)
+    except Exception as error:  # transformers, tokenizers and the Hub each raise their own kinds
+        raise _explained(name, folder, "tokenizer", error) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
+        raise ModelError(
+            f"model {name!r} has no tokenizer; save it beside the weights: tokenizer.save_pretrained(folder)"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"model {name!r}: its tokenizer has no token to pad with; add a pad_token and save it")
+    return tokenizer
+
+
+def load_model(
+    name: str, folder: Path, task: str, labels: Iterable[str], pad: int | None = None
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """Load a sequence classifier with a head for these labels.
+
+    Args:
+        name: Local folder, `package:` name or Hub name.
+        folder: The study file's folder.
+        task: Name in `TASKS`.
+        labels: Label names; empty for regression.
+        pad: Padding token, for models whose configuration names none.
+
+    Returns:
+        The model in float32 on the CPU, and the names of the parameters that are not pretrained (the head).
+
+    Raises:
+        ModelError: The model cannot be found or read, or has no weights as safetensors.
+    """
+    source = model_source(name, folder)
+    names = list(labels)
+    try:
+        config = AutoConfig.from_pretrained(source, **NO_CODE)
+        config.num_labels = len(names) or 1
+        if names:
+            config.id2label = dict(enumerate(names))
+            config.label2id = {label: i for i, label in enumerate(names)}
+        config.problem_type = TASKS[task].problem_type
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = pad
+        model, info = from_pretrained(source, config)
+    except Exception as error:  # as above
+        raise _explained(name, folder, "weights", error) from None
+    return model, frozenset(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
+
+
+def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a sequence classifier with this module's attention; returns what was missing for it too."""
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": torch.float32,
+        "use_safetensors": True,  # the other format unpickles
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # a head for other labels is drawn anew
+        **NO_CODE,
+    }
+    model, info = AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager", **options)
+    attend(model)
+    return model, info
+
+
+def attend(model: PreTrainedModel) -> None:
+    """Let a model attend with hpo's function, if it gives the outputs of transformers' own.
+
+    Some classes accept any attention function and then compute their own, with a mask that they misread.
+    """
+    published = probe.outputs(model)
+    try:
+        _attend_with(model, "hpo")
+        if probe.same(probe.outputs(model), published):
+            return
+    except (ValueError, RuntimeError):  # the class does not let its attention be replaced
+        pass
+    _attend_with(model, "eager")
+
+
+def _attend_with(model: PreTrainedModel, name: str) -> None:
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):  # T5's stacks have configurations of their own
+            part.set_attn_implementation(name)
+
+
+def longest_input(wanted: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
+    """Return the tokens a text is cut after: what was asked for, or the most the model takes."""
+    limits = [wanted, int(tokenizer.model_max_length)]
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if positions > 0:  # XLNet, which has no limit, says -1
+        limits.append(positions - first_position(config))
+    return min(limits)
+
+
+def first_position(config: Any) -> int:
+    """Return the number of a text's first position."""
+    return (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+
+
+# ---------------------------------------------------------------- one trial's start
+
+
+def digest(model: nn.Module, head: frozenset[str]) -> str:
+    """Return the SHA-256 of the pretrained weights; the head is drawn anew for every trial."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in head:
+            found.update(name.encode())
+            found.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+class Starter:
+    """Puts a model back to where every trial starts: pretrained weights, a fresh head, the trial's dropout.
+
+    Args:
+        model: A model as `load_model` returns it.
+        head: Names of the parameters that are not pretrained.
+    """
+
+    def __init__(self, model: PreTrainedModel, head: frozenset[str]) -> None:
+        self.pristine = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.head = head
+        self.dropouts = own_dropout.rates(model)
+
+    def start(self, model: PreTrainedModel, seed: int, dropout: float | None) -> None:
+        """Reset a model of the same configuration in place."""
+        model.load_state_dict(self.pristine)
+        torch.manual_seed(seed)
+        for prefix, module in model.named_modules():
+            own = {f"{prefix}.{name}": p for name, p in module.named_parameters(recurse=False)}
+            if own and self.head.issuperset(own):
+                for parameter in own.values():
+                    parameter.__dict__.pop("_is_hf_initialized", None)  # or transformers would leave it
+                # By the host's generator: the same head on every device, and after a program that a GPU could not
+                # record, its own refuses to draw.
+                place = next(iter(own.values())).device
+                model._init_weights(module.cpu())  # type: ignore[no-untyped-call]
+                module.to(place)
+        for (name, rate), published in self.dropouts.items():
+            kept = dropout is None or rate == "activation_dropout"
+            setattr(model.get_submodule(name), rate, published if kept else dropout)

@@ -1,0 +1,1 @@
+"""One trial divided over several devices."""

@@ -1,0 +1,1 @@
+"""What a trial is made of: hyperparameters, their defaults, learning-rate schedules."""

@@ -1,0 +1,1 @@
+"""Which trial is run next, with which parameters, and whether it goes on."""

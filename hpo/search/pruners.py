@@ -1,0 +1,94 @@
+"""The pruners: name -> factory. Steps are examples seen, so trials of different batch sizes compare."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+
+from hpo.search.plugins import named
+
+PrunerFactory = Callable[..., BasePruner]
+
+
+def patient(
+    wrapped: str | Mapping[str, Any] | None = None,
+    patience: int = 2,
+    min_delta: float = 0.0,
+    segment: int = 1,
+    horizon: int | None = None,
+) -> BasePruner:
+    """Prune after `patience` evaluations without improvement, and only if the wrapped pruner would."""
+    inner = None
+    if wrapped is not None:
+        name, arguments = named(wrapped)
+        inner = make(name, arguments, segment, horizon)
+    return optuna.pruners.PatientPruner(inner, patience, min_delta)
+
+
+PRUNERS: dict[str, PrunerFactory] = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "asha": optuna.pruners.SuccessiveHalvingPruner,
+    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "patient": patient,
+    "wilcoxon": optuna.pruners.WilcoxonPruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+}
+
+
+def _defaults(name: str, segment: int, horizon: int | None) -> dict[str, Any]:
+    """Arguments that a study file may leave out; resources are counted in steps as they are reported."""
+    defaults: dict[str, dict[str, Any]] = {
+        "percentile": {"percentile": 25.0},
+        "wilcoxon": {"p_threshold": 0.1},
+        "patient": {"segment": segment, "horizon": horizon},
+        "asha": {"min_resource": segment},
+        "successive_halving": {"min_resource": segment},
+        "hyperband": {"min_resource": segment, "max_resource": horizon or "auto"},
+    }
+    return defaults.get(name, {})
+
+
+def factory(name: str) -> PrunerFactory | None:
+    """Return the pruner called `name`: a key of `PRUNERS` or any class of `optuna.pruners`."""
+    if name in PRUNERS:
+        return PRUNERS[name]
+    found = getattr(optuna.pruners, name, None)
+    if not inspect.isclass(found) or not issubclass(found, BasePruner) or inspect.isabstract(found):
+        return None
+    return found
+
+
+def names() -> list[str]:
+    """Return every name that `factory` knows."""
+    return [*PRUNERS, *(name for name in dir(optuna.pruners) if factory(name) is not None)]
+
+
+def make(name: str, arguments: Mapping[str, Any], segment: int = 1, horizon: int | None = None) -> BasePruner:
+    """Build a pruner.
+
+    Args:
+        name: A key of `PRUNERS` or a class of `optuna.pruners`.
+        arguments: Passed to it.
+        segment: Steps between two reports: the smallest resource a rung can have.
+        horizon: Steps of the longest trial, if known.
+
+    Raises:
+        ValueError: No pruner has that name, or it does not take these arguments.
+    """
+    build = factory(name)
+    if build is None:
+        raise ValueError(f"no pruner is called {name!r}; one of {', '.join(PRUNERS)}, or a class of optuna.pruners")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
+        try:
+            return build(**(_defaults(name, segment, horizon) | dict(arguments)))
+        except TypeError as error:
+            raise ValueError(str(error)) from None

@@ -1,0 +1,1 @@
+"""Search spaces: parameters, conditions, and how a study file writes them."""

@@ -1,0 +1,1 @@
+"""Optuna storages, the locks of trials, and what a process knows and writes of a study."""

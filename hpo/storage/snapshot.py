@@ -1,0 +1,249 @@
+"""A frozen snapshot of a study. Everything that shows, exports or judges a study reads only this."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import NoneType
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.recipe.hyperparameters import completed
+from hpo.tasks.metrics import Direction
+
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "fail": TrialState.FAIL,
+    "running": TrialState.RUNNING,
+    "waiting": TrialState.WAITING,
+}
+
+
+LOOK = "test"  # a look at the test split is an attribute `test:<trial>`; of former versions, `test`, for the last one
+
+# What readers take for granted of the attributes that hpo writes to a study.
+SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
+    "fingerprint": {"settings": Mapping, "facts": Mapping},
+    "label_shares": {},
+    LOOK: {
+        "best": Mapping,
+        "baseline": (Mapping, NoneType),
+        "metric": str,
+        "examples": int,
+        "references": (Mapping, NoneType),
+        "classes": (Mapping, NoneType),
+        "trials": (int, NoneType),
+    },
+}
+
+
+@dataclass(frozen=True, eq=False)  # two are the same if they are one: what is computed of one is kept
+class Results:
+    """A study as it was when it was read.
+
+    Attributes:
+        name: The study's name.
+        direction: `maximize` or `minimize`.
+        trials: Every row, by number.
+        attrs: The study's user attributes: `config` (the study file as JSON), `fingerprint`, and `test:<trial>` for
+            each look at the test split.
+    """
+
+    name: str
+    direction: Direction
+    trials: tuple[FrozenTrial, ...]
+    attrs: Mapping[str, Any]
+
+    @property
+    def metric(self) -> str:
+        """What the values measure."""
+        return str(self.attrs.get("config", {}).get("metric") or "value")
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the results depend on besides the study file: the task that the labels came to, versions, digests."""
+        facts: Mapping[str, Any] = self.attrs.get("fingerprint", {}).get("facts", {})
+        return facts
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        return {name: sum(t.state == state for t in self.trials) for name, state in STATES.items()}
+
+    @cached_property
+    def complete(self) -> tuple[FrozenTrial, ...]:
+        """The trials told COMPLETE with a finite value."""
+        return tuple(
+            t for t in self.trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)
+        )
+
+    @cached_property
+    def best(self) -> FrozenTrial | None:
+        """The best completed trial; of equals the first, and no duplicate: only the original has weights."""
+        sign = -1 if self.direction == "maximize" else 1
+        trained = [trial for trial in self.complete if "duplicate_of" not in trial.user_attrs]
+        return min(trained, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+
+    @cached_property
+    def baseline(self) -> FrozenTrial | None:
+        """The trial that ran the published default, if the study has one."""
+        return next((t for t in self.trials if t.user_attrs.get("baseline")), None)
+
+    @cached_property
+    def looks(self) -> tuple[Mapping[str, Any], ...]:
+        """Every look at the test split, the first one first: what `hpo.analysis.verdict.judge` returned."""
+        named = sorted((name for name in self.attrs if name.partition(":")[0] == LOOK), key=len)
+        by_trial = {self.attrs[name]["best"].get("number"): self.attrs[name] for name in named}
+        return tuple(sorted(by_trial.values(), key=lambda look: look.get("trials") or 0))
+
+    @cached_property
+    def verdict(self) -> Mapping[str, Any] | None:
+        """The look at what is now the best trial, if there was one."""
+        number = self.best.number if self.best else None
+        return next((look for look in self.looks if look["best"].get("number") == number), None)
+
+    def params(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return all hyperparameters of a trial, those that the space fixes too."""
+        space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
+        fixed = {name: value for name, value in space.items() if not isinstance(value, dict)}
+        return {**fixed, **trial.params}
+
+    def not_searched(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return what a trial ran with besides what was searched: what the space fixes, and the defaults in use."""
+        config = self.attrs.get("config", {})
+        settings = self.params(trial)
+        if config.get("model") and not config.get("objective"):
+            settings = completed(settings)
+        return {name: value for name, value in settings.items() if name not in trial.params}
+
+    def as_study(self, trials: Sequence[FrozenTrial] | None = None) -> optuna.Study:
+        """Return the snapshot, or some of its trials, as an Optuna study for Optuna's own plots and importances."""
+        kept = _Snapshot(self.trials if trials is None else trials)
+        return optuna.create_study(storage=kept, study_name=self.name, direction=self.direction)
+
+    def sample(self, trials: Sequence[FrozenTrial], most: int) -> Sequence[FrozenTrial]:
+        """Return at most `most` of some trials, in their order: the best and the default, others evenly spaced."""
+        if len(trials) <= most:
+            return trials
+        marked = {trial.number for trial in (self.best, self.baseline) if trial is not None}
+        others = [trial.number for trial in trials if trial.number not in marked]
+        room = most - sum(trial.number in marked for trial in trials)
+        chosen = marked | {others[index * len(others) // room] for index in range(room)}
+        return [trial for trial in trials if trial.number in chosen]
+
+
+class _Snapshot(InMemoryStorage):
+    """A storage in memory whose one study has trials as they are given.
+
+    `Study.add_trials` would number them again, and refuse a published default that lies outside a range.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._given = list(trials)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials themselves: plots only read them."""
+        return [trial for trial in self._given if states is None or trial.state in states]
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """Return the best trial, as any storage finds it."""
+        return BaseStorage.get_best_trial(self, study_id)
+
+
+def attrs_of(study: optuna.Study) -> dict[str, Any]:
+    """Return a study's attributes, without those of hpo's names that another program wrote."""
+    return {
+        name: value
+        for name, value in study.user_attrs.items()
+        if _is_shaped(value, SHAPES.get(name.partition(":")[0] if name.startswith(f"{LOOK}:") else name))
+    }
+
+
+def _is_shaped(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) -> bool:
+    if shape is None:
+        return True
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in shape.items())
+
+
+def read(study: optuna.Study) -> Results:
+    """Read a study once, whole."""
+    return Results(
+        study.study_name,
+        "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
+        tuple(study.get_trials(deepcopy=False)),  # Optuna's storages replace a row that changes, so these stay
+        attrs_of(study),
+    )
+
+
+def trial_json(trial: FrozenTrial, curve: bool = False) -> dict[str, Any]:
+    """Return a trial as JSON values: number, state, value, params, user_attrs (and intermediate_values)."""
+    finite = trial.value is not None and math.isfinite(trial.value) if trial.state.is_finished() else False
+    fields: dict[str, Any] = {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value if finite else None,
+        "params": trial.params,
+        "user_attrs": finite_json(trial.user_attrs),
+    }
+    if curve:
+        scores = {str(step): value for step, value in sorted(trial.intermediate_values.items())}
+        fields["intermediate_values"] = finite_json(scores)
+    return fields
+
+
+GROUPS = ("params", "metrics", "user_attrs")  # prefixes of columns, as Optuna's own table has them
+
+
+def trials_csv(results: Results) -> str:
+    """Return the trials as CSV, a line each: number, state, value, then all else that they have, empty where not."""
+    rows = [_cells(trial_json(trial)) for trial in results.trials]
+    found = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for group in GROUPS for name in found if name.startswith(f"{group}_")]
+    written = io.StringIO()
+    writer = csv.DictWriter(written, ["number", "state", "value", *columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue()
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    attrs = {name: value for name, value in row["user_attrs"].items() if name != "traceback"}
+    metrics = attrs.pop("metrics") if isinstance(attrs.get("metrics"), Mapping) else {}
+    return {name: row[name] for name in ("number", "state", "value")} | {
+        f"{group}_{name}": json.dumps(value) if isinstance(value, list | dict) else value
+        for group, values in zip(GROUPS, (row["params"], metrics, attrs), strict=True)
+        for name, value in values.items()
+    }
+
+
+def finite_json(value: Any) -> Any:
+    """Return JSON values with None for the numbers that JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def study_json(results: Results) -> dict[str, Any]:
+    """Return a study as JSON values: name, direction, counts, best."""
+    return {
+        "name": results.name,
+        "direction": results.direction,
+        "counts": results.counts,
+        "best": None if results.best is None else trial_json(results.best),
+    }

@@ -1,0 +1,158 @@
+"""The tasks: how logits become predictions, probabilities and a loss. Add one by adding an entry to `TASKS`.
+
+Torch is imported inside the losses only, so that reading a study file does not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+from hpo.recipe.class_weights import CLASS_WEIGHTS
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray[Any, Any]
+Smoothing = Union[float, "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of target that a sequence classifier is trained on.
+
+    Attributes:
+        says: What a row's label is, in a line.
+        metric: The metric a study uses when its file names none.
+        problem_type: transformers' name, stored in the exported model's configuration.
+        predicted: logits [n, outputs] -> predictions, [n] or [n, outputs].
+        probabilities: logits [n, outputs] -> probabilities [n, outputs] (regression: the values [n]).
+        loss: (logits [n, outputs], targets, label smoothing: one, or [n], class weights: None, [outputs] or
+            [n, outputs]) -> loss of each example [n]. Only a single label has class weights.
+    """
+
+    says: str
+    metric: str
+    problem_type: str
+    predicted: Callable[[Array], Array]
+    probabilities: Callable[[Array], Array]
+    loss: Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model said about one split.
+
+    Attributes:
+        task: Name in `TASKS`.
+        targets: [n] class indices or numbers, or [n, labels] of 0 and 1.
+        logits: [n, outputs].
+    """
+
+    task: str
+    targets: Array
+    logits: Array
+
+    @cached_property
+    def predicted(self) -> Array:
+        """The predictions, shaped as the targets."""
+        return TASKS[self.task].predicted(self.logits)
+
+    @cached_property
+    def probabilities(self) -> Array:
+        """The probabilities, [n, outputs]; for regression the values, [n]."""
+        return TASKS[self.task].probabilities(self.logits)
+
+    def take(self, rows: Array) -> Outputs:
+        """Return the outputs of some rows, e.g. of a bootstrap sample."""
+        return Outputs(self.task, self.targets[rows], self.logits[rows])
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether every example got the same prediction though their targets differ."""
+        same = bool((self.predicted == self.predicted[:1]).all())
+        return same and not bool((self.targets == self.targets[:1]).all())
+
+
+def _softmax(logits: Array) -> Array:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))  # no overflow at either end
+
+
+def _cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    import torch.nn.functional as F
+
+    weights = None if weights is None else weights.to(logits.dtype)
+    if isinstance(smoothing, float):
+        return F.cross_entropy(logits, targets, weights, label_smoothing=smoothing, reduction="none")
+    towards_all = F.log_softmax(logits, dim=-1)
+    own = F.cross_entropy(logits, targets, reduction="none")
+    if weights is not None:
+        towards_all = weights * towards_all
+        own = weights.gather(1, targets[:, None])[:, 0] * own
+    return (1 - smoothing) * own + smoothing * -towards_all.mean(dim=-1)
+
+
+def _binary_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing, weights: None = None
+) -> torch.Tensor:
+    import torch.nn.functional as F
+
+    smoothing = smoothing if isinstance(smoothing, float) else smoothing[:, None]
+    softened = targets * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, softened, reduction="none").mean(dim=-1)
+
+
+def _squared_error(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: Smoothing, weights: None = None
+) -> torch.Tensor:
+    return (logits[:, 0] - targets) ** 2  # label smoothing has no meaning for a number
+
+
+def class_weights(task: str, targets: Array, classes: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return each setting's weights [classes] on training rows; nothing for a task without one label a row."""
+    import torch
+
+    if task != "single_label":
+        return {}
+    counts = np.bincount(targets, minlength=classes)
+    found = {name: torch.from_numpy(weights(counts)) for name, weights in CLASS_WEIGHTS.items()}
+    return {name: weights.to(device, torch.float32) for name, weights in found.items()}
+
+
+TASKS: dict[str, Task] = {
+    "single_label": Task(
+        says="one label a row",
+        metric="accuracy",
+        problem_type="single_label_classification",
+        predicted=lambda logits: np.asarray(logits.argmax(axis=-1)),
+        probabilities=_softmax,
+        loss=_cross_entropy,
+    ),
+    "multi_label": Task(
+        says="any number of labels a row",
+        metric="f1_micro",
+        problem_type="multi_label_classification",
+        predicted=lambda logits: (logits > 0).astype(np.int64),
+        probabilities=_sigmoid,
+        loss=_binary_cross_entropy,
+    ),
+    "regression": Task(
+        says="a number a row",
+        metric="spearman",
+        problem_type="regression",
+        predicted=lambda logits: np.asarray(logits[:, 0]),
+        probabilities=lambda logits: np.asarray(logits[:, 0]),
+        loss=_squared_error,
+    ),
+}
