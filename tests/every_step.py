@@ -24,10 +24,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from hpo.config.study_spec import build
 from hpo.core.interrupts import Halt
-from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution import checkpoint_store as checkpoint
 from hpo.execution.best_weights import Weights
-from hpo.execution.checkpoint_store import Checkpoints, Kept
+from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.runner import Runner
 from hpo.execution.study_setup import open_study, plan
 from hpo.search.stopping import Rules
@@ -64,10 +64,10 @@ class Adder:
             outcomes[slot] = Evaluation(float(total), at=step + 1, last=step + 1 == SEGMENTS)
         return outcomes
 
-    def save(self, slot: int) -> Kept:
+    def save(self, slot: int) -> TrialCheckpoint:
         """Keep the sum."""
         trial, step, total = self._held[slot]
-        return Kept(trial.number, {"step": step}, {"sum": total})
+        return TrialCheckpoint(trial.number, {"step": step}, {"sum": total})
 
     def pause(self, slot: int) -> bool:
         """Hold what is in slots only."""

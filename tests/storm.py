@@ -87,7 +87,7 @@ def run(name: str, url: str | None, trials: int) -> optuna.Study:
 
 EARLY = ["alembic.command", "alembic.config", "alembic.migration", "alembic.script", "optuna.storages._rdb.models"]
 EARLY += ["psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite"]
-TRAINING = ["hpo.finetune.array", "sklearn.metrics", "scipy.stats", "transformers.models.bert.modeling_bert"]
+TRAINING = ["hpo.finetune.open", "sklearn.metrics", "scipy.stats", "transformers.models.bert.modeling_bert"]
 
 
 def import_early(*modules: str) -> None:

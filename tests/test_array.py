@@ -12,15 +12,17 @@ from hpo.config import study_spec as config
 from hpo.core.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study as tune
-from hpo.finetune.array import FineTuneArray
 from hpo.finetune.folded.program import Program
 from hpo.finetune.optimizer import build
+from hpo.finetune.plain import PlainEngine
+from hpo.finetune.setup import Setup
+from hpo.finetune.slot import Slot
 from hpo.recipe.hyperparameters import DEFAULTS
 from hpo.recipe.schedules import multiplier
 
 
 def open_array(folder, **overrides):
-    return tune.open_finetuning(config.build(tiny.study(folder, **overrides), "test", folder))
+    return tune.open_array(config.build(tiny.study(folder, **overrides), "test", folder))
 
 
 def run(array, params=None, seed=1, slot=0):
@@ -80,7 +82,7 @@ def test_trials_side_by_side_get_what_they_get_alone(tmp_path):
         curves.append(values(run(alone, each, seed=i)))
         alone.unload(0)
     array, together = open_array(tmp_path, slots=3), [[], [], []]
-    assert array._side_by_side
+    assert array.engine._side_by_side
     for i, each in enumerate(params):
         array.load(i, TrialSpec(i, each, i))
     for _ in range(4):
@@ -94,7 +96,7 @@ def test_a_model_that_calls_dropout_itself_trains_side_by_side_too(tmp_path):
     alone = open_array(tmp_path, slots=1)
     expected = values(run(alone, {"dropout": 0.2}))
     array = open_array(tmp_path, slots=2)
-    assert array._side_by_side
+    assert array.engine._side_by_side
     array.load(1, TrialSpec(7, {"learning_rate": 1e-3, "epochs": 5, "batch_size": 8, "dropout": 0.5}, 9))
     assert values(run(array, {"dropout": 0.2})) == expected
 
@@ -102,7 +104,7 @@ def test_a_model_that_calls_dropout_itself_trains_side_by_side_too(tmp_path):
 def test_a_model_that_draws_its_own_masks_trains_one_trial_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr("hpo.finetune.models.dropout.install", lambda model: None)
     monkeypatch.setattr("hpo.finetune.models.dropout.OwnFunction", nullcontext)
-    assert not open_array(tmp_path, slots=2)._side_by_side
+    assert not open_array(tmp_path, slots=2).engine._side_by_side
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def threads_of_steps(array, monkeypatch, trials):
         return lambda *given: (seen.add(torch.get_num_threads()), inner(*given))[1]
 
     with monkeypatch.context() as patch:
-        for cls, name in ((FineTuneArray, "_update"), (FineTuneArray, "predict"), (Program, "step")):
+        for cls, name in ((Slot, "update"), (Setup, "predict"), (Program, "step")):
             patch.setattr(cls, name, watched(getattr(cls, name)))
         for slot in range(trials):
             array.load(slot, TrialSpec(slot, {"batch_size": 30, "epochs": 1}, slot))
@@ -149,7 +151,7 @@ def test_a_trial_has_the_same_threads_however_many_others_there_are(
     tmp_path, monkeypatch, three_threads, changes, threads
 ):
     array = open_array(tmp_path, **{"threads": None, **changes})
-    assert array.threads == array.facts["threads"] == threads
+    assert array.engine.threads == array.facts["threads"] == threads
     if changes.get("slots") == "auto":
         assert array.fastest_slots(99) == (changes.get("threads") or 3)
         array.slots = 2
@@ -160,9 +162,9 @@ def test_a_trial_has_the_same_threads_however_many_others_there_are(
 
 
 def test_a_model_that_draws_its_own_masks_trains_with_all_threads(tmp_path, monkeypatch, three_threads):
-    monkeypatch.setattr(FineTuneArray, "_draws_all_masks", lambda self, model: False)
+    monkeypatch.setattr(Setup, "_draws_all_masks", lambda self: False)
     array = open_array(tmp_path, slots=2, threads=None)
-    assert array.threads == array.facts["threads"] == 3
+    assert array.engine.threads == array.facts["threads"] == 3
     assert threads_of_steps(array, monkeypatch, 2) == {3}
 
 
@@ -183,7 +185,7 @@ def test_facts_that_say_nothing_new_of_threads_change_nothing(tmp_path, facts):
     array = open_array(tmp_path)
     before = dict(array.facts)
     array.settle(facts)
-    assert (array.facts, array.threads, array.notes) == (before, 1, ())
+    assert (array.facts, array.engine.threads, array.notes) == (before, 1, ())
     assert array.facts["numerics"] == 4
 
 
@@ -212,19 +214,19 @@ def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
     array = open_array(tmp_path)
     params = {**DEFAULTS, "learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "dropout": 0.0}
     array.load(0, TrialSpec(0, params, 5))
-    slot = array._occupied[0]
+    slot = array.engine.occupied[0]
     reference = copy.deepcopy(slot.model).train()
-    optimizer = build(dict(reference.named_parameters()), array._starter.head, params)
-    for step, rows in enumerate(list(array._batches(slot.trial))[:4]):
-        inputs, targets = array.tokens["train"].batch(rows)
+    optimizer = build(dict(reference.named_parameters()), array.setup.head, slot.params)
+    for step, rows in enumerate(list(array.setup.batches(slot, array.engine.window))[:4]):
+        inputs, targets = array.setup.tokens["train"].batch(rows)
         loss = reference(**inputs, labels=targets).loss
         loss.backward()
         nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * multiplier(step, slot.total_steps, params)
+            group["lr"] = 1e-3 * multiplier(step, slot.total_steps, slot.params)
         optimizer.step()
         optimizer.zero_grad()
-        assert array._step(slot, next(slot.batches)).item() == pytest.approx(loss.item(), abs=1e-6)
+        assert array.engine._step(slot, next(slot.batches)).item() == pytest.approx(loss.item(), abs=1e-6)
     for ours, theirs in zip(slot.model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -235,7 +237,7 @@ def test_moments_of_rows_that_no_batch_has_end_as_zero_not_as_denormal_numbers(t
     for slot in range(slots):
         array.load(slot, TrialSpec(slot, {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8}, slot))
     array.advance()
-    moments = [array._occupied[slot].moments(array._vocabulary.name)["exp_avg"] for slot in range(slots)]
+    moments = [array.engine.occupied[slot].moments(array.setup.vocabulary.name)["exp_avg"] for slot in range(slots)]
     for moment in moments:
         moment.view(torch.int32).fill_(3)  # 4e-45, of which nine tenths are 4e-45
     array.advance()
@@ -257,9 +259,9 @@ def test_micro_batches_add_up_to_the_batch(tmp_path):
 
 def test_kept_weights_are_those_of_the_best_evaluation_and_load_with_the_whole_vocabulary(tmp_path):
     array = open_array(tmp_path, evaluations_per_epoch=1)
-    assert array._vocabulary.rows is not None, "the table of 200 rows should have been cut"
+    assert array.setup.vocabulary.rows is not None, "the table of 200 rows should have been cut"
     evaluations = run(array, {"weight_decay": 0.5, "epochs": 4, "batch_size": 8})
-    slot = array._occupied[0]
+    slot = array.engine.occupied[0]
     assert array.keep(0, tmp_path / "kept")
     best = max(range(len(evaluations)), key=lambda i: evaluations[i].value)
     outputs = array.outputs_of(tmp_path / "kept", "validation")
@@ -270,8 +272,8 @@ def test_kept_weights_are_those_of_the_best_evaluation_and_load_with_the_whole_v
     whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept")
     table = whole.get_input_embeddings().weight
     assert table.shape[0] == 200
-    unused = np.setdiff1d(np.arange(200), array._vocabulary.rows.numpy())
-    pretrained = array._vocabulary.whole[unused]
+    unused = np.setdiff1d(np.arange(200), array.setup.vocabulary.rows.numpy())
+    pretrained = array.setup.vocabulary.whole[unused]
     torch.testing.assert_close(table.detach()[unused], pretrained * slot.best_decay)
     assert slot.best_decay < 1.0
 
@@ -283,7 +285,7 @@ def test_a_cut_table_trains_as_the_whole_one_does(tmp_path, monkeypatch):
     cut.keep(0, tmp_path / "cut")
     monkeypatch.setattr("hpo.finetune.models.vocabulary.MOST_KEPT", -1)
     whole = open_array(tmp_path)
-    assert whole._vocabulary.rows is None
+    assert whole.setup.vocabulary.rows is None
     np.testing.assert_allclose(
         [e.metrics["loss"] for e in run(whole, params)], [e.metrics["loss"] for e in curve], rtol=1e-5
     )
@@ -323,15 +325,15 @@ def test_regression_pairs_and_many_labels_learn(tmp_path):
     params = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8}
 
     numbers = open_array(tmp_path, data={"train": "regression.csv"})
-    assert (numbers.data.task, numbers.metric) == ("regression", "spearman")
+    assert (numbers.setup.data.task, numbers.setup.metric) == ("regression", "spearman")
     assert max(e.value for e in run(numbers, params)) > 0.7
 
     many = open_array(tmp_path, data={"train": "many.csv", "label": ["good", "bad"]})
-    assert (many.data.task, many.metric) == ("multi_label", "f1_micro")
+    assert (many.setup.data.task, many.setup.metric) == ("multi_label", "f1_micro")
     assert max(e.value for e in run(many, params)) > 0.85
 
     pairs = open_array(tmp_path, data={"train": "pairs.csv", "text_pair": "other"})
-    inputs, _ = pairs.tokens["train"].batch(np.arange(4))
+    inputs, _ = pairs.setup.tokens["train"].batch(np.arange(4))
     assert "token_type_ids" in inputs
     assert set(inputs["token_type_ids"].unique().tolist()) == {0, 1}
     assert len(run(pairs, params)) == 12
@@ -354,7 +356,7 @@ def test_a_diverged_trial_is_named_and_the_slot_is_as_new(tmp_path):
     array.unload(0)
     array.load(0, TrialSpec(0, {"batch_size": 16}, 1))
     with torch.no_grad():
-        array._occupied[0].model.classifier.weight.fill_(math.inf)
+        array.engine.occupied[0].model.classifier.weight.fill_(math.inf)
     outcome = array.advance()[0]
     assert isinstance(outcome, DivergedError)
     assert "not finite after 32 examples" in str(outcome)
@@ -375,14 +377,14 @@ def test_a_model_that_learns_is_said_not_to_have_collapsed(tmp_path):
 
 def limited(monkeypatch, array, most):
     """Let forward passes of more than `most` rows run out of memory."""
-    inner = type(array._spare[0]).forward
+    inner = type(array.setup.model).forward
 
     def forward(self, input_ids, **inputs):
         if self.training and len(input_ids) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return inner(self, input_ids, **inputs)
 
-    monkeypatch.setattr(type(array._spare[0]), "forward", forward)
+    monkeypatch.setattr(type(array.setup.model), "forward", forward)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_the_trial_goes_on(tmp_path, monkeypatch):
@@ -390,7 +392,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_trial_goes_on(tmp_path, mo
     array = open_array(tmp_path)
     limited(monkeypatch, array, 5)
     found = run(array, {"dropout": 0.0})
-    assert array.micro_batch == 4
+    assert array.engine.micro_batch == 4
     np.testing.assert_allclose([e.metrics["loss"] for e in found], [e.metrics["loss"] for e in expected], rtol=1e-4)
 
 
@@ -403,29 +405,29 @@ def test_a_trial_that_fits_at_no_micro_batch_is_out_of_memory(tmp_path, monkeypa
 
 def test_the_time_of_an_example_is_measured_without_a_trace(tmp_path):
     array = open_array(tmp_path)
-    before = {name: t.clone() for name, t in array._spare[0].state_dict().items()}
+    before = {name: t.clone() for name, t in array.setup.model.state_dict().items()}
     assert 0 < array.seconds_per_example() < 10
     assert math.isfinite(array.seconds_per_example())
-    assert all(torch.equal(before[name], t) for name, t in array._spare[0].state_dict().items())
+    assert all(torch.equal(before[name], t) for name, t in array.setup.model.state_dict().items())
 
 
 def test_a_real_failed_allocation_is_out_of_memory(tmp_path, monkeypatch):
-    array, inner = open_array(tmp_path), FineTuneArray._accumulate
+    array, inner = open_array(tmp_path), PlainEngine._accumulate
 
     def greedy(self, *given):
         if self.micro_batch > 2:
             torch.empty(10**16)
         return inner(self, *given)
 
-    monkeypatch.setattr(FineTuneArray, "_accumulate", greedy)
+    monkeypatch.setattr(PlainEngine, "_accumulate", greedy)
     assert run(array)[-1].last
-    assert array.micro_batch == 2
+    assert array.engine.micro_batch == 2
 
 
 def test_outputs_that_are_not_finite_end_the_trial_even_if_its_loss_was(tmp_path):
     array = open_array(tmp_path)
     array.load(0, TrialSpec(0, {"batch_size": 64, "epochs": 1}, 1))
-    step = array._step
+    step = array.engine._step
 
     def last_step(slot, rows):
         loss = step(slot, rows)
@@ -433,7 +435,7 @@ def test_outputs_that_are_not_finite_end_the_trial_even_if_its_loss_was(tmp_path
             slot.model.classifier.bias.fill_(math.nan)
         return loss
 
-    array._step = last_step
+    array.engine._step = last_step
     outcome = array.advance()[0]
     assert isinstance(outcome, DivergedError)
     assert "outputs are not finite" in str(outcome)

@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 import torch
 
+from hpo.core.trainer import TrialCheckpoint
 from hpo.execution import checkpoint_store as checkpoint
-from hpo.execution.checkpoint_store import MANIFEST, Checkpoint, Checkpoints, Kept, Writer, used
+from hpo.execution.checkpoint_store import MANIFEST, Checkpoint, Checkpoints, Writer, used
 
 STUDY = {"name": "study", "settings": {"seed": 1}}
 
@@ -32,10 +33,10 @@ def made(step: int, size: int = 5) -> Checkpoint:
     """Return what an array of two slots would keep after some steps."""
     draw = torch.Generator().manual_seed(step)
 
-    def kept(trial: int) -> Kept:
+    def kept(trial: int) -> TrialCheckpoint:
         moments = {f"exp_avg.{i}": torch.randn(size, 2, generator=draw) for i in range(2)}
         state = {"step": step, "history": [0.1 * step, None], "order": draw.initial_seed()}
-        return Kept(trial, state, {**moments, "random": draw.get_state()[:8]})
+        return TrialCheckpoint(trial, state, {**moments, "random": draw.get_state()[:8]})
 
     return Checkpoint({0: kept(10), 3: kept(11)}, {"micro_batch": step})
 
@@ -89,10 +90,10 @@ def test_every_kind_of_tensor_comes_back(kept: Checkpoints) -> None:
         "trained": torch.nn.Parameter(torch.ones(2)),
         "é/../x": torch.ones(1),
     }
-    assert kept.save("array", Checkpoint({0: Kept(0, {}, tensors), 1: Kept(1)})) is None
+    assert kept.save("array", Checkpoint({0: TrialCheckpoint(0, {}, tensors), 1: TrialCheckpoint(1)})) is None
     loaded, _ = kept.load("array")
     assert loaded is not None
-    assert loaded.slots[1] == Kept(1)
+    assert loaded.slots[1] == TrialCheckpoint(1)
     assert set(loaded.slots[0].tensors) == set(tensors)
     for name, tensor in loaded.slots[0].tensors.items():
         expected = tensors[name].detach()
@@ -107,15 +108,15 @@ def test_a_float_in_a_state_comes_back_to_the_bit(kept: Checkpoints) -> None:
         "nothing": None,
         "nested": {"a": [1]},
     }
-    assert kept.save("array", Checkpoint({0: Kept(0, state)}, state)) is None
+    assert kept.save("array", Checkpoint({0: TrialCheckpoint(0, state)}, state)) is None
     loaded, _ = kept.load("array")
-    assert loaded == Checkpoint({0: Kept(0, state)}, state)
+    assert loaded == Checkpoint({0: TrialCheckpoint(0, state)}, state)
 
 
 def test_a_state_that_json_cannot_say_is_the_callers_error_and_the_one_before_stays(kept: Checkpoints) -> None:
     kept.save("array", made(1))
     for bad in (object(), {1, 2}, math.nan, [math.inf]):
-        for checkpoint_of_it in (Checkpoint({0: Kept(0, {"x": bad})}), Checkpoint({}, {"x": bad})):
+        for checkpoint_of_it in (Checkpoint({0: TrialCheckpoint(0, {"x": bad})}), Checkpoint({}, {"x": bad})):
             with pytest.raises((TypeError, ValueError), match=r"not JSON (serializable|compliant)"):
                 kept.save("array", checkpoint_of_it)
     assert same(kept.load("array")[0], made(1))
@@ -124,13 +125,13 @@ def test_a_state_that_json_cannot_say_is_the_callers_error_and_the_one_before_st
 def test_arrays_are_kept_apart_and_found_by_their_trials(kept: Checkpoints) -> None:
     assert kept.found() == {}
     kept.save("one", made(1))
-    kept.save("two", Checkpoint({0: Kept(20, {"step": 9}, {"w": torch.ones(1)})}))
+    kept.save("two", Checkpoint({0: TrialCheckpoint(20, {"step": 9}, {"w": torch.ones(1)})}))
     found = kept.found()
     assert {name: [s.trial for s in c.slots.values()] for name, c in found.items()} == {
         "one": [10, 11],
         "two": [20],
     }
-    assert found["two"] == Checkpoint({0: Kept(20, {"step": 9})})
+    assert found["two"] == Checkpoint({0: TrialCheckpoint(20, {"step": 9})})
     kept.drop("one")
     kept.drop("one")
     assert list(kept.found()) == ["two"]
@@ -435,7 +436,12 @@ def test_disk_use_is_what_the_files_take(tmp_path: Path) -> None:
 
 def of_trial(trial: int, step: int, other: int = 99) -> Checkpoint:
     """Return a checkpoint in whose second slot a trial is at a step."""
-    return Checkpoint({0: Kept(other, {"step": 1000}), 2: Kept(trial, {"step": step}, {"w": torch.full((2,), step)})})
+    return Checkpoint(
+        {
+            0: TrialCheckpoint(other, {"step": 1000}),
+            2: TrialCheckpoint(trial, {"step": step}, {"w": torch.full((2,), step)}),
+        }
+    )
 
 
 def test_of_a_trial_that_is_kept_several_times_the_furthest_one_is_returned(kept: Checkpoints) -> None:
@@ -446,7 +452,7 @@ def test_of_a_trial_that_is_kept_several_times_the_furthest_one_is_returned(kept
     assert (found.trial, found.state) == (7, {"step": 30})
     assert torch.equal(found.tensors["w"], torch.full((2,), 30))
     kept.drop("trial-7")
-    assert kept.of(7) == Kept(7, {"step": 20}, {"w": pytest.approx(torch.full((2,), 20))})
+    assert kept.of(7) == TrialCheckpoint(7, {"step": 20}, {"w": pytest.approx(torch.full((2,), 20))})
 
 
 def test_of_a_trial_that_is_not_kept_there_is_none(kept: Checkpoints, tmp_path: Path) -> None:
@@ -457,8 +463,8 @@ def test_of_a_trial_that_is_not_kept_there_is_none(kept: Checkpoints, tmp_path: 
 
 
 def test_a_trial_without_a_step_is_the_least_far(kept: Checkpoints) -> None:
-    kept.save("z", Checkpoint({0: Kept(7)}))
-    assert kept.of(7) == Kept(7)
+    kept.save("z", Checkpoint({0: TrialCheckpoint(7)}))
+    assert kept.of(7) == TrialCheckpoint(7)
     kept.save("a", of_trial(7, 1))
     assert (found := kept.of(7)) is not None
     assert found.state == {"step": 1}
@@ -498,14 +504,14 @@ def test_of_what_is_kept_of_a_trial_the_damaged_is_passed_over(
 @pytest.mark.parametrize("step", [None, "30", [1]])
 def test_a_step_that_is_no_number_hides_no_other_checkpoint(kept: Checkpoints, step: Any) -> None:
     kept.save("a", of_trial(7, 20))
-    kept.save("b", Checkpoint({0: Kept(7, {"step": step})}))
+    kept.save("b", Checkpoint({0: TrialCheckpoint(7, {"step": step})}))
     assert (found := kept.of(7)) is not None
     assert found.state["step"] in (20, step)
 
 
 def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Path) -> None:
-    kept.save("ended", Checkpoint({0: Kept(1), 1: Kept(2)}))
-    kept.save("half", Checkpoint({0: Kept(2), 1: Kept(3)}))
+    kept.save("ended", Checkpoint({0: TrialCheckpoint(1), 1: TrialCheckpoint(2)}))
+    kept.save("half", Checkpoint({0: TrialCheckpoint(2), 1: TrialCheckpoint(3)}))
     folder = tmp_path / "checkpoints"
     for name in ("writing", "abandoned", "torn"):
         (folder / name).mkdir()

@@ -12,9 +12,8 @@ from test_folded_array import curves, same
 from hpo.config import study_spec as config
 from hpo.core.errors import DataError
 from hpo.execution import run_study as tune
-from hpo.finetune.array import FineTuneArray
-from hpo.finetune.folded.engine import FoldedArray
-from hpo.finetune.lora.adaptation import LoraArray
+from hpo.finetune.folded.engine import FoldedEngine
+from hpo.finetune.plain import PlainEngine
 from hpo.recipe.class_weights import CLASS_WEIGHTS
 from hpo.tasks.classification import TASKS
 
@@ -40,7 +39,7 @@ def open_array(folder, **overrides):
         csv.writer(file).writerows([("text", "label"), *((tiny.sentence(rng, label), label) for label in labels)])
     data = {"train": str(folder / "skewed.csv"), "validation": 50, "test": 20}
     raw = tiny.study(folder, **{"space": SPACE, "data": data, "metric": "f1_macro", **overrides})
-    return tune.open_finetuning(config.build(raw, "test", folder))
+    return tune.open_array(config.build(raw, "test", folder))
 
 
 # ---------------------------------------------------------------- the weights
@@ -61,8 +60,8 @@ def test_a_class_without_rows_weighs_one_and_is_not_counted():
 
 def test_the_rows_counted_are_those_trained_on(tmp_path):
     array = open_array(tmp_path)
-    counts = np.bincount(array.data.splits["train"].targets)
-    np.testing.assert_allclose(array._class_weights["balanced"], counts.sum() / (2 * counts), rtol=1e-6)
+    counts = np.bincount(array.setup.data.splits["train"].targets)
+    np.testing.assert_allclose(array.setup.class_weights["balanced"], counts.sum() / (2 * counts), rtol=1e-6)
 
 
 # ---------------------------------------------------------------- the loss
@@ -112,12 +111,12 @@ def test_none_is_what_a_trial_gets_that_says_nothing(tmp_path):
 
 
 @pytest.mark.bits
-@pytest.mark.parametrize(("kind", "adapters"), [(FoldedArray, {}), (LoraArray, {"lora_rank": [2, 4]})])
+@pytest.mark.parametrize(("kind", "adapters"), [(FoldedEngine, {}), (FoldedEngine, {"lora_rank": [2, 4]})])
 def test_folded_trials_of_different_weights_are_the_same_beside_each_other_and_alone(tmp_path, kind, adapters):
     space, trials = SPACE | adapters, [trial | dict.fromkeys(adapters, 2) for trial in TRIALS]
     one = curves(open_array(tmp_path, space=space, fold=True, slots=1), trials)
     array = open_array(tmp_path, space=space, fold=True, slots=4)
-    assert type(array) is kind
+    assert type(array.engine) is kind
     together = curves(array, trials, order=[3, 0, 1, 2])
     assert [number for number in one if not same(one[number], together[number])] == []
 
@@ -125,8 +124,8 @@ def test_folded_trials_of_different_weights_are_the_same_beside_each_other_and_a
 def test_folded_trials_are_trials_of_their_own(tmp_path):
     folded = curves(open_array(tmp_path, fold=True, slots=4), TRIALS)
     plain = open_array(tmp_path, fold=False)
-    assert type(plain) is FineTuneArray
-    plain.window = FoldedArray.window
+    assert type(plain.engine) is PlainEngine
+    plain.engine.window = FoldedEngine.window
     for number, own in curves(plain, TRIALS).items():
         for name, weight in folded[number][-1].items():
             if "key.bias" not in name:  # its gradient is rounding, which AdamW makes a step of
@@ -160,6 +159,6 @@ def test_tasks_without_one_label_a_row_refuse_weights(tmp_path, task, setting):
     raw = tiny.study(tmp_path, task=task, data=data, metric=None)
     refused = config.build({**raw, "space": {**raw["space"], "class_weights": setting}}, "test", tmp_path)
     with pytest.raises(DataError, match=rf"class_weights: .*balanced needs one label a row.* is {task}; leave"):
-        tune.open_finetuning(refused)
+        tune.open_array(refused)
     allowed = {**raw, "space": {**raw["space"], "class_weights": "none"}}
-    assert tune.open_finetuning(config.build(allowed, "test", tmp_path)).data.task == task
+    assert tune.open_array(config.build(allowed, "test", tmp_path)).setup.data.task == task

@@ -11,7 +11,7 @@ from hpo.core.trainer import TrialSpec
 from hpo.finetune.folded import engine as folded_array
 from hpo.finetune.folded import program as folded_program
 from hpo.finetune.folded.cuda_graph import Replay
-from hpo.finetune.folded.engine import FoldedArray
+from hpo.finetune.folded.engine import FoldedEngine
 from hpo.recipe.hyperparameters import DEFAULTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -40,7 +40,7 @@ def test_a_replayed_program_is_the_program_to_the_bit(tmp_path, monkeypatch, kin
     tiny.save_model(tmp_path / "model", kind)
     array = on_gpu(tmp_path, slots=3, precision=precision)
     replayed = curves(array)
-    assert array._program._replay._graph is not None
+    assert array.engine._program._replay._graph is not None
     monkeypatch.setattr(folded_program, "Replay", lambda program, device: program)
     called = curves(on_gpu(tmp_path, slots=3, precision=precision))
     assert [number for number in called if not same(called[number], replayed[number])] == []
@@ -63,7 +63,7 @@ def close_in_loss(one, other):
 def test_folded_trials_are_close_to_trials_of_their_own(tmp_path, kind):
     tiny.save_model(tmp_path / "model", kind)
     plain = on_gpu(tmp_path, fold=False)
-    plain.window = FoldedArray.window
+    plain.engine.window = FoldedEngine.window
     trials = [{**each, "dropout": 0.0} for each in SLOW]
     close_in_loss(curves(plain, trials), curves(on_gpu(tmp_path, slots=3), trials))
 
@@ -107,7 +107,7 @@ def test_a_head_is_the_same_on_every_device(tmp_path):
     for device in ("cpu", "cuda"):
         array = open_array(tmp_path, device=device, slots=1)
         array.load(0, TrialSpec(0, MIXED[0], 3))
-        head = [array._occupied[0].weights[name] for name in sorted(array._starter.head)]
+        head = [array.engine.occupied[0].weights[name] for name in sorted(array.setup.head)]
         heads.append([weights.cpu().clone() for weights in head])
     assert all(map(torch.equal, *heads))
 
@@ -115,7 +115,7 @@ def test_a_head_is_the_same_on_every_device(tmp_path):
 def test_after_a_recording_that_failed_trials_train_without(tmp_path, monkeypatch):
     called = curves(on_gpu(tmp_path, slots=2))
     array = on_gpu(tmp_path, slots=2)
-    monkeypatch.setattr(array, "_context", lambda keys, context=array._context: waiting(context(keys)))
+    monkeypatch.setattr(array.engine, "_context", lambda keys, context=array.engine._context: waiting(context(keys)))
     with pytest.warns(UserWarning, match="without CUDA graphs"):
         found = curves(array)
     assert [number for number in called if not same(called[number], found[number])] == []

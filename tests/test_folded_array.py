@@ -11,16 +11,18 @@ from optuna.trial import TrialState
 
 from hpo.config import study_spec as config
 from hpo.core.errors import DivergedError, GaveWayError, OutOfMemoryError
+from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.execution import run_study as tune
 from hpo.finetune import device
-from hpo.finetune.array import FineTuneArray
 from hpo.finetune.folded import engine as folded_array
-from hpo.finetune.folded.engine import FoldedArray
+from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.models import dropout
 from hpo.finetune.models.loading import load_model
+from hpo.finetune.plain import PlainEngine
+from hpo.finetune.setup import Setup
+from hpo.finetune.slot import Slot
 from hpo.recipe.schedules import SCHEDULES
-from hpo.search.samplers import derived_seed
 
 # Trials that differ in everything: batch sizes that share micro-batches of 8 or do not, lengths, masks, rates.
 MIXED = [
@@ -44,7 +46,7 @@ def packed():
 
 def open_array(folder, **overrides):
     raw = tiny.study(folder, **{"fold": True, "space": SPACE, **overrides})
-    return tune.open_finetuning(config.build(raw, "test", folder))
+    return tune.open_array(config.build(raw, "test", folder))
 
 
 def curves(array, trials=MIXED, order=None):
@@ -70,7 +72,7 @@ def curves(array, trials=MIXED, order=None):
             )
             if ended:
                 if isinstance(outcome, Evaluation):
-                    held = array._occupied[slot]
+                    held = array.engine.occupied[slot]
                     best = {f"best.{name}": weight.clone() for name, weight in held.best_weights.items()}
                     found[number].append(best | {name: weight.clone() for name, weight in held.weights.items()})
                 array.unload(slot)
@@ -113,7 +115,7 @@ def test_so_it_is_where_rows_are_padded(tmp_path, monkeypatch):
 def test_so_it_is_with_two_threads(tmp_path):
     alone = curves(open_array(tmp_path, slots=1, threads=2))
     array = open_array(tmp_path, slots=3, threads=2)
-    assert array.threads == torch.get_num_threads() == 2
+    assert array.engine.threads == torch.get_num_threads() == 2
     together = curves(array, order=[2, 4, 1, 0, 3])
     assert [number for number in alone if not same(alone[number], together[number])] == []
 
@@ -129,7 +131,7 @@ def test_masks_come_from_the_trials_seed_step_and_micro_batch(tmp_path):
     keys = []
     for seed in (100, 101):
         array.load(0, TrialSpec(0, MIXED[1], seed))
-        plan = array._planned(array._occupied[0])
+        plan = array.engine._planned(array.engine.occupied[0])
         ends = [number for number, micro in enumerate(plan) if micro.rates is not None]
         begins = [0, *(number + 1 for number in ends[:-1])]
         assert [micro.key for micro in plan] == [
@@ -154,8 +156,8 @@ def test_a_folded_trial_is_close_to_a_trial_of_its_own(tmp_path):
     params = [{**each, "dropout": 0.0, "learning_rate": each["learning_rate"] / 30} for each in MIXED]
     folded = curves(open_array(tmp_path, slots=5), params)
     plain = open_array(tmp_path, fold=False)
-    assert type(plain) is FineTuneArray
-    plain.window = FoldedArray.window
+    assert type(plain.engine) is PlainEngine
+    plain.engine.window = FoldedEngine.window
     for number, expected in curves(plain, params).items():
         for (at, _, metrics), (at_own, _, own) in zip(folded[number][:-1], expected[:-1], strict=True):
             assert at == at_own
@@ -195,7 +197,7 @@ def advanced_beside_nan(array):
     for number in range(3):
         array.load(number, TrialSpec(number, MIXED[number], 100 + number))
     with torch.no_grad():
-        for parameter in array._program.model.parameters():
+        for parameter in array.engine._program.model.parameters():
             parameter[1] = math.nan
     outcomes = array.advance()
     assert isinstance(outcomes[1], DivergedError)
@@ -221,8 +223,8 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(self)
 
-    original = FoldedArray._train
-    monkeypatch.setattr(FoldedArray, "_train", train)
+    original = FoldedEngine._train
+    monkeypatch.setattr(FoldedEngine, "_train", train)
     said = []
     while True:
         for slot in range(array.slots):
@@ -253,9 +255,9 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (FoldedArray, "_train"),
-        (FoldedArray, "_predict_all"),
-        (FoldedArray, "_scored"),  # in which the best weights are copied
+        (FoldedEngine, "_train"),
+        (FoldedEngine, "_predict_all"),
+        (Slot, "hold"),  # in which the best weights are copied
         (folded_array, "Program"),
     ],
 )
@@ -270,8 +272,8 @@ def test_a_study_that_runs_out_of_memory_ends_with_the_same_table(tmp_path, monk
         return original(*args, **kwargs)
 
     opened = []
-    finetuning = tune.open_finetuning
-    monkeypatch.setattr(tune, "open_finetuning", lambda study: opened.append(finetuning(study)) or opened[0])
+    inner = tune.open_array
+    monkeypatch.setattr(tune, "open_array", lambda study: opened.append(inner(study)) or opened[0])
     monkeypatch.setattr(owner, name, limited)
     shrunk = tune.run(config.build({**raw, "name": "b"}, "test", tmp_path), f"sqlite:///{tmp_path}/b.db")
     assert shrunk.array.slots == 2
@@ -288,7 +290,7 @@ def test_what_is_kept_is_a_model_of_its_own(tmp_path):
     array = open_array(tmp_path, slots=2)
     array.load(1, TrialSpec(0, MIXED[0], 100))
     outcome = array.advance()[1]
-    logits = array._predict_all("validation")[1]
+    logits = array.engine._predict_all("validation")[1]
     assert array.keep(1, tmp_path / "kept")
     loaded = array.outputs_of(tmp_path / "kept", "validation")
     np.testing.assert_allclose(loaded.logits, logits, atol=1e-5)
@@ -303,15 +305,15 @@ def test_other_architectures_train_folded(tmp_path, kind):
     trials = [{**MIXED[0], "epochs": 1}, {**MIXED[1], "dropout": 0.3}, {**MIXED[2], "epochs": 1, "dropout": 0.1}]
     one = curves(open_array(tmp_path, slots=1), trials)
     array = open_array(tmp_path, slots=3)
-    assert isinstance(array, FoldedArray), array.notes
+    assert isinstance(array.engine, FoldedEngine), array.notes
     three = curves(array, trials)
     assert [number for number in one if not same(one[number], three[number])] == []
 
 
 def test_a_model_that_draws_masks_in_its_own_way_trains_one_trial_at_a_time_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(FineTuneArray, "_draws_all_masks", lambda self, model: False)
+    monkeypatch.setattr(Setup, "_draws_all_masks", lambda self: False)
     array = open_array(tmp_path, slots=4)
-    assert type(array) is FineTuneArray
+    assert type(array.engine) is PlainEngine
     assert array.slots == 1
     assert "trials train one after the other" in array.notes[0]
 
@@ -350,12 +352,12 @@ def beside(request, tmp_path_factory):
         return (model.double() if precision == "fp64" else model), head
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hpo.finetune.array.load_model", load)
+        patch.setattr("hpo.finetune.setup.load_model", load)
         data = {"train": str(folder / "data.csv"), "validation": 30, "test": 30, "rows": 100}
         plain = open_array(folder, fold=False, data=data)
-        plain.window = FoldedArray.window
+        plain.engine.window = FoldedEngine.window
         folded = open_array(folder, slots=3, data=data)
-        assert isinstance(folded, FoldedArray), folded.notes
+        assert isinstance(folded.engine, FoldedEngine), folded.notes
         return folded, plain, 1e-9 if precision == "fp64" else 1e-5
 
 
@@ -364,7 +366,7 @@ def beside(request, tmp_path_factory):
 def test_folded_trials_are_trials_of_their_own(beside, trials):
     """Whatever their settings, 20 steps and more: all weights equal to a share of each tensor's norm."""
     folded, plain, close = beside
-    rows = len(plain.tokens["train"].lengths)
+    rows = len(plain.setup.tokens["train"].lengths)
     for params in trials:
         params["epochs"] = max(params["epochs"], math.ceil(20 / math.ceil(rows / params["batch_size"])))
     together, expected = curves(folded, trials), curves(plain, trials)
@@ -403,13 +405,13 @@ def test_slots_are_doubled_while_that_is_faster_and_fits(tmp_path, monkeypatch, 
         return speeds[slots]
 
     array = open_array(tmp_path, slots="auto")
-    monkeypatch.setattr(FoldedArray, "_speed", speed)
+    monkeypatch.setattr(FoldedEngine, "_speed", speed)
     assert array.fastest_slots(most) == chosen
 
 
 def test_a_measurement_leaves_no_trace(tmp_path, alone):
     array = open_array(tmp_path, slots="auto")
-    assert array._speed(3) > 0
+    assert array.engine._speed(3) > 0
     assert array.fastest_slots(2) in (1, 2)
     array.slots = 2
     again = curves(array)
@@ -423,13 +425,13 @@ def test_a_study_remembers_how_many_slots_it_measured(tmp_path, monkeypatch):
     def slots(trials):
         return tune.run(config.build({**raw, "trials": trials}, "test", tmp_path), url).array.slots
 
-    monkeypatch.setattr(FoldedArray, "fastest_slots", lambda self, most: min(most, 4))
+    monkeypatch.setattr(FoldedEngine, "fastest_slots", lambda self, most: min(most, 4))
     assert slots(3) == 3  # as many as there are trials: nothing is known of more
     with monkeypatch.context() as patch:
-        patch.setattr(FoldedArray, "_advance", interrupted)
+        patch.setattr(FoldedEngine, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             slots(5)
-    monkeypatch.setattr(FoldedArray, "fastest_slots", None)
+    monkeypatch.setattr(FoldedEngine, "fastest_slots", None)
     assert slots(6) == 4
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from torch import nn
 from hpo.finetune import optimizer
 from hpo.finetune.folded.model import fold, load_slot, slot_weights
 from hpo.finetune.folded.optimizer import FoldedAdamW
-from hpo.recipe.hyperparameters import DEFAULTS
+from hpo.recipe.training_params import TrainingParams
 
 PARAMS = [
-    DEFAULTS | {"learning_rate": 1e-2, "weight_decay": 0.3, "layer_decay": 0.5, "max_grad_norm": 0.1},
-    DEFAULTS | {"learning_rate": 3e-3, "weight_decay": 0.0, "schedule": "cosine", "max_grad_norm": 1e6},
-    DEFAULTS | {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_ratio": 0.5},
+    TrainingParams.of({"learning_rate": 1e-2, "weight_decay": 0.3, "layer_decay": 0.5, "max_grad_norm": 0.1}),
+    TrainingParams.of({"learning_rate": 3e-3, "weight_decay": 0.0, "schedule": "cosine", "max_grad_norm": 1e6}),
+    TrainingParams.of({"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_ratio": 0.5}),
 ]
 # Which of the three step, micro-step by micro-step: as trials of different batch sizes do.
 STEPPING = [[1, 0, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0]]
@@ -57,7 +58,7 @@ def folded_optimizer(models):
 
 
 def settings(name):
-    return torch.tensor([params[name] for params in PARAMS], dtype=torch.float64)
+    return torch.tensor([getattr(params, name) for params in PARAMS], dtype=torch.float64)
 
 
 def test_every_slot_steps_as_torch_s_adamw_would(models):
@@ -74,7 +75,7 @@ def test_every_slot_steps_as_torch_s_adamw_would(models):
             own(ids[slot]).square().sum().backward()
             if stepping[slot]:
                 rates[slot] = torch.tensor(together.rates(steps[slot], TOTAL, params))
-                optimizer.clip(built, params["max_grad_norm"])
+                optimizer.clip(built, params.max_grad_norm)
                 optimizer.set_learning_rate(built, steps[slot], TOTAL, params)
                 built.step()
                 built.zero_grad()
@@ -124,7 +125,7 @@ def test_a_slot_of_nan_is_cleared_and_leaves_the_others_alone(models):
 
 def test_embeddings_are_the_deepest_and_what_is_left_of_an_unused_row_is_known(models):
     _, together = folded_optimizer(models)
-    rates = together.rates(0, TOTAL, PARAMS[0] | {"schedule": "constant", "warmup_ratio": 0.0})
+    rates = together.rates(0, TOTAL, replace(PARAMS[0], schedule="constant", warmup_ratio=0.0))
     assert together.depths == [0, 2, 3, 4]
     assert rates == pytest.approx([1e-2, 2.5e-3, 1.25e-3, 6.25e-4])
     assert together.decay_of_unused_rows(rates, 0.3) == pytest.approx(1 - 6.25e-4 * 0.3)

@@ -20,7 +20,7 @@ from hpo.finetune.folded.program import MicroBatch, Program, Shape
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout, first_token
 from hpo.finetune.models.loading import load_model
-from hpo.recipe.hyperparameters import DEFAULTS
+from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.classification import TASKS
 
 
@@ -102,7 +102,7 @@ def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_pat
     shape, loss = Shape(4, 15, line), TASKS["single_label"].loss
     weights = {"none": torch.ones(2, device=meta)}
     program = Program(model.to(meta), 3, names, head, tokens, shape, loss, weights, lambda keys: nullcontext())
-    program.load(1, model, {**DEFAULTS, "dropout": 0.1})
+    program.load(1, model, TrainingParams.of({"dropout": 0.1}))
     rates = [1e-3] * len(program.optimizer.depths)
     assert program.write({1: [MicroBatch(np.arange(3), 3, 5, rates)]}) == 1
     for within in [nullcontext()] * WARM_UP + [tape.OnDevice()]:
@@ -116,7 +116,7 @@ def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_pat
 def test_a_trial_moves_no_memory(tmp_path):
     array = open_array(tmp_path, slots=3)
     curves(array, MIXED[:3])
-    program = array._program
+    program = array.engine._program
 
     def addresses():
         tensors = [*program.model.parameters(), *(p.grad for p in program.model.parameters() if p.grad is not None)]
@@ -127,7 +127,7 @@ def test_a_trial_moves_no_memory(tmp_path):
 
     before = addresses()
     curves(array, MIXED)
-    assert array._program is program
+    assert array.engine._program is program
     assert addresses() == before
 
 

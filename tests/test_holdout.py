@@ -357,12 +357,12 @@ def test_the_verdict_has_baselines_and_classes(judged):
 def test_rows_of_a_group_or_of_equal_texts_are_resampled_together_and_the_worst_group_is_named(judged):
     _, array, add, look = judged
     add(7)
-    test = array.data.splits["test"]
-    array.data.splits["test"] = Split(["same"] * 60, None, test.targets)
+    test = array.setup.data.splits["test"]
+    array.setup.data.splits["test"] = Split(["same"] * 60, None, test.targets)
     assert look()["references"]["tfidf"]["untold"] == "the 60 test rows are of 1 group"
     groups = [f"g{row % 12 if row % 10 < 7 else 5}" for row in range(60)]
     texts = [f"{text} {row}" for row, text in enumerate(test.texts)]
-    array.data.splits["test"] = Split(texts, None, test.targets, groups)
+    array.setup.data.splits["test"] = Split(texts, None, test.targets, groups)
     add(8)
     verdict = look()
     assert verdict["references"]["majority"]["low"] < verdict["references"]["majority"]["high"]
@@ -393,7 +393,7 @@ def test_the_predictions_are_beside_their_rows(judged, tmp_path):
     look()
     with (tmp_path / "predictions" / "trial_0_test.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    test = array.data.splits["test"]
+    test = array.setup.data.splits["test"]
     assert [row["text"] for row in rows] == test.texts
     assert [row["label"] for row in rows] == [("bad", "good")[target] for target in test.targets]
     assert sum(row["predicted"] == row["label"] for row in rows) == 42

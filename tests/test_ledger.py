@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from hpo.core.errors import AwayError, LostTrialError, StorageError
 from hpo.core.interrupts import Halt
-from hpo.core.trainer import GeneratorArray
+from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
 from hpo.search.samplers import TrialSeededSampler
 from hpo.search.stopping import Rules

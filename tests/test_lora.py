@@ -17,6 +17,7 @@ from hpo.analysis.export import export
 from hpo.analysis.verdict import judge
 from hpo.config import study_spec as config
 from hpo.core.errors import ConfigError, DivergedError, MissingExtraError, ModelError
+from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study as tune
 from hpo.finetune import optimizer as optimizers
@@ -25,11 +26,11 @@ from hpo.finetune.folded import equivalence as fold_check
 from hpo.finetune.folded import model as folded
 from hpo.finetune.folded.model import fold, load_slot, slot_weights
 from hpo.finetune.lora import peft_files as adapter_files
-from hpo.finetune.lora.adaptation import LoraArray
+from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.lora.adapters import Adapter, Lora
 from hpo.finetune.models.loading import load_model
 from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS, LORA_TARGETS
-from hpo.search.samplers import derived_seed
+from hpo.recipe.training_params import TrainingParams
 from hpo.storage.snapshot import read
 
 SPACE = {
@@ -61,8 +62,8 @@ SEQUENCE_CLASSIFIERS = [n for n, (_, task, _) in architectures.ARCHITECTURES.ite
 
 def open_array(folder, **overrides):
     raw = tiny.study(folder, **{"space": SPACE, **overrides})
-    array = tune.open_finetuning(config.build(raw, "test", folder))
-    assert type(array) is LoraArray
+    array = tune.open_array(config.build(raw, "test", folder))
+    assert type(array.adaptation) is LoraAdaptation
     return array
 
 
@@ -105,7 +106,7 @@ def test_three_slots_are_three_peft_models(tmp_path, name):
     ]
     generator = torch.Generator().manual_seed(0)
     for slot, params in enumerate(trials):
-        lora.start(template, params, slot)
+        lora.start(template, TrainingParams.of(params), slot)
         used = lora.layers(template, [params["lora_targets"]])
         weights = template.state_dict()
         for layer in used:
@@ -139,7 +140,7 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
         model, head = load_model(*args)
         return model.double(), head
 
-    monkeypatch.setattr("hpo.finetune.array.load_model", load_in_float64)
+    monkeypatch.setattr("hpo.finetune.setup.load_model", load_in_float64)
     array = open_array(tmp_path, slots=3)
     still = {"dropout": 0.0, "lora_dropout": 0.0, "max_grad_norm": 0.3, "weight_decay": 0.1, "epochs": 2}
     trials = [DEFAULTS | MIXED[n] | still | {"batch_size": 8 if n else 12, "layer_decay": 0.9} for n in (3, 1, 0)]
@@ -147,33 +148,41 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
     for slot, params in enumerate(trials):
         array.load(slot, TrialSpec(slot, params, 10 + slot))
         folder = tmp_path / str(slot)
-        adapter_files.save(folder, array._spare[0], array._lora, array._occupied[slot].weights, params)
-        base, _ = load_in_float64(str(tmp_path / "model"), tmp_path, "single_label", array.data.labels)
-        array._vocabulary.cut(base)
+        adapter_files.save(
+            folder,
+            array.setup.model,
+            array.adaptation.lora,
+            array.engine.occupied[slot].weights,
+            TrainingParams.of(params),
+        )
+        base, _ = load_in_float64(str(tmp_path / "model"), tmp_path, "single_label", array.setup.data.labels)
+        array.setup.vocabulary.cut(base)
         models.append(peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True))
     while not all(outcome.last for outcome in array.advance().values()):
         pass
-    logits = array._predict_all("validation")
-    tokens = array.tokens["train"]
+    logits = array.engine._predict_all("validation")
+    tokens = array.setup.tokens["train"]
     for slot, (params, model) in enumerate(zip(trials, models, strict=True)):
         parameters = under_our_names(model)
-        optimizer = optimizers.build(parameters, array._starter.head, params)
+        optimizer = optimizers.build(parameters, array.setup.head, TrainingParams.of(params))
         seed = derived_seed(10 + slot, "order")
         size = params["batch_size"]
-        batches = [b for epoch in range(2) for b in epoch_batches(tokens.lengths, size, seed, epoch, array.window)]
+        batches = [
+            b for epoch in range(2) for b in epoch_batches(tokens.lengths, size, seed, epoch, array.engine.window)
+        ]
         assert len(batches) >= 10
         for step, rows in enumerate(batches):
             inputs, targets = tokens.batch(rows)
-            array.task.loss(model.eval()(**inputs).logits, targets, 0.0).mean().backward()  # `eval`: no dropout
+            array.setup.task.loss(model.eval()(**inputs).logits, targets, 0.0).mean().backward()  # `eval`: no dropout
             optimizers.clip(optimizer, params["max_grad_norm"])
-            optimizers.set_learning_rate(optimizer, step, len(batches), params)
+            optimizers.set_learning_rate(optimizer, step, len(batches), TrainingParams.of(params))
             optimizer.step()
             optimizer.zero_grad()
         for name, parameter in parameters.items():
-            found = array._occupied[slot].weights[name][tuple(slice(0, size) for size in parameter.shape)]
+            found = array.engine.occupied[slot].weights[name][tuple(slice(0, size) for size in parameter.shape)]
             assert (found - parameter).norm() <= 1e-9 * parameter.norm(), name
         np.testing.assert_allclose(
-            logits[slot], array.predict(model, "validation").logits, rtol=1e-6
+            logits[slot], array.setup.predict(model, "validation").logits, rtol=1e-6
         )  # kept as float32
 
 
@@ -182,7 +191,7 @@ def test_adapters_start_as_those_of_peft(tmp_path):
     lora = Lora(("attention", "all_linear"), 8, head_of(model))
     lora.install(model)
     params = {"lora_rank": 6, "lora_alpha": 3.0, "lora_dropout": 0.3, "lora_targets": "attention"}
-    lora.start(model, params, 5)
+    lora.start(model, TrainingParams.of(params), 5)
     drawn = {
         name: adapter.A[:6].detach().clone() for name, adapter in adapters_of(model).items() if "attention" in name
     }
@@ -198,10 +207,10 @@ def test_adapters_start_as_those_of_peft(tmp_path):
         assert not adapter.B.any()
     for adapter in adapters_of(model).values():
         torch.nn.init.ones_(adapter.B)
-    lora.start(model, params, 6)
+    lora.start(model, TrainingParams.of(params), 6)
     assert not any(adapter.B.any() for adapter in adapters_of(model).values())
     assert not any(torch.equal(adapters_of(model)[name].A[:6], a) for name, a in drawn.items())
-    lora.start(model, params, 5)
+    lora.start(model, TrainingParams.of(params), 5)
     assert all(torch.equal(adapters_of(model)[name].A[:6], a) for name, a in drawn.items())
 
 
@@ -244,7 +253,7 @@ def test_another_seed_draws_other_adapters_and_another_head(tmp_path):
     array = open_array(tmp_path, slots=3)
     for slot, seed in enumerate([1, 2, 1]):
         array.load(slot, TrialSpec(slot, MIXED[0], seed))
-    one, two, again = (array._occupied[slot].weights for slot in range(3))
+    one, two, again = (array.engine.occupied[slot].weights for slot in range(3))
     for name in ("classifier.weight", "bert.encoder.layer.1.attention.self.value.adapter.A"):
         assert torch.equal(one[name], again[name])
         assert not torch.equal(one[name], two[name])
@@ -255,7 +264,7 @@ def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
     for slot in range(3):
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
     with torch.no_grad():
-        for parameter in array._program.model.parameters():
+        for parameter in array.engine._program.model.parameters():
             if parameter.requires_grad:
                 parameter[1] = math.nan
     outcomes = array.advance()
@@ -272,29 +281,31 @@ def test_training_leaves_the_base_the_padded_ranks_and_the_targets_of_others_alo
     for slot in range(3):
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
     frozen = {
-        name: p for name, p in array._program.model.named_parameters() if not p.requires_grad and "adapter" not in name
+        name: p
+        for name, p in array.engine._program.model.named_parameters()
+        if not p.requires_grad and "adapter" not in name
     }
-    assert len(frozen) == len(array._starter.pristine) - 3 * len(adapters_of(array._program.model)) - len(
-        array._lora.head
+    assert len(frozen) == len(array.setup.initial.pristine) - 3 * len(adapters_of(array.engine._program.model)) - len(
+        array.adaptation.lora.head
     )
-    assert all(p is array._spare[0].get_parameter(name) for name, p in frozen.items())  # one for all slots
-    before = {name: p.clone() for name, p in array._program.model.named_parameters()}
+    assert all(p is array.setup.model.get_parameter(name) for name, p in frozen.items())  # one for all slots
+    before = {name: p.clone() for name, p in array.engine._program.model.named_parameters()}
     array.advance()
     assert all(torch.equal(p, before[name]) for name, p in frozen.items())
-    changed = {name for name, p in array._program.model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {name for name, p in array._program.model.named_parameters() if p.requires_grad}
+    changed = {name for name, p in array.engine._program.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name, p in array.engine._program.model.named_parameters() if p.requires_grad}
     for slot in range(3):
         params = DEFAULTS | MIXED[slot]
-        used = array._lora.layers(array._program.model, [params["lora_targets"]])
+        used = array.adaptation.lora.layers(array.engine._program.model, [params["lora_targets"]])
         assert used
-        for name, adapter in adapters_of(array._program.model).items():
+        for name, adapter in adapters_of(array.engine._program.model).items():
             own, rank = name.removesuffix(".adapter") in used, params["lora_rank"]
             assert bool(adapter.B[slot, :, :rank].any()) == own
             assert bool(adapter.A[slot, :rank].any()) == own
             assert not adapter.A[slot, rank:].any()
             assert not adapter.B[slot, :, rank:].any()
     array.unload(0)
-    held = array._occupied[1].best_weights
+    held = array.engine.occupied[1].best_weights
     assert set(held) == changed
 
 
@@ -312,7 +323,7 @@ def test_every_architecture_folds_with_adapters_or_is_found_not_to(name):
 def test_what_does_not_fold_trains_with_one_slot(tmp_path, monkeypatch):
     monkeypatch.setattr("hpo.finetune.folded.equivalence.check", lambda *given: "it does not")
     array = open_array(tmp_path, slots=2)
-    assert isinstance(array, LoraArray)
+    assert isinstance(array.adaptation, LoraAdaptation)
     assert array.slots == 1
     assert array.notes == ("it does not; trials train one after the other",)
     assert open_array(tmp_path, slots=1).notes == ()
@@ -344,7 +355,7 @@ def test_a_kept_adapter_loads_with_peft(tmp_path, kind):
     for slot in range(2):
         array.load(slot, TrialSpec(slot, MIXED[1 + slot], 100 + slot))
     array.advance()
-    logits = array._predict_all("validation")
+    logits = array.engine._predict_all("validation")
     for slot in range(2):
         folder = tmp_path / f"kept{slot}"
         assert array.keep(slot, folder)
@@ -361,7 +372,7 @@ def test_a_kept_adapter_loads_with_peft(tmp_path, kind):
             peft.AutoPeftModelForSequenceClassification.from_pretrained(str(folder)),
         ):
             loaded.config.pad_token_id = 0
-            texts = array.data.splits["validation"].texts
+            texts = array.setup.data.splits["validation"].texts
             inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
             with torch.no_grad():
                 found = loaded.eval()(**inputs).logits
@@ -374,13 +385,13 @@ def test_a_checkpoint_with_a_classifier_trains_it_from_where_it_is(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     array = open_array(tmp_path)
     array.load(0, TrialSpec(0, MIXED[1], 100))
-    start = array._occupied[0].weights["classifier.weight"].clone()
+    start = array.engine.occupied[0].weights["classifier.weight"].clone()
     assert torch.equal(start, model.classifier.weight)
     array.advance()
-    assert not torch.equal(array._occupied[0].weights["classifier.weight"], start)
+    assert not torch.equal(array.engine.occupied[0].weights["classifier.weight"], start)
     array.keep(0, tmp_path / "kept")
     loaded = array.outputs_of(tmp_path / "kept", "validation").logits
-    np.testing.assert_allclose(loaded, array._predict_all("validation")[0], atol=1e-6)
+    np.testing.assert_allclose(loaded, array.engine._predict_all("validation")[0], atol=1e-6)
 
 
 def test_a_study_runs_from_its_file_to_verdict_and_export(tmp_path, monkeypatch):
@@ -397,9 +408,9 @@ def test_a_study_runs_from_its_file_to_verdict_and_export(tmp_path, monkeypatch)
     assert "lora_rank" in (target / "README.md").read_text()
     assert {path.name for path in source.iterdir()} == {path.name for path in (target / "adapter").iterdir()}
     outputs = finished.array.outputs_of(source, "test")
-    texts = finished.array.data.splits["test"].texts
+    texts = finished.array.setup.data.splits["test"].texts
     said = pipeline("text-classification", str(target))(texts)
-    assert [row["label"] for row in said] == [finished.array.data.labels[i] for i in outputs.predicted]
+    assert [row["label"] for row in said] == [finished.array.setup.data.labels[i] for i in outputs.predicted]
     np.testing.assert_allclose([row["score"] for row in said], outputs.probabilities.max(axis=1), atol=1e-5)
     model = AutoModelForSequenceClassification.from_pretrained(target)  # no adapter and no peft in it
     assert not any("lora" in name for name, _ in model.named_modules())
@@ -449,7 +460,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="has to be where it was when the study ran"):
         adapter_files.merged(tmp_path / "kept")
     monkeypatch.setitem(sys.modules, "peft", None)
-    for needs in (lambda: adapter_files.merged(tmp_path / "kept"), lambda: LoraArray(None, lora=array._lora)):
+    for needs in (lambda: adapter_files.merged(tmp_path / "kept"), lambda: LoraAdaptation(array.adaptation.lora)):
         with pytest.raises(MissingExtraError, match=r"pip install 'hpo\[lora\]'"):
             needs()
 

@@ -4,7 +4,8 @@ import torch
 
 from hpo.core.errors import ModelError
 from hpo.finetune.models import dropout
-from hpo.finetune.models.loading import Starter, load_model, load_tokenizer, longest_input
+from hpo.finetune.models.initial_state import InitialState
+from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
 
 
 @pytest.mark.parametrize("kind", sorted(tiny.SIZES))
@@ -25,7 +26,7 @@ def test_our_attention_gives_the_outputs_of_transformers_own(tmp_path, kind):
 def test_a_trial_starts_from_the_pretrained_weights_with_a_head_of_its_seed(tmp_path):
     folder = tiny.save_model(tmp_path)
     model, head = load_model(str(folder), folder, "single_label", ["a", "b", "c"])
-    starter = Starter(model, head)
+    starter = InitialState(model, head)
     before = model.bert.encoder.layer[0].output.dense.weight.detach().clone()
     heads = {}
     for seed in (1, 2, 1):
@@ -46,7 +47,7 @@ def test_dropout_is_set_everywhere_and_taken_back(tmp_path):
     folder = tiny.save_model(tmp_path)
     model, head = load_model(str(folder), folder, "single_label", ["a", "b"])
     dropout.install(model)
-    starter = Starter(model, head)
+    starter = InitialState(model, head)
 
     def rates():
         return {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}

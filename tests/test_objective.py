@@ -11,8 +11,9 @@ import torch
 
 from hpo.core.errors import ConfigError, DivergedError
 from hpo.core.interrupts import Halt
-from hpo.core.trainer import Evaluation, GeneratorArray, TrialSpec, imported
-from hpo.execution.checkpoint_store import Kept
+from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
+from hpo.execution.custom_objective import imported
+from hpo.execution.generator_array import GeneratorArray
 
 Params = Mapping[str, Any]
 
@@ -173,7 +174,7 @@ def test_a_paused_trial_goes_on_in_any_slot_where_it_was() -> None:
     array.load(0, spec(9, first=90, cleaned=cleaned))
     assert array.advance() == {0: Evaluation(90), 1: Evaluation(82)}
     array.unload(1)
-    array.load(1, TrialSpec(7, {"never": "read"}, 0, Kept(7, {"never": "read"})))
+    array.load(1, TrialSpec(7, {"never": "read"}, 0, TrialCheckpoint(7, {"never": "read"})))
     assert array.advance() == {0: Evaluation(91), 1: Evaluation(71)}
     assert cleaned == [80]
     array.unload(1)

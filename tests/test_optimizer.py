@@ -6,7 +6,7 @@ import torch
 
 from hpo.finetune import optimizer
 from hpo.finetune.models.loading import load_model
-from hpo.recipe.hyperparameters import DEFAULTS
+from hpo.recipe.training_params import TrainingParams
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,11 @@ def test_depths_follow_electra(bert):
 def test_biases_and_norms_are_not_decayed_and_layers_have_their_rate(bert):
     model, head = bert
     built = optimizer.build(
-        dict(model.named_parameters()), head, DEFAULTS | {"layer_decay": 0.5, "weight_decay": 0.1, "learning_rate": 1.0}
+        dict(model.named_parameters()),
+        head,
+        TrainingParams.of({"layer_decay": 0.5, "weight_decay": 0.1, "learning_rate": 1.0}),
     )
-    optimizer.set_learning_rate(built, 5, 10, DEFAULTS | {"learning_rate": 1.0, "schedule": "constant"})
+    optimizer.set_learning_rate(built, 5, 10, TrainingParams.of({"learning_rate": 1.0, "schedule": "constant"}))
     by_parameter = {id(p): group for group in built.param_groups for p in group["params"]}
     groups = {name: by_parameter[id(p)] for name, p in model.named_parameters()}
     assert groups["bert.encoder.layer.1.output.dense.weight"]["weight_decay"] == 0.1
@@ -51,7 +53,7 @@ def test_biases_and_norms_are_not_decayed_and_layers_have_their_rate(bert):
 def test_one_step_is_a_plain_hand_written_adamw_step():
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 2)
-    params = DEFAULTS | {"learning_rate": 0.1, "weight_decay": 0.3, "warmup_ratio": 0.0, "schedule": "linear"}
+    params = TrainingParams.of({"learning_rate": 0.1, "weight_decay": 0.3, "warmup_ratio": 0.0})
     built = optimizer.build(dict(layer.named_parameters()), frozenset(), params)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in (("w", weight), ("b", bias))}
@@ -75,7 +77,7 @@ def test_one_step_is_a_plain_hand_written_adamw_step():
 
 def test_decay_of_unused_rows_is_what_adamw_does_to_a_row_without_gradient():
     table = torch.nn.Embedding(5, 2)
-    params = DEFAULTS | {"learning_rate": 0.1, "weight_decay": 0.3}
+    params = TrainingParams.of({"learning_rate": 0.1, "weight_decay": 0.3})
     built = optimizer.build(dict(table.named_parameters()), frozenset(), params)
     before, left = table.weight.detach()[4].clone(), 1.0
     for step in range(4):
@@ -92,7 +94,7 @@ def test_decay_of_unused_rows_is_what_adamw_does_to_a_row_without_gradient():
 def test_clipping_is_that_of_torch(max_norm):
     ours, theirs = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     theirs.load_state_dict(ours.state_dict())
-    params = DEFAULTS | {"learning_rate": 0.01}
+    params = TrainingParams.of({"learning_rate": 0.01})
     built, reference = (
         optimizer.build(dict(layer.named_parameters()), frozenset(), params) for layer in (ours, theirs)
     )

@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 
 from hpo.core.errors import DivergedError, OutOfMemoryError, StorageError, StudyError
 from hpo.core.events import Silent
-from hpo.core.trainer import Evaluation, GeneratorArray
+from hpo.core.trainer import Evaluation, TrialCheckpoint
 from hpo.execution.best_weights import Weights
-from hpo.execution.checkpoint_store import Checkpoints, Kept
+from hpo.execution.checkpoint_store import Checkpoints
+from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
@@ -820,7 +821,7 @@ class Saving:
 
     def save(self, slot):
         number, step = self._held[slot]
-        return Kept(number, {"step": step})
+        return TrialCheckpoint(number, {"step": step})
 
     def pause(self, slot):
         return False

@@ -13,7 +13,8 @@ from optuna.samplers import BaseSampler
 from optuna.testing import pytest_samplers as suites
 
 from hpo.core.errors import MissingExtraError
-from hpo.search.samplers import MAX_REDRAWS, SAMPLERS, TrialSeededSampler, derived_seed, factory, make
+from hpo.core.seeds import derived_seed
+from hpo.search.samplers import MAX_REDRAWS, SAMPLERS, TrialSeededSampler, factory, make
 from hpo.space.parser import parse
 from hpo.space.search_space import SearchSpace
 

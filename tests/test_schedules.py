@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainingArguments, optimization
 
 from hpo.recipe.schedules import SCHEDULES, multiplier, warmup_steps
+from hpo.recipe.training_params import TrainingParams
 
 OWN: dict[str, Any] = {"num_cycles": 3, "power": 2.5, "decay_ratio": 0.3}
 
@@ -43,7 +44,10 @@ def theirs(name: str, warmup: int, total: int, params: dict[str, Any]) -> list[f
 
 
 def ours(name: str, ratio: float, total: int, params: dict[str, Any]) -> list[float]:
-    return [multiplier(step, total, {"schedule": name, "warmup_ratio": ratio, **params}) for step in range(total)]
+    return [
+        multiplier(step, total, TrainingParams.of({"schedule": name, "warmup_ratio": ratio, **params}))
+        for step in range(total)
+    ]
 
 
 def test_every_schedule_has_a_peer_in_transformers() -> None:
@@ -94,4 +98,4 @@ def test_a_warm_up_of_one_is_the_whole_trial() -> None:
 
 def test_an_unknown_schedule_cannot_run() -> None:
     with pytest.raises(KeyError, match="triangular"):
-        multiplier(5, 10, {"schedule": "triangular", "warmup_ratio": 0.0})
+        multiplier(5, 10, TrainingParams.of({"schedule": "triangular", "warmup_ratio": 0.0}))

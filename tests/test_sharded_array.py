@@ -18,7 +18,7 @@ from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study as tune
 from hpo.finetune.models import dropout
 from hpo.finetune.sharded.engine import ShardedArray, ShardLostError
-from hpo.finetune.sharded.process import Shard
+from hpo.finetune.sharded.process import ShardEngine
 
 pytestmark = pytest.mark.slow  # processes that each import torch
 
@@ -28,16 +28,16 @@ LONG = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}  # more steps th
 NO_ROOM, COMPARED = 40, 41  # batch sizes that mean something to `Watched`
 
 
-class Watched(Shard):
+class Watched(ShardEngine):
     """A shard that can run out of memory, and that can compare its masks with the other's."""
 
     def _accumulate(self, slot, rows, seed):
-        size = slot.trial.params["batch_size"]
+        size = slot.params.batch_size
         if size == NO_ROOM and self.rank == 1 and self.micro_batch > 4:
             raise torch.OutOfMemoryError("out of memory")  # while the other process is in the midst of a collective
         if size == COMPARED:
             masks = [torch.zeros(64), torch.zeros(64)]
-            with self._masked(dropout.key(seed)):
+            with self.setup.masked(dropout.key(seed)):
                 dist.all_gather(masks, dropout.drop(torch.ones(64), 0.5))
             assert not torch.equal(*masks)
         return super()._accumulate(slot, rows, seed)
@@ -45,7 +45,7 @@ class Watched(Shard):
 
 def opened(folder, **overrides):
     overrides = {"evaluations_per_epoch": 1, "metric": "loss", **overrides}
-    return tune.open_finetuning(config.build(tiny.study(folder, **overrides), "test", folder))
+    return tune.open_array(config.build(tiny.study(folder, **overrides), "test", folder))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def single(folder):
 def sharded(folder):
     array = opened(folder, shards=2, micro_batch=6)
     assert isinstance(array, ShardedArray)
-    array.part = Watched
+    array.engine = Watched
     yield array
     array._disband()
 
@@ -214,7 +214,7 @@ from pathlib import Path
 from hpo import config, tune
 from hpo.objective import TrialSpec
 
-array = tune.open_finetuning(config.build(tiny.study(Path(sys.argv[1]), shards=2), "test", Path(sys.argv[1])))
+array = tune.open_array(config.build(tiny.study(Path(sys.argv[1]), shards=2), "test", Path(sys.argv[1])))
 array.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}, 1))
 array.advance()
 print("trains", *(process.pid for process in array._group.processes), flush=True)

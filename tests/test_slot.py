@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from hpo.config import study_spec as config
 from hpo.core.interrupts import Halt
-from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution import run_study as tune
-from hpo.execution.checkpoint_store import Checkpoint, Checkpoints, Kept
-from hpo.finetune.array import FineTuneArray
-from hpo.finetune.folded.engine import FoldedArray
-from hpo.finetune.lora.adaptation import LoraArray
+from hpo.execution.checkpoint_store import Checkpoint, Checkpoints
+from hpo.finetune.folded.engine import FoldedEngine
+from hpo.finetune.lora.adaptation import LoraAdaptation
+from hpo.finetune.plain import PlainEngine
+from hpo.finetune.slot import Slot
 
 # Of 40 rows: batches that fill their micro-batches of 8 or do not, the last of an epoch a short one.
 TRIALS = [
@@ -32,10 +33,10 @@ RANKS = [{"lora_rank": rank, "lora_dropout": 0.1, "lora_targets": "all_linear"} 
 RATES = {"low": 1e-4, "high": 1e-2, "log": True}
 SPACE = {"learning_rate": RATES, "batch_size": [8, 16, 17, 64], "epochs": [1, 2], "layer_decay": [1.0, 0.8]}
 KINDS = {
-    "one after the other": (FineTuneArray, {"slots": 1}),
-    "side by side": (FineTuneArray, {"slots": 3, "threads": 3}),
-    "folded": (FoldedArray, {"slots": 3, "fold": True}),
-    "lora": (LoraArray, {"slots": 3, "space": {**SPACE, "lora_rank": [1, 2, 3, 4], "lora_targets": "all_linear"}}),
+    "one after the other": (PlainEngine, {"slots": 1}),
+    "side by side": (PlainEngine, {"slots": 3, "threads": 3}),
+    "folded": (FoldedEngine, {"slots": 3, "fold": True}),
+    "lora": (FoldedEngine, {"slots": 3, "space": {**SPACE, "lora_rank": [1, 2, 3, 4], "lora_targets": "all_linear"}}),
 }
 
 
@@ -46,8 +47,8 @@ def opened(folder, kind):
     def open_array(**overrides):
         data = {"train": str(folder / "data.csv"), "rows": 60, "validation": 10, "test": 10}
         raw = tiny.study(folder, **{"space": SPACE, "data": data, **settings, **overrides})
-        array = tune.open_finetuning(config.build(raw, "test", folder))
-        assert type(array) is cls, array.notes
+        array = tune.open_array(config.build(raw, "test", folder))
+        assert type(array.engine) is cls, array.notes
         return array
 
     return open_array
@@ -62,7 +63,7 @@ def arrays(request, tmp_path_factory):
 
 
 def spec(array, number, kept=None):
-    params = TRIALS[number] | (RANKS[number] if isinstance(array, LoraArray) else {})
+    params = TRIALS[number] | (RANKS[number] if isinstance(array.adaptation, LoraAdaptation) else {})
     return TrialSpec(number, params, 100 + number, kept)
 
 
@@ -82,7 +83,7 @@ def finished(array, trials, neighbours=()):
                 found[slot].append(said(outcome))
             if outcome.last:
                 if slot in trials:
-                    held = array._occupied[slot]
+                    held = array.engine.occupied[slot]
                     best = {name: weight.clone() for name, weight in held.best_weights.items()}
                     found[slot] += [best, held.best, held.best_decay, held.decay, held.seen]
                 running.discard(slot)
@@ -107,21 +108,21 @@ def same(one, other):
 def halted(array, monkeypatch, after, trials):
     """Advance trials until so many steps, of any slot, are done; return slot -> evaluations and what is kept."""
     steps, lock = itertools.count(1), threading.Lock()
-    name = "_micro_step" if isinstance(array, FoldedArray) else "_update"
-    original = getattr(type(array), name)
+    owner, name = (FoldedEngine, "_micro_step") if isinstance(array.engine, FoldedEngine) else (Slot, "update")
+    original = getattr(owner, name)
 
     def counted(self, *given):
         result = original(self, *given)
         with lock:
-            if self is array and next(steps) == after:
-                self.halted.set()
+            if next(steps) == after:
+                array.halted.set()
         return result
 
     for slot, each in trials.items():
         array.load(slot, each)
     found, ended = {slot: [] for slot in trials}, []
     with monkeypatch.context() as patch:
-        patch.setattr(type(array), name, counted)
+        patch.setattr(owner, name, counted)
         if after == 0:
             array.halted.set()
         while len(ended) < len(trials) and not array.halted.is_set():
@@ -189,12 +190,12 @@ def test_a_halted_array_goes_on_itself_as_if_it_had_not_been(arrays, monkeypatch
         for micro in range(3):
             here.halted.set()
             assert here.advance() == {}
-            assert here.save(0).state["step"] == here._occupied[0].step, micro
+            assert here.save(0).state["step"] == here.engine.occupied[0].step, micro
             here.halted = Halt()
         outcome = here.advance()[0]
         found.append(said(outcome))
         if outcome.last:
-            found.append({name: weight.clone() for name, weight in here._occupied[0].best_weights.items()})
+            found.append({name: weight.clone() for name, weight in here.engine.occupied[0].best_weights.items()})
     here.unload(0)
     assert same(found, expected[0][: len(found)])
 
@@ -205,7 +206,7 @@ def test_a_chain_of_processes_each_of_one_step_ends_the_same(arrays, monkeypatch
     for turn in range(100):
         array = (here, there)[turn % 2]
         slot = turn % array.slots
-        step = 2 if isinstance(array, FoldedArray) else 1  # of two micro-batches
+        step = 2 if isinstance(array.engine, FoldedEngine) else 1  # of two micro-batches
         more, left = halted(array, monkeypatch, step, {slot: spec(array, 0, kept)})
         found += more[slot]
         if not left:
@@ -241,7 +242,7 @@ def test_what_is_kept_is_strict_json_and_memory_of_its_own(arrays):
     before = {name: tensor.clone() for name, tensor in kept.tensors.items()}
     assert all(not tensor.requires_grad and tensor.device.type == "cpu" for tensor in kept.tensors.values())
     trained = {name.removeprefix("best.") for name in kept.tensors if name.startswith("best.")}
-    assert trained == set(here._occupied[0].parameters)
+    assert trained == set(here.engine.occupied[0].parameters)
     for each in (start, kept):
         json.dumps(each.state, allow_nan=False)
     while not here.advance()[0].last:
@@ -255,9 +256,9 @@ def test_only_adapters_and_head_are_kept_of_what_shares_a_model(tmp_path):
     array = opened(tmp_path, "lora")()
     array.load(0, spec(array, 0))
     array.advance()
-    whole = sum(tensor.nbytes for tensor in array._spare[0].state_dict().values())
+    whole = sum(tensor.nbytes for tensor in array.setup.model.state_dict().values())
     names = {name.partition(".")[2] for name in array.save(0).tensors}
-    assert names == set(array._occupied[0].parameters)
+    assert names == set(array.engine.occupied[0].parameters)
     assert sum(t.nbytes for n, t in array.save(0).tensors.items() if n.startswith("weights.")) < whole / 2
     assert not array.pause(0)
 
@@ -265,15 +266,15 @@ def test_only_adapters_and_head_are_kept_of_what_shares_a_model(tmp_path):
 def changed(kept, state=(), tensors=(), without=()):
     have = {name: tensor for name, tensor in kept.tensors.items() if name not in without}
     left = {name: value for name, value in kept.state.items() if name not in without}
-    return Kept(kept.trial, {**left, **dict(state)}, {**have, **dict(tensors)})
+    return TrialCheckpoint(kept.trial, {**left, **dict(state)}, {**have, **dict(tensors)})
 
 
 MISFITS = {
-    "another trial's": lambda kept, name: Kept(3, kept.state, kept.tensors),
-    "nothing": lambda kept, name: Kept(kept.trial),
-    "no tensors": lambda kept, name: Kept(kept.trial, kept.state),
-    "no state": lambda kept, name: Kept(kept.trial, {}, kept.tensors),
-    "state of another kind": lambda kept, name: Kept(kept.trial, ["step"], kept.tensors),
+    "another trial's": lambda kept, name: TrialCheckpoint(3, kept.state, kept.tensors),
+    "nothing": lambda kept, name: TrialCheckpoint(kept.trial),
+    "no tensors": lambda kept, name: TrialCheckpoint(kept.trial, kept.state),
+    "no state": lambda kept, name: TrialCheckpoint(kept.trial, {}, kept.tensors),
+    "state of another kind": lambda kept, name: TrialCheckpoint(kept.trial, ["step"], kept.tensors),
     "no step": lambda kept, name: changed(kept, without=["step"]),
     "no best": lambda kept, name: changed(kept, without=["best"]),
     "a text": lambda kept, name: changed(kept, {"decay": "x"}),
@@ -301,15 +302,15 @@ def test_what_does_not_fit_is_refused_and_the_slot_is_as_empty_as_it_was(arrays)
     here.load(0, spec(here, 0))
     here.advance()
     kept = here.save(0)
-    name = next(iter(here._occupied[0].parameters))
+    name = next(iter(here.engine.occupied[0].parameters))
     here.unload(0)
-    spare = len(here._spare)
+    spare = len(getattr(here.engine, "_spare", ()))
     for why, misfit in MISFITS.items():
         with pytest.raises((ValueError, KeyError, TypeError)):
             here.load(0, spec(here, 0, misfit(kept, name)))
-        assert here._occupied == {}, why
+        assert here.engine.occupied == {}, why
         assert here.advance() == {}
-        assert len(here._spare) == spare
+        assert len(getattr(here.engine, "_spare", ())) == spare
     assert same(finished(here, {0: spec(here, 0)})[0], expected[0])
     assert same(expected[0][:1] + finished(here, {0: spec(here, 0, kept)})[0], expected[0])
 
@@ -321,11 +322,11 @@ def test_what_does_not_fit_leaves_the_neighbour_as_it_is(tmp_path):
         array.load(0, spec(array, 0))
         found = [said(array.advance()[0])]
         kept = array.save(0)
-        name = list(array._occupied[0].parameters)[-1]
-        for misfit in (kept, changed(Kept(1, kept.state, kept.tensors), without=[f"best.{name}"])):
+        name = list(array.engine.occupied[0].parameters)[-1]
+        for misfit in (kept, changed(TrialCheckpoint(1, kept.state, kept.tensors), without=[f"best.{name}"])):
             with pytest.raises((ValueError, KeyError)):
                 array.load(1, spec(array, 1, misfit))
-        while array._occupied[0].evaluations < 4:
+        while array.engine.occupied[0].evaluations < 4:
             outcomes = array.advance()
             assert outcomes.keys() == {0}
             found.append(said(outcomes[0]))
@@ -339,11 +340,11 @@ def test_slots_at_the_end_of_their_segment_are_answered_others_are_left_where_th
     """Segments of 20 rows, in one step and in three: halted after two, one is there and one is on its way."""
     for kind in ("folded", "lora"):
         array = opened(tmp_path, kind)()
-        array.micro_batch = 20
+        array.engine.micro_batch = 20
         for slot, size in enumerate([20, 8]):
             trial = spec(array, slot)
             array.load(slot, replace(trial, params={**trial.params, "batch_size": size}))
-        original = type(array)._micro_step
+        original = FoldedEngine._micro_step
         calls = itertools.count(1)
 
         def halting(self, *given, original=original, calls=calls):
@@ -353,7 +354,7 @@ def test_slots_at_the_end_of_their_segment_are_answered_others_are_left_where_th
             return losses
 
         with monkeypatch.context() as patch:
-            patch.setattr(type(array), "_micro_step", halting)
+            patch.setattr(FoldedEngine, "_micro_step", halting)
             outcomes = array.advance()
         assert outcomes.keys() == {0}
         assert array.save(0).state["evaluations"] == 1
@@ -363,7 +364,7 @@ def test_slots_at_the_end_of_their_segment_are_answered_others_are_left_where_th
 
 def test_a_slot_in_the_middle_of_a_batch_is_kept_as_of_its_last_whole_step(tmp_path, monkeypatch):
     array = opened(tmp_path, "folded")()
-    assert array.micro_batch == 8
+    assert array.engine.micro_batch == 8
     for after, step in [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)]:
         _, kept = halted(array, monkeypatch, after, {0: spec(array, 0)})  # two micro-batches a batch
         assert (kept[0].state["step"], kept[0].state["seen"]) == (step, 16 * step)

@@ -179,7 +179,7 @@ def test_an_objective_of_the_same_name_is_refused_by_optimize_too(folder: Path) 
         Path("own.py").write_text(text)
         sys.modules.pop("own", None)
         importlib.invalidate_caches()
-        from hpo.core.trainer import imported
+        from hpo.execution.custom_objective import imported
 
         return imported("own:objective", folder)
 

@@ -17,7 +17,7 @@ from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import named
 
 if TYPE_CHECKING:
-    from hpo.finetune.array import FineTuneArray
+    from hpo.finetune.scorable import ScorableArray
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check(study: Study) -> Plan:
             for name, value in space.fixed.items()
             if published[name] != value
         ]
-    seconds = _describe(study, cast("FineTuneArray", array), len(rows), facts, notes)
+    seconds = _describe(study, cast("ScorableArray", array), len(rows), facts, notes)
     return Plan(facts, notes, seconds)
 
 
@@ -76,21 +76,21 @@ def _trials(study: Study, rows: list[Any], budget: int) -> str:
     return text
 
 
-def _describe(study: Study, array: FineTuneArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
-    data = array.data
-    facts["model"] = f"{study.config.model}, {array.precision} on {array.device.type}"
-    facts["task, metric"] = f"{data.task}, {array.metric} ({study.direction})"
+def _describe(study: Study, array: ScorableArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
+    setup, data = array.setup, array.setup.data
+    facts["model"] = f"{study.config.model}, {setup.precision} on {setup.device.type}"
+    facts["task, metric"] = f"{data.task}, {setup.metric} ({study.direction})"
     facts["rows"] = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     if data.labels and data.task == "single_label":
         shares = Counter(data.splits["train"].targets.tolist())
         total = len(data.splits["train"])
         facts["labels"] = ", ".join(f"{name} {shares[i] / total:.0%}" for i, name in enumerate(data.labels[:12]))
-    lengths = array.tokens["train"].lengths
+    lengths = setup.tokens["train"].lengths
     facts["tokens a text"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
-    cut = float((lengths >= array.max_length).mean())
+    cut = float((lengths >= setup.max_length).mean())
     if cut > 0.05:
-        notes.append(f"{cut:.0%} of the texts are cut at {array.max_length} tokens; raise max_length to read on")
-    notes += importlib.import_module("hpo.finetune.data.quality").doubts(data, array.metric)
+        notes.append(f"{cut:.0%} of the texts are cut at {setup.max_length} tokens; raise max_length to read on")
+    notes += importlib.import_module("hpo.finetune.data.quality").doubts(data, setup.metric)
     examples = len(data.splits["train"]) * _mean_epochs(study) * trials
     return examples * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
 

@@ -23,7 +23,7 @@ from hpo.tasks.classification import Outputs
 from hpo.tasks.metrics import score, worst_group
 
 if TYPE_CHECKING:
-    from hpo.finetune.array import FineTuneArray
+    from hpo.finetune.scorable import ScorableArray
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 Said = Callable[[int, str], Outputs]  # (trial, split) -> what its kept weights say of it
 
 
-def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, Any] | None:
+def judge(study: optuna.Study, array: ScorableArray, folder: Path) -> dict[str, Any] | None:
     """Score the kept weights on the test split, and keep the look with the study and its predictions in files.
 
     A look is taken once for a best trial: running the study again with nothing new does not look again. Looks at
@@ -78,9 +78,9 @@ def judge(study: optuna.Study, array: FineTuneArray, folder: Path) -> dict[str, 
     return dict(look)
 
 
-def _look(results: Results, array: FineTuneArray, folder: Path, said: Said, trials: list[int]) -> dict[str, Any]:
+def _look(results: Results, array: ScorableArray, folder: Path, said: Said, trials: list[int]) -> dict[str, Any]:
     """Return a new look; the first of `trials` is the best one, the second, if any, the published default."""
-    data, metric, test = array.data, array.metric, array.data.splits["test"]
+    data, metric, test = array.setup.data, array.setup.metric, array.setup.data.splits["test"]
     outputs = [said(number, "test") for number in trials]
     names, references = _references(array, folder)
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
@@ -127,19 +127,19 @@ def _compared(best: float, other: float, interval: tuple[float, float] | str) ->
     return {"difference": best - other, "low": low, "high": high, "shown": low > 0 or high < 0}
 
 
-def _references(array: FineTuneArray, folder: Path) -> tuple[list[str], list[Outputs]]:
+def _references(array: ScorableArray, folder: Path) -> tuple[list[str], list[Outputs]]:
     """Return the names of the baselines and what they say of the test split.
 
     TF-IDF's answers are kept in the study's folder, under the digest of the data, for the next best trial.
     """
-    data = array.data
+    data = array.setup.data
     test = data.splits["test"]
     found = [baselines.majority(data)(test)]
-    kept = folder / "baselines" / f"tfidf_{array.metric}_{data.digest[:16]}.safetensors"
+    kept = folder / "baselines" / f"tfidf_{array.setup.metric}_{data.digest[:16]}.safetensors"
     logits = _loaded(kept, (len(test), max(1, len(data.labels))))
     if logits is None:
         log.info("fitting the TF-IDF baseline")
-        predict = baselines.tfidf(data, array.metric)
+        predict = baselines.tfidf(data, array.setup.metric)
         if predict is None:
             return ["majority"], found
         logits = predict(test).logits
@@ -157,16 +157,16 @@ def _loaded(path: Path, shape: tuple[int, int]) -> Array | None:
     return logits if logits.shape == shape and logits.dtype.kind == "f" else None
 
 
-def _keep(path: Path, array: FineTuneArray, number: int, split: str, said: Said) -> None:
+def _keep(path: Path, array: ScorableArray, number: int, split: str, said: Said) -> None:
     """Write what a trial says of a split's rows, beside their texts and labels, unless it is there."""
     if path.is_file():
         return
-    rows, outputs = array.data.splits[split], said(number, split)
+    rows, outputs = array.setup.data.splits[split], said(number, split)
     texts: list[Mapping[str, Any]] = [{"row": row, "text": text} for row, text in enumerate(rows.texts, 1)]
     if rows.pairs is not None:
         texts = [{**row, "text_pair": pair} for row, pair in zip(texts, rows.pairs, strict=True)]
-    labels = _labels(outputs, array.data.labels)
-    answers = predictions.answers(outputs, array.data.labels)
+    labels = _labels(outputs, array.setup.data.labels)
+    answers = predictions.answers(outputs, array.setup.data.labels)
     merged = [{**text, "label": label, **answer} for text, label, answer in zip(texts, labels, answers, strict=True)]
     predictions.write(merged, path)
 

@@ -41,7 +41,7 @@ from hpo.storage.snapshot import Results, attrs_of, finite_json, read, study_jso
 from hpo.storage.urls import redacted
 
 if TYPE_CHECKING:
-    from hpo.finetune.array import FineTuneArray
+    from hpo.finetune.scorable import ScorableArray
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def _finished(study: config.Study, url: str, watch: Watcher, *, train: bool) -> 
             for trial in filter(None, (results.best, results.baseline)):
                 if lacks_weights(trial, weights / str(trial.number)):
                     train_again(study, done.array, trial, weights / str(trial.number), watch.note)
-            verdict = judge(done.study, cast("FineTuneArray", done.array), weights)
+            verdict = judge(done.study, cast("ScorableArray", done.array), weights)
         else:
             watch.note("the published default has not ended, so the test split is not looked at; run again to go on")
     results = read(done.study)

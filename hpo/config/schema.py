@@ -15,7 +15,7 @@ from pydantic import (
     model_serializer,
 )
 
-from hpo.tasks.metrics import Direction
+from hpo.core.types import Direction
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, and so of a folder
 Named = str | dict[str, Any]

@@ -19,13 +19,14 @@ from hpo.config import inputs, yaml
 from hpo.config.schema import FINE_TUNING, DataConfig, StudyConfig
 from hpo.core.comparison import TIE_BREAK, Comparison
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
+from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts
 from hpo.search import pruners, samplers
 from hpo.search.plugins import argument_problems, named
 from hpo.space.parser import parse
 from hpo.space.search_space import MOST_POINTS, SearchSpace
 from hpo.tasks.classification import TASKS
-from hpo.tasks.metrics import METRICS, Direction, suggested
+from hpo.tasks.metrics import METRICS, suggested
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

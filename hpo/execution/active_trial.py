@@ -9,8 +9,7 @@ from typing import Any
 
 from optuna.trial import Trial
 
-from hpo.core.trainer import Evaluation, TrialSpec
-from hpo.execution.checkpoint_store import Kept
+from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution.trial_outcomes import finite
 from hpo.search.stopping import best_index
 
@@ -97,12 +96,12 @@ class Running:
                 facts["metrics"] = dict(best.metrics)
         return facts
 
-    def remembered(self, kept: Kept) -> Kept:
+    def remembered(self, kept: TrialCheckpoint) -> TrialCheckpoint:
         """Return what an array keeps of the trial together with what was heard of it."""
         return replace(kept, state={**kept.state, HISTORY: [asdict(e) for e in self.evaluations]})
 
 
-def history(kept: Kept) -> list[Evaluation]:
+def history(kept: TrialCheckpoint) -> list[Evaluation]:
     """Return the evaluations that `Running.remembered` put there.
 
     Raises:

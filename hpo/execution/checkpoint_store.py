@@ -20,10 +20,9 @@ from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from hpo.core.trainer import TrialCheckpoint
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -35,21 +34,6 @@ ABANDONED = 3600  # seconds after which files without a manifest are nobody's: n
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of the trial in a slot.
-
-    Attributes:
-        trial: Its number.
-        state: What JSON can say: steps, examples seen, the history of its evaluations. It has no NaN and no infinity.
-        tensors: Name -> weights, the optimiser's moments; on the CPU when read.
-    """
-
-    trial: int
-    state: Mapping[str, Any] = field(default_factory=dict)
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """What is kept of an array, as one.
 
@@ -58,7 +42,7 @@ class Checkpoint:
         state: What belongs to the array and to no slot, in JSON.
     """
 
-    slots: Mapping[int, Kept]
+    slots: Mapping[int, TrialCheckpoint]
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -108,7 +92,7 @@ class Checkpoints:
         """Return an array's checkpoint; None, and why, if there is none that can be relied on."""
         return self._read(self._place(array), with_tensors=True)
 
-    def of(self, trial: int) -> Kept | None:
+    def of(self, trial: int) -> TrialCheckpoint | None:
         """Return what is kept of a trial where it is furthest; None if there is nothing that can be relied on."""
         found = [(slot, name, n) for name, kept in self.found().items() for n, slot in kept.slots.items()]
         own = [(_step(slot), name, n) for slot, name, n in found if slot.trial == trial]
@@ -264,7 +248,7 @@ def _last_written(place: Path) -> float:
     return max(times)
 
 
-def _step(kept: Kept) -> int:
+def _step(kept: TrialCheckpoint) -> int:
     step = kept.state.get("step")
     return step if isinstance(step, int) else 0
 
@@ -277,7 +261,7 @@ def _dumped(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _written(place: Path, slot: Kept) -> dict[str, Any]:
+def _written(place: Path, slot: TrialCheckpoint) -> dict[str, Any]:
     """Write a slot's tensors, and return its entry in the manifest."""
     from safetensors.torch import save
 
@@ -288,14 +272,14 @@ def _written(place: Path, slot: Kept) -> dict[str, Any]:
     return {"trial": slot.trial, "state": slot.state, "sha256": digest, "bytes": len(data)}
 
 
-def _kept(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> Kept:
+def _kept(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> TrialCheckpoint:
     """Return what a manifest's entry stands for, its file compared with what it says."""
     if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
         raise ValueError(f"{entry['sha256']!r} is no SHA-256")
     path = place / f"{entry['sha256']}.safetensors"
     if path.stat().st_size != entry["bytes"]:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {entry['bytes']}")
-    kept = Kept(int(entry["trial"]), entry["state"])
+    kept = TrialCheckpoint(int(entry["trial"]), entry["state"])
     if not with_tensors:
         return kept
     from safetensors.torch import load
@@ -303,7 +287,7 @@ def _kept(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> Kept:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path.name} is damaged")
-    return Kept(kept.trial, kept.state, load(data))
+    return TrialCheckpoint(kept.trial, kept.state, load(data))
 
 
 def _replace(path: Path, data: bytes) -> None:

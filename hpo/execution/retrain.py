@@ -12,8 +12,8 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from hpo.config.study_spec import Study
 from hpo.core.errors import StudyError
+from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialArray, TrialSpec
-from hpo.search.samplers import derived_seed
 from hpo.search.stopping import out_of_patience
 
 log = logging.getLogger(__name__)

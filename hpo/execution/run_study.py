@@ -6,10 +6,9 @@ import importlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Never, cast
 
@@ -19,13 +18,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config import study_spec as configs
 from hpo.config.paths import verify
-from hpo.core.errors import ConfigError, DataError, NotFoldableError, Problem, StudyError
+from hpo.core.errors import ConfigError, DataError, Problem, StudyError
 from hpo.core.events import Silent, Watcher
 from hpo.core.interrupts import Halt
-from hpo.core.trainer import GeneratorArray, Objective, TrialArray, imported
+from hpo.core.seeds import derived_seed
+from hpo.core.trainer import Objective, TrialArray
 from hpo.execution import optuna_arguments as from_optuna
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
+from hpo.execution.custom_objective import imported
+from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.objective_source import source_digest
 from hpo.execution.processes import joined
 from hpo.execution.runner import Runner
@@ -52,8 +54,8 @@ from hpo.storage.trial_locks import starting
 from hpo.storage.urls import redacted
 
 if TYPE_CHECKING:
-    from hpo.finetune.array import FineTuneArray
     from hpo.finetune.data.sources import Dataset
+    from hpo.finetune.scorable import ScorableArray
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ def open_array(study: configs.Study) -> TrialArray:
         configs.custom_parameters(study, objective)
         assert study.config.slots != "auto"  # which `configs.build` refuses
         return _own_array(objective, study.config.slots)
-    return open_finetuning(study)
+    return _open_finetuning(study)
 
 
 def _own_array(objective: Any, slots: int = 1) -> GeneratorArray:
@@ -111,59 +113,28 @@ def _own_array(objective: Any, slots: int = 1) -> GeneratorArray:
     return array
 
 
-def open_finetuning(study: configs.Study) -> FineTuneArray:
-    """Build the built-in objective's array; the only place from which torch is reached."""
+def _open_finetuning(study: configs.Study) -> ScorableArray:
+    """Read the data, and only then load torch and build the array of the built-in objective."""
     config = study.config
     assert config.data is not None
     log.info("loading pandas")
-    data = importlib.import_module("hpo.finetune.data.sources")
-    dataset = data.load(config.data, config.task, config.seed, study.folder)  # before torch is loaded
-    weights = list(map(str, _values(study.space, "class_weights")))
-    if dataset.task != "single_label" and set(weights) != {"none"}:
+    data = importlib.import_module("hpo.finetune.data.sources").load(
+        config.data, config.task, config.seed, study.folder
+    )
+    _refuse_class_weights(study, data)
+    log.info("loading torch and transformers")
+    array: ScorableArray = importlib.import_module("hpo.finetune.open").open_array(study, data)
+    array.notes = (*array.notes, *data.notes)
+    return array
+
+
+def _refuse_class_weights(study: configs.Study, data: Dataset) -> None:
+    weights = list(map(str, study.space.values_of("class_weights", DEFAULTS["class_weights"])))
+    if data.task != "single_label" and set(weights) != {"none"}:
         raise DataError(
-            f"class_weights: {', '.join(weights)} needs one label a row, and the task of this data is {dataset.task}; "
+            f"class_weights: {', '.join(weights)} needs one label a row, and the task of this data is {data.task}; "
             "leave class_weights out of the space"
         )
-    opened = _array_for(study, dataset)
-    opened.notes = (*opened.notes, *dataset.notes)
-    return opened
-
-
-def _array_for(study: configs.Study, dataset: Dataset) -> FineTuneArray:
-    log.info("loading torch and transformers")
-    array = importlib.import_module("hpo.finetune.array")
-    config, space = study.config, study.space
-    given = config, dataset, study.folder, max(_values(space, "epochs"))
-    needs = {
-        "smallest_batch": min(_values(space, "batch_size")),
-        "by_depth": "layer_decay" in space.parameters or space.fixed.get("layer_decay", DEFAULTS["layer_decay"]) != 1.0,
-    }
-    if config.shards > 1:
-        sharded = importlib.import_module("hpo.finetune.sharded.engine").ShardedArray
-        return cast("FineTuneArray", sharded(*given))
-    build: Callable[..., Any] = array.FineTuneArray
-    if configs.trains_adapters(space):
-        adapters = importlib.import_module("hpo.finetune.lora.adapters")
-        lora = adapters.Lora(tuple(_values(space, "lora_targets")), max(_values(space, "lora_rank")))
-        adapted = importlib.import_module("hpo.finetune.lora.adaptation").LoraArray
-        build = several = partial(adapted, lora=lora, **needs)
-    elif importlib.import_module("hpo.finetune.device").folds(config.fold, config.device):
-        folded = importlib.import_module("hpo.finetune.folded.engine").FoldedArray
-        several = partial(folded, **needs)
-    else:
-        return cast("FineTuneArray", build(*given))
-    try:
-        return cast("FineTuneArray", several(*given))
-    except NotFoldableError as error:
-        opened = cast("FineTuneArray", build(config.model_copy(update={"slots": 1}), *given[1:]))
-        opened.notes = (*opened.notes, f"{error}; trials train one after the other")
-        return opened
-
-
-def _values(space: SearchSpace, name: str) -> Sequence[Any]:
-    """Return the values that a hyperparameter can have, if it is a whole number or a choice."""
-    points: Sequence[Any] | None = space.parameters[name].points() if name in space.parameters else None
-    return points or [space.fixed.get(name, DEFAULTS[name])]
 
 
 def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: bool = True) -> Finished:
@@ -193,14 +164,14 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: 
         return Finished(opened, array, None, False, folder_of(study.config.name))
     auto = study.config.slots == "auto"
     if auto:
-        _choose_slots(opened, cast("FineTuneArray", array), planned_rows(study)[1])
+        _choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
     runner = _run(opened, study, array, budget, watch or Silent(), url)
     if auto and array.slots < opened.user_attrs.get("slots", 0):
         opened.set_user_attr("slots", array.slots)  # memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
 
 
-def _choose_slots(opened: optuna.Study, array: FineTuneArray, trials: int) -> None:
+def _choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
     """Give an array the slots that are fastest, measured once for a study."""
     known: int | None = opened.user_attrs.get("slots")
     array.slots = known or array.fastest_slots(trials)
@@ -224,7 +195,7 @@ def _opened(
                 plan(opened, study)
         array.notes = (*array.notes, *record(opened, study))
         if study.config.objective is None and "label_shares" not in opened.user_attrs:
-            opened.set_user_attr("label_shares", cast("FineTuneArray", array).data.label_shares)
+            opened.set_user_attr("label_shares", cast("ScorableArray", array).setup.data.label_shares)
         return opened, planned_rows(study)[1]
 
     return Patience(url, waits=(watch or Silent()).note)(begin)
@@ -400,7 +371,7 @@ def _optimize_unchanged(
     refuse_another_objective(opened, known, config.same_objective)
     before = opened.get_trials(deepcopy=False)
     # The trial number in the seed: a resumed study must not draw its first trials again.
-    opened.sampler = samplers.make(*named(config.sampler), samplers.derived_seed(config.seed, len(before)))
+    opened.sampler = samplers.make(*named(config.sampler), derived_seed(config.seed, len(before)))
     failures, halt = 0, Halt()
 
     def ended(ran: optuna.Study, trial: FrozenTrial) -> None:

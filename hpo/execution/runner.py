@@ -197,7 +197,7 @@ class Runner:
         if (kept := self._keeper.of(running.number)) is not None:
             try:
                 evaluations = history(kept)
-                self.array.load(slot, replace(running.spec, kept=kept))
+                self.array.load(slot, replace(running.spec, checkpoint=kept))
             except GaveWayError as error:
                 self._settle(slot, error)
                 return

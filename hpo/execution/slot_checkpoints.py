@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Container, Mapping
 
-from hpo.core.trainer import TrialArray
+from hpo.core.trainer import TrialArray, TrialCheckpoint
 from hpo.execution.active_trial import Running
-from hpo.execution.checkpoint_store import Checkpoint, Checkpoints, Kept, Writer
+from hpo.execution.checkpoint_store import Checkpoint, Checkpoints, Writer
 
 
 class Keeper:
@@ -29,7 +29,7 @@ class Keeper:
         """Why a checkpoint was not written, if there was one."""
         return None if self._writer is None else self._writer.problem
 
-    def of(self, number: int) -> Kept | None:
+    def of(self, number: int) -> TrialCheckpoint | None:
         """Return what is kept of a trial where it is furthest, by whatever array; None if there is nothing."""
         return None if self._checkpoints is None else self._checkpoints.of(number)
 
@@ -63,7 +63,7 @@ class Keeper:
         kept = {slot: self._kept(slot) for slot in self._slots}
         return Checkpoint({slot: one for slot, one in kept.items() if one is not None})
 
-    def _kept(self, slot: int) -> Kept | None:
+    def _kept(self, slot: int) -> TrialCheckpoint | None:
         kept = self._array.save(slot)
         return None if kept is None else self._slots[slot].remembered(kept)
 

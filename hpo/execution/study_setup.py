@@ -20,6 +20,7 @@ from hpo.config.schema import NAME, RESUMABLE
 from hpo.config.study_spec import Study
 from hpo.core.errors import StudyError
 from hpo.core.formatting import plain
+from hpo.core.seeds import derived_seed
 from hpo.search import samplers
 from hpo.search.plugins import named
 from hpo.space.search_space import Params
@@ -232,7 +233,7 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
     if points is not None:
         rest = [point for point in points if not rows or point != rows[0][0]]
         budget = config.trials or len(rows) + len(rest)
-        order = np.random.default_rng(samplers.derived_seed(config.seed, "grid")).permutation(len(rest))
+        order = np.random.default_rng(derived_seed(config.seed, "grid")).permutation(len(rest))
         rows += [(rest[i], {}) for i in order[: budget - len(rows)].tolist()]  # a larger budget only adds to them
         return rows[:budget], budget
     budget = config.trials or DEFAULT_TRIALS

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hpo.core.errors import ModelError
+from hpo.core.errors import ModelError, OutOfMemoryError
 
 SCORING_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
 SMALLEST = 32  # which keeps any device busy
@@ -95,3 +95,10 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory")
     )
+
+
+def memory_error(error: Exception) -> Exception:
+    """Return what ends a trial: memory that ran out outside the passes that can be halved, or the error itself."""
+    if isinstance(error, RuntimeError) and out_of_memory(error):
+        return OutOfMemoryError(f"the optimiser, the scoring or the best weights do not fit in memory ({error})")
+    return error

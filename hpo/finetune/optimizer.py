@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
 from hpo.recipe.schedules import multiplier
+from hpo.recipe.training_params import TrainingParams
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -37,7 +37,7 @@ def depths(names: Iterable[str], head: frozenset[str]) -> dict[str, int]:
     return found
 
 
-def build(parameters: Mapping[str, nn.Parameter], head: frozenset[str], params: Mapping[str, Any]) -> torch.optim.AdamW:
+def build(parameters: Mapping[str, nn.Parameter], head: frozenset[str], params: TrainingParams) -> torch.optim.AdamW:
     """Return a fused AdamW (Loshchilov and Hutter, 2019) over groups of one depth and decay.
 
     Each group's `scale` is what the trial's learning rate is multiplied by.
@@ -46,18 +46,18 @@ def build(parameters: Mapping[str, nn.Parameter], head: frozenset[str], params: 
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if parameter.requires_grad:
-            below = depth[name] if params["layer_decay"] != 1.0 else 0  # few groups make few, long operations
+            below = depth[name] if params.layer_decay != 1.0 else 0  # few groups make few, long operations
             groups.setdefault((below, decays(parameter)), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": members,
-                "weight_decay": params["weight_decay"] if decayed else 0.0,
-                "scale": params["layer_decay"] ** below,
+                "weight_decay": params.weight_decay if decayed else 0.0,
+                "scale": params.layer_decay**below,
             }
             for (below, decayed), members in groups.items()
         ],
-        lr=params["learning_rate"],
+        lr=params.learning_rate,
         betas=BETAS,
         eps=EPSILON,
         fused=True,
@@ -81,9 +81,9 @@ def clip(optimizer: torch.optim.AdamW, max_norm: float) -> None:
     optimizer.found_inf = torch.zeros_like(norm)  # type: ignore[attr-defined]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, params: Mapping[str, Any]) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, params: TrainingParams) -> None:
     """Set every group's learning rate for an optimiser step (from 0) of `total`."""
-    rate = params["learning_rate"] * multiplier(step, total, params)
+    rate = params.learning_rate * multiplier(step, total, params)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hpo.core.trainer import TrialSpec
-from hpo.execution.checkpoint_store import Kept
+from hpo.core.trainer import TrialCheckpoint, TrialSpec
+from hpo.finetune import optimizer as optimizers
+from hpo.recipe.training_params import TrainingParams
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, torch.Tensor]  # by name
@@ -31,6 +32,7 @@ class Slot:
     """One trial in training."""
 
     trial: TrialSpec
+    params: TrainingParams
     model: PreTrainedModel
     weights: dict[str, torch.Tensor]  # as they are now: the model's `state_dict`
     parameters: dict[str, torch.Tensor]  # those of them that the optimiser steps, each under one name
@@ -53,7 +55,22 @@ class Slot:
         """Examples seen at which the segment ends."""
         return self.boundaries[self.evaluations]
 
-    def saved(self) -> Kept:
+    def update(self, examples: int) -> None:
+        """Let the trial's own optimiser step on the gradients of a whole batch of `examples`."""
+        assert self.optimizer is not None
+        optimizers.clip(self.optimizer, self.params.max_grad_norm)
+        optimizers.set_learning_rate(self.optimizer, self.step, self.total_steps, self.params)
+        self.optimizer.step()
+        self.decay *= optimizers.decay_of_unused_rows(self.optimizer)
+        self.step += 1
+        self.seen += examples
+
+    def hold(self, value: float) -> None:
+        """Copy the weights as those of the best evaluation so far, whose value is given."""
+        self.best, self.best_decay = value, self.decay
+        self.best_weights = {name: tensor.clone() for name, tensor in self.weights.items()}
+
+    def saved(self) -> TrialCheckpoint:
         """Return what the trial needs to go on from its last whole step, in CPU memory of its own."""
         tensors: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
@@ -66,9 +83,11 @@ class Slot:
         for name in NUMBERS:
             value = float(getattr(self, name))
             state[name] = value if math.isfinite(value) else None  # JSON has no NaN
-        return Kept(self.trial.number, state, {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()})
+        return TrialCheckpoint(
+            self.trial.number, state, {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
+        )
 
-    def restore(self, kept: Kept) -> None:
+    def restore(self, kept: TrialCheckpoint) -> None:
         """Put a trial that is at its start to where `saved` left it.
 
         Raises:
@@ -97,7 +116,7 @@ class Slot:
         if best:
             self._restore_best(best)
 
-    def _restore_state(self, kept: Kept) -> None:
+    def _restore_state(self, kept: TrialCheckpoint) -> None:
         for name in COUNTS:
             setattr(self, name, int(kept.state[name]))
         for name in NUMBERS:

@@ -8,10 +8,13 @@ Each maps (step, warm-up steps, total steps, params) to the multiplier of the pe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-Schedule = Callable[[int, int, int, Mapping[str, Any]], float]
+if TYPE_CHECKING:
+    from hpo.recipe.training_params import TrainingParams
+
+Schedule = Callable[[int, int, int, "TrainingParams"], float]
 
 
 def _progress(step: int, warmup: int, total: int) -> float:
@@ -19,43 +22,43 @@ def _progress(step: int, warmup: int, total: int) -> float:
     return min(1.0, (step - warmup) / max(1, total - warmup))
 
 
-def constant(step: int, warmup: int, total: int, params: Mapping[str, Any]) -> float:
+def constant(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Stay at the peak."""
     return 1.0
 
 
-def linear(step: int, warmup: int, total: int, params: Mapping[str, Any]) -> float:
+def linear(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Fall to zero in a straight line (Devlin et al., 2019)."""
     return 1.0 - _progress(step, warmup, total)
 
 
-def cosine(step: int, warmup: int, total: int, params: Mapping[str, Any]) -> float:
+def cosine(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Fall to zero along half a cosine (Loshchilov and Hutter, 2017, without restarts)."""
     return 0.5 * (1.0 + math.cos(math.pi * _progress(step, warmup, total)))
 
 
-def cosine_with_restarts(step: int, warmup: int, total: int, params: Mapping[str, Any]) -> float:
+def cosine_with_restarts(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Fall along a cosine `num_cycles` times (SGDR; Loshchilov and Hutter, 2017)."""
     progress = _progress(step, warmup, total)
     if progress >= 1.0:
         return 0.0
-    return 0.5 * (1.0 + math.cos(math.pi * ((params["num_cycles"] * progress) % 1.0)))
+    return 0.5 * (1.0 + math.cos(math.pi * ((params.num_cycles * progress) % 1.0)))
 
 
-def polynomial(step: int, warmup: int, total: int, params: Mapping[str, Any]) -> float:
+def polynomial(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Fall to zero as (1 - progress) ** `power`."""
-    return float((1.0 - _progress(step, warmup, total)) ** params["power"])
+    return float((1.0 - _progress(step, warmup, total)) ** params.power)
 
 
-def inverse_sqrt(step: int, warmup: int, total: int, params: Mapping[str, Any]) -> float:
+def inverse_sqrt(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Fall as 1 / sqrt(step), continuous with the end of warm-up (Vaswani et al., 2017)."""
     timescale = warmup or 10_000  # as transformers does without warm-up
     return 1.0 / math.sqrt((step + timescale - warmup) / timescale)
 
 
-def warmup_stable_decay(step: int, warmup: int, total: int, params: Mapping[str, Any]) -> float:
+def warmup_stable_decay(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Stay at the peak, then fall along half a cosine in the last `decay_ratio` of the steps (Hu et al., 2024)."""
-    decay = min(math.ceil(params["decay_ratio"] * total), total - warmup)
+    decay = min(math.ceil(params.decay_ratio * total), total - warmup)
     return 1.0 if step < total - decay else cosine(step, total - decay, total, params)
 
 
@@ -75,7 +78,7 @@ def warmup_steps(ratio: float, total: int) -> int:
     return math.ceil(ratio * total)
 
 
-def multiplier(step: int, total: int, params: Mapping[str, Any]) -> float:
+def multiplier(step: int, total: int, params: TrainingParams) -> float:
     """Return what the peak learning rate is multiplied by at an optimiser step.
 
     Args:
@@ -83,7 +86,7 @@ def multiplier(step: int, total: int, params: Mapping[str, Any]) -> float:
         total: Optimiser steps of the whole trial.
         params: All hyperparameters of the trial (`schedule`, `warmup_ratio` and the schedule's own).
     """
-    warmup = warmup_steps(params["warmup_ratio"], total)
+    warmup = warmup_steps(params.warmup_ratio, total)
     if step < warmup:
         return step / max(1, warmup)
-    return SCHEDULES[params["schedule"]](step, warmup, total, params)
+    return SCHEDULES[params.schedule](step, warmup, total, params)

@@ -7,7 +7,6 @@ neither repeats its trials (as one seed for all would) nor depends on which proc
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
 import inspect
 import warnings
@@ -21,6 +20,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from hpo.core.errors import MissingExtraError
+from hpo.core.seeds import derived_seed
 
 if TYPE_CHECKING:
     from hpo.space.search_space import SearchSpace
@@ -82,12 +82,6 @@ def factory(name: str) -> SamplerFactory | None:
 def names() -> list[str]:
     """Return every name that `factory` knows."""
     return [*SAMPLERS, *(name for name in dir(optuna.samplers) if factory(name) is not None)]
-
-
-def derived_seed(*parts: int | str) -> int:
-    """Return a 32-bit seed from a path such as (study seed, trial number, what is drawn)."""
-    digest = hashlib.sha256(":".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:4], "big")
 
 
 def make(name: str, arguments: Mapping[str, Any], seed: int = 0) -> BaseSampler:

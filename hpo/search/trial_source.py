@@ -10,9 +10,9 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.core.errors import HpoError, LostTrialError, StudyError
+from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
 from hpo.search.halving import Decision
-from hpo.search.samplers import derived_seed
 from hpo.search.trial_order import PAUSED, Turns
 from hpo.space.search_space import Params, SearchSpace
 from hpo.storage.study_cache import Ledger, fruitless

@@ -246,6 +246,16 @@ class SearchSpace:
                 point[name] = parameter.nearest(self.baseline.get(name))
         return point
 
+    def values_of(self, name: str, default: Any) -> Sequence[Any]:
+        """Return the values that a parameter can have, if it is a whole number or a choice; else what it is fixed at.
+
+        Args:
+            name: The parameter's; it may be no part of the space.
+            default: Its value where the space says nothing of it.
+        """
+        points: Sequence[Any] | None = self.parameters[name].points() if name in self.parameters else None
+        return points or [self.fixed.get(name, default)]
+
     def moved_baseline(self) -> dict[str, tuple[Any, Any]]:
         """Return name -> (published, used) where a choice does not offer the published value."""
         point = self.first_trial()

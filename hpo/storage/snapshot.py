@@ -17,8 +17,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import completed
-from hpo.tasks.metrics import Direction
 
 STATES = {
     "complete": TrialState.COMPLETE,

@@ -11,11 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from hpo.core.errors import DataError, nearest
+from hpo.core.types import Direction
 from hpo.tasks.classification import TASKS, Outputs
 
 Array = np.ndarray[Any, Any]
-Direction = Literal["maximize", "minimize"]
-
 CLASSES = ("single_label", "multi_label")
 LEAST_OF_A_GROUP = 10  # rows
 

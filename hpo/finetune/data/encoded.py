@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class Tokens:
     lengths: Array
     targets: torch.Tensor
     pad: int
+
+    def to(self, where: torch.device) -> Tokens:
+        """Return the same on another device."""
+        moved = {name: value.to(where) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
     def batch(self, rows: Array, length: int | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return the model's inputs and the targets of some rows.

@@ -1,4 +1,4 @@
-"""Trials that train as one: the slots of one folded model, refilled as trials end.
+"""The folded engine: trials train as one, in the slots of one folded model, which are refilled as trials end.
 
 until every slot has reached its boundary:
     plan        each slot's batches become micro-batches, up to its boundary
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,15 +23,19 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.core.errors import GaveWayError, NotFoldableError, OutOfMemoryError
+from hpo.core.interrupts import Halt
+from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune import device
-from hpo.finetune.array import FineTuneArray
+from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import out_of_memory
-from hpo.finetune.folded import equivalence as fold_check
+from hpo.finetune.engine import Trained
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
 from hpo.finetune.models import dropout
+from hpo.finetune.plain import measured_seconds, predict_whole
+from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.search.samplers import derived_seed
+from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.classification import Outputs
 
 Array = np.ndarray[Any, Any]
@@ -47,41 +51,51 @@ DISPLACED = (
 )
 
 
-class FoldedArray(FineTuneArray):
-    """Trains trials of one pretrained model as slots of one folded model; see `FineTuneArray`.
+class FoldedEngine:
+    """Holds trials in the slots of one folded model; see `Engine`.
 
     Args:
-        smallest_batch: That a trial may have.
+        setup: What trials share, made for folding.
+        adaptation: What of the model they train.
+        smallest_batch: The smallest batch size that a trial may have.
         by_depth: Whether a trial may have layer-wise decay; with it, each step is one operation a depth and slot.
+
+    Raises:
+        NotFoldableError: Folded trials would differ from trials of their own.
     """
 
-    needs_own_masks = True
     window = 1  # padding to one length for all, or none, gains nothing from batches of like lengths
 
-    def __init__(self, *args: Any, smallest_batch: int, by_depth: bool, **kwargs: Any) -> None:
-        reproducible = device.reproducible_products()  # before the model's first product
-        super().__init__(*args, **kwargs)
-        if self.device.type == "cpu" and not reproducible:
-            self.notes = (*self.notes, DISPLACED)
-        self._by_depth = by_depth
-        template = self._spare[0]
-        if not self._own_masks:
+    def __init__(self, setup: Setup, adaptation: Adaptation, smallest_batch: int, by_depth: bool) -> None:
+        self.setup, self.adaptation, self._by_depth = setup, adaptation, by_depth
+        slots = setup.config.slots
+        self.slots = 1 if slots == "auto" else slots
+        self.threads = torch.get_num_threads()  # which all slots share, one after the other
+        self.occupied: dict[int, Slot] = {}
+        self.halted = Halt()
+        displaced = setup.device.type == "cpu" and not device.reproducible_products()
+        self.notes: Sequence[str] = (DISPLACED,) if displaced else ()
+        template = setup.model
+        if not setup.own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
-        if wrong := self._check(template):
+        # The rows of a single slot are one trial's, whatever the model does with them, if its weights are not folded.
+        self._alone = slots == 1 and adaptation.shares_weights
+        if not self._alone and (wrong := adaptation.difference(template)):
             raise NotFoldableError(wrong)
-        self.micro_batch = min(self.micro_batch, smallest_batch)
-        self._packs = self._check(template, packed=True) is None
+        self.micro_batch = min(setup.config.micro_batch, smallest_batch)
+        self._packs = adaptation.difference(template, packed=True) is None
         self._parameters = self._with_gradient(template)
-        self.facts = {**self.facts, "program": "packed" if self._shape().line else "folded"}
         self._program: Program | None = None
 
-    def _check(self, template: PreTrainedModel, packed: bool = False) -> str | None:
-        """Return what is wrong with folding the model, with its tokens packed or not, or None."""
-        return fold_check.check(type(template), template.config, packed=packed)
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return which program trains: packed tokens have other sums than padded rows."""
+        return {"program": "packed" if self._shape().line else "folded"}
 
     def _with_gradient(self, model: PreTrainedModel) -> list[str]:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
-        inputs, _ = self.tokens["train"].batch(np.arange(min(2, len(self.tokens["train"].lengths))))
+        tokens = self.setup.tokens["train"]
+        inputs, _ = tokens.batch(np.arange(min(2, len(tokens.lengths))))
         model.train()(**inputs).logits.sum().backward()
         names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
         model.zero_grad()
@@ -89,34 +103,37 @@ class FoldedArray(FineTuneArray):
 
     def _shape(self) -> Shape:
         """Return the shape of a micro-batch: packed, its line holds nearly all sets of so many rows."""
-        lengths, rows = self.tokens["train"].lengths, self.micro_batch
+        lengths, rows = self.setup.tokens["train"].lengths, self.micro_batch
         longest = int(lengths.max())
         usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
         line = max(longest, 8 * math.ceil(usual / 8))
         return Shape(rows, longest, line if self._packs and line < WORTH_PACKING * rows * longest else None)
 
-    def _threads_a_trial(self, slots: int | str) -> int:
-        return torch.get_num_threads()  # which all slots share, one after the other
-
-    # ------------------------------------------------------------ the moves
+    # ------------------------------------------------------------ trials in slots
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: at its start, or where it is to go on from.
+        """Put a trial into an empty slot: at its start, or where its checkpoint has it go on from.
 
         Raises:
             GaveWayError: There is no memory for so many slots; there are fewer now.
             OutOfMemoryError: There is none for one.
         """
-        trial = self._completed(trial)
-        template = self._spare[0]
-        self._start(template, trial)
+        params, template = TrainingParams.of(trial.params), self.setup.model
+        self.setup.initial.start(template, derived_seed(trial.seed, "head"), params.dropout)
+        self.adaptation.start(template, params, derived_seed(trial.seed, "adapters"))
         if self._program is None:
             self._program = self._built(template)
-        weights = self._program.load(slot, template, trial.params)
+        weights = self._program.load(slot, template, params)
         optimizer = self._program.optimizer
         own = optimizer.parameters(slot)
-        self._occupied[slot] = self._begun(
-            trial, template, self._held(weights, own), own, lambda name: optimizer.moments(slot, name)
+        self.occupied[slot] = self.setup.new_slot(
+            trial,
+            params,
+            template,
+            self.adaptation.owned(weights, own),
+            own,
+            lambda name: optimizer.moments(slot, name),
+            self.window,
         )
 
     def _built(self, template: PreTrainedModel) -> Program:
@@ -126,11 +143,11 @@ class FoldedArray(FineTuneArray):
                 template,
                 self.slots,
                 self._parameters,
-                self._starter.head,
-                self.tokens["train"],
+                self.setup.head,
+                self.setup.tokens["train"],
                 self._shape(),
-                self.task.loss,
-                self._class_weights,
+                self.setup.task.loss,
+                self.setup.class_weights,
                 self._context,
                 self._by_depth,
             )
@@ -144,41 +161,121 @@ class FoldedArray(FineTuneArray):
 
     @contextmanager
     def _context(self, keys: torch.Tensor) -> Iterator[None]:
-        with self._masks(), dropout.drawing_from(keys), self._autocast():
+        with self.setup.intercepted(), dropout.drawing_from(keys), self.setup.autocast():
             yield
 
-    def _held(self, weights: dict[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return which of its weights a slot's best evaluation holds on to."""
-        return weights
+    def unload(self, slot: int) -> None:
+        """Empty a slot, whatever state its trial is in."""
+        self.occupied.pop(slot, None)
 
-    def _advance(self) -> dict[int, Evaluation | Exception]:
+    # ------------------------------------------------------------ training
+
+    def train(self) -> Mapping[int, Trained]:
+        """Train every occupied slot to its boundary; out of memory makes room for all."""
         try:
             self._train()
-            ended = [number for number, slot in self._occupied.items() if slot.seen >= slot.boundary]
+            ended = [number for number, slot in self.occupied.items() if slot.seen >= slot.boundary]
             logits = self._predict_all("validation") if ended else np.empty(0)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             return self._give_way()
-        targets = self.data.splits["validation"].targets
-        outcomes = {
-            number: self._outcome(self._occupied[number], Outputs(self.data.task, targets, logits[number]))
-            for number in ended
-        }
-        if any(isinstance(outcome, OutOfMemoryError) for outcome in outcomes.values()):  # for its best weights
-            return self._give_way()
+        return {number: self.setup.outputs("validation", logits[number]) for number in ended}
+
+    def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
+        """Return the outcomes; where memory ran out for best weights, what that means for all slots."""
+        if any(isinstance(outcome, OutOfMemoryError) for outcome in outcomes.values()):
+            return dict(self._give_way())
         return outcomes
 
-    def unload(self, slot: int) -> None:
-        """Empty a slot, whatever state its trial is in."""
-        self._occupied.pop(slot, None)
+    def _train(self) -> None:
+        """Train to the boundaries."""
+        program = self._program
+        assert program is not None
+        plans = {number: self._planned(slot) for number, slot in self.occupied.items() if slot.seen < slot.boundary}
+        for step in range(program.write(plans)):
+            if self.halted.is_set():
+                self._rewind(plans)
+                break
+            self._micro_step(program, step)
+            for number, plan in plans.items():
+                if step < len(plan):
+                    self._done(self.occupied[number], plan[step])
+        sums = program.losses.tolist()  # the only time in a segment that the host waits for the device
+        for number, slot in self.occupied.items():
+            slot.loss += sums[number]
+
+    def _micro_step(self, program: Program, step: int) -> None:
+        program.step(step)
+
+    def _planned(self, slot: Slot) -> list[MicroBatch]:
+        """Return a slot's micro-batches up to the first whole step at or after its boundary."""
+        assert self._program is not None
+        optimizer, shape = self._program.optimizer, self._program.shape
+        plan: list[MicroBatch] = []
+        step, seen = slot.step, slot.seen
+        while seen < slot.boundary:
+            rows = next(slot.batches)
+            seed = derived_seed(slot.trial.seed, "dropout", step)
+            parts = shape.parts(rows, self.setup.tokens["train"].lengths)
+            rates = optimizer.rates(step, slot.total_steps, slot.params)
+            for number, part in enumerate(parts):
+                ends = number == len(parts) - 1
+                plan.append(MicroBatch(part, len(rows), dropout.key(seed, number), rates if ends else None))
+            step, seen = step + 1, seen + len(rows)
+        return plan
+
+    def _rewind(self, numbers: Iterable[int]) -> None:
+        """Put slots that were halted back to their last whole step."""
+        assert self._program is not None
+        for number in numbers:
+            self._program.optimizer.gradients[number].zero_()
+            self.occupied[number].batches = self.setup.batches(self.occupied[number], self.window)
+
+    def _done(self, slot: Slot, micro: MicroBatch) -> None:
+        """Count a micro-batch that was trained on."""
+        if micro.rates is not None:
+            assert self._program is not None
+            decay = slot.params.weight_decay
+            slot.decay *= self._program.optimizer.decay_of_unused_rows(micro.rates, decay)
+            slot.step += 1
+            slot.seen += micro.batch
+
+    # ------------------------------------------------------------ scoring
+
+    @torch.no_grad()  # and not inference mode, in which autocast would cast the weights anew for every chunk
+    def _predict_all(self, split: str) -> Array:
+        """Return the logits of every slot on a split, in its order: [K, rows, outputs]."""
+        assert self._program is not None
+        model = self._program.model.train(False)
+
+        def logits_of(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
+            logits: torch.Tensor = model(**repeated).logits
+            return logits.view(self.slots, -1, logits.shape[-1])
+
+        with self.setup.intercepted(), self.setup.autocast():  # one for all: weights are cast once
+            size = device.scoring_batch(self.setup.device, self.slots)
+            return self.setup.tokens[split].outputs(logits_of, size)
+
+    def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights."""
+        return dict(weights)
+
+    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
+        """Return the outputs of a whole model."""
+        return predict_whole(self.setup, model, split)
+
+    def seconds_per_example(self) -> float:
+        """Measure forward and backward passes of one trial's model."""
+        return measured_seconds(self.setup, self.setup.model)
+
+    # ------------------------------------------------------------ slots and memory
 
     def fastest_slots(self, most: int) -> int:
-        """Return how many slots train the most examples a second, found by doubling them while memory holds.
-
-        Args:
-            most: More are not needed.
-        """
+        """Return how many slots train the most examples a second, found by doubling them while memory holds."""
+        if self._alone:
+            return 1
         best, fastest = 1, 0.0
         while best < most or not fastest:
             slots = min(2 * best, most) if fastest else 1
@@ -202,12 +299,13 @@ class FoldedArray(FineTuneArray):
         """Return the examples that some slots train a second, holding all that trials hold at their most."""
         self._forget()
         self.slots = slots
+        params = {**self.adaptation.usual(), "batch_size": self.micro_batch, "epochs": 10_000}
         for number in range(slots):
-            self.load(number, TrialSpec(number, self._usual(), number))
+            self.load(number, TrialSpec(number, params, number))
         assert self._program is not None
-        best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self._occupied.values()]
+        best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self.occupied.values()]
         self._predict_all("validation")
-        written = self._program.write({number: self._planned(slot) for number, slot in self._occupied.items()})
+        written = self._program.write({number: self._planned(slot) for number, slot in self.occupied.items()})
         for steps in (3, 6):  # the first ones warm up
             began = time.perf_counter()
             for step in range(steps):
@@ -216,20 +314,16 @@ class FoldedArray(FineTuneArray):
         del best_weights
         return slots * self.micro_batch * 6 / (time.perf_counter() - began)
 
-    def _usual(self) -> dict[str, Any]:
-        """Return parameters of a trial to measure with, which may be none of the study's."""
-        return {"batch_size": self.micro_batch, "epochs": 10_000}
-
     def _forget(self) -> None:
         """Empty all slots and give back their memory; the next `load` builds the model anew."""
-        self._occupied.clear()
+        self.occupied.clear()
         self._program = None
-        if self.device.type == "cuda":
+        if self.setup.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _give_way(self) -> dict[int, Evaluation | Exception]:
+    def _give_way(self) -> dict[int, Exception]:
         """Halve the slots, then the micro-batch; what was loaded has to start again."""
-        occupied = list(self._occupied)
+        occupied = list(self.occupied)
         if self.slots == self.micro_batch == 1:
             return dict.fromkeys(occupied, OutOfMemoryError("one example at a time does not fit in memory"))
         self._forget()
@@ -244,74 +338,3 @@ class FoldedArray(FineTuneArray):
             self.micro_batch //= 2
             change = f"micro-batches of {self.micro_batch}"
         return f"out of memory: the array goes on with {change}"
-
-    # ------------------------------------------------------------ training
-
-    def _train(self) -> None:
-        """Train to the boundaries."""
-        program = self._program
-        assert program is not None
-        plans = {number: self._planned(slot) for number, slot in self._occupied.items() if slot.seen < slot.boundary}
-        for step in range(program.write(plans)):
-            if self.halted.is_set():
-                self._rewind(plans)
-                break
-            self._micro_step(program, step)
-            for number, plan in plans.items():
-                if step < len(plan):
-                    self._done(self._occupied[number], plan[step])
-        sums = program.losses.tolist()  # the only time in a segment that the host waits for the device
-        for number, slot in self._occupied.items():
-            slot.loss += sums[number]
-
-    def _micro_step(self, program: Program, step: int) -> None:
-        program.step(step)
-
-    def _planned(self, slot: Slot) -> list[MicroBatch]:
-        """Return a slot's micro-batches up to the first whole step at or after its boundary."""
-        assert self._program is not None
-        optimizer, trial, shape = self._program.optimizer, slot.trial, self._program.shape
-        plan: list[MicroBatch] = []
-        step, seen = slot.step, slot.seen
-        while seen < slot.boundary:
-            rows = next(slot.batches)
-            seed = derived_seed(trial.seed, "dropout", step)
-            parts = shape.parts(rows, self.tokens["train"].lengths)
-            rates = optimizer.rates(step, slot.total_steps, trial.params)
-            for number, part in enumerate(parts):
-                ends = number == len(parts) - 1
-                plan.append(MicroBatch(part, len(rows), dropout.key(seed, number), rates if ends else None))
-            step, seen = step + 1, seen + len(rows)
-        return plan
-
-    def _rewind(self, numbers: Iterable[int]) -> None:
-        """Put slots that were halted back to their last whole step."""
-        assert self._program is not None
-        for number in numbers:
-            self._program.optimizer.gradients[number].zero_()
-            self._occupied[number].batches = self._batches(self._occupied[number].trial, self._occupied[number].step)
-
-    def _done(self, slot: Slot, micro: MicroBatch) -> None:
-        """Count a micro-batch that was trained on."""
-        if micro.rates is not None:
-            assert self._program is not None
-            decay = slot.trial.params["weight_decay"]
-            slot.decay *= self._program.optimizer.decay_of_unused_rows(micro.rates, decay)
-            slot.step += 1
-            slot.seen += micro.batch
-
-    # ------------------------------------------------------------ scoring
-
-    @torch.no_grad()  # and not inference mode, in which autocast would cast the weights anew for every chunk
-    def _predict_all(self, split: str) -> Array:
-        """Return what every slot says of a split, in its order: [K, rows, outputs]."""
-        assert self._program is not None
-        model = self._program.model.train(False)
-
-        def said(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
-            logits: torch.Tensor = model(**repeated).logits
-            return logits.view(self.slots, -1, logits.shape[-1])
-
-        with self._masks(), self._autocast():  # one for all: weights are cast once
-            return self.tokens[split].outputs(said, device.scoring_batch(self.device, self.slots))

@@ -9,7 +9,7 @@ and all that trials differ in are tensors, so that the same program serves every
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import nn
 
 from hpo.finetune.optimizer import BETAS, EPSILON, decays, depths
 from hpo.recipe.schedules import multiplier
+from hpo.recipe.training_params import TrainingParams
 
 Array = np.ndarray[Any, Any]
 
@@ -83,11 +84,11 @@ class FoldedAdamW:
         first, second = (self._view(matrix, name)[slot] for matrix in (self._first, self._second))
         return {"exp_avg": first, "exp_avg_sq": second, "step": self._steps[slot]}
 
-    def rates(self, step: int, total: int, params: Mapping[str, Any]) -> list[float]:
+    def rates(self, step: int, total: int, params: TrainingParams) -> list[float]:
         """Return a trial's learning rate at every depth for an optimiser step (from 0) of `total`."""
-        assert self._by_depth or params["layer_decay"] == 1.0
-        rate = params["learning_rate"] * multiplier(step, total, params)
-        return [rate * params["layer_decay"] ** depth for depth in self.depths]
+        assert self._by_depth or params.layer_decay == 1.0
+        rate = params.learning_rate * multiplier(step, total, params)
+        return [rate * params.layer_decay**depth for depth in self.depths]
 
     def decay_of_unused_rows(self, rates: Sequence[float], weight_decay: float) -> float:
         """Return what one step leaves of an embedding row without gradient; embeddings are the deepest."""

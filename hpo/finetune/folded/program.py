@@ -29,6 +29,7 @@ from hpo.finetune.folded.model import fold, load_slot, slot_weights
 from hpo.finetune.folded.optimizer import FoldedAdamW, rates_dtype
 from hpo.finetune.models import dropout
 from hpo.finetune.models.loading import first_position
+from hpo.recipe.training_params import TrainingParams
 
 Array = np.ndarray[Any, Any]
 
@@ -126,14 +127,14 @@ class Program:
         self._now = [plan[0].clone() for plan in self._plans]
         self._replays: dict[tuple[bool, ...], Replay] = {}  # by where anything is dropped: elsewhere are no operations
 
-    def load(self, slot: int, trial: PreTrainedModel, params: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def load(self, slot: int, trial: PreTrainedModel, params: TrainingParams) -> dict[str, torch.Tensor]:
         """Put a trial into a slot, and return its weights; views."""
         load_slot(self.model, slot, trial.state_dict())
         self.optimizer.clear(slot)
-        settings = [params[name] for name in ("label_smoothing", "weight_decay", "max_grad_norm")]
+        settings = params.label_smoothing, params.weight_decay, params.max_grad_norm
         self._settings[slot] = torch.tensor(settings, dtype=self._dtype)
         if self._class_weights is not None:
-            self._class_weights[slot] = self._weights_by_setting[params["class_weights"]]
+            self._class_weights[slot] = self._weights_by_setting[params.class_weights]
         dropout.set_rates(self.model, slot, len(self.losses), trial)
         return slot_weights(self.model, slot)
 

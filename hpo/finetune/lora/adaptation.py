@@ -1,7 +1,7 @@
-"""Trials that share a frozen pretrained model and train adapters: LoRA (Hu et al., 2021), folded.
+"""Trials that share a frozen pretrained model and train adapters: LoRA (Hu et al., 2021).
 
 The pretrained layers run once over the rows of all slots. Adapters and head, a percent of the parameters, are what
-has a slot for each trial; everything else is as in `FoldedArray`.
+has a slot for each trial.
 """
 
 from __future__ import annotations
@@ -14,71 +14,63 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hpo.config.schema import StudyConfig
-from hpo.core.trainer import TrialSpec
-from hpo.finetune.folded import equivalence as fold_check
-from hpo.finetune.folded.engine import FoldedArray
-from hpo.finetune.lora import peft_files as adapter_files
+from hpo.finetune.adaptation import Tensors
+from hpo.finetune.folded import equivalence
+from hpo.finetune.lora import peft_files
 from hpo.finetune.lora.adapters import Lora
-from hpo.search.samplers import derived_seed
-from hpo.tasks.classification import Outputs
+from hpo.finetune.setup import Setup
+from hpo.finetune.slot import Slot
+from hpo.recipe.training_params import TrainingParams
 
 
-class LoraArray(FoldedArray):
-    """Trains adapters of one pretrained model; see `FoldedArray`.
+class LoraAdaptation:
+    """Trains adapters and the head of a frozen model; see `Adaptation`.
 
     Args:
         lora: Where adapters are.
 
     Raises:
         MissingExtraError: `peft`, which says what is written, is not installed.
-        ModelError: The model has no layers of that kind.
-        NotFoldableError: With several slots, trials would differ from trials of their own.
     """
 
-    def __init__(self, config: StudyConfig, *args: Any, lora: Lora, **kwargs: Any) -> None:
-        adapter_files.library()
-        self._lora = lora
-        self._alone = config.slots == 1  # all rows are one trial's, whatever the model does with them
-        super().__init__(config, *args, **kwargs)
+    shares_weights = True
 
-    def _adapt(self, model: PreTrainedModel, head: frozenset[str]) -> None:
+    def __init__(self, lora: Lora) -> None:
+        peft_files.library()
+        self.lora = lora
+
+    def install(self, setup: Setup) -> None:
+        """Freeze the model but for its head, and add adapters.
+
+        Raises:
+            ModelError: The model has no layers of that kind.
+        """
+        model = setup.model
         pretrained = {name for name, _ in model.base_model.named_parameters(prefix=model.base_model_prefix)}
         classifier = {name for name, _ in model.named_parameters() if name not in pretrained}
-        self._lora = replace(self._lora, head=head | classifier)
-        self._lora.install(model)
+        self.lora = replace(self.lora, head=setup.head | classifier)
+        self.lora.install(model)
 
-    def _check(self, template: PreTrainedModel, packed: bool = False) -> str | None:
-        if self._alone and not packed:
-            return None
-        return fold_check.check(type(template), template.config, self._lora, packed)
+    def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:
+        """Draw the adapters of a trial."""
+        self.lora.start(model, params, seed)
 
-    def _start(self, model: PreTrainedModel, trial: TrialSpec) -> None:
-        super()._start(model, trial)
-        self._lora.start(model, trial.params, derived_seed(trial.seed, "adapters"))
+    def owned(self, weights: dict[str, torch.Tensor], trained: Tensors) -> dict[str, torch.Tensor]:
+        """Return what is trained, and not the shared model."""
+        return {name: weights[name] for name in trained}
 
-    def _held(self, weights: dict[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: weights[name] for name in trained}  # not the shared model
+    def save(self, folder: Path, slot: Slot, weights: dict[str, torch.Tensor], setup: Setup) -> None:
+        """Write adapters and head as a `peft` folder, with the model's configuration."""
+        peft_files.save(folder, slot.model, self.lora, weights, slot.params)
 
-    def _usual(self) -> dict[str, Any]:
-        return {**super()._usual(), "lora_rank": self._lora.rank, "lora_targets": self._lora.targets[0]}
+    def open(self, folder: Path, setup: Setup) -> PreTrainedModel:
+        """Add the adapters to the pretrained weights, as `hpo export` adds them."""
+        return peft_files.merged(folder)
 
-    def fastest_slots(self, most: int) -> int:
-        """Return how many slots train the most examples a second; one where more were not looked at."""
-        return 1 if self._alone else super().fastest_slots(most)
+    def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
+        """Compare two folded trials with two trials alone; see `hpo/finetune/folded/equivalence.py`."""
+        return equivalence.check(type(model), model.config, self.lora, packed)
 
-    def keep(self, slot: int, folder: Path) -> bool:
-        """Write the best evaluation's adapters and head as a `peft` folder, with configuration and tokenizer."""
-        held = self._occupied[slot]
-        if not held.best_weights:
-            return False
-        adapter_files.save(folder, held.model, self._lora, held.best_weights, held.trial.params)
-        self.tokenizer.save_pretrained(folder)
-        return True
-
-    def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs of what `keep` wrote, added to the pretrained weights as `hpo export` adds it."""
-        model = adapter_files.merged(folder)
-        model.to(self.device)  # type: ignore[arg-type]
-        self._vocabulary.cut(model)
-        return self.predict(model, split)
+    def usual(self) -> Mapping[str, Any]:
+        """Return a rank and a target that trials of this study may have."""
+        return {"lora_rank": self.lora.rank, "lora_targets": self.lora.targets[0]}

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from hpo.core.errors import ModelError
 from hpo.finetune.models.dropout import OwnDropout
 from hpo.recipe.hyperparameters import LORA_TARGETS
+from hpo.recipe.training_params import TrainingParams
 
 
 class Adapter(nn.Module):
@@ -87,7 +87,7 @@ class Lora:
             layer.adapter = Adapter(inputs, outputs, self.rank).to(layer.weight)
             layer.register_forward_hook(_add)
 
-    def start(self, model: PreTrainedModel, params: Mapping[str, Any], seed: int) -> None:
+    def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:
         """Put a model's adapters to where a trial starts: A uniform, as peft draws it, B zero.
 
         Args:
@@ -95,19 +95,19 @@ class Lora:
             params: The trial's hyperparameters.
             seed: Of what is drawn.
         """
-        generator, rank = torch.Generator().manual_seed(seed), params["lora_rank"]
-        used = self.layers(model, [params["lora_targets"]])
+        generator, rank = torch.Generator().manual_seed(seed), params.lora_rank
+        used = self.layers(model, [params.lora_targets])
         for name, layer in self.layers(model, self.targets).items():
             adapter = layer.adapter
             assert isinstance(adapter, Adapter)
             with torch.no_grad():
                 adapter.A.zero_()
                 adapter.B.zero_()
-                adapter.scale.fill_(params["lora_alpha"] / rank)
+                adapter.scale.fill_(params.lora_alpha / rank)
                 if name in used:
                     drawn = torch.empty(rank, adapter.A.shape[1])
                     adapter.A[:rank] = nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-            adapter.dropout.p = params["lora_dropout"] if name in used else 0.0
+            adapter.dropout.p = params.lora_dropout if name in used else 0.0
 
     def layers(self, model: PreTrainedModel, targets: Iterable[str]) -> dict[str, nn.Linear | Conv1D]:
         """Return name -> layer of what some targets mean in a model."""

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from hpo.core.errors import MissingExtraError, ModelError
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models.loading import NO_CODE, from_pretrained
+from hpo.recipe.training_params import TrainingParams
 
 if TYPE_CHECKING:
     import peft
@@ -39,7 +40,7 @@ def library() -> Any:
 
 
 def save(
-    folder: Path, model: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor], params: Mapping[str, Any]
+    folder: Path, model: PreTrainedModel, lora: Lora, weights: Mapping[str, torch.Tensor], params: TrainingParams
 ) -> None:
     """Write a trial's adapters and head as a `peft` folder, with the model's configuration for its labels.
 
@@ -50,7 +51,7 @@ def save(
         weights: Name -> tensor of the trial: adapters and head.
         params: The trial's hyperparameters.
     """
-    layers, rank = lora.layers(model, [params["lora_targets"]]), params["lora_rank"]
+    layers, rank = lora.layers(model, [params.lora_targets]), params.lora_rank
     kept = {name: weights[name] for name in lora.head}
     for name in layers:
         kept[f"{name}.lora_A.weight"] = weights[f"{name}.adapter.A"][:rank]
@@ -60,8 +61,8 @@ def save(
         inference_mode=True,
         base_model_name_or_path=_place(model.name_or_path),
         r=rank,
-        lora_alpha=params["lora_alpha"],
-        lora_dropout=params["lora_dropout"],
+        lora_alpha=params.lora_alpha,
+        lora_dropout=params.lora_dropout,
         target_modules=list(layers),
         modules_to_save=_trained_in_full(model, lora.head),
         fan_in_fan_out=all(isinstance(layer, Conv1D) for layer in layers.values()),

@@ -15,7 +15,7 @@ import multiprocessing
 import signal
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -28,11 +28,12 @@ import torch.distributed as dist
 
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import DivergedError, HpoError, ModelError, OutOfMemoryError
+from hpo.core.interrupts import Halt
 from hpo.core.trainer import Evaluation, Seen, TrialSpec
 from hpo.finetune import device
-from hpo.finetune.array import FineTuneArray
 from hpo.finetune.data.sources import Dataset
-from hpo.finetune.sharded.process import HALT, SEEN, Place, Shard, TooLargeError, serve
+from hpo.finetune.setup import Setup
+from hpo.finetune.sharded.process import HALT, SEEN, Place, ShardEngine, TooLargeError, serve
 from hpo.tasks.classification import Outputs
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ class _Group:
         self.store = None
 
 
-class ShardedArray(FineTuneArray):
-    """Trains one trial at a time over `shards` processes, each with a device of its own; see `FineTuneArray`.
+class ShardedArray:
+    """Trains one trial at a time over `shards` processes, each with a device of its own.
 
     Args:
         config: The study's settings.
@@ -78,24 +79,39 @@ class ShardedArray(FineTuneArray):
         ModelError: The model cannot be loaded, or there are too few devices.
     """
 
-    part: type[Shard] = Shard
+    engine: type[ShardEngine] = ShardEngine
 
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
-        self.shards = config.shards
+        self.shards, self.slots, self.halted = config.shards, 1, Halt()
         where = _chosen(config)
         precision = device.precision(config.precision, where)
         config = config.model_copy(update={"device": "cpu", "precision": precision})
-        super().__init__(config, data, folder, horizon_epochs)
-        self.device = where
-        self.facts: Mapping[str, Any] = {**self.facts, "device": where.type, "shards": self.shards}
-        self._spare.clear()  # the processes have the model
-        self._starter.pristine.clear()
-        threads = max(1, torch.get_num_threads() // self.shards)
-        self._given = config.model_copy(update={"threads": threads}), data, folder, horizon_epochs
+        self.setup = Setup(config, data, folder)
+        self.setup.finish()
+        self.setup.release_model()  # the processes have it
+        self.setup.device = where
+        self.metric, self.micro_batch = self.setup.metric, config.micro_batch
+        self.notes: Sequence[str] = self.setup.notes
+        self.segment = self.setup.segment
+        self.horizon: int | None = len(data.splits["train"]) * horizon_epochs
+        self._threads = torch.get_num_threads()
+        threads = max(1, self._threads // self.shards)
+        self._given = config.model_copy(update={"threads": threads}), data, folder
         self._trial: TrialSpec | None = None
         self._loaded = False
         self._seen: Seen | None = None
         self._group: _Group | None = None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the results depend on besides the study file."""
+        return {**self.setup.facts, "shards": self.shards, "threads": self._threads}
+
+    def settle(self, facts: Mapping[str, Any]) -> None:
+        """Say the threads that the study was begun with; those of the processes divide what is here."""
+        threads = facts.get("threads")
+        if isinstance(threads, int) and threads > 0:
+            self._threads = threads
 
     # ------------------------------------------------------------ the moves
 
@@ -154,6 +170,10 @@ class ShardedArray(FineTuneArray):
         outputs: Outputs = self._move("outputs_of", folder.resolve(), split)
         return outputs
 
+    def fastest_slots(self, most: int) -> int:
+        """Return one: a trial is divided over all devices."""
+        return 1
+
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
         return float(self._move("seconds_per_example"))
@@ -196,9 +216,9 @@ class ShardedArray(FineTuneArray):
         config = config.model_copy(update={"micro_batch": self.micro_batch})
         for rank in range(self.shards):
             ours, theirs = context.Pipe()
-            place = Place(rank, self.shards, store.port, self.device.type)
+            place = Place(rank, self.shards, store.port, self.setup.device.type)
             process = context.Process(
-                target=serve, args=(self.part, place, theirs, config, *given), name=f"shard {rank}", daemon=True
+                target=serve, args=(self.engine, place, theirs, config, *given), name=f"shard {rank}", daemon=True
             )
             group.pipes.append(ours)
             process.start()

@@ -13,8 +13,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -32,16 +32,22 @@ from transformers import PreTrainedModel
 
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import GaveWayError, OutOfMemoryError
-from hpo.core.trainer import Evaluation
+from hpo.core.interrupts import Halt
+from hpo.core.seeds import derived_seed
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.finetune import optimizer as optimizers
+from hpo.finetune.adaptation import Adaptation, WholeModel
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.data.batches import by_length
-from hpo.finetune.data.encoded import Tokens
+from hpo.finetune.data.batches import WINDOW, by_length
 from hpo.finetune.data.sources import Dataset
-from hpo.finetune.device import out_of_memory, scoring_batch
+from hpo.finetune.device import memory_error, out_of_memory, scoring_batch
+from hpo.finetune.engine import Trained
 from hpo.finetune.models import dropout
-from hpo.finetune.models.loading import Starter, load_model
+from hpo.finetune.models.initial_state import InitialState
+from hpo.finetune.plain import measured_seconds
+from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.search.samplers import derived_seed
+from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.classification import Outputs
 
 Array = np.ndarray[Any, Any]
@@ -77,80 +83,86 @@ class Place:
     device: str
 
 
-class Shard(FineTuneArray):
-    """An array of one slot whose model, optimiser and batches are divided over a process group.
+class ShardEngine:
+    """Holds one trial, whose model, optimiser and batches are divided over a process group; see `Engine`.
 
     Args:
+        setup: What trials share; its model is on the CPU, whole, and goes to the device in parts.
+        adaptation: What of the model they train.
         place: This process's place in the group.
-        moves: Where moves come from.
-        config: The study's settings, its device `cpu`: a model is read there, whole, and goes to the device in parts.
-        data: Its rows.
-        folder: The study file's folder.
-        horizon_epochs: Most epochs that the space allows.
+        moves: Where the leading process asks for a halt.
     """
 
-    def __init__(
-        self, place: Place, moves: Connection, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int
-    ) -> None:
-        super().__init__(config, data, folder, horizon_epochs)
+    window = WINDOW
+    notes: Sequence[str] = ()
+
+    def __init__(self, setup: Setup, adaptation: Adaptation, place: Place, moves: Connection) -> None:
+        self.setup, self.adaptation = setup, adaptation
         self.rank, self.shards, self._moves = place.rank, place.shards, moves
-        self.device = torch.device(place.device)
-        self.tokens = {name: _moved(tokens, self.device) for name, tokens in self.tokens.items()}
-        self._class_weights = {name: weights.to(self.device) for name, weights in self._class_weights.items()}
-        model, head = self._spare[0], self._starter.head
-        heads = dict(_heads(model, head))
-        shard(model, self.shards, self.device, self.precision)
-        self._starter = ShardedStarter(model, head, heads)
+        self.slots, self.micro_batch, self.threads = 1, setup.config.micro_batch, torch.get_num_threads()
+        self.occupied: dict[int, Slot] = {}
+        self.halted = Halt()
+        setup.use(torch.device(place.device))
+        heads = dict(_heads(setup.model, setup.head))
+        shard(setup.model, self.shards, setup.device, setup.precision)
+        setup.initial = ShardedInitialState(setup.model, setup.head, heads)
 
-    # ------------------------------------------------------------ the moves
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return nothing: the leading process says what the results depend on."""
+        return {}
 
-    def train(self) -> Evaluation:
-        """Train the trial to its next boundary and score it; raises what ended it."""
-        outcome = self.advance()[0]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into the slot, at its start."""
+        params, model = TrainingParams.of(trial.params), self.setup.model
+        self.setup.initial.start(model, derived_seed(trial.seed, "head"), params.dropout)
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = optimizers.build(parameters, self.setup.head, params)
+        begun = self.setup.new_slot(
+            trial,
+            params,
+            model,
+            model.state_dict(),
+            parameters,
+            lambda name: optimizer.state[parameters[name]],
+            self.window,
+        )
+        begun.optimizer = optimizer
+        self.occupied[slot] = begun
 
-    def keep(self, slot: int, folder: Path) -> bool:
-        """Gather the best evaluation's weights tensor by tensor; the first process writes them."""
-        held = self._occupied[slot]
-        weights = {}
-        for name, tensor in held.best_weights.items():
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if self.rank == 0:
-                weights[name] = whole.cpu()
-        if weights:
-            weights = self._vocabulary.restored(weights, held.best_decay)
-            held.model.save_pretrained(folder, state_dict=weights)
-            self.tokenizer.save_pretrained(folder)
-        return bool(held.best_weights)
-
-    def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs of weights that `keep` wrote; while no trial is in training."""
-        whole, _ = load_model(str(folder), folder, self.data.task, self.data.labels)
-        self._vocabulary.cut(whole)
-        _fill(self._spare[-1], whole.state_dict())
-        return self.predict(self._spare[-1], split)
-
-    def seconds_per_example(self) -> float:
-        """Measure the passes over a few batches, in which each process has rows of its own."""
-        return super().seconds_per_example() / self.shards
+    def unload(self, slot: int) -> None:
+        """Empty the slot."""
+        self.occupied.pop(slot, None)
 
     # ------------------------------------------------------------ training
 
+    def train(self) -> Mapping[int, Trained]:
+        """Train the trial to its boundary."""
+        outcomes: dict[int, Trained] = {}
+        for number, slot in self.occupied.items():
+            try:
+                outcomes[number] = self._segment(slot)
+            except Exception as error:
+                outcomes[number] = memory_error(error)
+        return outcomes
+
+    def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
+        """Return the outcomes."""
+        return outcomes
+
     def _segment(self, slot: Slot) -> Outputs:
-        """Train to the boundary and return what the model then says of the validation split."""
+        """Train to the boundary and return the model's outputs on the validation split."""
         slot.model.train()
-        loss = torch.zeros((), device=self.device)
+        loss = torch.zeros((), device=self.setup.device)
         while slot.seen < slot.boundary:
             if self._told_to_halt():
                 raise InterruptedError("the study was interrupted")
             loss += self._step(slot, next(slot.batches))
             if self.rank == 0:
-                self._moves.send((SEEN, self.seen(0)))
+                self._moves.send((SEEN, (slot.seen, slot.boundaries[-1])))
         dist.all_reduce(loss)
         slot.loss = loss.item()
-        return self.predict(slot.model, "validation")
+        return self._predict("validation")
 
     def _told_to_halt(self) -> bool:
         """Return, the same in all processes, whether the first one has been told to halt."""
@@ -175,7 +187,7 @@ class Shard(FineTuneArray):
             if half := min(self.micro_batch, math.ceil(len(rows) / self.shards)) // 2:
                 raise TooLargeError(half) from error
             raise OutOfMemoryError("one example at a time does not fit in memory") from error
-        self._update(slot, len(rows))
+        slot.update(len(rows))
         slot.model.zero_grad()
         return loss
 
@@ -184,16 +196,16 @@ class Shard(FineTuneArray):
 
         All processes pass over as many rows, as each pass is one of all: those that fill up have no weight.
         """
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.setup.device)
         own = self._divided(rows)[:, self.rank]
         weight = torch.from_numpy(self._divided(np.arange(len(rows)), fill=-1)[:, self.rank] >= 0)
-        weight = weight.to(self.device) / len(rows)
+        weight = weight.to(self.setup.device) / len(rows)
         for number, start in enumerate(range(0, len(own), self.micro_batch)):
             part = slice(start, start + self.micro_batch)
-            inputs, targets = self.tokens["train"].batch(own[part])
-            with self._masked(dropout.key(seed, number)), self._autocast():
+            inputs, targets = self.setup.tokens["train"].batch(own[part])
+            with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
                 logits = slot.model(**inputs).logits
-            loss = (self._losses(slot, logits, targets) * weight[part]).sum()
+            loss = (self.setup.losses(slot, logits, targets) * weight[part]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
@@ -203,18 +215,19 @@ class Shard(FineTuneArray):
         missing = -len(rows) % self.shards
         return np.pad(rows, (0, missing), constant_values=rows[-1] if fill is None else fill).reshape(-1, self.shards)
 
-    # ------------------------------------------------------------ scoring
+    # ------------------------------------------------------------ scoring and measuring
 
     @torch.no_grad()  # and not inference mode, whose tensors `fully_shard` could not use in training
-    def predict(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return, in every process, a model's outputs on a split: each computes its share of the rows."""
-        model.train(False)
-        tokens = self.tokens[split]
-        chunks = [self._divided(rows) for rows in by_length(tokens.lengths, scoring_batch(self.device) * self.shards)]
+    def _predict(self, split: str) -> Outputs:
+        """Return, in every process, the model's outputs on a split: each computes its share of the rows."""
+        model = self.setup.model.train(False)
+        tokens = self.setup.tokens[split]
+        size = scoring_batch(self.setup.device) * self.shards
+        chunks = [self._divided(rows) for rows in by_length(tokens.lengths, size)]
         logits = []
         for rows in chunks:
             inputs, _ = tokens.batch(rows[:, self.rank])
-            with self._autocast():
+            with self.setup.autocast():
                 logits.append(model(**inputs).logits.float())
         own = torch.cat(logits)
         every = [torch.empty_like(own) for _ in range(self.shards)]
@@ -222,7 +235,48 @@ class Shard(FineTuneArray):
         gathered = torch.stack(every, dim=1).cpu().numpy()  # [rows of a process, processes, outputs], as the chunks
         outputs = np.empty((len(tokens.lengths), gathered.shape[-1]), dtype=gathered.dtype)
         outputs[np.concatenate(chunks)] = gathered
-        return Outputs(self.data.task, self.data.splits[split].targets, outputs)
+        return self.setup.outputs(split, outputs)
+
+    def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Gather weights tensor by tensor; only the first process, which writes them, holds on to them."""
+        gathered = {}
+        for name, tensor in weights.items():
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.rank == 0:
+                gathered[name] = full.cpu()
+        return gathered
+
+    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
+        """Return the outputs of a whole model; while no trial is in training."""
+        self.setup.vocabulary.cut(model)
+        _fill(self.setup.model, model.state_dict())
+        return self._predict(split)
+
+    def fastest_slots(self, most: int) -> int:
+        """Return one: a trial is divided over all devices."""
+        return 1
+
+    def seconds_per_example(self) -> float:
+        """Measure the passes over a few batches, in which each process has rows of its own."""
+        return measured_seconds(self.setup, self.setup.model) / self.shards
+
+
+def build(
+    engine: type[ShardEngine], place: Place, moves: Connection, config: StudyConfig, data: Dataset, folder: Path
+) -> FineTuneArray:
+    """Return this process's array; its study's settings say that the model is read on the CPU."""
+    setup, adaptation = Setup(config, data, folder), WholeModel()
+    adaptation.install(setup)
+    setup.finish()
+    return FineTuneArray(setup, engine(setup, adaptation, place, moves), adaptation, horizon_epochs=1)
+
+
+def train(array: FineTuneArray) -> Evaluation:
+    """Train the trial of an array to its next boundary and score it; raises what ended it."""
+    outcome = array.advance()[0]
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 # ---------------------------------------------------------------- the model
@@ -264,8 +318,8 @@ def _heads(model: nn.Module, head: frozenset[str]) -> Iterator[tuple[str, nn.Mod
             yield prefix, copy.deepcopy(module)
 
 
-class ShardedStarter(Starter):
-    """Puts a divided model back to its start; see `Starter`.
+class ShardedInitialState(InitialState):
+    """Puts a divided model back to its start; see `InitialState`.
 
     Args:
         model: The divided model, with its pretrained weights.
@@ -300,19 +354,14 @@ def _fill(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         part.copy_(tensor)
 
 
-def _moved(tokens: Tokens, device: torch.device) -> Tokens:
-    tensors = {name: value.to(device) for name, value in vars(tokens).items() if isinstance(value, torch.Tensor)}
-    return replace(tokens, **tensors)  # type: ignore[arg-type]
-
-
 # ---------------------------------------------------------------- the process
 
 
-def serve(build: Callable[..., Shard], place: Place, moves: Connection, *given: Any) -> None:
+def serve(engine: type[ShardEngine], place: Place, moves: Connection, *given: Any) -> None:
     """Join the group, build this process's part, and make the moves that come until the sender has gone.
 
     Args:
-        build: `Shard`.
+        engine: `ShardEngine`.
         place: This process's place in the group.
         moves: Where (method, arguments) come from, and what they return goes to: first whether there is a part.
         given: The further arguments of `build`.
@@ -325,7 +374,7 @@ def serve(build: Callable[..., Shard], place: Place, moves: Connection, *given: 
         store = dist.TCPStore("127.0.0.1", place.port, is_master=False)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if place.device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.shards, timeout=TIMEOUT)
-        part = build(place, moves, *given)
+        array = build(engine, place, moves, *given)
     except Exception as error:
         moves.send(_portable(error))
         return
@@ -336,7 +385,7 @@ def serve(build: Callable[..., Shard], place: Place, moves: Connection, *given: 
             continue
         name, arguments = move
         try:
-            reply = getattr(part, name)(*arguments)
+            reply = train(array) if name == "train" else getattr(array, name)(*arguments)
         except Exception as error:
             reply = _portable(error)
         moves.send(reply)

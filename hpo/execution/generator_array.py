@@ -1,0 +1,103 @@
+"""An array whose slots hold generators: how custom objectives run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import Evaluation, Objective, Seen, TrialCheckpoint, TrialSpec
+
+
+class GeneratorArray:
+    """An array whose slots hold generators: how custom objectives run."""
+
+    def __init__(self, objective: Objective, slots: int = 1) -> None:
+        self.objective = objective
+        self.slots = slots
+        self.segment = 1
+        self.horizon: int | None = None
+        self.facts: Mapping[str, Any] = {}
+        self.notes: Sequence[str] = ()
+        self.halted = Halt()
+        self._numbers: dict[int, int] = {}  # slot -> its trial's
+        self._running: dict[int, Generator[Any, None, Any]] = {}
+        self._paused: dict[int, Generator[Any, None, Any]] = {}  # by trial
+        self._seen: dict[int, Seen] = {}  # by trial, as far as it says
+
+    def settle(self, facts: Mapping[str, Any]) -> None:
+        """A custom objective chooses nothing anew."""
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into a slot; the objective starts, or goes on if it was paused, at the next `advance`."""
+        paused = self._paused.pop(trial.number, None)
+        self._running[slot] = paused or _evaluations(self.objective, trial.params)
+        self._numbers[slot] = trial.number
+        self._seen.setdefault(trial.number, (0, None))
+
+    def advance(self) -> dict[int, Evaluation | Exception]:
+        """Run every generator to its next `yield`; what runs within one cannot be halted."""
+        outcomes: dict[int, Evaluation | Exception] = {}
+        for slot, generator in self._running.items():
+            if self.halted.is_set():
+                break
+            try:
+                outcomes[slot] = said = _evaluation(next(generator))
+                self._seen[self._numbers[slot]] = said.at or 0, said.of
+            except Exception as error:  # the runner decides what each kind means for the trial
+                outcomes[slot] = error
+            except SystemExit as error:  # the trial's end, not the study's
+                outcomes[slot] = RuntimeError(f"the objective called sys.exit({error.code!r})")
+        return outcomes
+
+    def seen(self, slot: int) -> Seen | None:
+        """Return how far the slot's trial was when it last yielded."""
+        return self._seen.get(self._numbers.get(slot, -1))
+
+    def save(self, slot: int) -> TrialCheckpoint | None:
+        """Where a generator stands cannot be kept."""
+        return None
+
+    def pause(self, slot: int) -> bool:
+        """Put the slot's generator aside."""
+        self._paused[self._numbers.pop(slot)] = self._running.pop(slot)
+        return True
+
+    def keep(self, slot: int, folder: Path) -> bool:
+        """A custom objective keeps what it wants itself."""
+        return False
+
+    def unload(self, slot: int) -> None:
+        """Close the generator, so that its `finally` cleans up."""
+        if slot in self._running:
+            del self._seen[self._numbers.pop(slot)]
+            self._running.pop(slot).close()
+
+
+def _evaluations(objective: Objective, params: Mapping[str, Any]) -> Generator[Any, None, Any]:
+    """Return the objective as a generator; a plain function yields once."""
+    result = objective(params)
+    if isinstance(result, Iterator):
+        return (yield from result)
+    yield replace(_evaluation(result), last=True)
+    return None
+
+
+def _evaluation(score: Any) -> Evaluation:
+    """Return a score as an evaluation.
+
+    Raises:
+        TypeError: It is neither an `Evaluation` nor a number.
+    """
+    if isinstance(score, Evaluation):
+        return score
+    try:
+        if isinstance(score, str | bytes | bool) or score is None:
+            raise TypeError
+        return Evaluation(float(score))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"the objective gave {score!r}, a {type(score).__name__}; yield or return a number or an Evaluation"
+        ) from None

@@ -1,0 +1,97 @@
+"""What of a pretrained model a trial trains: the whole model here, adapters in `hpo/finetune/lora/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from hpo.finetune.folded import equivalence
+from hpo.finetune.models.loading import load_model
+from hpo.finetune.setup import Setup
+from hpo.finetune.slot import Slot
+from hpo.recipe.training_params import TrainingParams
+
+Tensors = Mapping[str, torch.Tensor]  # by name
+
+
+class Adaptation(Protocol):
+    """How a pretrained model is changed and trained.
+
+    Attributes:
+        shares_weights: Whether all slots use the same pretrained weights.
+    """
+
+    shares_weights: bool
+
+    def install(self, setup: Setup) -> None:
+        """Change the model before any trial starts from it.
+
+        Raises:
+            ModelError: The model cannot be changed so.
+        """
+
+    def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:
+        """Put what was installed in a model to where a trial starts.
+
+        Args:
+            model: One that is back at its pretrained weights, with a fresh head.
+            params: The trial's hyperparameters.
+            seed: Seed of what is drawn.
+        """
+
+    def owned(self, weights: dict[str, torch.Tensor], trained: Tensors) -> dict[str, torch.Tensor]:
+        """Return which weights of a slot belong to its trial alone; its best evaluation keeps a copy of them."""
+
+    def save(self, folder: Path, slot: Slot, weights: dict[str, torch.Tensor], setup: Setup) -> None:
+        """Write the best weights of a slot's trial, as `owned` chose them, in a Hugging Face folder."""
+
+    def open(self, folder: Path, setup: Setup) -> PreTrainedModel:
+        """Return the whole model that `save` wrote, on the CPU.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+
+    def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
+        """Return how folded trials would differ from trials of their own, in a sentence; None if they do not."""
+
+    def usual(self) -> Mapping[str, Any]:
+        """Return hyperparameters of a trial to measure speed with."""
+
+
+class WholeModel:
+    """Trains all parameters of the model."""
+
+    shares_weights = False
+
+    def install(self, setup: Setup) -> None:
+        """Leave the model as it is."""
+
+    def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:
+        """Leave the model as it is."""
+
+    def owned(self, weights: dict[str, torch.Tensor], trained: Tensors) -> dict[str, torch.Tensor]:
+        """Return all weights."""
+        return weights
+
+    def save(self, folder: Path, slot: Slot, weights: dict[str, torch.Tensor], setup: Setup) -> None:
+        """Write safetensors and the configuration, with the whole vocabulary."""
+        whole = setup.vocabulary.restored(weights, slot.best_decay)
+        slot.model.save_pretrained(folder, state_dict=whole)
+
+    def open(self, folder: Path, setup: Setup) -> PreTrainedModel:
+        """Load the folder."""
+        model, _ = load_model(str(folder.resolve()), folder, setup.data.task, setup.data.labels)
+        return model
+
+    def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
+        """Compare two folded trials with two models; see `hpo/finetune/folded/equivalence.py`."""
+        return equivalence.check(type(model), model.config, packed=packed)
+
+    def usual(self) -> Mapping[str, Any]:
+        """Return nothing beside the defaults."""
+        return {}

@@ -1,0 +1,68 @@
+"""What an engine is: it holds trials in slots and trains them to the end of a segment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from hpo.core.interrupts import Halt
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.finetune.slot import Slot
+from hpo.tasks.classification import Outputs
+
+Trained = Outputs | Exception | None
+"""What became of a slot in a segment: its outputs on the validation split, what ended its trial, or None if the
+segment was interrupted."""
+
+
+class Engine(Protocol):
+    """Trains the trials in its slots: one model each, one folded model, or a part of one model in every process.
+
+    Attributes:
+        slots: How many trials it holds at once.
+        threads: CPU threads with which a trial trains; its numbers depend on them.
+        occupied: Slot -> the trial in it.
+        halted: Once set, `train` returns as soon as the step under way is done.
+        notes: What the user should know of how it trains.
+    """
+
+    slots: int
+    threads: int
+    occupied: dict[int, Slot]
+    halted: Halt
+    notes: Sequence[str]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the results depend on because of this engine."""
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into an empty slot: at its start, or where its checkpoint has it go on from.
+
+        Raises:
+            Exception: Any; the slot is as empty as it was.
+        """
+
+    def train(self) -> Mapping[int, Trained]:
+        """Train every occupied slot to its boundary; slots that have not reached it are left out or None."""
+
+    def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
+        """Return the outcomes of a segment; or others, where a best evaluation's weights found no memory."""
+
+    def unload(self, slot: int) -> None:
+        """Empty a slot; nothing happens to an empty one."""
+
+    def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return weights of a slot as whole tensors; empty in a process that is not the one that writes them."""
+
+    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
+        """Return the outputs of a whole model, as an adaptation opens it, on a split."""
+
+    def fastest_slots(self, most: int) -> int:
+        """Return how many slots train the most examples a second; more than `most` are not needed."""
+
+    def seconds_per_example(self) -> float:
+        """Measure forward and backward passes over a few batches of the train split; no weight is changed."""

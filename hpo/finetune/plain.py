@@ -1,0 +1,204 @@
+"""The plain engine: a model for each slot, trained one after the other or, on a CPU, side by side in threads."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from hpo.core.errors import OutOfMemoryError
+from hpo.core.interrupts import Halt
+from hpo.core.seeds import derived_seed
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.finetune import optimizer as optimizers
+from hpo.finetune.adaptation import Adaptation
+from hpo.finetune.data.batches import WINDOW, epoch_batches
+from hpo.finetune.device import memory_error, out_of_memory, widened
+from hpo.finetune.engine import Trained
+from hpo.finetune.models import dropout
+from hpo.finetune.setup import Setup
+from hpo.finetune.slot import Slot
+from hpo.recipe.training_params import TrainingParams
+from hpo.tasks.classification import Outputs
+
+Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
+
+
+class PlainEngine:
+    """Holds a model for each occupied slot; see `Engine`.
+
+    Args:
+        setup: What trials share.
+        adaptation: What of the model they train.
+    """
+
+    window = WINDOW  # batches of like lengths
+    notes: Sequence[str] = ()
+
+    def __init__(self, setup: Setup, adaptation: Adaptation) -> None:
+        self.setup, self.adaptation = setup, adaptation
+        slots = setup.config.slots
+        self.slots = 1 if slots == "auto" else slots
+        self.micro_batch = setup.config.micro_batch
+        self.threads = torch.get_num_threads()
+        if setup.own_masks:
+            self.threads = 1 if slots == "auto" else max(1, self.threads // self.slots)
+        self.occupied: dict[int, Slot] = {}
+        self.halted = Halt()
+        self._spare = [setup.model]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return nothing of its own."""
+        return {}
+
+    @property
+    def _side_by_side(self) -> bool:
+        return self.slots > 1 and self.setup.own_masks
+
+    def load(self, slot: int, trial: TrialSpec) -> None:
+        """Put a trial into an empty slot."""
+        params = TrainingParams.of(trial.params)
+        if not self._spare:
+            self._spare.append(copy.deepcopy(next(iter(self.occupied.values())).model))
+        model = self._spare[-1]
+        self.setup.initial.start(model, derived_seed(trial.seed, "head"), params.dropout)
+        self.adaptation.start(model, params, derived_seed(trial.seed, "adapters"))
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = optimizers.build(parameters, self.setup.head, params)
+        weights = self.adaptation.owned(model.state_dict(), parameters)
+        begun = self.setup.new_slot(
+            trial, params, model, weights, parameters, lambda name: optimizer.state[parameters[name]], self.window
+        )
+        begun.optimizer = optimizer
+        self.occupied[slot] = begun
+        self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
+
+    def unload(self, slot: int) -> None:
+        """Empty a slot; its model is used again."""
+        if slot in self.occupied:
+            self._spare.append(self.occupied.pop(slot).model)
+
+    # ------------------------------------------------------------ training
+
+    def train(self) -> Mapping[int, Trained]:
+        """Train every occupied slot to its boundary."""
+        if not self._side_by_side:
+            return {number: self._trained(slot) for number, slot in self.occupied.items()}
+        with ThreadPoolExecutor(
+            len(self.occupied), initializer=torch.set_num_threads, initargs=(self.threads,)
+        ) as pool:
+            futures = {number: pool.submit(self._trained, slot) for number, slot in self.occupied.items()}
+            try:
+                return {number: future.result() for number, future in futures.items()}
+            except BaseException:
+                self.halted.set()  # the pool waits for its threads: they end at their next step
+                raise
+
+    def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
+        """Return the outcomes: each slot has memory of its own."""
+        return outcomes
+
+    def _trained(self, slot: Slot) -> Trained:
+        try:
+            return self._segment(slot)
+        except Exception as error:
+            return memory_error(error)
+
+    def _segment(self, slot: Slot) -> Outputs | None:
+        """Train a slot to its boundary and return its outputs on the validation split; None if halted before."""
+        slot.model.train()
+        loss = torch.zeros((), device=self.setup.device)
+        while slot.seen < slot.boundary and not self.halted.is_set():
+            loss += self._step(slot, next(slot.batches))
+        slot.loss += loss.item()  # the only time in a segment that the host waits for the device
+        return None if slot.seen < slot.boundary else self.setup.predict(slot.model, "validation")
+
+    def _step(self, slot: Slot, rows: Array) -> torch.Tensor:
+        """Take one optimiser step and return the batch's mean loss, on the device.
+
+        Out of memory halves the micro-batch, for this step and all that follow.
+        """
+        assert slot.optimizer is not None
+        while True:
+            seed = derived_seed(slot.trial.seed, "dropout", slot.step)
+            if not self._side_by_side:
+                torch.manual_seed(seed)
+            try:
+                loss = self._accumulate(slot, rows, seed)
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                slot.optimizer.zero_grad()
+                if self.micro_batch == 1:
+                    raise OutOfMemoryError("one example at a time does not fit in memory") from None
+                self.micro_batch = min(self.micro_batch, len(rows)) // 2 or 1
+        slot.update(len(rows))
+        slot.optimizer.zero_grad()
+        return loss
+
+    def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
+        """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
+        total = torch.zeros((), device=self.setup.device)
+        for number, start in enumerate(range(0, len(rows), self.micro_batch)):
+            inputs, targets = self.setup.tokens["train"].batch(rows[start : start + self.micro_batch])
+            with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
+                logits = slot.model(**inputs).logits
+            loss = self.setup.losses(slot, logits, targets).sum() / len(rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    # ------------------------------------------------------------ scoring and measuring
+
+    def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights."""
+        return dict(weights)
+
+    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
+        """Return the outputs of a whole model."""
+        return predict_whole(self.setup, model, split)
+
+    def fastest_slots(self, most: int) -> int:
+        """Return how many slots are fastest: on a CPU with all threads in use, elsewhere one."""
+        return max(1, min(torch.get_num_threads() // self.threads, most)) if self.setup.own_masks else 1
+
+    def seconds_per_example(self) -> float:
+        """Measure forward and backward passes over a few batches of the train split."""
+        return measured_seconds(self.setup, self._spare[-1])
+
+
+def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Outputs:
+    """Return the outputs of a whole model, whose vocabulary is cut to the study's."""
+    model.to(setup.device)  # type: ignore[arg-type]
+    setup.vocabulary.cut(model)
+    return setup.predict(model, split)
+
+
+def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
+    """Return the seconds an example of forward and backward passes over a few batches; no weight is changed."""
+    log.info("measuring how fast a trial trains")
+    tokens = setup.tokens["train"]
+    batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
+    model.train()
+    examples, began = 0, 0.0
+    for i, rows in enumerate(batches[:6]):
+        if i == 2:  # the first ones warm up
+            examples, began = 0, time.perf_counter()
+        inputs, targets = tokens.batch(rows)
+        with setup.autocast():
+            logits = model(**inputs).logits
+        setup.task.loss(widened(logits), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
+        model.zero_grad(set_to_none=True)
+        examples += len(rows)
+    return (time.perf_counter() - began) / examples if began else 0.0

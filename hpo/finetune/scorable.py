@@ -1,0 +1,32 @@
+"""What is asked of a fine-tuning array beyond training: outputs of written weights, and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from hpo.core.trainer import TrialArray
+from hpo.finetune.setup import Setup
+from hpo.tasks.classification import Outputs
+
+
+class ScorableArray(TrialArray, Protocol):
+    """An array of fine-tuning trials, whose weights can be scored on any split.
+
+    Attributes:
+        setup: The data, the model and the settings of its study.
+        notes: What the user should know of how it runs.
+    """
+
+    setup: Setup
+    notes: Sequence[str]
+
+    def outputs_of(self, folder: Path, split: str) -> Outputs:
+        """Return the outputs on a split of weights that `keep` wrote; while no trial is in training."""
+
+    def fastest_slots(self, most: int) -> int:
+        """Return how many slots train the most examples a second; more than `most` are not needed."""
+
+    def seconds_per_example(self) -> float:
+        """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
