@@ -57,8 +57,8 @@ def test_how_far_a_trial_is_can_be_seen_within_a_segment(tmp_path, monkeypatch, 
     array = open_array(tmp_path, fold=fold, evaluations_per_epoch=1)
     assert array.seen(0) is None
     step, seen = "_micro_step" if fold else "_step", []
-    within = getattr(array, step)
-    monkeypatch.setattr(array, step, lambda *given: (seen.append(array.seen(0)), within(*given))[1])
+    within = getattr(array.engine, step)
+    monkeypatch.setattr(array.engine, step, lambda *given: (seen.append(array.seen(0)), within(*given))[1])
     array.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8}, 0))
     assert array.seen(0) == (0, 120)
     assert array.advance()[0].at == 60

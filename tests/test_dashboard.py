@@ -23,7 +23,8 @@ from hpo.core.errors import HpoError, MissingExtraError, StudyError
 
 SERVER = """
 import sys
-from hpo import dashboard, storage
+from hpo.cli import dashboard
+from hpo.storage import backends as storage
 dashboard.serve(storage.connect(sys.argv[1]), port=0, study="tuned", open_browser=False,
                 say=lambda line: print(line, flush=True))
 print("closed")

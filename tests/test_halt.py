@@ -78,8 +78,8 @@ def test_the_watch_ends_with_what_it_watches():
 
 WATCHED = """
 import sys, time
-import hpo.halt
-from hpo.halt import Halt, watched
+import hpo.core.interrupts
+from hpo.core.interrupts import Halt, watched
 hpo.core.interrupts.TICK = 0.02
 halt = Halt()
 

@@ -105,8 +105,8 @@ def test_mistakes_are_found_before_torch_is_loaded_together_with_the_others(fold
         "model: ./model\ntrials: ten\ndata:\n  train: rows.csv\n  label: lable\n  test: gone.csv\n"
     )
     code = (
-        "import sys, json; from hpo import cli; sys.argv = ['hpo', 'run', 's.yaml']\n"
-        "try: cli.main()\n"
+        "import sys, json; from hpo.cli import app; sys.argv = ['hpo', 'run', 's.yaml']\n"
+        "try: app.main()\n"
         "finally: print(json.dumps([n for n in ('torch', 'transformers', 'sklearn') if n in sys.modules]))"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
@@ -121,8 +121,8 @@ def test_wrong_rows_are_found_before_torch_is_loaded(folder: Path) -> None:
     (folder / "s.yaml").write_text("model: ./model\ndata: {train: rows.csv, validation: rows.csv, test: rows.csv}\n")
     (folder / "rows.csv").write_text("text,label\na,x\nb,\n")
     code = (
-        "import sys, json; from hpo import cli; sys.argv = ['hpo', 'run', 's.yaml']\n"
-        "try: cli.main()\n"
+        "import sys, json; from hpo.cli import app; sys.argv = ['hpo', 'run', 's.yaml']\n"
+        "try: app.main()\n"
         "finally: print(json.dumps('torch' in sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)

@@ -435,7 +435,7 @@ def objective(params):
 def test_a_slow_study_speaks_to_a_log_from_the_start_and_all_along(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "slow.yaml").write_text("objective: slow:objective\nspace: {x: [1, 2]}\ntrials: 1\npruner: none\n")
-    code = "import hpo.cli.live; hpo.cli.live.SILENCE = 1.0; from hpo import cli; cli.main()"
+    code = "import hpo.cli.live; hpo.cli.live.SILENCE = 1.0; from hpo.cli import app; app.main()"
     command = [sys.executable, "-c", code, "run", "slow.yaml"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -458,7 +458,7 @@ def test_torch_is_named_before_it_is_loaded_and_every_step_of_loading_after_it(t
         "class Told(logging.Handler):\n"
         "    def emit(self, record): print('torch' in sys.modules, record.getMessage(), flush=True)\n"
         "logging.getLogger('hpo').addHandler(Told())\n"
-        "from hpo import cli; cli.main()"
+        "from hpo.cli import app; app.main()"
     )
     command = [sys.executable, "-c", code, "run", "tiny.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -81,7 +81,7 @@ def within(seconds: float, true: Callable[[], bool]) -> bool:
 
 OWNER = """
 import os, sys
-from hpo.locks import locks_for
+from hpo.storage.trial_locks import locks_for
 mine = locks_for(sys.argv[1], "study")
 print(mine.take(7), flush=True)
 {then}
@@ -151,7 +151,7 @@ def test_a_stopped_owner_keeps_its_lock_and_goes_on_with_it(url: str, python: An
 
 CONTENDER = """
 import os, sys, time
-from hpo.locks import locks_for
+from hpo.storage.trial_locks import locks_for
 for worker in range(4):
     if os.fork() == 0:
         mine, taken, end = locks_for(sys.argv[1], "study"), 0, time.monotonic() + 1
@@ -386,7 +386,7 @@ def test_where_mounts_are_not_listed_nothing_is_refused(monkeypatch: pytest.Monk
 
 STARTER = """
 import sys
-from hpo.locks import starting
+from hpo.storage.trial_locks import starting
 with starting(sys.argv[1]):
     print("in", flush=True)
     sys.stdin.readline()
@@ -412,7 +412,7 @@ def test_a_storage_in_memory_starts_at_once(tmp_path: Path) -> None:
 COLD = """
 import os, sys, traceback
 import optuna, psycopg
-from hpo import locks, storage
+from hpo.storage import backends as storage, trial_locks as locks
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 url, count = sys.argv[1], int(sys.argv[2])
 storage.connect("sqlite:///warm.db")  # imports what each of them would have to
@@ -448,7 +448,7 @@ def test_any_number_of_processes_may_start_at_once(url: str, count: int, python:
 STUCK = """
 import os, signal, sys
 import optuna, sqlalchemy
-from hpo import locks, storage
+from hpo.storage import backends as storage, trial_locks as locks
 url, study = sys.argv[1], sys.argv[2] or None
 if study is None:
     make = optuna.storages.RDBStorage.__init__
@@ -538,7 +538,7 @@ def test_who_waits_for_others_in_turn_waits_as_long_as_one_after_the_other_start
     """The limit is for one holder: many may start at once."""
     code = """
 import time
-from hpo import locks
+from hpo.storage import trial_locks as locks
 locks.LIMIT = 1.0
 with locks.starting("sqlite:///it.db"):
     time.sleep(0.4)

@@ -211,10 +211,11 @@ def test_a_process_that_is_killed_ends_the_study_with_an_error(sharded):
 LEADER = """
 import sys, tiny
 from pathlib import Path
-from hpo import config, tune
-from hpo.objective import TrialSpec
+from hpo.config import study_spec
+from hpo.core.trainer import TrialSpec
+from hpo.execution import run_study
 
-array = tune.open_array(config.build(tiny.study(Path(sys.argv[1]), shards=2), "test", Path(sys.argv[1])))
+array = run_study.open_array(study_spec.build(tiny.study(Path(sys.argv[1]), shards=2), "test", Path(sys.argv[1])))
 array.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}, 1))
 array.advance()
 print("trains", *(process.pid for process in array._group.processes), flush=True)

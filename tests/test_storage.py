@@ -188,7 +188,7 @@ RIVALS = """
 import os, optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from hpo import storage
+from hpo.storage import backends as storage
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 study = optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="study")
 for row in range(30):
