@@ -25,7 +25,7 @@ pytest: .venv/test
 # The numbers of folded trials once more, as on a processor with AVX2 only: its kernels sum in other orders.
 bits: .venv/test
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 \
-	$(BIN)/python -m pytest -n 3 -m bits tests/test_folded*.py tests/test_class_weights.py
+	$(BIN)/python -m pytest -n 3 -m bits tests/finetune
 
 clean:
 	rm -rf .venv

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import tiny
 import torch
-from test_folded_array import MIXED, advanced_beside_nan, curves, open_array, same
+from trials import MIXED, advanced_beside_nan, curves, open_array, same
 
 from hpo.core.trainer import TrialSpec
 from hpo.finetune.folded import engine as folded_array

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import json
 import subprocess
@@ -14,83 +15,20 @@ import hpo
 
 ROOT = Path(hpo.__file__).parent
 
-# A module may import modules of lower layers only.
-LAYERS = [
-    [
-        "changes",
-        "checkpoint",
-        "dashboard_guard",
-        "errors",
-        "formatting",
-        "halt",
-        "named",
-        "page",
-        "separation",
-        "source",
-        "finetune.__init__",
-        "finetune.batches",
-        "finetune.dropout",
-        "finetune.packing",
-    ],
-    [
-        "comparison",
-        "flock",
-        "urls",
-        "weights",
-        "finetune.folded_layers",
-        "finetune.probe",
-        "finetune.schedules",
-        "finetune.tasks",
-        "finetune.vocabulary",
-    ],
-    [
-        "finetune.device",
-        "files",
-        "hyperparameters",
-        "rungs",
-        "session",
-        "stopping",
-        "yaml",
-        "finetune.first_token",
-        "finetune.metrics",
-        "finetune.optimizer",
-        "finetune.readers",
-    ],
-    [
-        "baselines",
-        "bootstrap",
-        "breakdown",
-        "locks",
-        "outcomes",
-        "patience",
-        "predictions",
-        "settings",
-        "space",
-        "finetune.adapters",
-        "finetune.folded_optimizer",
-        "finetune.model",
-        "finetune.replay",
-    ],
-    ["inputs", "ledger", "processes", "space_reader", "verdict", "finetune.adapter_files", "finetune.folded_families"],
-    ["turns", "finetune.folded"],
-    ["finetune.fold_check", "objective", "pruners", "samplers", "storage"],
-    ["config", "from_optuna", "intake", "running", "watcher", "finetune.labels", "finetune.slot", "finetune.splits"],
-    ["again", "keeper", "study", "finetune.data"],
-    ["runner", "workers", "finetune.quality", "finetune.tokens"],
-    ["ray_workers", "finetune.array", "finetune.folded_program", "finetune.predictor"],
-    ["finetune.folded_array", "finetune.shard"],
-    ["finetune.lora_array", "finetune.sharded_array"],
-    ["tune"],
-    ["check", "results"],
-    ["findings", "holdout", "plots", "progress"],
-    ["card", "dashboard", "live", "report"],
-    ["export"],
-    ["commands"],
-    ["predict"],
-    ["cli"],
-    ["__init__"],
+# A package may import packages below it only.
+PACKAGES = [
+    "cli",
+    "analysis",
+    "execution",
+    "finetune",
+    "config",
+    "tasks",
+    "search",
+    "storage",
+    "space",
+    "recipe",
+    "core",
 ]
-LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "plotly", "pandas", "datasets", "ray")
 
 
@@ -113,24 +51,61 @@ def imports(node: ast.AST) -> Iterator[str]:
         yield from imports(child)
 
 
-def test_every_module_has_one_layer() -> None:
-    assert len(LAYER) == sum(map(len, LAYERS))
-    assert set(modules()) == set(LAYER)
-
-
-@pytest.mark.parametrize("module", modules())
-def test_imports_run_strictly_downward(module: str) -> None:
-    below = {name for name, level in LAYER.items() if level < LAYER[module]}
-    for name in imports(ast.parse(modules()[module].read_text())):
-        if name.split(".")[0] == "hpo":
-            assert name.removeprefix("hpo.") in below, f"{module} imports {name}"
-
-
-def test_torch_is_imported_in_finetune_only() -> None:
+def graph() -> dict[str, set[str]]:
+    """Module -> what it imports: modules of hpo without the `hpo.`, and top names of other packages."""
+    found = {}
     for module, path in modules().items():
-        if not module.startswith("finetune."):
-            heavy = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} & {"torch", "transformers"}
-            assert not heavy, f"{module} imports {heavy}"
+        names = set(imports(ast.parse(path.read_text())))
+        own = {name.removeprefix("hpo.") for name in names if name.startswith("hpo.")}
+        found[module] = own | {name.partition(".")[0] for name in names if name.partition(".")[0] != "hpo"}
+    return found
+
+
+GRAPH = graph()
+
+
+def reached(package: str) -> dict[str, str]:
+    """Everything that the modules of a package import, directly or through others -> who imports it."""
+    found: dict[str, str] = {}
+    waiting = [module for module in GRAPH if module.partition(".")[0] == package]
+    while waiting:
+        module = waiting.pop()
+        for name in GRAPH[module] - found.keys():
+            found[name] = module
+            waiting += [name] if name in GRAPH else []
+    return found
+
+
+def test_every_package_has_one_layer() -> None:
+    assert {module.partition(".")[0] for module in GRAPH if module != "__init__"} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("module", [module for module in GRAPH if module != "__init__"])
+def test_packages_import_downward_only(module: str) -> None:
+    package = module.partition(".")[0]
+    below = {*PACKAGES[PACKAGES.index(package) :]}
+    for name in GRAPH[module]:
+        if name in GRAPH or name.partition(".")[0] in PACKAGES:
+            assert name.partition(".")[0] in below, f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    order = graphlib.TopologicalSorter({module: names & GRAPH.keys() for module, names in GRAPH.items()})
+    assert len(list(order.static_order())) == len(GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("package", "never"),
+    [
+        ("finetune", {"optuna", "plotly", "typer", "rich"}),  # training knows no search
+        ("tasks", {"optuna", "transformers"}),
+        ("search", {"torch", "transformers"}),  # search knows no training
+        ("storage", {"torch", "transformers"}),
+    ],
+)
+def test_training_reaches_no_optuna_and_search_no_torch(package: str, never: set[str]) -> None:
+    found = reached(package)
+    assert {name: found[name] for name in never & found.keys()} == {}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from hpo.config.schema import FINE_TUNING, DataConfig, StudyConfig
 from hpo.core.comparison import TIE_BREAK, Comparison
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.core.types import Direction
-from hpo.recipe.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts
+from hpo.recipe.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts, trains_adapters
 from hpo.search import pruners, samplers
 from hpo.search.plugins import argument_problems, named
 from hpo.space.parser import parse
@@ -154,7 +154,7 @@ def build(
         problems += [Problem((*prefix, *p.path), p.message, None if own else p.line) for p in error.problems]
     if space is not None:
         problems += _grid_problems(raw, space)
-        if not custom and raw.get("fold") is False and trains_adapters(space):
+        if not custom and raw.get("fold") is False and trains_adapters({*space.parameters, *space.fixed}):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
     if config is not None and config.data is not None:
         problems += _column_problems(config.data)
@@ -335,7 +335,7 @@ def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Prob
         problems.append(Problem(("fold",), "a model is folded or divided (shards), not both; leave one out"))
     if config.device == "mps":
         problems.append(Problem(("device",), "shards are for cuda or cpu, not mps"))
-    if space is not None and trains_adapters(space):
+    if space is not None and trains_adapters({*space.parameters, *space.fixed}):
         problems.append(Problem(("shards",), "whole models only, not adapters (lora_rank); leave it out"))
     return problems
 
@@ -352,11 +352,6 @@ def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
     if not ranges and space.size > MOST_POINTS:
         return [Problem(("space",), f"has {space.size:,.0f} points, and a grid plans each of {MOST_POINTS:,} at most")]
     return ranges
-
-
-def trains_adapters(space: SearchSpace) -> bool:
-    """Return whether the trials of the built-in objective train LoRA adapters, not whole models."""
-    return "lora_rank" in space.parameters or "lora_rank" in space.fixed
 
 
 def custom_parameters(study: Study, objective: Any) -> None:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +43,8 @@ from hpo.execution.study_setup import (
     resumed,
     stored_facts,
 )
-from hpo.recipe.hyperparameters import DEFAULTS
+from hpo.recipe.hyperparameters import DEFAULTS, trains_adapters
+from hpo.recipe.trial_limits import TrialLimits
 from hpo.search import pruners, samplers
 from hpo.search.plugins import named
 from hpo.search.stopping import Rules
@@ -123,9 +124,26 @@ def _open_finetuning(study: configs.Study) -> ScorableArray:
     )
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")
-    array: ScorableArray = importlib.import_module("hpo.finetune.open").open_array(study, data)
+    opened = importlib.import_module("hpo.finetune.open").open_array
+    array: ScorableArray = opened(config, _limits(study.space), study.folder, data)
     array.notes = (*array.notes, *data.notes)
     return array
+
+
+def _limits(space: SearchSpace) -> TrialLimits:
+    """Return what a search space allows of trials."""
+
+    def values(name: str) -> Sequence[Any]:
+        return space.values_of(name, DEFAULTS[name])
+
+    adapters = trains_adapters({*space.parameters, *space.fixed})
+    return TrialLimits(
+        epochs=max(values("epochs")),
+        smallest_batch=min(values("batch_size")),
+        layer_decay="layer_decay" in space.parameters or values("layer_decay")[0] != DEFAULTS["layer_decay"],
+        lora_rank=max(values("lora_rank")) if adapters else None,
+        lora_targets=tuple(values("lora_targets")) if adapters else (),
+    )
 
 
 def _refuse_class_weights(study: configs.Study, data: Dataset) -> None:

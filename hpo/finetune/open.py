@@ -1,11 +1,10 @@
-"""A study's array: the data read, the model loaded, and the engine and adaptation that its file asks for."""
+"""A study's array: the model loaded, and the engine and adaptation that its file and its search space ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from hpo.config.study_spec import Study, trains_adapters
+from hpo.config.schema import StudyConfig
 from hpo.core.errors import NotFoldableError
 from hpo.finetune.adaptation import Adaptation, WholeModel
 from hpo.finetune.array import FineTuneArray
@@ -19,15 +18,16 @@ from hpo.finetune.plain import PlainEngine
 from hpo.finetune.scorable import ScorableArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.engine import ShardedArray
-from hpo.recipe.hyperparameters import DEFAULTS
-from hpo.space.search_space import SearchSpace
+from hpo.recipe.trial_limits import TrialLimits
 
 
-def open_array(study: Study, data: Dataset) -> ScorableArray:
+def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dataset) -> ScorableArray:
     """Return the array of a study: loads its model, writes nothing.
 
     Args:
-        study: The validated study.
+        config: The study's settings.
+        limits: What its search space allows of trials.
+        folder: The study file's folder.
         data: Its rows.
 
     Raises:
@@ -35,39 +35,28 @@ def open_array(study: Study, data: Dataset) -> ScorableArray:
         ModelError: The model cannot be loaded or adapted.
         MissingExtraError: Adapters need `peft`.
     """
-    config, space = study.config, study.space
-    epochs = max(_values(space, "epochs"))
     if config.shards > 1:
-        return ShardedArray(config, data, study.folder, epochs)
-    lora = trains_adapters(space)
-    folded = lora or folds(config.fold, config.device)
-
-    def build(*, slots: int | str, folded: bool) -> FineTuneArray:
-        setup = Setup(config.model_copy(update={"slots": slots}), data, study.folder, folded=folded)
-        adaptation: Adaptation = WholeModel()
-        if lora:
-            adaptation = LoraAdaptation(Lora(tuple(_values(space, "lora_targets")), max(_values(space, "lora_rank"))))
-        adaptation.install(setup)
-        setup.finish()
-        engine: Engine
-        if folded:
-            engine = FoldedEngine(setup, adaptation, min(_values(space, "batch_size")), _by_depth(space))
-        else:
-            engine = PlainEngine(setup, adaptation)
-        return FineTuneArray(setup, engine, adaptation, epochs)
-
+        return ShardedArray(config, data, folder, limits.epochs)
+    lora = limits.lora_rank is not None
     try:
-        return build(slots=config.slots, folded=folded)
+        return _array(config, limits, folder, data, folded=lora or folds(config.fold, config.device))
     except NotFoldableError as error:
-        array = build(slots=1, folded=lora)  # a single slot of adapters is not folded into anything
+        one = config.model_copy(update={"slots": 1})
+        array = _array(one, limits, folder, data, folded=lora)  # in one slot, adapters share nothing with others
         array.notes = (*array.notes, f"{error}; trials train one after the other")
         return array
 
 
-def _by_depth(space: SearchSpace) -> bool:
-    """Return whether a trial may have layer-wise decay."""
-    return "layer_decay" in space.parameters or space.fixed.get("layer_decay", DEFAULTS["layer_decay"]) != 1.0
-
-
-def _values(space: SearchSpace, name: str) -> Sequence[Any]:
-    return space.values_of(name, DEFAULTS[name])
+def _array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dataset, *, folded: bool) -> FineTuneArray:
+    setup = Setup(config, data, folder, folded=folded)
+    adaptation: Adaptation = WholeModel()
+    if limits.lora_rank is not None:
+        adaptation = LoraAdaptation(Lora(limits.lora_targets, limits.lora_rank))
+    adaptation.install(setup)
+    setup.finish()
+    engine: Engine
+    if folded:
+        engine = FoldedEngine(setup, adaptation, limits.smallest_batch, limits.layer_decay)
+    else:
+        engine = PlainEngine(setup, adaptation)
+    return FineTuneArray(setup, engine, adaptation, limits.epochs)

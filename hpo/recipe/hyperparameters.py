@@ -109,9 +109,14 @@ OF_SCHEDULES = {"num_cycles": "cosine_with_restarts", "power": "polynomial", "de
 """Hyperparameters that one schedule alone reads."""
 
 
+def trains_adapters(names: Container[str]) -> bool:
+    """Return whether trials with hyperparameters of these names train LoRA adapters, not whole models."""
+    return "lora_rank" in names
+
+
 def defaults(names: Container[str]) -> dict[str, Value]:
     """Return what hyperparameters are where nothing is said of them, in a space of these names."""
-    return DEFAULTS | OF_ADAPTERS if "lora_rank" in names else DEFAULTS
+    return DEFAULTS | OF_ADAPTERS if trains_adapters(names) else DEFAULTS
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:

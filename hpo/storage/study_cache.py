@@ -167,7 +167,7 @@ class Ledger(BaseStorage):
     def put_back(self, number: int) -> None:
         """Make a trial WAITING again, with its parameters, and give it up.
 
-        Optuna's storages allow it and say nothing of it; `tests/test_ledger.py` pins it.
+        Optuna's storages allow it and say nothing of it; `tests/storage/test_study_cache.py` pins it.
         """
         self.set_trial_state_values(self._rows[number]._trial_id, TrialState.WAITING)
         self.release(number)

@@ -1,8 +1,8 @@
 """What one moment changes in trials, written as one: in a database as one transaction, in a journal as one append.
 
 Optuna's storages write every parameter, value and attribute by itself, in a transaction that reads the trial first.
-All that is known here of Optuna's tables is in `Tables`; `tests/test_changes.py` compares what it leaves in a database
-with what Optuna would have left there.
+All that is known here of Optuna's tables is in `Tables`; `tests/storage/test_trial_writers.py` compares what it leaves
+in a database with what Optuna would have left there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A kill storm: many processes run one study, and are killed at random moments; nothing may be lost.
 
-    python tests/storm.py sqlite:////tmp/a.db --trials 120 --workers 8 --kills 30
-    python tests/storm.py sqlite:////tmp/a.db --starts 6 --trials 6 --workers 4 --kills 6
+    python tests/support/storm.py sqlite:////tmp/a.db --trials 120 --workers 8 --kills 30
+    python tests/support/storm.py sqlite:////tmp/a.db --starts 6 --trials 6 --workers 4 --kills 6
 
 With `--starts`, a new storage is begun so many times, and each process is killed, stopped for a moment, or killed while
 it is stopped, before it has scored anything. Prints what became of the study as JSON. Full size is `--trials 1000

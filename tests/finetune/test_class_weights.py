@@ -6,8 +6,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
-from test_array import run
-from test_folded_array import curves, same
+from trials import curves, run, same
 
 from hpo.config import study_spec as config
 from hpo.core.errors import DataError

@@ -186,7 +186,7 @@ def test_a_run_shows_the_password_nowhere(way: Any, server: tuple[str, str], pos
     assert "fingerprint" in kept
     assert not shows(kept)
     listed = (tmp_path / "processes").read_bytes()
-    assert b"hpo.cli.app" in listed
+    assert b"hpo.cli" in listed
     if way is not by_flag:  # where the user has put it into the list of processes
         assert not shows(listed)
     (tmp_path / "processes").unlink()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 
-from hpo.analysis.verdict import sentence
+from hpo.analysis.verdict_text import sentence
 from hpo.cli import commands
 from hpo.config import study_spec as config
 from hpo.core.errors import DivergedError

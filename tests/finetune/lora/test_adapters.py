@@ -10,8 +10,8 @@ import pytest
 import tiny
 import torch
 from optuna.trial import TrialState
-from test_folded_array import curves, same
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from trials import curves, same
 
 from hpo.analysis.export import export
 from hpo.analysis.verdict import judge
@@ -119,7 +119,9 @@ def test_three_slots_are_three_peft_models(tmp_path, name):
     logits = together(**architectures.flat(inputs)).logits.unflatten(0, (3, -1))
     logits.square().sum().backward()
     for slot, params in enumerate(trials):
-        adapter_files.save(tmp_path / str(slot), template, lora, slot_weights(together, slot), TrainingParams.of(params))
+        adapter_files.save(
+            tmp_path / str(slot), template, lora, slot_weights(together, slot), TrainingParams.of(params)
+        )
         alone = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / str(slot)), is_trainable=True)
         own = alone(**{key: value[slot] for key, value in inputs.items()}).logits
         own.square().sum().backward()

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from hpo.storage import backends as storages
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 pytestmark = pytest.mark.slow
 
 
@@ -58,7 +58,7 @@ def undisturbed() -> Callable[[str, int], str]:
 
 def storm_of(url: str, *arguments: object, **environment: str) -> dict[str, Any]:
     """Run `storm.py` and return what it says."""
-    command = [sys.executable, str(HERE / "storm.py"), url, *map(str, arguments)]
+    command = [sys.executable, str(SUPPORT / "storm.py"), url, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=900)
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
@@ -122,7 +122,7 @@ def test_arrays_that_train_are_restored_to_the_bit(folder: Path, pytestconfig: p
 
 @pytest.mark.parametrize("study", ["sqlite:///a.db", "journal:///a.log"])
 def test_killed_before_any_write_the_study_comes_to_the_same_end(study: str) -> None:
-    command = [sys.executable, str(HERE / "every_step.py"), study]
+    command = [sys.executable, str(SUPPORT / "every_step.py"), study]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40  # writes, and replacements of files
@@ -183,7 +183,7 @@ def test_a_server_that_is_away_is_waited_for(
     postgresql: str, postgresql_cluster: Any, seconds: int, undisturbed: Any
 ) -> None:
     arguments = ["--study", "random", "--trials", "40", "--workers", "3", "--kills", "0"]
-    command = [sys.executable, str(HERE / "storm.py"), postgresql, *arguments]
+    command = [sys.executable, str(SUPPORT / "storm.py"), postgresql, *arguments]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while len(list(Path("at_work").glob("*"))) < 3:
         assert running.poll() is None, running.communicate()

@@ -8,9 +8,10 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
+from trials import MIXED, SPACE, advanced_beside_nan, curves, open_array, same
 
 from hpo.config import study_spec as config
-from hpo.core.errors import DivergedError, GaveWayError, OutOfMemoryError
+from hpo.core.errors import GaveWayError, OutOfMemoryError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.execution import run_study as tune
@@ -24,17 +25,6 @@ from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.recipe.schedules import SCHEDULES
 
-# Trials that differ in everything: batch sizes that share micro-batches of 8 or do not, lengths, masks, rates.
-MIXED = [
-    {"learning_rate": 3e-3, "epochs": 2, "batch_size": 16},
-    {"learning_rate": 1e-3, "epochs": 1, "batch_size": 17, "schedule": "cosine", "dropout": 0.3, "layer_decay": 0.8},
-    {"learning_rate": 2e-3, "epochs": 2, "batch_size": 8, "warmup_ratio": 0.3, "label_smoothing": 0.1},
-    {"learning_rate": 5e-3, "epochs": 1, "batch_size": 64, "weight_decay": 0.1, "max_grad_norm": 0.1, "dropout": 0.0},
-    {"learning_rate": 4e-3, "epochs": 2, "batch_size": 32, "schedule": "constant", "dropout": 0.0},
-]
-SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
-SPACE |= {"layer_decay": [1.0, 0.8]}
-
 
 @pytest.fixture(autouse=True, scope="module")
 def packed():
@@ -42,47 +32,6 @@ def packed():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folded_array, "WORTH_PACKING", 10.0)
         yield
-
-
-def open_array(folder, **overrides):
-    raw = tiny.study(folder, **{"fold": True, "space": SPACE, **overrides})
-    return tune.open_array(config.build(raw, "test", folder))
-
-
-def curves(array, trials=MIXED, order=None):
-    """Run trials through the array, refilling slots.
-
-    Returns:
-        Trial -> its evaluations, and then its weights as they were best and as they are at its end.
-    """
-    waiting = list(order if order is not None else range(len(trials)))
-    found = {number: [] for number in waiting}
-    occupied = {}
-    while waiting or occupied:
-        for slot in range(array.slots):
-            if slot not in occupied and waiting:
-                number = waiting.pop(0)
-                array.load(slot, TrialSpec(number, trials[number], 100 + number))
-                occupied[slot] = number
-        for slot, outcome in array.advance().items():
-            number = occupied[slot]
-            ended = isinstance(outcome, Exception) or outcome.last
-            found[number].append(
-                (outcome.at, outcome.value, dict(outcome.metrics)) if isinstance(outcome, Evaluation) else outcome
-            )
-            if ended:
-                if isinstance(outcome, Evaluation):
-                    held = array.engine.occupied[slot]
-                    best = {f"best.{name}": weight.clone() for name, weight in held.best_weights.items()}
-                    found[number].append(best | {name: weight.clone() for name, weight in held.weights.items()})
-                array.unload(slot)
-                del occupied[slot]
-    return found
-
-
-def same(one, other):
-    """Whether two trials have the same curve and the same weights, to the bit."""
-    return one[:-1] == other[:-1] and all(torch.equal(w, other[-1][name]) for name, w in one[-1].items())
 
 
 # ---------------------------------------------------------------- whose result it is
@@ -190,18 +139,6 @@ def test_a_whole_study_gives_the_same_table_with_one_slot_and_with_four(tmp_path
 
 
 # ---------------------------------------------------------------- what happens to a neighbour
-
-
-def advanced_beside_nan(array):
-    """Return what the first segment comes to of three trials, the second of which is full of NaN."""
-    for number in range(3):
-        array.load(number, TrialSpec(number, MIXED[number], 100 + number))
-    with torch.no_grad():
-        for parameter in array.engine._program.model.parameters():
-            parameter[1] = math.nan
-    outcomes = array.advance()
-    assert isinstance(outcomes[1], DivergedError)
-    return outcomes
 
 
 def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):

@@ -9,7 +9,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_folded_array import MIXED, curves, open_array, same
+from trials import MIXED, curves, open_array, same
 
 from hpo.finetune.data.encoded import Tokens
 from hpo.finetune.folded import engine as folded_array

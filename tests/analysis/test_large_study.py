@@ -22,7 +22,7 @@ TRIALS = 2000
 def bench() -> ModuleType:
     """The benchmark that makes large studies."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+        patched.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
         return importlib.import_module("large_study")
 
 

@@ -1,6 +1,6 @@
 """A process is killed before everything that it writes: a statement, a commit, a record of a journal, a file.
 
-    python tests/every_step.py sqlite:///a.db
+    python tests/support/every_step.py sqlite:///a.db
 
 Each run is killed at another point, with a storage of its own, so that the making of tables is among them; then a
 second process goes on. Prints how many points there were.

@@ -93,7 +93,7 @@ def start(cluster: Any, postgresql: str, tmp_path: Path) -> Iterator[Callable[..
     for process in started:
         process.kill()
         process.wait()
-    until(lambda: not processes("hpo.cli.app", "worker", "cheap.yaml"))
+    until(lambda: not processes("hpo.cli", "worker", "cheap.yaml"))
 
 
 def until(holds: Callable[[], Any], seconds: float = 180) -> None:
@@ -138,7 +138,7 @@ def test_two_workers_are_stopped_and_go_on(start: Any, postgresql: str, tmp_path
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=180)
     assert (running.returncode, "the same command goes on" in error) == (130, True), error
-    assert processes("hpo.cli.app", "worker", "cheap.yaml") == []
+    assert processes("hpo.cli", "worker", "cheap.yaml") == []
     assert set(states(postgresql)) == {TrialState.COMPLETE, TrialState.WAITING}
 
     running = start(STUDY, **{"space": {**STUDY["space"], "pause": 0.1}})

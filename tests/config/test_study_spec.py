@@ -20,7 +20,7 @@ from hpo.space.search_space import Categorical, Float
 from hpo.tasks.classification import TASKS
 from hpo.tasks.metrics import METRICS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BUILT_IN = {"name": "s", "model": "m", "data": {"train": "rows.csv"}}
 CUSTOM = {"name": "s", "objective": "train:objective", "space": {"x": [1, 2]}}
 

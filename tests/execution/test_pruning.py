@@ -16,8 +16,9 @@ from hpo.config import study_spec as config
 from hpo.core.comparison import METRICS_AT, Comparison
 from hpo.core.errors import ConfigError
 from hpo.core.formatting import remarks
-from hpo.core.trainer import Evaluation, GeneratorArray
+from hpo.core.trainer import Evaluation
 from hpo.execution.checkpoint_store import Checkpoints, Kept
+from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler

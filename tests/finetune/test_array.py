@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from trials import run
 
 from hpo.config import study_spec as config
 from hpo.core.errors import DataError, DivergedError, OutOfMemoryError
@@ -23,20 +24,6 @@ from hpo.recipe.schedules import multiplier
 
 def open_array(folder, **overrides):
     return tune.open_array(config.build(tiny.study(folder, **overrides), "test", folder))
-
-
-def run(array, params=None, seed=1, slot=0):
-    """Run one trial to its end and return its evaluations, or the exception that ended it."""
-    array.load(slot, TrialSpec(0, {"learning_rate": 3e-3, "epochs": 2, "batch_size": 16, **(params or {})}, seed))
-    evaluations = []
-    while True:
-        outcome = array.advance()[slot]
-        if isinstance(outcome, Exception):
-            array.unload(slot)
-            raise outcome
-        evaluations.append(outcome)
-        if outcome.last:
-            return evaluations
 
 
 def values(evaluations):

@@ -1,0 +1,89 @@
+"""Trials of a tiny model, run through an array outside of any study."""
+
+import math
+
+import tiny
+import torch
+
+from hpo.config import study_spec
+from hpo.core.errors import DivergedError
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.execution import run_study
+
+# Trials that differ in everything: batch sizes that share micro-batches of 8 or do not, lengths, masks, rates.
+MIXED = [
+    {"learning_rate": 3e-3, "epochs": 2, "batch_size": 16},
+    {"learning_rate": 1e-3, "epochs": 1, "batch_size": 17, "schedule": "cosine", "dropout": 0.3, "layer_decay": 0.8},
+    {"learning_rate": 2e-3, "epochs": 2, "batch_size": 8, "warmup_ratio": 0.3, "label_smoothing": 0.1},
+    {"learning_rate": 5e-3, "epochs": 1, "batch_size": 64, "weight_decay": 0.1, "max_grad_norm": 0.1, "dropout": 0.0},
+    {"learning_rate": 4e-3, "epochs": 2, "batch_size": 32, "schedule": "constant", "dropout": 0.0},
+]
+SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
+SPACE |= {"layer_decay": [1.0, 0.8]}
+
+
+def open_array(folder, **overrides):
+    raw = tiny.study(folder, **{"fold": True, "space": SPACE, **overrides})
+    return run_study.open_array(study_spec.build(raw, "test", folder))
+
+
+def curves(array, trials=MIXED, order=None):
+    """Run trials through the array, refilling slots.
+
+    Returns:
+        Trial -> its evaluations, and then its weights as they were best and as they are at its end.
+    """
+    waiting = list(order if order is not None else range(len(trials)))
+    found = {number: [] for number in waiting}
+    occupied = {}
+    while waiting or occupied:
+        for slot in range(array.slots):
+            if slot not in occupied and waiting:
+                number = waiting.pop(0)
+                array.load(slot, TrialSpec(number, trials[number], 100 + number))
+                occupied[slot] = number
+        for slot, outcome in array.advance().items():
+            number = occupied[slot]
+            ended = isinstance(outcome, Exception) or outcome.last
+            found[number].append(
+                (outcome.at, outcome.value, dict(outcome.metrics)) if isinstance(outcome, Evaluation) else outcome
+            )
+            if ended:
+                if isinstance(outcome, Evaluation):
+                    held = array.engine.occupied[slot]
+                    best = {f"best.{name}": weight.clone() for name, weight in held.best_weights.items()}
+                    found[number].append(best | {name: weight.clone() for name, weight in held.weights.items()})
+                array.unload(slot)
+                del occupied[slot]
+    return found
+
+
+def same(one, other):
+    """Whether two trials have the same curve and the same weights, to the bit."""
+    return one[:-1] == other[:-1] and all(torch.equal(w, other[-1][name]) for name, w in one[-1].items())
+
+
+def advanced_beside_nan(array):
+    """Return what the first segment comes to of three trials, the second of which is full of NaN."""
+    for number in range(3):
+        array.load(number, TrialSpec(number, MIXED[number], 100 + number))
+    with torch.no_grad():
+        for parameter in array.engine._program.model.parameters():
+            parameter[1] = math.nan
+    outcomes = array.advance()
+    assert isinstance(outcomes[1], DivergedError)
+    return outcomes
+
+
+def run(array, params=None, seed=1, slot=0):
+    """Run one trial to its end and return its evaluations, or the exception that ended it."""
+    array.load(slot, TrialSpec(0, {"learning_rate": 3e-3, "epochs": 2, "batch_size": 16, **(params or {})}, seed))
+    evaluations = []
+    while True:
+        outcome = array.advance()[slot]
+        if isinstance(outcome, Exception):
+            array.unload(slot)
+            raise outcome
+        evaluations.append(outcome)
+        if outcome.last:
+            return evaluations
