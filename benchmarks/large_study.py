@@ -30,7 +30,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.space.search_space import SearchSpace
-from hpo.storage.trial_writers import Change, pen_of
+from hpo.storage.trial_writers import Change, writer_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = ("best", "show", "list", "trials", "report")
@@ -78,15 +78,15 @@ def make(folder: Path, trials: int) -> optuna.Study:
     Returns:
         The study, which `hpo run large.yaml --trials N` goes on with.
     """
-    from hpo.config import study_spec as config
-    from hpo.execution import run_study as tune
+    from hpo.config import study_spec
+    from hpo.execution import run_study
 
     (folder / "large_objective.py").write_text(OBJECTIVE)
     (folder / "large.yaml").write_text(STUDY)
-    file = config.load(folder / "large.yaml", {"trials": trials})
-    opened = tune.run(file, f"sqlite:///{folder}/hpo.db", train=False).study
+    file = study_spec.load(folder / "large.yaml", {"trials": trials})
+    opened = run_study.run(file, f"sqlite:///{folder}/hpo.db", train=False).study
     rows = opened.get_trials(deepcopy=False)
-    pen, draw = pen_of(opened._storage), np.random.default_rng(0)
+    pen, draw = writer_of(opened._storage), np.random.default_rng(0)
     pen.write({row._trial_id: Change(state=TrialState.RUNNING) for row in rows})
     pen.write({row._trial_id: _ended(draw, file.space, row) for row in rows})
     return opened

@@ -44,11 +44,11 @@ SPACE = {
 def seconds_of(side: str, url: str, trials: int, evaluations: int) -> float:
     """Run a study and return the CPU time that it took; imports and the storage's tables come before."""
     import hpo
-    from hpo.storage import backends as storage
+    from hpo.storage import backends
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    kept = storage.connect(url)  # the same for both sides, so that its settings are
+    kept = backends.connect(url)  # the same for both sides, so that its settings are
 
     def objective(params: Mapping[str, Any]) -> Iterator[float]:
         for step in range(1, evaluations + 1):

@@ -30,8 +30,8 @@ import trials_per_hour as common
 from optuna.trial import TrialState
 
 import hpo
-from hpo.config import study_spec as config
-from hpo.execution import run_study as tune
+from hpo.config import study_spec
+from hpo.execution import run_study
 
 Settings = dict[str, Any]
 Array = np.ndarray[Any, Any]
@@ -63,9 +63,9 @@ def train(settings: Settings, folder: Path) -> Trained:
     if not (folder / "test.csv").exists():
         search_in_one_run.prepare(settings, folder)
     whole = search_in_one_run.study(settings, folder, pruned=False)
-    study = config.build(whole | {"keep_best": settings["trials"]}, "the benchmark", folder)
+    study = study_spec.build(whole | {"keep_best": settings["trials"]}, "the benchmark", folder)
     with chdir(folder):
-        finished = tune.run(study, "sqlite:///pruners.db")
+        finished = run_study.run(study, "sqlite:///pruners.db")
         ended = finished.study.get_trials(states=(TrialState.COMPLETE,))
         array: Any = finished.array
         outputs = [array.outputs_of(finished.folder / "trials" / str(trial.number), "test") for trial in ended]

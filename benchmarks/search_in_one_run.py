@@ -28,7 +28,7 @@ from typing import Any
 import trials_per_hour as common
 from transformers import AutoModelForSequenceClassification
 
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.config.paths import locate
 from hpo.finetune.data import sources as data
 
@@ -38,7 +38,7 @@ SIDES = ("one run", "search", "unpruned search")
 
 def prepare(settings: Settings, folder: Path) -> None:
     """Write the three splits, drawn from the quickstart's sentences."""
-    quickstart = config.load(Path(__file__).parents[1] / "studies" / "quickstart.yaml")
+    quickstart = study_spec.load(Path(__file__).parents[1] / "studies" / "quickstart.yaml")
     assert quickstart.config.data is not None
     rows = sum(settings[split] for split in ("rows", "validation", "test"))
     sizes = {"rows": rows, "validation": settings["validation"], "test": settings["test"]}

@@ -64,8 +64,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hpo.config import study_spec as config
-from hpo.execution import run_study as tune
+from hpo.config import study_spec
+from hpo.execution import run_study
 from hpo.finetune.folded import program as folded_program
 
 RESULTS = Path(__file__).parent / "results"
@@ -140,7 +140,7 @@ def _sentences(rng: np.random.Generator, words: Sequence[str], rows: int) -> lis
 
 def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
     """Search with hpo, and return what it ran."""
-    study = config.build(
+    study = study_spec.build(
         {
             "name": "benchmark",
             "model": str(folder / "model"),
@@ -164,7 +164,7 @@ def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
         "the benchmark",
         folder,
     )
-    finished = tune.run(study, f"sqlite:///{folder / 'hpo.db'}")
+    finished = run_study.run(study, f"sqlite:///{folder / 'hpo.db'}")
     trials = finished.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     return {
         "precision": finished.array.facts["precision"],

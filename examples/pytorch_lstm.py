@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import hpo
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 
 LENGTH, TRAIN, VALID, EPOCHS = 8, 2048, 512, 5
 
@@ -66,7 +66,7 @@ objective.parameters = ("learning_rate", "hidden_size", "batch_size", "max_grad_
 
 
 def main(trials: int = 10) -> optuna.Study:
-    space = config.load(Path(__file__).with_suffix(".yaml")).space
+    space = study_spec.load(Path(__file__).with_suffix(".yaml")).space
     study = hpo.optimize(objective, space, direction="minimize", trials=trials)
     best = study.best_trial
     print(f"best of {len(study.trials)} trials: squared error {best.value:.4f} with {best.params}")

@@ -8,7 +8,7 @@ import torch
 from trials import MIXED, advanced_beside_nan, curves, open_array, same
 
 from hpo.core.trainer import TrialSpec
-from hpo.finetune.folded import engine as folded_array
+from hpo.finetune.folded import engine
 from hpo.finetune.folded import program as folded_program
 from hpo.finetune.folded.cuda_graph import Replay
 from hpo.finetune.folded.engine import FoldedEngine
@@ -24,7 +24,7 @@ KINDS = ["bert", "qwen3", "modernbert", "deberta-v2", "xlnet"]
 @pytest.fixture(autouse=True, params=[10.0, 0.0], ids=["packed", "padded"])
 def deterministic(request, monkeypatch):
     """Kernels that give the same sums each time."""
-    monkeypatch.setattr(folded_array, "WORTH_PACKING", request.param)
+    monkeypatch.setattr(engine, "WORTH_PACKING", request.param)
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)

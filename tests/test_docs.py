@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from hpo.cli.app import app
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.config.schema import DataConfig, StudyConfig
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
@@ -45,7 +45,7 @@ def test_python_runs(page, code):
 def test_yaml_is_a_study_or_a_part_of_one(tmp_path, page, code):
     complete = "model:" in code or "objective:" in code
     (tmp_path / "shown.yaml").write_text(code if complete else f"model: m\ndata: {{}}\n{code}")
-    assert config.load(tmp_path / "shown.yaml").space.parameters
+    assert study_spec.load(tmp_path / "shown.yaml").space.parameters
 
 
 def commands():

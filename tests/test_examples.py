@@ -13,9 +13,9 @@ import torch
 from optuna.trial import TrialState
 
 import hpo
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import ConfigError
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -61,8 +61,8 @@ def test_an_example_says_how_to_run_it_and_does(name: str, capsys: pytest.Captur
 
 def test_the_study_file_runs_and_resumes(tmp_path: Path) -> None:
     for trials in (1, 3):
-        study = config.load(EXAMPLES / "pytorch_lstm.yaml", {"trials": trials})
-        finished = tune.run(study, f"sqlite:///{tmp_path / 'hpo.db'}")
+        study = study_spec.load(EXAMPLES / "pytorch_lstm.yaml", {"trials": trials})
+        finished = run_study.run(study, f"sqlite:///{tmp_path / 'hpo.db'}")
         assert finished.stopped is None
         assert len(finished.study.trials) == trials
     assert finished.study.trials[0].params == dict(study.space.baseline)
@@ -71,9 +71,9 @@ def test_the_study_file_runs_and_resumes(tmp_path: Path) -> None:
 
 
 def test_the_study_file_is_checked_against_what_the_objective_reads(tmp_path: Path) -> None:
-    study = config.load(EXAMPLES / "pytorch_lstm.yaml", {"space.parameters.hiden_size": [8, 16]})
+    study = study_spec.load(EXAMPLES / "pytorch_lstm.yaml", {"space.parameters.hiden_size": [8, 16]})
     with pytest.raises(ConfigError, match=r"hiden_size.*did you mean hidden_size"):
-        tune.run(study, f"sqlite:///{tmp_path / 'hpo.db'}")
+        run_study.run(study, f"sqlite:///{tmp_path / 'hpo.db'}")
 
 
 def test_the_adding_problem_marks_two_numbers_and_sums_them() -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
-from hpo.config.study_spec import Study
+from hpo.config.study_spec import StudySpec
 from hpo.execution.run_study import open_array
 from hpo.execution.study_setup import planned_rows
 from hpo.recipe.hyperparameters import defaults
-from hpo.search.plugins import named
+from hpo.search.plugins import name_and_arguments
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
@@ -35,7 +35,7 @@ class Plan:
     seconds: float | None
 
 
-def check(study: Study) -> Plan:
+def check(study: StudySpec) -> Plan:
     """Validate a study down to its data and model, and say what it would do; writes nothing.
 
     Raises:
@@ -46,9 +46,9 @@ def check(study: Study) -> Plan:
     config, space = study.config, study.space
     facts = {"study": config.name, "trials": _trials(study, rows, budget)}
     facts["search space"] = ", ".join([*space.parameters, *(f"{n}={v}" for n, v in space.fixed.items())])
-    facts["sampler, pruner"] = f"{named(config.sampler)[0]}, {named(config.pruner)[0]}"
+    facts["sampler, pruner"] = f"{name_and_arguments(config.sampler)[0]}, {name_and_arguments(config.pruner)[0]}"
     if config.prune_on is not None:
-        facts["sampler, pruner"] += f" on the {named(config.prune_on)[0]}"
+        facts["sampler, pruner"] += f" on the {name_and_arguments(config.prune_on)[0]}"
     notes = [
         f"the published {name} {published} is not a choice of the space; trial 0 takes {used}"
         for name, (published, used) in (space.moved_baseline() if config.baseline else {}).items()
@@ -67,7 +67,7 @@ def check(study: Study) -> Plan:
     return Plan(facts, notes, seconds)
 
 
-def _trials(study: Study, rows: list[Any], budget: int) -> str:
+def _trials(study: StudySpec, rows: list[Any], budget: int) -> str:
     text = f"{len(rows)} rows"
     if rows and rows[0][1].get("baseline"):
         text += ", trial 0 is the published default"
@@ -76,7 +76,7 @@ def _trials(study: Study, rows: list[Any], budget: int) -> str:
     return text
 
 
-def _describe(study: Study, array: ScorableArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
+def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
     setup, data = array.setup, array.setup.data
     facts["model"] = f"{study.config.model}, {setup.precision} on {setup.device.type}"
     facts["task, metric"] = f"{data.task}, {setup.metric} ({study.direction})"
@@ -95,7 +95,7 @@ def _describe(study: Study, array: ScorableArray, trials: int, facts: dict[str, 
     return examples * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
 
 
-def _mean_epochs(study: Study) -> float:
+def _mean_epochs(study: StudySpec) -> float:
     """Return the epochs of an average trial: over random draws of the space."""
     if "epochs" not in study.space.parameters:
         return float(study.space.fixed.get("epochs", 3))

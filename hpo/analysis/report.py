@@ -21,7 +21,7 @@ from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.report_page import DRAW, PAGE, SORT, STYLE
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.core.errors import HpoError
-from hpo.core.formatting import duration, finite, number, plain, remarks, seconds
+from hpo.core.formatting import duration, finite_value, number, plain, remarks, seconds
 from hpo.storage.snapshot import Results
 
 # Plotly's own bar offers to upload the chart; a report must not.
@@ -163,7 +163,7 @@ def _best(results: Results) -> str:
     if baseline is not None and baseline.number != best.number:
         heads, columns = [*heads, f"published default (trial {baseline.number})"], [best, baseline]
     params = [{**trial.params, **results.not_searched(trial)} for trial in columns]
-    rows = [[_cell(results.metric), *(_cell(finite(trial)) for trial in columns)]]
+    rows = [[_cell(results.metric), *(_cell(finite_value(trial)) for trial in columns)]]
     for name in dict.fromkeys(name for each in params for name in each):
         rows.append([_cell(name), *(_setting(each, name, digits=6) for each in params)])
     return _table(heads, rows, marked={0})
@@ -194,7 +194,7 @@ def _trials(results: Results) -> str:
         [
             _cell(trial.number),
             _cell(trial.state.name.lower()),
-            _cell(finite(trial)),
+            _cell(finite_value(trial)),
             _cell(seconds(trial), digits=3),
             *(_setting(trial.params, name) for name in names),
             _cell(remarks(trial), css="long"),

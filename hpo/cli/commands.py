@@ -20,23 +20,20 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis import preflight as checks
+from hpo.analysis import preflight
 from hpo.analysis.findings import findings
 from hpo.analysis.verdict import judge
 from hpo.analysis.verdict_text import as_text, sentences, tables
-from hpo.config import study_spec as config
-from hpo.config import yaml
+from hpo.config import study_spec, yaml
 from hpo.core.errors import ConfigError, Problem, StudyError, nearest
-from hpo.core.events import Watcher
-from hpo.core.formatting import columns, duration, finite, plain, remarks
-from hpo.execution import ray_worker as ray_workers
-from hpo.execution import run_study as tune
-from hpo.execution import supervisor as workers
+from hpo.core.events import Observer
+from hpo.core.formatting import columns, duration, finite_value, plain, remarks
+from hpo.execution import ray_worker, run_study, supervisor
 from hpo.execution.checkpoint_store import used
 from hpo.execution.processes import LOOK, joined, processes_of
-from hpo.execution.retrain import lacks_weights, train_again
+from hpo.execution.retrain import lacks_weights, retrain
 from hpo.execution.study_setup import folder_of, load_by_name
-from hpo.storage import backends as storage
+from hpo.storage import backends
 from hpo.storage.snapshot import Results, attrs_of, finite_json, read, study_json
 from hpo.storage.urls import redacted
 
@@ -47,11 +44,11 @@ log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
 
-WORKER_STORAGE = workers.STORAGE
+WORKER_STORAGE = supervisor.STORAGE
 
 ENDING = 120.0  # seconds to wait for processes that were asked to end
 
-EXECUTORS: dict[str, Callable[..., Any]] = {"local": workers.run, "ray": ray_workers.run}
+EXECUTORS: dict[str, Callable[..., Any]] = {"local": supervisor.run, "ray": ray_worker.run}
 """What starts the workers of a study."""
 
 # ---------------------------------------------------------------- finding the study
@@ -59,7 +56,7 @@ EXECUTORS: dict[str, Callable[..., Any]] = {"local": workers.run, "ray": ray_wor
 
 def study_to_run(
     name: str, storage_flag: str | None, sets: Sequence[str], flags: Mapping[str, Any]
-) -> tuple[config.Study, str]:
+) -> tuple[study_spec.StudySpec, str]:
     """Return the validated study that a name or path means, and the URL of its storage.
 
     Args:
@@ -69,14 +66,14 @@ def study_to_run(
         flags: Other settings from the command line; None is not given.
     """
     overrides = _overrides(sets) | {key: value for key, value in flags.items() if value is not None}
-    path = config.find(name, "studies")
+    path = study_spec.find(name, "studies")
     if path is not None:
-        study = config.load(path, overrides, look=True)
-        return study, storage.choose(storage_flag, study.config.storage)
+        study = study_spec.load(path, overrides, look=True)
+        return study, backends.choose(storage_flag, study.config.storage)
     _refuse_missing_file(name)
-    url = storage.choose(storage_flag)
+    url = backends.choose(storage_flag)
     files = sorted(str(path) for path in Path().glob("*.y*ml"))
-    shipped = sorted(path.stem for path in config.shipped("studies").glob("*.yaml"))
+    shipped = sorted(path.stem for path in study_spec.shipped("studies").glob("*.yaml"))
     hint = f"Name a study file{nearest(name, [*files, *shipped])}"
     stored = attrs_of(_opened(name, url, hint)).get("config")
     if stored is None or _of_a_script(stored.get("objective")):
@@ -84,7 +81,7 @@ def study_to_run(
             f"study {name!r} in {redacted(url)} was made by a script, not from a study file: "
             "run the script again to go on"
         )
-    return config.from_dict(stored, overrides, look=True), url
+    return study_spec.from_dict(stored, overrides, look=True), url
 
 
 def _of_a_script(objective: Any) -> bool:
@@ -102,27 +99,27 @@ def _overrides(sets: Sequence[str]) -> dict[str, Any]:
 
 def _refuse_missing_file(name: str) -> None:
     if Path(name).suffix in (".yaml", ".yml"):
-        shipped = sorted(path.stem for path in config.shipped("studies").glob("*.yaml"))
+        shipped = sorted(path.stem for path in study_spec.shipped("studies").glob("*.yaml"))
         raise StudyError(f"there is no study file {name}; studies that come with hpo: {', '.join(shipped)}")
 
 
 def _opened(name: str, url: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:
-    if not storage.exists(url):
+    if not backends.exists(url):
         raise StudyError(
             f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage. {hint}"
         )
-    return load_by_name(name, storage.look(url), redacted(url), hint)
+    return load_by_name(name, backends.look(url), redacted(url), hint)
 
 
 def _located(name: str, storage_flag: str | None) -> tuple[str, str]:
     """Return the name and the storage's URL of a study that has been run."""
-    path = config.find(name, "studies")
+    path = study_spec.find(name, "studies")
     if path is None:
         _refuse_missing_file(name)
-        return name, storage.choose(storage_flag)
+        return name, backends.choose(storage_flag)
     raw, _ = yaml.read(path)
     kept = raw.get("storage")
-    return str(raw.get("name", path.stem)), storage.choose(storage_flag, None if kept is None else str(kept))
+    return str(raw.get("name", path.stem)), backends.choose(storage_flag, None if kept is None else str(kept))
 
 
 def results_of(name: str, storage_flag: str | None) -> Results:
@@ -142,7 +139,7 @@ class Outcome:
     stopped_by_failures: bool = False
 
 
-def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) -> Outcome:
+def run(study: study_spec.StudySpec, url: str, watch: Observer, *, train: bool = True) -> Outcome:
     """Run a study to its end, look once at the test split, and write the report.
 
     Args:
@@ -158,14 +155,14 @@ def run(study: config.Study, url: str, watch: Watcher, *, train: bool = True) ->
 
 
 def _end() -> None:
-    workers.ASKED.set()
+    supervisor.ASKED.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _finished(study: config.Study, url: str, watch: Watcher, *, train: bool) -> Outcome:
+def _finished(study: study_spec.StudySpec, url: str, watch: Observer, *, train: bool) -> Outcome:
     from hpo.analysis import report  # with plotly, which commands that only look need not wait for
 
-    done = tune.run(study, url, watch, train=train)
+    done = run_study.run(study, url, watch, train=train)
     verdict = None
     results = read(done.study)
     if study.config.objective is None and not done.failed:
@@ -173,7 +170,7 @@ def _finished(study: config.Study, url: str, watch: Watcher, *, train: bool) -> 
         if results.baseline is None or results.baseline.state.is_finished():
             for trial in filter(None, (results.best, results.baseline)):
                 if lacks_weights(trial, weights / str(trial.number)):
-                    train_again(study, done.array, trial, weights / str(trial.number), watch.note)
+                    retrain(study, done.array, trial, weights / str(trial.number), watch.note)
             verdict = judge(done.study, cast("ScorableArray", done.array), weights)
         else:
             watch.note("the published default has not ended, so the test split is not looked at; run again to go on")
@@ -185,9 +182,9 @@ def _finished(study: config.Study, url: str, watch: Watcher, *, train: bool) -> 
 
 
 def run_together(
-    study: config.Study,
+    study: study_spec.StudySpec,
     url: str,
-    watch: Watcher,
+    watch: Observer,
     count: int,
     name: str,
     sets: Sequence[str],
@@ -226,7 +223,7 @@ def _finish(name: str, url: str, sets: Sequence[str]) -> tuple[Outcome, list[str
     return run(*study_to_run(name, url, sets, {}), notes, train=False), notes.taken
 
 
-class _Notes(Watcher):
+class _Notes(Observer):
     def __init__(self) -> None:
         self.taken: list[str] = []
 
@@ -234,13 +231,13 @@ class _Notes(Watcher):
         self.taken.append(message)
 
 
-def work(study: config.Study, url: str, watch: Watcher) -> bool:
+def work(study: study_spec.StudySpec, url: str, watch: Observer) -> bool:
     """Be one of the processes that run a study; return whether too many trials failed."""
-    if os.environ.get(workers.SUPERVISED):  # who is asked in its place
-        workers.end_with_supervisor()
-        return tune.run(study, url, watch).failed
+    if os.environ.get(supervisor.SUPERVISED):  # who is asked in its place
+        supervisor.end_with_supervisor()
+        return run_study.run(study, url, watch).failed
     with joined(url, study.config.name, _end):
-        return tune.run(study, url, watch).failed
+        return run_study.run(study, url, watch).failed
 
 
 def stop(name: str, storage_flag: str | None, say: Callable[[str], None]) -> Outcome:
@@ -252,7 +249,7 @@ def stop(name: str, storage_flag: str | None, say: Callable[[str], None]) -> Out
         say: Told at once who is asked.
     """
     name, url = _located(name, storage_flag)
-    storage.refuse(url)
+    backends.refuse(url)
     others = processes_of(url, name)
     with nullcontext() if others is None else closing(others):
         asked = others.running() if others is not None else []
@@ -295,10 +292,10 @@ def _closing(results: Results, verdict: dict[str, Any] | None, written: Path) ->
     return "\n".join(lines)
 
 
-def check(study: config.Study, url: str) -> Outcome:
+def check(study: study_spec.StudySpec, url: str) -> Outcome:
     """Say what a study would do."""
-    storage.refuse(url)
-    plan = checks.check(study)
+    backends.refuse(url)
+    plan = preflight.check(study)
     width = max(map(len, plan.facts))
     lines = [f"{label:<{width}}  {fact}" for label, fact in plan.facts.items()]
     if plan.seconds is not None:
@@ -314,10 +311,10 @@ def check(study: config.Study, url: str) -> Outcome:
 
 def summaries(storage_flag: str | None) -> list[dict[str, Any]]:
     """Return every study of a storage: name, direction, counts, best."""
-    url = storage.choose(storage_flag)
-    if not storage.exists(url):
+    url = backends.choose(storage_flag)
+    if not backends.exists(url):
         raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
-    kept: BaseStorage = storage.look(url)
+    kept: BaseStorage = backends.look(url)
     names = sorted(optuna.get_all_study_names(kept))
     return [study_json(read(optuna.load_study(study_name=name, storage=kept))) for name in names]
 
@@ -393,7 +390,7 @@ def trial_table(results: Results) -> str:
         [
             str(trial.number),
             trial.state.name,
-            "" if (value := finite(trial)) is None or not trial.state.is_finished() else f"{value:.4f}",
+            "" if (value := finite_value(trial)) is None or not trial.state.is_finished() else f"{value:.4f}",
             *(_short(trial.params[name]) if name in trial.params else "" for name in names),
             str(trial.user_attrs.get("seconds", "")),
             remarks(trial),
@@ -419,11 +416,11 @@ def dashboard(name: str | None, storage_flag: str | None, **options: Any) -> Non
 
     options["token"] = os.environ.get(TOKEN) or None
     if name is None:
-        url = storage.choose(storage_flag)
-        if not storage.exists(url):
+        url = backends.choose(storage_flag)
+        if not backends.exists(url):
             raise StudyError(f"there is no storage {redacted(url)} yet; run a study first: hpo run quickstart")
-        serve(storage.connect(url), **options)
+        serve(backends.connect(url), **options)
     else:
         located, url = _located(name, storage_flag)
         study = _opened(located, url)
-        serve(storage.connect(url), study=study.study_name, **options)
+        serve(backends.connect(url), study=study.study_name, **options)

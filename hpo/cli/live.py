@@ -21,8 +21,8 @@ from rich.text import Text
 
 from hpo.cli.progress import Progress
 from hpo.core.errors import hidden
-from hpo.core.events import Watcher
-from hpo.core.formatting import duration, finite, number, plain, remarks, seconds, wrapped
+from hpo.core.events import Observer
+from hpo.core.formatting import duration, finite_value, number, plain, remarks, seconds, wrapped
 from hpo.core.trainer import Evaluation, Seen
 
 RECENT = 8  # ended trials that stay in sight
@@ -44,7 +44,7 @@ def view(quiet: bool, console: Console) -> View:
     return LineView(console)
 
 
-class View(Watcher):
+class View(Observer):
     """A watcher that shows a command from its first second to its last, as a context manager.
 
     Besides the study it shows what else is done, such as loading a model: that is what hpo logs at level INFO.
@@ -186,7 +186,7 @@ class LiveView(View):
 
     def _header(self) -> Text:
         progress = self._progress
-        best = "-" if progress.best is None else f"{number(finite(progress.best))} (trial {progress.best.number})"
+        best = "-" if progress.best is None else f"{number(finite_value(progress.best))} (trial {progress.best.number})"
         left = f"  left {self._left()}" if progress.finished < progress.total else ""
         speed = "" if progress.speed is None else f"  {number(progress.speed, 2)} examples/s"
         return Text.assemble(
@@ -229,7 +229,7 @@ class LiveView(View):
         if best is not None and all(trial.number != best.number for trial, _ in rows):
             rows = [(best, seconds(best)), *rows[1:]]
         numbers = [f"{t.number} ★" if best is not None and t.number == best.number else str(t.number) for t, _ in rows]
-        states, scores = [t.state.name.lower() for t, _ in rows], [number(finite(t)) for t, _ in rows]
+        states, scores = [t.state.name.lower() for t, _ in rows], [number(finite_value(t)) for t, _ in rows]
         spans, reasons = [duration(span) for _, span in rows], [remarks(t) for t, _ in rows]
         columns = {"ended": numbers, "state": states, self._progress.metric: scores}
         room = width - sum(_needed(title, cells) for title, cells in columns.items()) - 2 * GAP
@@ -305,11 +305,11 @@ class LineView(View):
         best = self._progress.best
         self._told.pop(trial.number, None)
         words = [f"trial {trial.number}", f"state={trial.state.name.lower()}"]
-        words += [f"value={number(value)}"] if (value := finite(trial)) is not None else []
+        words += [f"value={number(value)}"] if (value := finite_value(trial)) is not None else []
         words += [f"seconds={span:.1f}"] if span is not None else []
         words += [f"reason={_word(reason)}"] if (reason := remarks(trial)) else []
         words += [self._count()]
-        words += [f"best={number(finite(best))} best_trial={best.number}"] if best is not None else []
+        words += [f"best={number(finite_value(best))} best_trial={best.number}"] if best is not None else []
         words += [f"{name}={_word(value)}" for name, value in trial.params.items()]
         self._print(" ".join(words))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.core.formatting import finite, plain, seconds
+from hpo.core.formatting import finite_value, plain, seconds
 from hpo.core.trainer import Evaluation, Seen
 
 
@@ -114,7 +114,7 @@ class Progress:
             self._bank(here)
         self.works.append((here.seen if here else 0) or trial.last_step or 0)
         self.finished += 1
-        if trial.state == TrialState.COMPLETE and self._better(finite(trial)):
+        if trial.state == TrialState.COMPLETE and self._better(finite_value(trial)):
             self.best = trial
         return span
 
@@ -127,7 +127,7 @@ class Progress:
             running.mark = None
 
     def _better(self, value: float | None) -> bool:
-        best = finite(self.best) if self.best else None
+        best = finite_value(self.best) if self.best else None
         return value is not None and (best is None or self.sign * value > self.sign * best)
 
     # ------------------------------------------------------------ time

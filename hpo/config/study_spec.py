@@ -22,7 +22,7 @@ from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts, trains_adapters
 from hpo.search import pruners, samplers
-from hpo.search.plugins import argument_problems, named
+from hpo.search.plugins import argument_problems, name_and_arguments
 from hpo.space.parser import parse
 from hpo.space.search_space import MOST_POINTS, SearchSpace
 from hpo.tasks.classification import TASKS
@@ -32,7 +32,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Study:
+class StudySpec:
     """A validated study: its settings, its space, and where its file lies.
 
     Attributes:
@@ -57,7 +57,7 @@ class Study:
         """What the pruner compares."""
         if self.config.prune_on is None:
             return Comparison(self.direction)
-        name, arguments = named(self.config.prune_on)
+        name, arguments = name_and_arguments(self.config.prune_on)
         return Comparison(arguments.get("direction") or METRICS[name].direction, name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def find(name: str, folder: str, base: Path | None = None) -> Path | None:
 # ---------------------------------------------------------------- reading
 
 
-def load(path: Path, overrides: Mapping[str, Any] | None = None, *, look: bool = False) -> Study:
+def load(path: Path, overrides: Mapping[str, Any] | None = None, *, look: bool = False) -> StudySpec:
     """Read and check a study file.
 
     Args:
@@ -133,7 +133,7 @@ def build(
     lines: Mapping[yaml.SourcePath, int] = MappingProxyType({}),
     *,
     look: bool = False,
-) -> Study:
+) -> StudySpec:
     """Check a study given as plain values; see `load`."""
     problems: list[Problem] = []
     config: StudyConfig | None = None
@@ -163,17 +163,19 @@ def build(
     if config is not None and config.shards > 1 and not custom:
         problems += _shard_problems(config, space)
     if space is not None and config is not None and not problems:
-        cannot = samplers.problem(*named(config.sampler), space)
+        cannot = samplers.problem(*name_and_arguments(config.sampler), space)
         problems += [Problem(("sampler",), cannot)] if cannot else []
     if problems:
         located = [Problem(p.path, p.message, p.line or yaml.line_of(p.path, lines)) for p in problems]
         raise ConfigError(source, sorted(located, key=lambda p: p.line or 0))
     assert config is not None
     assert space is not None
-    return Study(config, space, folder)
+    return StudySpec(config, space, folder)
 
 
-def from_dict(stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, look: bool = False) -> Study:
+def from_dict(
+    stored: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, look: bool = False
+) -> StudySpec:
     """Return the study that `Study.to_dict` wrote, with dotted keys overridden; `look` as in `load`.
 
     Raises:
@@ -256,13 +258,13 @@ def _name_problems(raw: Mapping[str, Any], custom: bool) -> list[Problem]:
     elif raw.get("direction") is not None:
         problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
     if isinstance(raw.get("prune_on"), str | Mapping):
-        problems += _prune_on_problems(*named(raw["prune_on"]), custom)
+        problems += _prune_on_problems(*name_and_arguments(raw["prune_on"]), custom)
     if raw.get("same_objective") and not custom:
         problems.append(Problem(("same_objective",), "is for an objective of your own; leave it out"))
     for kind, room in (("sampler", samplers), ("pruner", pruners)):
         setting = raw.get(kind, StudyConfig.model_fields[kind].default)
         if isinstance(setting, str | Mapping):
-            problems += _named_problems(kind, room, *named(setting))
+            problems += _named_problems(kind, room, *name_and_arguments(setting))
     return problems
 
 
@@ -342,7 +344,7 @@ def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Prob
 
 def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
     setting = raw.get("sampler", "tpe")
-    if not isinstance(setting, str | Mapping) or named(setting)[0] != "grid":
+    if not isinstance(setting, str | Mapping) or name_and_arguments(setting)[0] != "grid":
         return []
     ranges = [
         Problem(("space", name), "is a range; a grid needs a list of values, or a step")
@@ -354,7 +356,7 @@ def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
     return ranges
 
 
-def custom_parameters(study: Study, objective: Any) -> None:
+def custom_parameters(study: StudySpec, objective: Any) -> None:
     """Check a space against the `parameters` that a custom objective declares, if it does.
 
     Raises:

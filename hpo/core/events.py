@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from hpo.core.trainer import Evaluation, Seen
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """What is told about a study while it runs; what a subclass leaves out is not listened to."""
 
     def opened(self, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> None:
@@ -42,5 +42,5 @@ class Watcher(Protocol):
         return
 
 
-class Silent(Watcher):
+class Silent(Observer):
     """A watcher that looks away."""

@@ -75,7 +75,7 @@ def seconds(trial: FrozenTrial) -> float | None:
     return trial.duration.total_seconds() if trial.duration else None
 
 
-def finite(trial: FrozenTrial) -> float | None:
+def finite_value(trial: FrozenTrial) -> float | None:
     """Return a trial's value, if it has one that is a number."""
     value = trial.values[0] if trial.values else None
     return value if value is not None and math.isfinite(value) else None

@@ -18,7 +18,7 @@ STALLED = 70
 TICK = 1.0  # seconds
 
 
-class Halt:
+class StopRequest:
     """A flag that asks for an end after the step under way; whoever looks at it shows that he is alive.
 
     A `threading.Event` has a lock, which a signal's handler must not wait for.
@@ -39,8 +39,8 @@ class Halt:
 
 
 @contextmanager
-def heeding_signals(halt: Halt) -> Iterator[None]:
-    """Set `halt` at the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt wherever the program is.
+def handling_signals(request: StopRequest) -> Iterator[None]:
+    """Set `request` at the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt wherever the program is.
 
     What ignores a signal, such as a job in the background of a shell, goes on ignoring it. In a thread that is not
     the main one nothing is changed.
@@ -56,7 +56,7 @@ def heeding_signals(halt: Halt) -> Iterator[None]:
         if heard:
             raise KeyboardInterrupt
         heard = True
-        halt.set()
+        request.set()
         os.write(2, b"\nstopping after the step under way; once more to stop at once\n")  # takes no lock
 
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
@@ -69,22 +69,22 @@ def heeding_signals(halt: Halt) -> Iterator[None]:
 
 
 @contextmanager
-def watched(halt: Halt, limit: float | None) -> Iterator[None]:
-    """End the process when nobody has looked at `halt` for a while, so that others adopt its trials.
+def watchdog(request: StopRequest, limit: float | None) -> Iterator[None]:
+    """End the process when nobody has looked at `request` for a while, so that others adopt its trials.
 
     Ticks are counted, not time: none passes while the process is stopped (SIGSTOP, a suspended machine).
 
     Args:
-        halt: What is looked at after every step of training.
+        request: What is looked at after every step of training.
         limit: Seconds of silence after which the process ends; None never ends it.
     """
     closed = threading.Event()
 
     def watch(limit: float) -> None:
-        halt.silent = 0
+        request.silent = 0
         while not closed.wait(TICK):
-            halt.silent += 1
-            if halt.silent * TICK > limit:
+            request.silent += 1
+            if request.silent * TICK > limit:
                 _end(limit)
 
     if limit is not None:

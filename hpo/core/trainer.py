@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 
 if TYPE_CHECKING:
     import torch
@@ -89,14 +89,14 @@ class TrialArray(Protocol):
         segment: Steps (examples) between two evaluations; the smallest resource of a rung.
         horizon: Steps of the longest trial that the space allows, if known.
         notes: What the user should know of how it runs.
-        halted: Once set, `advance` returns as soon as the step under way is done.
+        stop_request: Once set, `advance` returns as soon as the step under way is done.
     """
 
     slots: int
     segment: int
     horizon: int | None
     notes: Sequence[str]
-    halted: Halt
+    stop_request: StopRequest
 
     @property
     def facts(self) -> Mapping[str, Any]:

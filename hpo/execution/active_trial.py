@@ -10,14 +10,14 @@ from typing import Any
 from optuna.trial import Trial
 
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
-from hpo.execution.trial_outcomes import finite
+from hpo.execution.trial_outcomes import finite_score
 from hpo.search.stopping import best_index
 
 HISTORY = "history"  # of the evaluations, in the state that is kept of a trial, beside what its array says there
 
 
 @dataclass
-class Running:
+class ActiveTrial:
     """A trial in a slot.
 
     Attributes:
@@ -58,7 +58,7 @@ class Running:
             ValueError: A metric is not.
         """
         metrics = {name: float(value) for name, value in evaluation.metrics.items()}
-        self.evaluations.append(replace(evaluation, value=finite(evaluation.value), metrics=metrics))
+        self.evaluations.append(replace(evaluation, value=finite_score(evaluation.value), metrics=metrics))
         return self.evaluations[-1]
 
     def hear_returned(self, value: Any) -> None:
@@ -102,7 +102,7 @@ class Running:
 
 
 def history(kept: TrialCheckpoint) -> list[Evaluation]:
-    """Return the evaluations that `Running.remembered` put there.
+    """Return the evaluations that `ActiveTrial.remembered` put there.
 
     Raises:
         KeyError, TypeError: There are none, or not such.

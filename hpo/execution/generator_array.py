@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Objective, Seen, TrialCheckpoint, TrialSpec
 
 
@@ -21,7 +21,7 @@ class GeneratorArray:
         self.horizon: int | None = None
         self.facts: Mapping[str, Any] = {}
         self.notes: Sequence[str] = ()
-        self.halted = Halt()
+        self.stop_request = StopRequest()
         self._numbers: dict[int, int] = {}  # slot -> its trial's
         self._running: dict[int, Generator[Any, None, Any]] = {}
         self._paused: dict[int, Generator[Any, None, Any]] = {}  # by trial
@@ -41,7 +41,7 @@ class GeneratorArray:
         """Run every generator to its next `yield`; what runs within one cannot be halted."""
         outcomes: dict[int, Evaluation | Exception] = {}
         for slot, generator in self._running.items():
-            if self.halted.is_set():
+            if self.stop_request.is_set():
                 break
             try:
                 outcomes[slot] = said = _evaluation(next(generator))

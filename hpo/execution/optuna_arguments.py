@@ -13,11 +13,11 @@ from hpo.search import pruners, samplers
 # Argument of `optuna.create_study` or `Study.optimize` -> what to write for it.
 REPLACED = {
     "n_trials": "write trials=N: rows of the study in all, those of earlier runs included",
-    "callbacks": "write watch=W, a subclass of hpo.core.events.Watcher; its ended(trial) is called after each trial",
+    "callbacks": "write watch=W, a subclass of hpo.core.events.Observer; its ended(trial) is called after each trial",
     "n_jobs": "leave it out: trials run one after the other; run the script several times with one storage=URL instead",
     "catch": "leave it out: a trial that raises fails, and the study goes on until max_consecutive_failures",
     "gc_after_trial": "leave it out; call gc.collect() in the objective",
-    "show_progress_bar": "leave it out; for progress write watch=W, a subclass of hpo.core.events.Watcher",
+    "show_progress_bar": "leave it out; for progress write watch=W, a subclass of hpo.core.events.Observer",
     "study_name": "write name=...",
     "load_if_exists": "leave it out: a study of that name in the storage always goes on",
     "directions": "write direction=...: a study has one objective value",

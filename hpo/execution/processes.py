@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from hpo.storage.file_lock import Flock, LockFolder
+from hpo.storage.file_lock import FileLock, LockFolder
 from hpo.storage.postgres_session import holders, open_session
 from hpo.storage.trial_locks import TAKE_START, digest_of, key_of, on_disk
 from hpo.storage.urls import POSTGRESQL, path_of, scheme_of
@@ -52,7 +52,7 @@ class FileProcesses(Processes):
 
     def __init__(self, folder: LockFolder, study: str) -> None:
         self._folder, self._place = folder, f"{study}-processes"
-        self._member: Flock | None = None
+        self._member: FileLock | None = None
         self._stop = folder.lock(self._place, "stop")
 
     def join(self) -> None:

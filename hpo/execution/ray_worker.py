@@ -18,19 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpo.config.study_spec import Study
+from hpo.config.study_spec import StudySpec
 from hpo.core.errors import HpoError, MissingExtraError, StorageError, StudyError
-from hpo.core.events import Watcher
+from hpo.core.events import Observer
 from hpo.execution.supervisor import LOST, LocalWorker, Outcome, Worker, log_of, supervise
 from hpo.storage.urls import POSTGRESQL, redacted, scheme_of
 
 
 def run(
-    study: Study,
+    study: StudySpec,
     arguments: Sequence[str],
     url: str,
     count: int,
-    watch: Watcher,
+    watch: Observer,
     last: Callable[[], Outcome],
     address: str | None = None,
 ) -> Outcome:
@@ -102,14 +102,14 @@ def _connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _needs(study: Study, cluster: dict[str, float]) -> dict[str, float]:
+def _needs(study: StudySpec, cluster: dict[str, float]) -> dict[str, float]:
     """Return the resources of a worker."""
     cpus: dict[str, float] = {"num_cpus": study.config.threads or 1}
     gpu = cluster.get("GPU", 0) > 0 and study.config.device not in ("cpu", "mps")
     return {**cpus, "num_gpus": 1} if gpu else cpus
 
 
-def _note_waiting(watch: Watcher, count: int, needs: dict[str, float], free: dict[str, float]) -> None:
+def _note_waiting(watch: Observer, count: int, needs: dict[str, float], free: dict[str, float]) -> None:
     """Say how many workers find no place yet: there may be one later, and a cluster that can grow does."""
     places = min(int(free.get(name.removeprefix("num_").upper()[:-1], 0) // need) for name, need in needs.items())
     if places < count:

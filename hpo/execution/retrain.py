@@ -10,7 +10,7 @@ from typing import cast
 
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
-from hpo.config.study_spec import Study
+from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialArray, TrialSpec
@@ -28,7 +28,7 @@ def lacks_weights(trial: FrozenTrial, folder: Path) -> bool:
     return (trial.state == TrialState.COMPLETE or pruned_default) and not folder.is_dir()
 
 
-def train_again(study: Study, array: TrialArray, trial: FrozenTrial, folder: Path, note: Callable[[str], None]) -> None:
+def retrain(study: StudySpec, array: TrialArray, trial: FrozenTrial, folder: Path, note: Callable[[str], None]) -> None:
     """Train a trial from its parameters and seed to where it ended, and write its weights.
 
     A pruned trial is trained to its end, as it would have been without the pruner.
@@ -74,7 +74,7 @@ def train_again(study: Study, array: TrialArray, trial: FrozenTrial, folder: Pat
         array.unload(0)
 
 
-def _ended(study: Study, trial: FrozenTrial, values: list[float]) -> bool:
+def _ended(study: StudySpec, trial: FrozenTrial, values: list[float]) -> bool:
     """Return whether a trial has come to where it ended, or would have ended by patience."""
     if trial.state == TrialState.COMPLETE:
         return len(values) == len(trial.intermediate_values)

@@ -16,14 +16,14 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config import study_spec as configs
+from hpo.config import study_spec
 from hpo.config.paths import verify
 from hpo.core.errors import ConfigError, DataError, Problem, StudyError
-from hpo.core.events import Silent, Watcher
-from hpo.core.interrupts import Halt
+from hpo.core.events import Observer, Silent
+from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Objective, TrialArray
-from hpo.execution import optuna_arguments as from_optuna
+from hpo.execution import optuna_arguments
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.custom_objective import imported
@@ -46,11 +46,11 @@ from hpo.execution.study_setup import (
 from hpo.recipe.hyperparameters import DEFAULTS, trains_adapters
 from hpo.recipe.trial_limits import TrialLimits
 from hpo.search import pruners, samplers
-from hpo.search.plugins import named
+from hpo.search.plugins import name_and_arguments
 from hpo.search.stopping import Rules
 from hpo.space.search_space import SearchSpace
-from hpo.storage import backends as storages
-from hpo.storage.retry import Patience
+from hpo.storage import backends
+from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import starting
 from hpo.storage.urls import redacted
 
@@ -85,7 +85,7 @@ class Finished:
     folder: Path
 
 
-def open_array(study: configs.Study) -> TrialArray:
+def open_array(study: study_spec.StudySpec) -> TrialArray:
     """Build what trains the trials of a study: reads the data and the model, writes nothing.
 
     Raises:
@@ -97,7 +97,7 @@ def open_array(study: configs.Study) -> TrialArray:
     if study.config.objective is not None:
         log.info("importing %s", study.config.objective)
         objective = imported(study.config.objective, study.folder)
-        configs.custom_parameters(study, objective)
+        study_spec.custom_parameters(study, objective)
         assert study.config.slots != "auto"  # which `configs.build` refuses
         return _own_array(objective, study.config.slots)
     return _open_finetuning(study)
@@ -114,7 +114,7 @@ def _own_array(objective: Any, slots: int = 1) -> GeneratorArray:
     return array
 
 
-def _open_finetuning(study: configs.Study) -> ScorableArray:
+def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     """Read the data, and only then load torch and build the array of the built-in objective."""
     config = study.config
     assert config.data is not None
@@ -146,7 +146,7 @@ def _limits(space: SearchSpace) -> TrialLimits:
     )
 
 
-def _refuse_class_weights(study: configs.Study, data: Dataset) -> None:
+def _refuse_class_weights(study: study_spec.StudySpec, data: Dataset) -> None:
     weights = list(map(str, study.space.values_of("class_weights", DEFAULTS["class_weights"])))
     if data.task != "single_label" and set(weights) != {"none"}:
         raise DataError(
@@ -155,7 +155,7 @@ def _refuse_class_weights(study: configs.Study, data: Dataset) -> None:
         )
 
 
-def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: bool = True) -> Finished:
+def run(study: study_spec.StudySpec, url: str, watch: Observer | None = None, *, train: bool = True) -> Finished:
     """Run a study file to its end, or go on with it.
 
     Args:
@@ -167,17 +167,17 @@ def run(study: configs.Study, url: str, watch: Watcher | None = None, *, train: 
     Raises:
         HpoError: The data, model, storage or study is not as the file says; nothing has been written.
     """
-    storages.refuse(url)
+    backends.refuse(url)
     array = open_array(study)
     if study.config.metric is None and "metric" in array.facts:  # the task's own, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
-    if not (train or study.config.name in optuna.get_all_study_names(storages.look(url))):
+    if not (train or study.config.name in optuna.get_all_study_names(backends.look(url))):
         raise StudyError(
             f"study {study.config.name} is not in {redacted(url)} any more, where it has just been run: the storage "
             "was deleted or replaced. Put it back, and run the same command again to go on"
         )
     log.info("opening the study in %s", redacted(url))
-    opened, budget = _opened(study, storages.connect(url), url, array, watch)
+    opened, budget = _opened(study, backends.connect(url), url, array, watch)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))
     auto = study.config.slots == "auto"
@@ -199,7 +199,7 @@ def _choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> No
 
 
 def _opened(
-    study: configs.Study, kept: BaseStorage, url: str | None, array: TrialArray, watch: Watcher | None
+    study: study_spec.StudySpec, kept: BaseStorage, url: str | None, array: TrialArray, watch: Observer | None
 ) -> tuple[optuna.Study, int]:
     """Return the study, created or resumed, with its rows planned, and the budget; any number may do so at once."""
 
@@ -216,22 +216,22 @@ def _opened(
             opened.set_user_attr("label_shares", cast("ScorableArray", array).setup.data.label_shares)
         return opened, planned_rows(study)[1]
 
-    return Patience(url, waits=(watch or Silent()).note)(begin)
+    return Retry(url, waits=(watch or Silent()).note)(begin)
 
 
 def _run(
     opened: optuna.Study,
-    study: configs.Study,
+    study: study_spec.StudySpec,
     array: TrialArray,
     budget: int,
-    watch: Watcher,
+    watch: Observer,
     url: str | None,
     *,
     alone: bool = False,
 ) -> Runner:
     """Run what has not ended; `alone` without a command that hears of `hpo stop`."""
     config, folder = study.config, folder_of(study.config.name)
-    opened.pruner = pruners.make(*named(config.pruner), array.segment, array.horizon)
+    opened.pruner = pruners.make(*name_and_arguments(config.pruner), array.segment, array.horizon)
     rules = Rules(
         budget,
         config.seed,
@@ -253,7 +253,7 @@ def _run(
     for note in array.notes:
         watch.note(note)
     try:
-        with joined(url, config.name, runner.halt.set) if alone else nullcontext():
+        with joined(url, config.name, runner.stop_request.set) if alone else nullcontext():
             stopped = runner.run()
         if stopped is not None:
             watch.note(stopped)
@@ -292,7 +292,7 @@ def optimize(
     round_size: int | None = None,
     max_consecutive_failures: int = 3,
     same_objective: bool = False,
-    watch: Watcher | None = None,
+    watch: Observer | None = None,
     **others: Never,
 ) -> optuna.Study:
     """Optimise a custom objective.
@@ -331,7 +331,7 @@ def optimize(
     if not callable(objective):
         raise ConfigError("optimize()", [Problem(("objective",), f"must be a function of params, not {objective!r}")])
     known = [name for name, entry in inspect.signature(optimize).parameters.items() if entry.kind != entry.VAR_KEYWORD]
-    if wrong := from_optuna.argument_problems(others, known) + from_optuna.object_problems(sampler, pruner):
+    if wrong := optuna_arguments.argument_problems(others, known) + optuna_arguments.object_problems(sampler, pruner):
         raise ConfigError("optimize()", wrong)
     settings = {
         "name": name,
@@ -354,11 +354,11 @@ def optimize(
         if wrong := [Problem((key,), _NEEDS_SPACE) for key, given in needed.items() if given is not None]:
             raise ConfigError("optimize()", wrong)
         settings["space"] = {"suggested_by_the_objective": [0, 1]}  # a study has one; it is not read
-    study = configs.build(settings, "optimize()", Path.cwd())
-    kept = optuna.storages.InMemoryStorage() if storage is None else storages.connect(storage)
+    study = study_spec.build(settings, "optimize()", Path.cwd())
+    kept = optuna.storages.InMemoryStorage() if storage is None else backends.connect(storage)
     if space is None:
         return _optimize_unchanged(objective, study, kept, watch or Silent(), storage)
-    configs.custom_parameters(study, objective)
+    study_spec.custom_parameters(study, objective)
     array = _own_array(objective)
     opened, budget = _opened(study, kept, storage, array, watch)
     runner = _run(opened, study, array, budget, watch or Silent(), storage, alone=True)
@@ -373,7 +373,7 @@ def optimize(
 
 
 def _optimize_unchanged(
-    objective: Any, study: configs.Study, kept: BaseStorage, watch: Watcher, url: str | None
+    objective: Any, study: study_spec.StudySpec, kept: BaseStorage, watch: Observer, url: str | None
 ) -> optuna.Study:
     """Run an Optuna objective as Optuna does, with the budget in rows and the failures bounded."""
     config = study.config
@@ -382,15 +382,15 @@ def _optimize_unchanged(
         study_name=config.name,
         direction=study.direction,
         load_if_exists=True,
-        pruner=pruners.make(*named(config.pruner)),
+        pruner=pruners.make(*name_and_arguments(config.pruner)),
     )
     source = source_digest(objective)
     known = {"objective": config.objective} | ({} if source is None else {SOURCE: source})
     refuse_another_objective(opened, known, config.same_objective)
     before = opened.get_trials(deepcopy=False)
     # The trial number in the seed: a resumed study must not draw its first trials again.
-    opened.sampler = samplers.make(*named(config.sampler), derived_seed(config.seed, len(before)))
-    failures, halt = 0, Halt()
+    opened.sampler = samplers.make(*name_and_arguments(config.sampler), derived_seed(config.seed, len(before)))
+    failures, stop_request = 0, StopRequest()
 
     def ended(ran: optuna.Study, trial: FrozenTrial) -> None:
         nonlocal failures
@@ -399,14 +399,14 @@ def _optimize_unchanged(
         if failures >= config.max_consecutive_failures:
             warnings.warn(f"{failures} trials failed in a row; the study stops", stacklevel=2)
             ran.stop()
-        if halt.is_set():
+        if stop_request.is_set():
             ran.stop()
 
     budget = config.trials or DEFAULT_TRIALS
     watch.opened(config.name, "value", study.direction, budget, [row for row in before if row.state.is_finished()])
     try:
         left = max(0, budget - len(before))
-        with joined(url, config.name, halt.set):
+        with joined(url, config.name, stop_request.set):
             opened.optimize(objective, left, config.timeout, catch=(Exception,), callbacks=[ended])
     finally:
         watch.closed()

@@ -24,20 +24,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.core.comparison import Comparison
 from hpo.core.errors import AwayError, GaveWayError, HpoError, LostTrialError
-from hpo.core.events import Silent, Watcher
-from hpo.core.interrupts import Halt, heeding_signals, watched
+from hpo.core.events import Observer, Silent
+from hpo.core.interrupts import StopRequest, handling_signals, watchdog
 from hpo.core.trainer import Evaluation, Seen, TrialArray
-from hpo.execution.active_trial import Running, history
+from hpo.execution.active_trial import ActiveTrial, history
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
-from hpo.execution.slot_checkpoints import Keeper
+from hpo.execution.slot_checkpoints import SlotCheckpoints
 from hpo.execution.trial_outcomes import RETRIED, retries, state_of
 from hpo.search.halving import Decision
 from hpo.search.stopping import Rules, out_of_patience
-from hpo.search.trial_order import PAUSED, Turns
-from hpo.search.trial_source import Intake
+from hpo.search.trial_order import PAUSED, TrialOrder
+from hpo.search.trial_source import TrialSource
 from hpo.space.search_space import SearchSpace
-from hpo.storage.study_cache import Ledger
+from hpo.storage.study_cache import StudyCache
 
 log = logging.getLogger(__name__)
 
@@ -64,25 +64,25 @@ class Runner:
         space: SearchSpace,
         array: TrialArray,
         rules: Rules,
-        watch: Watcher | None = None,
+        watch: Observer | None = None,
         url: str | None = None,
         weights: Weights | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self.space, self.array, self.rules = space, array, rules
-        self.watch: Watcher = watch or Silent()
+        self.watch: Observer = watch or Silent()
         self.weights = weights
-        self.halt = self.array.halted = Halt()
-        self.ledger = Ledger(study, url, self.halt, self._note)
+        self.stop_request = self.array.stop_request = StopRequest()
+        self.ledger = StudyCache(study, url, self.stop_request, self._note)
         self.study = optuna.Study(study.study_name, self.ledger, sampler=study.sampler, pruner=study.pruner)
         self.direction = study.direction.name.lower()
         self.compared = rules.compared or Comparison(self.direction)
-        self.turns = Turns(self.study, space, rules.budget, rules.round_size, array.segment, self.compared)
-        self.intake = Intake(self.study, self.turns, space, rules.seed, self._tell)
+        self.turns = TrialOrder(self.study, space, rules.budget, rules.round_size, array.segment, self.compared)
+        self.intake = TrialSource(self.study, self.turns, space, rules.seed, self._tell)
         self.stopped: str | None = None
-        self._slots: dict[int, Running] = {}
-        self._keeper = Keeper(array, self._slots, checkpoints)
-        self._held: dict[int, Running] = {}  # paused, and kept by the array outside its slots
+        self._slots: dict[int, ActiveTrial] = {}
+        self._keeper = SlotCheckpoints(array, self._slots, checkpoints)
+        self._held: dict[int, ActiveTrial] = {}  # paused, and kept by the array outside its slots
         self._failures = self._told = 0
         self._settled = True  # whether all is told of where the array is; else a checkpoint would leave a gap
         self._noted = ""
@@ -98,19 +98,19 @@ class Runner:
         """
         self.watch.follow(self.seen)
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
-        with heeding_signals(self.halt), watched(self.halt, self.rules.stall_timeout):
+        with handling_signals(self.stop_request), watchdog(self.stop_request, self.rules.stall_timeout):
             try:
                 self._loop(deadline)
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt) and self.halt.is_set():
+                if isinstance(error, KeyboardInterrupt) and self.stop_request.is_set():
                     self.ledger.close()  # the second signal: what ran is adopted by others
                     raise
                 if isinstance(error, AwayError):
-                    self.halt.set()  # it has been waited for long enough
+                    self.stop_request.set()  # it has been waited for long enough
                 self._close()
                 raise
             self._close()
-        if self.halt.is_set():
+        if self.stop_request.is_set():
             raise KeyboardInterrupt
         self._note_exhausted()
         return self.stopped
@@ -150,7 +150,7 @@ class Runner:
 
     def _stop(self, deadline: float) -> str | None:
         """Return, and keep, why no more is to be done."""
-        if self.halt.is_set():
+        if self.stop_request.is_set():
             self.stopped = "stopped by a signal; run the same command again to go on"
         elif self.failed:
             last = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.FAIL][-1].user_attrs
@@ -181,7 +181,7 @@ class Runner:
         self.intake.draw_round()
         self._resume_held()
         while (slot := self._free()) is not None and (given := self.intake.next(self._numbers())) is not None:
-            self._load(slot, Running(*given))
+            self._load(slot, ActiveTrial(*given))
 
     def _free(self) -> int | None:
         """Return an empty slot; there may be fewer slots after a load than before."""
@@ -190,7 +190,7 @@ class Runner:
     def _numbers(self) -> list[int]:
         return [running.number for running in self._slots.values()]
 
-    def _load(self, slot: int, running: Running) -> None:
+    def _load(self, slot: int, running: ActiveTrial) -> None:
         """Put a trial into a slot: from its checkpoint if there is one that serves, else from its seeds."""
         self._slots[slot] = running
         self.watch.started(running.number, running.spec.params)
@@ -225,12 +225,12 @@ class Runner:
         for slot, outcome in outcomes.items():
             self._settle(slot, outcome)
         self._settled = True
-        if not self.halt.is_set():
+        if not self.stop_request.is_set():
             self._keeper.offer()
         if self._keeper.problem:
             self._note(self._keeper.problem)
 
-    def _heard(self, running: Running, outcome: Evaluation | Exception) -> Evaluation | Exception:
+    def _heard(self, running: ActiveTrial, outcome: Evaluation | Exception) -> Evaluation | Exception:
         """Keep an evaluation, and return it; or what is wrong with it."""
         if isinstance(outcome, Exception):
             return outcome
@@ -271,7 +271,7 @@ class Runner:
             self._end(slot, *ended)
 
     def _state_after(
-        self, running: Running, outcome: Evaluation | Exception | None
+        self, running: ActiveTrial, outcome: Evaluation | Exception | None
     ) -> tuple[TrialState, dict[str, Any]] | Decision | None:
         """Return the state a trial ends with, and attributes; None if it goes on, WAIT if it has to pause."""
         if isinstance(outcome, StopIteration):
@@ -281,7 +281,7 @@ class Runner:
             raise outcome
         return self._state_at(running) if running.evaluations else None
 
-    def _state_at(self, running: Running) -> tuple[TrialState, dict[str, Any]] | Decision | None:
+    def _state_at(self, running: ActiveTrial) -> tuple[TrialState, dict[str, Any]] | Decision | None:
         """Return what follows from the last evaluation, which is reported if it has not been yet."""
         last = running.evaluations[-1]
         step = self._report(running)
@@ -295,7 +295,7 @@ class Runner:
         self.ledger.note(running.number, self.turns.tied(self._row(running.trial), step))
         return (TrialState.PRUNED, {"reason": "pruner"}) if decision is Decision.PRUNE else None
 
-    def _report(self, running: Running) -> int:
+    def _report(self, running: ActiveTrial) -> int:
         """Report the last evaluation, and return its step; one that a former owner has reported must be the same."""
         value, step = running.values[-1], running.step()
         before = self._row(running.trial).intermediate_values.get(step)
@@ -355,7 +355,7 @@ class Runner:
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
         self._unload(slot)
 
-    def _facts(self, running: Running) -> dict[str, Any]:
+    def _facts(self, running: ActiveTrial) -> dict[str, Any]:
         """Return what is said of a trial besides its curve."""
         return running.facts(self.direction, self._row(running.trial).user_attrs)
 

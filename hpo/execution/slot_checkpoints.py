@@ -6,11 +6,11 @@ import uuid
 from collections.abc import Container, Mapping
 
 from hpo.core.trainer import TrialArray, TrialCheckpoint
-from hpo.execution.active_trial import Running
+from hpo.execution.active_trial import ActiveTrial
 from hpo.execution.checkpoint_store import Checkpoint, Checkpoints, Writer
 
 
-class Keeper:
+class SlotCheckpoints:
     """Keeps the trials of one array in checkpoints.
 
     Args:
@@ -19,7 +19,7 @@ class Keeper:
         checkpoints: Where trials are kept; None computes again what is lost.
     """
 
-    def __init__(self, array: TrialArray, slots: Mapping[int, Running], checkpoints: Checkpoints | None) -> None:
+    def __init__(self, array: TrialArray, slots: Mapping[int, ActiveTrial], checkpoints: Checkpoints | None) -> None:
         self._array, self._slots, self._checkpoints = array, slots, checkpoints
         self._writer = None if checkpoints is None else Writer(checkpoints)
         self._name = uuid.uuid4().hex  # of the array, among those of other processes

@@ -17,14 +17,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.schema import NAME, RESUMABLE
-from hpo.config.study_spec import Study
+from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
 from hpo.core.formatting import plain
 from hpo.core.seeds import derived_seed
 from hpo.search import samplers
-from hpo.search.plugins import named
+from hpo.search.plugins import name_and_arguments
 from hpo.space.search_space import Params
-from hpo.storage.trial_writers import pen_of
+from hpo.storage.trial_writers import writer_of
 
 DEFAULT_TRIALS = 20
 
@@ -66,7 +66,7 @@ def stored_facts(name: str, storage: BaseStorage) -> Mapping[str, Any]:
     return facts
 
 
-def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study:
+def open_study(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study:
     """Create the study, or resume the one of that name.
 
     Args:
@@ -88,7 +88,7 @@ def open_study(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> 
     return opened
 
 
-def resumed(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study | None:
+def resumed(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study | None:
     """Return the study if it is in the storage with all of its rows; None if something of it has still to be made.
 
     Raises:
@@ -103,18 +103,18 @@ def resumed(study: Study, storage: BaseStorage, facts: Mapping[str, Any]) -> opt
     return None if _lacking(opened, study) else opened
 
 
-def _loaded(study: Study, storage: BaseStorage) -> optuna.Study:
+def _loaded(study: StudySpec, storage: BaseStorage) -> optuna.Study:
     sampler, pruner = sampler_of(study), optuna.pruners.NopPruner()
     return optuna.load_study(study_name=study.config.name, storage=storage, sampler=sampler, pruner=pruner)
 
 
-def _fingerprint(study: Study, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _fingerprint(study: StudySpec, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides the meaning of a value, as it comes back from a storage."""
     found: dict[str, Any] = json.loads(json.dumps({"settings": _settings(study), "facts": dict(facts)}))
     return found
 
 
-def record(opened: optuna.Study, study: Study) -> list[str]:
+def record(opened: optuna.Study, study: StudySpec) -> list[str]:
     """Keep the file that rows run by from here on, unless all have ended, and return what of the search is another."""
     rows = opened.get_trials(deepcopy=False)
     if all(row.state.is_finished() for row in rows):
@@ -130,12 +130,12 @@ def record(opened: optuna.Study, study: Study) -> list[str]:
     ]
 
 
-def sampler_of(study: Study) -> samplers.TrialSeededSampler:
+def sampler_of(study: StudySpec) -> samplers.TrialSeededSampler:
     """Return the study's sampler, seeded trial by trial."""
-    return samplers.TrialSeededSampler(*named(study.config.sampler), study.space, study.config.seed)
+    return samplers.TrialSeededSampler(*name_and_arguments(study.config.sampler), study.space, study.config.seed)
 
 
-def _settings(study: Study) -> dict[str, Any]:
+def _settings(study: StudySpec) -> dict[str, Any]:
     """Return what of the file decides the meaning of a value."""
     settings = study.to_dict()
     return {k: v for k, v in settings.items() if k not in RESUMABLE and k not in ("folder", "name", "checksums")}
@@ -218,7 +218,7 @@ def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run i
 # ---------------------------------------------------------------- rows
 
 
-def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int]:
+def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]], int]:
     """Return the rows to plan, in order, as (parameters, attributes), and the budget N.
 
     Rows with no parameters are drawn by the sampler when they start. A finite space is planned with no more
@@ -229,7 +229,7 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
     if config.baseline and space.baseline:
         moved = {name: list(pair) for name, pair in space.moved_baseline().items()}
         rows.append((space.first_trial(), {"baseline": True} | ({"moved": moved} if moved else {})))
-    points = space.grid() if named(config.sampler)[0] == "grid" else None
+    points = space.grid() if name_and_arguments(config.sampler)[0] == "grid" else None
     if points is not None:
         rest = [point for point in points if not rows or point != rows[0][0]]
         budget = config.trials or len(rows) + len(rest)
@@ -243,14 +243,14 @@ def planned_rows(study: Study) -> tuple[list[tuple[Params, dict[str, Any]]], int
     return rows[:budget], budget
 
 
-def plan(opened: optuna.Study, study: Study) -> int:
+def plan(opened: optuna.Study, study: StudySpec) -> int:
     """Add the rows that are not in the storage yet, and return the budget N."""
     if lacking := _lacking(opened, study):
-        pen_of(opened._storage).add(opened._study_id, lacking)
+        writer_of(opened._storage).add(opened._study_id, lacking)
     return planned_rows(study)[1]
 
 
-def _lacking(opened: optuna.Study, study: Study) -> list[FrozenTrial]:
+def _lacking(opened: optuna.Study, study: StudySpec) -> list[FrozenTrial]:
     """Return the rows that are not in the storage yet."""
     rows, _ = planned_rows(study)
     there = opened.get_trials(deepcopy=False)

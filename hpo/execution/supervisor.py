@@ -28,15 +28,15 @@ from typing import TypeVar
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.study_spec import Study
+from hpo.config.study_spec import StudySpec
 from hpo.core.errors import GoneError, StudyError
-from hpo.core.events import Watcher
+from hpo.core.events import Observer
 from hpo.core.interrupts import STALLED
 from hpo.core.trainer import Evaluation, Seen
 from hpo.execution.study_setup import folder_of, planned_rows
 from hpo.recipe.hyperparameters import DEFAULTS
-from hpo.storage import backends as storages
-from hpo.storage.file_lock import Flock
+from hpo.storage import backends
+from hpo.storage.file_lock import FileLock
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def leased(count: int, device: str, each: int = 1) -> Iterator[list[dict[str, st
     with ExitStack() as stack:
         free: list[str] = []
         for gpu in gpus:
-            lock = Flock(Path(tempfile.gettempdir()) / "hpo-leases" / re.sub(r"[^\w-]", "_", gpu))
+            lock = FileLock(Path(tempfile.gettempdir()) / "hpo-leases" / re.sub(r"[^\w-]", "_", gpu))
             if len(free) < wanted and lock.acquire(limit=0):
                 stack.callback(lock.release)
                 free.append(gpu)
@@ -184,7 +184,7 @@ class LocalWorker(Worker):
 
 
 def run(
-    study: Study, arguments: Sequence[str], url: str, count: int, watch: Watcher, last: Callable[[], Outcome]
+    study: StudySpec, arguments: Sequence[str], url: str, count: int, watch: Observer, last: Callable[[], Outcome]
 ) -> Outcome:
     """Run a study in processes of this machine until every row has ended.
 
@@ -203,7 +203,7 @@ def run(
         HpoError: A worker says what the user has to mend, or they die without getting anywhere.
         KeyboardInterrupt: After the workers have put their trials back.
     """
-    storages.refuse(url)
+    backends.refuse(url)
     tuning = study.config.objective is None
     with leased(count, study.config.device if tuning else "cpu", study.config.shards) as leases:
         if tuning and not any(leases) and study.config.threads is None:
@@ -215,12 +215,12 @@ def run(
     return last()
 
 
-def log_of(study: Study, place: int) -> Path:
+def log_of(study: StudySpec, place: int) -> Path:
     """Return the file that gets what a worker prints."""
     return folder_of(study.config.name) / "workers" / f"{place}.log"
 
 
-def supervise(study: Study, starters: Sequence[Callable[[], Worker]], url: str, watch: Watcher) -> None:
+def supervise(study: StudySpec, starters: Sequence[Callable[[], Worker]], url: str, watch: Observer) -> None:
     """Start workers, and others for those that die, until one has found nothing left to do; then end the rest.
 
     Args:
@@ -319,7 +319,7 @@ class _Words:
 class _Follower:
     """Tells a watcher what the storage shows of trials that other processes run."""
 
-    def __init__(self, study: Study, url: str, watch: Watcher) -> None:
+    def __init__(self, study: StudySpec, url: str, watch: Observer) -> None:
         self._study, self._url, self._watch = study, url, watch
         self._opened: optuna.Study | None = None
         self._shown: dict[int, int] = {}  # trial -> evaluations told of
@@ -373,9 +373,9 @@ class _Follower:
     def _rows(self) -> list[FrozenTrial]:
         name = self._study.config.name
         if self._opened is None:
-            if not storages.exists(self._url):
+            if not backends.exists(self._url):
                 return []
-            opened = optuna.load_study(study_name=name, storage=storages.look(self._url))
+            opened = optuna.load_study(study_name=name, storage=backends.look(self._url))
             facts = opened.user_attrs["fingerprint"]["facts"]
             finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
             metric = facts.get("metric") or self._study.config.metric or "value"

@@ -23,7 +23,7 @@ def retries(error: Exception) -> int:
     return next((most for kind, most in RETRIES.items() if isinstance(error, kind)), 0)
 
 
-def finite(value: Any) -> float:
+def finite_score(value: Any) -> float:
     """Return a score as a float.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpo.core.errors import DivergedError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
@@ -48,13 +48,13 @@ class FineTuneArray:
         self.engine.slots = count
 
     @property
-    def halted(self) -> Halt:
+    def stop_request(self) -> StopRequest:
         """Once set, `advance` returns as soon as the step under way is done."""
-        return self.engine.halted
+        return self.engine.stop_request
 
-    @halted.setter
-    def halted(self, halt: Halt) -> None:
-        self.engine.halted = halt
+    @stop_request.setter
+    def stop_request(self, request: StopRequest) -> None:
+        self.engine.stop_request = request
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune.slot import Slot
 from hpo.tasks.classification import Outputs
@@ -25,14 +25,14 @@ class Engine(Protocol):
         slots: How many trials it holds at once.
         threads: CPU threads with which a trial trains; its numbers depend on them.
         occupied: Slot -> the trial in it.
-        halted: Once set, `train` returns as soon as the step under way is done.
+        stop_request: Once set, `train` returns as soon as the step under way is done.
         notes: What the user should know of how it trains.
     """
 
     slots: int
     threads: int
     occupied: dict[int, Slot]
-    halted: Halt
+    stop_request: StopRequest
     notes: Sequence[str]
 
     @property

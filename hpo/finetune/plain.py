@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.core.errors import OutOfMemoryError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune import optimizer as optimizers
@@ -53,7 +53,7 @@ class PlainEngine:
         if setup.own_masks:
             self.threads = 1 if slots == "auto" else max(1, self.threads // self.slots)
         self.occupied: dict[int, Slot] = {}
-        self.halted = Halt()
+        self.stop_request = StopRequest()
         self._spare = [setup.model]
 
     @property
@@ -101,7 +101,7 @@ class PlainEngine:
             try:
                 return {number: future.result() for number, future in futures.items()}
             except BaseException:
-                self.halted.set()  # the pool waits for its threads: they end at their next step
+                self.stop_request.set()  # the pool waits for its threads: they end at their next step
                 raise
 
     def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
@@ -118,7 +118,7 @@ class PlainEngine:
         """Train a slot to its boundary and return its outputs on the validation split; None if halted before."""
         slot.model.train()
         loss = torch.zeros((), device=self.setup.device)
-        while slot.seen < slot.boundary and not self.halted.is_set():
+        while slot.seen < slot.boundary and not self.stop_request.is_set():
             loss += self._step(slot, next(slot.batches))
         slot.loss += loss.item()  # the only time in a segment that the host waits for the device
         return None if slot.seen < slot.boundary else self.setup.predict(slot.model, "validation")

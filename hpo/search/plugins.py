@@ -18,7 +18,7 @@ _ROOMS = (collections.abc, typing, optuna, optuna.distributions, optuna.trial, o
 _NAMES = {name: thing for room in _ROOMS for name, thing in vars(room).items()} | {"np": numpy}
 
 
-def named(setting: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def name_and_arguments(setting: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Split a setting into a name and arguments."""
     if isinstance(setting, str):
         return setting, {}

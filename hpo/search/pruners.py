@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner
 
-from hpo.search.plugins import named
+from hpo.search.plugins import name_and_arguments
 
 PrunerFactory = Callable[..., BasePruner]
 
@@ -25,7 +25,7 @@ def patient(
     """Prune after `patience` evaluations without improvement, and only if the wrapped pruner would."""
     inner = None
     if wrapped is not None:
-        name, arguments = named(wrapped)
+        name, arguments = name_and_arguments(wrapped)
         inner = make(name, arguments, segment, horizon)
     return optuna.pruners.PatientPruner(inner, patience, min_delta)
 

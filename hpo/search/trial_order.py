@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.core.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
 from hpo.space.search_space import SearchSpace
-from hpo.storage.study_cache import Ledger
+from hpo.storage.study_cache import StudyCache
 
 PAUSED = "hpo:paused_at"
 """System attribute of a trial that waits for a rung: the step at which it does."""
@@ -20,7 +20,7 @@ TIES = "ties"
 """Attribute of a trial: the steps at which it was let go on or pruned in a tie, and how that was decided."""
 
 
-class Turns:
+class TrialOrder:
     """The order of the rows of a study.
 
     Free-running, every row may start at any time. In rounds (`size` is given) it must not matter who is faster:
@@ -45,7 +45,7 @@ class Turns:
         segment: int = 1,
         compared: Comparison | None = None,
     ) -> None:
-        assert isinstance(study._storage, Ledger)
+        assert isinstance(study._storage, StudyCache)
         self._study, self._ledger = study, study._storage
         self._space, self._budget, self._size, self._segment = space, budget, size, segment
         self._compared = compared or Comparison(study.direction.name.lower())
@@ -107,10 +107,10 @@ class Turns:
         """Return the study as the proposals of a trial may see it."""
         return self._study_of(self._visible(number))
 
-    def _visible(self, number: int) -> Ledger:
+    def _visible(self, number: int) -> StudyCache:
         return self._ledger if self._size is None else self._ledger.before(self._begin(number))
 
-    def _study_of(self, seen: Ledger) -> optuna.Study:
+    def _study_of(self, seen: StudyCache) -> optuna.Study:
         # A study of its own: Optuna's keep the rows from the first question to the next tell.
         return optuna.Study(self._study.study_name, seen, sampler=self._study.sampler, pruner=self._study.pruner)
 

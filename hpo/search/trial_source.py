@@ -13,15 +13,15 @@ from hpo.core.errors import HpoError, LostTrialError, StudyError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
 from hpo.search.halving import Decision
-from hpo.search.trial_order import PAUSED, Turns
+from hpo.search.trial_order import PAUSED, TrialOrder
 from hpo.space.search_space import Params, SearchSpace
-from hpo.storage.study_cache import Ledger, fruitless
+from hpo.storage.study_cache import StudyCache, fruitless
 
 SUSPECT, MOST_DEATHS = 3, 10
 """Processes in a row that died in a trial: when it is run alone, and when it has failed."""
 
 
-class Intake:
+class TrialSource:
     """Gives out trials that may run; those that need no training it tells.
 
     Args:
@@ -33,9 +33,9 @@ class Intake:
     """
 
     def __init__(
-        self, study: optuna.Study, turns: Turns, space: SearchSpace, seed: int, tell: Callable[..., None]
+        self, study: optuna.Study, turns: TrialOrder, space: SearchSpace, seed: int, tell: Callable[..., None]
     ) -> None:
-        assert isinstance(study._storage, Ledger)
+        assert isinstance(study._storage, StudyCache)
         self._ledger, self._turns, self._space, self._seed, self._tell = study._storage, turns, space, seed, tell
 
     def draw_round(self) -> None:

@@ -54,9 +54,9 @@ class LockFolder:
         self.database = Path(file).resolve()  # the same for all processes, wherever they work
         self.path = self.database.with_name(f"{self.database.name}.locks")
 
-    def lock(self, *names: str) -> Flock:
+    def lock(self, *names: str) -> FileLock:
         """Return a lock on a file of the folder, which is made when the lock is taken."""
-        return Flock(self.path.joinpath(*names), self)
+        return FileLock(self.path.joinpath(*names), self)
 
     def make(self, inner: Path) -> None:
         """Make the folder, and one in it, or check that nobody else can open what is in it.
@@ -113,7 +113,7 @@ class LockFolder:
         )
 
 
-class Flock:
+class FileLock:
     """A lock on a file, held by this process and none that it forks; the file stays when it is released.
 
     `filelock` asks again every 50 ms, for which a record of a journal cannot wait, and does not notice when its file
@@ -235,7 +235,7 @@ class Flock:
         except OSError:
             return False
 
-    def __enter__(self) -> Flock:
+    def __enter__(self) -> FileLock:
         """Wait for the lock, if it is not held already."""
         if self._descriptor is None:
             self.acquire()
@@ -246,7 +246,7 @@ class Flock:
         self.release()
 
 
-_every: WeakSet[Flock] = WeakSet()
+_every: WeakSet[FileLock] = WeakSet()
 
 
 def _let_go() -> None:

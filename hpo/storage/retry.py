@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hpo.core.errors import AwayError, GoneError, HeldError, StorageError, hidden
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.storage.urls import redacted
 
 PATIENCE = 600.0  # seconds to wait for a storage that is away
@@ -19,18 +19,20 @@ HALTING = 5.0  # the same for a process that was asked to end
 Answer = TypeVar("Answer")
 
 
-class Patience:
+class Retry:
     """Asks a storage for what may be asked for twice.
 
     Args:
         url: URL of the storage, for messages.
-        halted: Once it is set, a storage that is away is not waited for much longer.
+        stop_request: Once it is set, a storage that is away is not waited for much longer.
         waits: Told why, before each wait.
     """
 
-    def __init__(self, url: str | None, halted: Halt | None = None, waits: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, url: str | None, stop_request: StopRequest | None = None, waits: Callable[[str], None] | None = None
+    ) -> None:
         self._where = "" if url is None else f" {redacted(url)}"
-        self._halted, self._waits = halted or Halt(), waits or (lambda message: None)
+        self._stop_request, self._waits = stop_request or StopRequest(), waits or (lambda message: None)
 
     def __call__(self, ask: Callable[[], Answer]) -> Answer:
         """Return the answer, as soon as there is one.
@@ -42,7 +44,9 @@ class Patience:
         patient = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_away),
             wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.5),
-            stop=lambda state: (state.seconds_since_start or 0.0) > (HALTING if self._halted.is_set() else PATIENCE),
+            stop=lambda state: (
+                (state.seconds_since_start or 0.0) > (HALTING if self._stop_request.is_set() else PATIENCE)
+            ),
             before_sleep=lambda state: self._waits(f"the storage is away ({_said(_error(state))}); waiting for it"),
             retry_error_callback=self._give_up,
         )

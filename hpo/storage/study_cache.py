@@ -24,10 +24,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.comparison import METRICS_AT, metrics_at
 from hpo.core.errors import LostTrialError
-from hpo.core.interrupts import Halt
-from hpo.storage.retry import Patience
+from hpo.core.interrupts import StopRequest
+from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import locks_for, starting
-from hpo.storage.trial_writers import Change, pen_of
+from hpo.storage.trial_writers import Change, writer_of
 
 READING: ContextVar[bool] = ContextVar("READING", default=False)
 """Whether what is asked of the storage now only reads."""
@@ -44,13 +44,13 @@ class _Moment:
     before: dict[int, FrozenTrial] = field(default_factory=dict)
 
 
-class Ledger(BaseStorage):
+class StudyCache(BaseStorage):
     """One study of a storage, as this process knows it.
 
     Args:
         study: The study as opened in its storage.
         url: URL of the storage, where the locks are; None if no other process can see it.
-        halted: Once it is set, a storage that is away is not waited for much longer.
+        stop_request: Once it is set, a storage that is away is not waited for much longer.
         waits: Told why, before each wait for a storage that is away.
     """
 
@@ -58,12 +58,12 @@ class Ledger(BaseStorage):
         self,
         study: optuna.Study,
         url: str | None = None,
-        halted: Halt | None = None,
+        stop_request: StopRequest | None = None,
         waits: Callable[[str], None] | None = None,
     ) -> None:
         self._kept, self._study_id, self._name = study._storage, study._study_id, study.study_name
-        self._directions, self._pen = study.directions, pen_of(study._storage)
-        self._url, self._patiently = url, Patience(url, halted, waits)
+        self._directions, self._pen = study.directions, writer_of(study._storage)
+        self._url, self._patiently = url, Retry(url, stop_request, waits)
         self._locks = locks_for(url, self._name)
         self._attempts: dict[int, int] = {}  # of the trials owned
         self._numbers: dict[int, int] = {}
@@ -100,13 +100,13 @@ class Ledger(BaseStorage):
         self._study_user.update(self._patiently(lambda: self._kept.get_study_user_attrs(self._study_id)))
         self._study_system.update(self._patiently(lambda: self._kept.get_study_system_attrs(self._study_id)))
 
-    def before(self, number: int) -> Ledger:
+    def before(self, number: int) -> StudyCache:
         """Return a view in which there are only the rows before a number; what is written through it is seen here."""
         view = copy.copy(self)
         view._limit = number
         return view
 
-    def seen_as(self, change: Callable[[FrozenTrial], FrozenTrial | None], direction: str) -> Ledger:
+    def seen_as(self, change: Callable[[FrozenTrial], FrozenTrial | None], direction: str) -> StudyCache:
         """Return a view in which every row is as `change` returns it, or left out, and `direction` is the study's."""
         view = copy.copy(self)
         view._as_seen, view._directions = change, [StudyDirection[direction.upper()]]

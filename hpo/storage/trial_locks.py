@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from hpo.core.errors import HeldError
-from hpo.storage.file_lock import Flock, LockFolder
+from hpo.storage.file_lock import FileLock, LockFolder
 from hpo.storage.postgres_session import holders, open_session
 from hpo.storage.urls import FILES, POSTGRESQL, path_of, redacted, scheme_of
 
@@ -95,7 +95,7 @@ class FileLocks(Locks):
 
     def __init__(self, folder: LockFolder, study: str) -> None:
         self._folder, self._study = folder, study
-        self._files: dict[int, Flock] = {}
+        self._files: dict[int, FileLock] = {}
 
     def take(self, number: int) -> bool:
         """Lock the trial's file."""

@@ -1,8 +1,8 @@
 """What one moment changes in trials, written as one: in a database as one transaction, in a journal as one append.
 
 Optuna's storages write every parameter, value and attribute by itself, in a transaction that reads the trial first.
-All that is known here of Optuna's tables is in `Tables`; `tests/storage/test_trial_writers.py` compares what it leaves
-in a database with what Optuna would have left there.
+All that is known here of Optuna's tables is in `TableWriter`; `tests/storage/test_trial_writers.py` compares what it
+leaves in a database with what Optuna would have left there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
 SCHEMA = 12
-"""The version of Optuna's tables that `Tables` writes to."""
+"""The version of Optuna's tables that `TableWriter` writes to."""
 
 MOST_IDS = 500
 """Trials that are named one by one in a statement."""
@@ -54,7 +54,7 @@ class Change:
     values: Sequence[float] | None = None
 
 
-class Pen(Protocol):
+class TrialWriter(Protocol):
     """Reads and writes trials of a storage."""
 
     def read(self, trial_id: int) -> FrozenTrial:
@@ -74,7 +74,7 @@ class Database(RDBStorage):
     """
 
     @cached_property
-    def _tables(self) -> Tables | None:
+    def _tables(self) -> TableWriter | None:
         return tables_of(self)
 
     def _get_trials(
@@ -90,21 +90,21 @@ class Database(RDBStorage):
         return [row for row in rows if states is None or row.state in states]
 
 
-def pen_of(storage: BaseStorage) -> Pen:
+def writer_of(storage: BaseStorage) -> TrialWriter:
     """Return what reads and writes a storage: its tables where they are as they are known here, else its methods."""
     inner = getattr(storage, "_backend", None)  # of Optuna's cache a database, of a journal its file
     tables = tables_of(inner) if isinstance(inner, RDBStorage) else None
-    return tables or Calls(storage, getattr(inner, "holding", nullcontext))
+    return tables or CallWriter(storage, getattr(inner, "holding", nullcontext))
 
 
-def tables_of(database: RDBStorage) -> Tables | None:
+def tables_of(database: RDBStorage) -> TableWriter | None:
     """Return the tables of a database; None if they are not as they are known here."""
     with suppress(ImportError, AttributeError, LookupError, ValueError):
-        return Tables(database.engine)
+        return TableWriter(database.engine)
     return None
 
 
-class Calls:
+class CallWriter:
     """Writes as Optuna does, call by call: whoever is killed in between has written the first of them.
 
     Args:
@@ -154,7 +154,7 @@ class Calls:
             yield partial(self._storage.set_trial_state_values, trial_id, change.state, change.values)
 
 
-class Tables:
+class TableWriter:
     """Writes to Optuna's tables: all of a moment or nothing.
 
     Args:

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpo.storage import backends as storage
+from hpo.storage import backends
 from hpo.storage.snapshot import read
 
 TRIALS = 2000
@@ -35,7 +35,7 @@ def folder(bench: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_has_trials_of_every_kind_that_ends(folder: Path) -> None:
-    results = read(optuna.load_study(study_name="large", storage=storage.connect(f"sqlite:///{folder}/hpo.db")))
+    results = read(optuna.load_study(study_name="large", storage=backends.connect(f"sqlite:///{folder}/hpo.db")))
     assert [trial.number for trial in results.trials] == list(range(TRIALS))
     assert min(results.counts[state] for state in ("complete", "pruned", "fail")) > 50
     assert {len(trial.params) for trial in results.trials} == {5}
@@ -45,7 +45,7 @@ def test_it_has_trials_of_every_kind_that_ends(folder: Path) -> None:
 
 
 def test_it_is_read_faster_than_optuna_reads_it(folder: Path) -> None:
-    kept = storage.connect(f"sqlite:///{folder}/hpo.db")
+    kept = backends.connect(f"sqlite:///{folder}/hpo.db")
 
     def seconds(read: object) -> float:
         began = time.process_time()

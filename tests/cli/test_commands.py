@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 import hpo
 from hpo.analysis.export import card
 from hpo.cli import app as cli
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 
 
 @pytest.fixture
@@ -257,9 +257,9 @@ def test_an_exported_study_file_is_the_study_with_its_overrides_and_runs_anywher
     assert call("export", "tiny", "-o", "exported")[0] == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again = config.load(Path("../exported/study.yaml"))
+    again = study_spec.load(Path("../exported/study.yaml"))
     found = {"model": str(tmp_path / "model"), "data.train": str(tmp_path / "data.csv"), "metric": "accuracy"}
-    study = config.load(tmp_path / "tiny.yaml", {**overrides, **found, "storage": None})
+    study = study_spec.load(tmp_path / "tiny.yaml", {**overrides, **found, "storage": None})
     assert again.config.model_dump(exclude={"space"}) == study.config.model_dump(exclude={"space"})
     assert again.space == study.space
     assert {**again.to_dict(), "folder": ""} == {**study.to_dict(), "folder": ""}

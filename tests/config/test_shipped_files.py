@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tiny
 
-from hpo.config import study_spec as config
-from hpo.execution import run_study as tune
+from hpo.config import study_spec
+from hpo.execution import run_study
 
-STUDIES = sorted(config.shipped("studies").rglob("*.yaml"))
-SPACES = sorted(config.shipped("search_spaces").rglob("*.yaml"))
+STUDIES = sorted(study_spec.shipped("studies").rglob("*.yaml"))
+SPACES = sorted(study_spec.shipped("search_spaces").rglob("*.yaml"))
 
 
 def names(paths):
@@ -24,7 +24,7 @@ def test_what_ships():
     ]  # fmt: skip
     assert names(SPACES) == ["bert", "deberta", "default", "electra", "lora", "roberta", "small_data", "wide"]
     for folder in ("studies", "search_spaces"):
-        shipped = {path.name for path in config.shipped(folder).iterdir()}
+        shipped = {path.name for path in study_spec.shipped(folder).iterdir()}
         assert shipped == {path.name for path in (*STUDIES, *SPACES) if path.parent.name == folder}
 
 
@@ -57,9 +57,9 @@ def hub(study):
 def test_a_study_runs(path: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.save_model(tmp_path / "tiny")
-    study = config.load(path, {"model": "tiny", "trials": 2, "precision": "fp32", "threads": 1})
+    study = study_spec.load(path, {"model": "tiny", "trials": 2, "precision": "fp32", "threads": 1})
     monkeypatch.setattr(datasets, "load_dataset", hub(study))
-    finished = tune.run(study, "sqlite:///hpo.db").study
+    finished = run_study.run(study, "sqlite:///hpo.db").study
     assert [trial.state.is_finished() for trial in finished.trials] == [True, True]
     assert finished.trials[0].state.name == "COMPLETE"
     task = finished.user_attrs["fingerprint"]["facts"]["task"]
@@ -70,7 +70,7 @@ def test_a_study_runs(path: Path, tmp_path, monkeypatch):
 def test_a_space_runs(path: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = tiny.study(tmp_path, space=path.stem, trials=2, evaluations_per_epoch=1)
-    finished = tune.run(config.build(raw, "test", tmp_path), "sqlite:///hpo.db").study
+    finished = run_study.run(study_spec.build(raw, "test", tmp_path), "sqlite:///hpo.db").study
     assert [trial.state.name for trial in finished.trials] == ["COMPLETE", "COMPLETE"]
     assert finished.trials[0].user_attrs["baseline"]
 
@@ -79,9 +79,9 @@ def test_a_space_runs(path: Path, tmp_path, monkeypatch):
 def test_the_quickstart_runs_on_the_real_model_and_the_real_sentences(tmp_path, monkeypatch):
     """As `make demo`, with a quarter of the rows and two trials."""
     monkeypatch.chdir(tmp_path)
-    path = config.find("quickstart", "studies")
+    path = study_spec.find("quickstart", "studies")
     small = {"data.rows": 700, "data.validation": 200, "data.test": 100, "trials": 2, "space.parameters.epochs": 1}
-    finished = tune.run(config.load(path, small), "sqlite:///hpo.db")
+    finished = run_study.run(study_spec.load(path, small), "sqlite:///hpo.db")
     assert finished.array.facts["weights"] == finished.study.user_attrs["fingerprint"]["facts"]["weights"]
     assert all(trial.state.is_finished() for trial in finished.study.trials)
     assert (tmp_path / "runs" / "quickstart" / "trials" / "0" / "model.safetensors").stat().st_size > 90_000_000

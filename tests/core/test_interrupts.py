@@ -9,15 +9,15 @@ import time
 
 import pytest
 
-from hpo.core.interrupts import STALLED, Halt, heeding_signals, watched
+from hpo.core.interrupts import STALLED, StopRequest, handling_signals, watchdog
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_asks_for_an_end_and_the_second_ends(number, capfd):
-    halt, before = Halt(), signal.getsignal(number)
-    with heeding_signals(halt):
+    halt, before = StopRequest(), signal.getsignal(number)
+    with handling_signals(halt):
         signal.raise_signal(number)
         assert halt.is_set()
         assert "once more to stop at once" in capfd.readouterr().err
@@ -27,7 +27,7 @@ def test_the_first_signal_asks_for_an_end_and_the_second_ends(number, capfd):
 
 
 def test_two_different_signals_are_two():
-    with heeding_signals(Halt()):
+    with handling_signals(StopRequest()):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -35,9 +35,9 @@ def test_two_different_signals_are_two():
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_is_ignored_stays_ignored(number):
-    halt, before = Halt(), signal.signal(number, signal.SIG_IGN)
+    halt, before = StopRequest(), signal.signal(number, signal.SIG_IGN)
     try:
-        with heeding_signals(halt):
+        with handling_signals(halt):
             signal.raise_signal(number)
             signal.raise_signal(number)
             assert signal.getsignal(number) is signal.SIG_IGN
@@ -51,7 +51,7 @@ def test_in_another_thread_nothing_changes():
     before, inside = [signal.getsignal(number) for number in SIGNALS], []
 
     def work():
-        with heeding_signals(Halt()):
+        with handling_signals(StopRequest()):
             inside.extend(signal.getsignal(number) for number in SIGNALS)
 
     thread = threading.Thread(target=work)
@@ -62,13 +62,13 @@ def test_in_another_thread_nothing_changes():
 
 def test_without_a_limit_nobody_watches():
     before = threading.active_count()
-    with watched(Halt(), None):
+    with watchdog(StopRequest(), None):
         assert threading.active_count() == before
 
 
 def test_the_watch_ends_with_what_it_watches():
     before = threading.active_count()
-    with watched(Halt(), 100.0):
+    with watchdog(StopRequest(), 100.0):
         assert threading.active_count() == before + 1
     end = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < end:
@@ -79,14 +79,14 @@ def test_the_watch_ends_with_what_it_watches():
 WATCHED = """
 import sys, time
 import hpo.core.interrupts
-from hpo.core.interrupts import Halt, watched
+from hpo.core.interrupts import StopRequest, watchdog
 hpo.core.interrupts.TICK = 0.02
-halt = Halt()
+halt = StopRequest()
 
 def a_step_that_hangs():
     time.sleep(60)
 
-with watched(halt, {limit}):
+with watchdog(halt, {limit}):
     print("began", flush=True)
     {then}
 print("ended", flush=True)
@@ -126,7 +126,7 @@ def test_time_in_which_the_process_is_stopped_does_not_count():
 
 
 def test_a_halt_that_was_asked_for_before_is_seen():
-    halt = Halt()
+    halt = StopRequest()
     assert not halt.is_set()
     halt.silent = 9
     halt.set()

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from hpo.core.trainer import TrialCheckpoint
-from hpo.execution import checkpoint_store as checkpoint
+from hpo.execution import checkpoint_store
 from hpo.execution.checkpoint_store import MANIFEST, Checkpoint, Checkpoints, Writer, used
 
 STUDY = {"name": "study", "settings": {"seed": 1}}
@@ -213,7 +213,7 @@ def test_another_studys_is_none(kept: Checkpoints, tmp_path: Path, other: Any) -
 
 def test_another_formats_is_none(kept: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     kept.save("array", made(1))
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint_store, "FORMAT", 2)
     refused(kept, "another version")
 
 
@@ -221,7 +221,7 @@ def forge(kept: Checkpoints, place: Path, change: Callable[[dict[str, Any]], obj
     """Write a manifest that is whole but says something else."""
     body = json.loads((place / MANIFEST).read_text())["body"]
     change(body)
-    (place / MANIFEST).write_text(json.dumps({"checksum": checkpoint._checksum(body), "body": body}))
+    (place / MANIFEST).write_text(json.dumps({"checksum": checkpoint_store._checksum(body), "body": body}))
 
 
 class Poison:
@@ -419,7 +419,7 @@ def test_what_would_exceed_the_limit_is_not_written(tmp_path: Path) -> None:
 
 def test_the_limit_is_20_gb_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Checkpoints(tmp_path / "checkpoints", STUDY)
-    monkeypatch.setattr(checkpoint, "used", lambda folder: 20 * 10**9)
+    monkeypatch.setattr(checkpoint_store, "used", lambda folder: 20 * 10**9)
     reason = kept.save("array", made(1))
     assert reason is not None
     assert "holds 20.0 GB, 0.0 GB more would exceed the 20.0 GB" in reason
@@ -518,7 +518,7 @@ def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Pa
         (folder / name / ".x.safetensors").write_bytes(b"x")
     (folder / "torn" / MANIFEST).write_bytes(b"{")
     (folder / "not an array").mkdir()
-    long_ago = time.time() - 2 * checkpoint.ABANDONED
+    long_ago = time.time() - 2 * checkpoint_store.ABANDONED
     for path in [
         folder / "not an array",
         folder / "abandoned",
@@ -572,7 +572,7 @@ def disk() -> Disk:
 @pytest.fixture
 def writer(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Writer:
     """Return a writer whose first checkpoint is due."""
-    monkeypatch.setattr(checkpoint, "FIRST", 0)
+    monkeypatch.setattr(checkpoint_store, "FIRST", 0)
     return Writer(disk, disk.clock)  # type: ignore[arg-type]
 
 
@@ -664,7 +664,7 @@ def test_whatever_is_raised_is_a_problem_and_the_next_one_is_written(disk: Disk,
 
 
 def test_a_writer_writes_what_is_loaded(kept: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FIRST", 0)
+    monkeypatch.setattr(checkpoint_store, "FIRST", 0)
     writer = Writer(kept)
     writer.offer("array", lambda: made(1))
     writer.close()

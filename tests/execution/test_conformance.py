@@ -18,7 +18,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial
 
 from hpo.search.samplers import SAMPLERS, TrialSeededSampler
-from hpo.storage import backends as storages
+from hpo.storage import backends
 
 # ---------------------------------------------------------------- storages
 
@@ -27,7 +27,7 @@ from hpo.storage import backends as storages
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an SQLite file with its tables made, which takes longer than a test does."""
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
-    kept = storages.connect(f"sqlite:///{path}")
+    kept = backends.connect(f"sqlite:///{path}")
     assert isinstance(kept, RDBStorage)
     kept.engine.dispose()
     return path
@@ -37,13 +37,13 @@ class TestSQLite(StorageTestCase):
     @pytest.fixture
     def storage(self, empty_database: Path, tmp_path: Path) -> BaseStorage:
         shutil.copy(empty_database, tmp_path / "hpo.db")
-        return storages.connect(f"sqlite:///{tmp_path}/hpo.db")
+        return backends.connect(f"sqlite:///{tmp_path}/hpo.db")
 
 
 class TestJournal(StorageTestCase):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> BaseStorage:
-        return storages.connect(f"journal:///{tmp_path}/hpo.log")
+        return backends.connect(f"journal:///{tmp_path}/hpo.log")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def conformance_database(postgresql_server: str) -> str:
 class TestPostgreSQL(StorageTestCase):
     @pytest.fixture
     def storage(self, conformance_database: str) -> Iterator[BaseStorage]:
-        kept = storages.connect(conformance_database)
+        kept = backends.connect(conformance_database)
         assert isinstance(kept, RDBStorage)
         yield kept
         kept.remove_session()

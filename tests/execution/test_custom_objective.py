@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hpo.core.errors import ConfigError, DivergedError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution.custom_objective import imported
 from hpo.execution.generator_array import GeneratorArray
@@ -189,14 +189,14 @@ def test_a_halted_array_runs_no_further_generator() -> None:
     def halting(params: Params) -> Iterator[float]:
         for i in range(2):
             if (params["which"], i) == (1, 0):
-                array.halted.set()
+                array.stop_request.set()
             yield 10 * params["which"] + i
 
     for slot in range(3):
         array.load(slot, spec(slot, which=slot))
     assert array.advance() == {0: Evaluation(0), 1: Evaluation(10)}
     assert array.advance() == {}
-    array.halted = Halt()
+    array.stop_request = StopRequest()
     assert array.advance() == {0: Evaluation(1), 1: Evaluation(11), 2: Evaluation(20)}
 
 

@@ -16,7 +16,7 @@ import pytest
 import hpo
 from hpo.core.errors import StudyError
 from hpo.execution.objective_source import source_digest
-from hpo.storage import backends as storage
+from hpo.storage import backends
 
 MODULE = '''
 import math
@@ -208,7 +208,7 @@ def test_an_optuna_objective_is_refused_likewise(folder: Path) -> None:
 
 def test_a_study_begun_before_sources_were_kept_goes_on_and_has_one_from_then_on(folder: Path, run: Any) -> None:
     assert run("--trials", "2")[0] == 0
-    study = optuna.load_study(study_name="s", storage=storage.connect("sqlite:///hpo.db"))
+    study = optuna.load_study(study_name="s", storage=backends.connect("sqlite:///hpo.db"))
     fingerprint = study.user_attrs["fingerprint"]
     study.set_user_attr("fingerprint", {**fingerprint, "facts": {}})
     assert run("--trials", "3")[0] == 0

@@ -20,7 +20,7 @@ import hpo
 from hpo.cli import commands
 from hpo.core.errors import StudyError
 from hpo.execution.processes import joined, processes_of
-from hpo.storage import backends as storage
+from hpo.storage import backends
 
 OBJECTIVE = """
 import time
@@ -71,7 +71,7 @@ def until(true: Callable[[], Any]) -> None:
 
 
 def states(url: str) -> set[str]:
-    return {row.state.name for row in optuna.load_study(study_name="s", storage=storage.look(url)).trials}
+    return {row.state.name for row in optuna.load_study(study_name="s", storage=backends.look(url)).trials}
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_a_study_of_a_script_puts_its_trial_back(url: str, call: Any) -> None:
     asking.join()
     assert list(Path().glob("it.locks/*-processes/[0-9]*")) == []  # it leaves nothing behind
     assert printed == ["ended"]
-    (row,) = optuna.load_study(study_name="script", storage=storage.look(url)).trials
+    (row,) = optuna.load_study(study_name="script", storage=backends.look(url)).trials
     assert row.state.name == "WAITING"
 
 
@@ -147,7 +147,7 @@ def test_who_does_not_end_is_named_and_another_study_is_left_alone(
 
 
 def test_a_killed_process_is_none_of_them_and_a_killed_request_is_none(url: str) -> None:
-    optuna.create_study(study_name="s", storage=storage.connect(url))
+    optuna.create_study(study_name="s", storage=backends.connect(url))
     code = (
         "import sys\nfrom hpo.execution.processes import processes_of\nothers = processes_of(sys.argv[1], 's')\n"
         "others.join(); others.ask()\nprint('in', flush=True)\nsys.stdin.readline()"

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 import hpo
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.comparison import METRICS_AT, Comparison
 from hpo.core.errors import ConfigError
 from hpo.core.formatting import remarks
@@ -180,7 +180,7 @@ OURS = {"name": "s", "model": "m", "data": {}}
     ],
 )
 def test_what_a_study_file_prunes_on(file: dict[str, Any], prune_on: Any, compared: Comparison) -> None:
-    assert config.build({**file, "prune_on": prune_on}, "s.yaml", Path()).compared == compared
+    assert study_spec.build({**file, "prune_on": prune_on}, "s.yaml", Path()).compared == compared
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_a_study_file_prunes_on(file: dict[str, Any], prune_on: Any, compar
 )
 def test_what_cannot_be_pruned_on_is_refused(file: dict[str, Any], prune_on: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        config.build({**file, "prune_on": prune_on}, "s.yaml", Path())
+        study_spec.build({**file, "prune_on": prune_on}, "s.yaml", Path())
 
 
 # ---------------------------------------------------------------- the published default
@@ -250,7 +250,7 @@ class Recovering:
 
     def __init__(self) -> None:
         self.slots, self.segment, self.horizon, self.facts, self.notes = 1, 1, None, {}, ()
-        self.halted: Any = None
+        self.stop_request: Any = None
         self._held: dict[int, list[int]] = {}
 
     def load(self, slot: int, trial: Any) -> None:

@@ -25,12 +25,11 @@ from ruamel.yaml import YAML
 
 import hpo
 from hpo.cli import commands
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import MissingExtraError, StorageError, StudyError
 from hpo.core.events import Silent
-from hpo.execution import ray_worker as ray_workers
-from hpo.execution import supervisor as workers
-from hpo.storage import backends as storage
+from hpo.execution import ray_worker, supervisor
+from hpo.storage import backends
 
 ROOT = Path(hpo.__file__).parents[1]
 TRIALS = 16
@@ -123,7 +122,7 @@ def ran(folder: Path) -> Counter[str]:
 
 
 def states(url: str) -> Counter[TrialState]:
-    opened = optuna.load_study(study_name="cheap", storage=storage.connect(url))
+    opened = optuna.load_study(study_name="cheap", storage=backends.connect(url))
     return Counter(trial.state for trial in opened.get_trials(deepcopy=False))
 
 
@@ -206,7 +205,7 @@ def test_the_page_starts_ray_with_options_that_it_has() -> None:
 
 def run_together(tmp_path: Path, url: str, **options: Any) -> Any:
     (tmp_path / "cheap.py").write_text(OBJECTIVE)
-    study = config.build(STUDY, "test", tmp_path)
+    study = study_spec.build(STUDY, "test", tmp_path)
     return commands.run_together(study, url, Silent(), 2, "cheap.yaml", [], **options)
 
 
@@ -236,8 +235,8 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
 
 def test_a_worker_needs_a_gpu_where_there_are_some_and_as_many_cpus_as_threads(tmp_path: Path) -> None:
     def needs(gpus: int, **overrides: Any) -> dict[str, float]:
-        study = config.build(tiny.study(tmp_path, **{"device": "auto", **overrides}), "test", tmp_path)
-        return ray_workers._needs(study, {"CPU": 8.0, "GPU": float(gpus)} if gpus else {"CPU": 8.0})
+        study = study_spec.build(tiny.study(tmp_path, **{"device": "auto", **overrides}), "test", tmp_path)
+        return ray_worker._needs(study, {"CPU": 8.0, "GPU": float(gpus)} if gpus else {"CPU": 8.0})
 
     assert needs(2) == {"num_cpus": 1, "num_gpus": 1}
     assert needs(2, threads=4) == {"num_cpus": 4, "num_gpus": 1}
@@ -252,23 +251,23 @@ def test_workers_without_a_place_are_told_of(tmp_path: Path) -> None:
             self.notes.append(message)
 
     for gpus in (1, 2, 3):
-        ray_workers._note_waiting(Heard(), 2, {"num_cpus": 1, "num_gpus": 1}, {"CPU": 8.0, "GPU": gpus})
+        ray_worker._note_waiting(Heard(), 2, {"num_cpus": 1, "num_gpus": 1}, {"CPU": 8.0, "GPU": gpus})
     assert len(Heard.notes) == 1
     assert "free GPUs for 1 of 2 workers" in Heard.notes[0]
 
 
 def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
-    code, said = ray_workers.Host(tmp_path / "not_shared", [], "", Path("log")).ended()
+    code, said = ray_worker.Host(tmp_path / "not_shared", [], "", Path("log")).ended()
     assert code == 2
     assert "not_shared" in said
     assert "must see the same files" in said
-    assert ray_workers._there(tmp_path / "not_shared", lambda: None) == (None, said)
+    assert ray_worker._there(tmp_path / "not_shared", lambda: None) == (None, said)
 
 
 # ---------------------------------------------------------------- supervising
 
 
-class Scripted(workers.Worker):
+class Scripted(supervisor.Worker):
     """A worker that ends with given codes, one a look; the last one stays."""
 
     def __init__(self, codes: list[int | None], log: list[str]) -> None:
@@ -291,15 +290,15 @@ class Scripted(workers.Worker):
 @pytest.fixture
 def supervise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
     """Return a function that supervises two workers, each given as the codes of one life after the other."""
-    monkeypatch.setattr(workers, "LOOK", 0.0)
-    monkeypatch.setattr(workers, "STOPPING", 0.1)
+    monkeypatch.setattr(supervisor, "LOOK", 0.0)
+    monkeypatch.setattr(supervisor, "STOPPING", 0.1)
 
     def run(*lives: list[list[int | None]]) -> list[str]:
         log: list[str] = []
         starters = [lambda life=life: Scripted(life.pop(0) if len(life) > 1 else list(life[0]), log) for life in lives]
-        study = config.build(STUDY, "test", tmp_path)
+        study = study_spec.build(STUDY, "test", tmp_path)
         try:
-            workers.supervise(study, starters, f"sqlite:///{tmp_path}/none.db", Silent())
+            supervisor.supervise(study, starters, f"sqlite:///{tmp_path}/none.db", Silent())
         except StudyError as error:
             log.append(str(error))
         return log
@@ -312,7 +311,7 @@ def test_one_that_never_found_a_place_does_not_keep_the_others_waiting(supervise
 
 
 def test_whoever_is_lost_is_replaced(supervise: Any) -> None:
-    assert supervise([[None, workers.LOST], [0]], [[None] * 9 + [0]]).count("started") == 3
+    assert supervise([[None, supervisor.LOST], [0]], [[None] * 9 + [0]]).count("started") == 3
 
 
 def test_an_error_ends_the_run(supervise: Any) -> None:
@@ -323,5 +322,5 @@ def test_an_error_ends_the_run(supervise: Any) -> None:
 
 def test_workers_that_only_die_are_given_up(supervise: Any) -> None:
     log = supervise([[-9]], [[-9]])
-    assert log.count("started") == 2 + 2 * workers.MOST_DEATHS
+    assert log.count("started") == 2 + 2 * supervisor.MOST_DEATHS
     assert log[-1].startswith("a worker has ended")

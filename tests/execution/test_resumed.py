@@ -10,10 +10,10 @@ import optuna
 import pytest
 import tiny
 
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.events import Silent
 from hpo.core.trainer import Evaluation
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 from hpo.storage.snapshot import read
 
 LORA = {"lora_rank": [1, 2], "batch_size": [8, 16], "epochs": 2}
@@ -59,12 +59,12 @@ def test_an_interrupted_study_of_a_real_model_evaluates_nothing_twice(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    study = config.build(tiny.study(tmp_path, evaluations_per_epoch=2, trials=3, **changes), "test", tmp_path)
-    undisturbed, watch = tune.run(study, "sqlite:///whole.db", found := Interrupter()).study, Interrupter(3)
+    study = study_spec.build(tiny.study(tmp_path, evaluations_per_epoch=2, trials=3, **changes), "test", tmp_path)
+    undisturbed, watch = run_study.run(study, "sqlite:///whole.db", found := Interrupter()).study, Interrupter(3)
     with pytest.raises(KeyboardInterrupt):
-        tune.run(study, "sqlite:///parts.db", watch)
+        run_study.run(study, "sqlite:///parts.db", watch)
     rest = Interrupter()
-    gone_on = tune.run(study, "sqlite:///parts.db", rest).study
+    gone_on = run_study.run(study, "sqlite:///parts.db", rest).study
     assert told(gone_on) == told(undisturbed)
     assert sorted(watch.evaluations + rest.evaluations) == sorted(found.evaluations)
     assert not [note for note in rest.notes if "begins anew" in note]

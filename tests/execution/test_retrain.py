@@ -10,12 +10,12 @@ import tiny
 
 from hpo.analysis.verdict_text import sentence
 from hpo.cli import commands
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import DivergedError
 from hpo.core.events import Silent
 from hpo.finetune.array import FineTuneArray
 from hpo.search.halving import Decision
-from hpo.search.trial_order import Turns
+from hpo.search.trial_order import TrialOrder
 
 SPACE = {  # in which the published default collapses, and the other trial learns
     "parameters": {"learning_rate": {"low": 3e-3, "high": 3.1e-3}, "batch_size": 8, "epochs": 8},
@@ -34,7 +34,7 @@ class Notes(Silent):
 
 def run(tmp_path: Path, name: str, **changes: Any) -> tuple[dict[str, Any], list[str]]:
     """Run a study of the published default and one more trial; return its verdict and what was noted."""
-    study = config.build(tiny.study(tmp_path, name=name, trials=2, space=SPACE, **changes), "test", tmp_path)
+    study = study_spec.build(tiny.study(tmp_path, name=name, trials=2, space=SPACE, **changes), "test", tmp_path)
     notes = Notes()
     return commands.run(study, URL, notes).json["test"], notes.taken
 
@@ -42,7 +42,9 @@ def run(tmp_path: Path, name: str, **changes: Any) -> tuple[dict[str, Any], list
 def prune_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune as earlier versions did."""
     monkeypatch.setattr("hpo.search.trial_order.is_baseline", lambda row: False)
-    monkeypatch.setattr(Turns, "_by_optuna", lambda self, row: Decision.PRUNE if row.number == 0 else Decision.GO_ON)
+    monkeypatch.setattr(
+        TrialOrder, "_by_optuna", lambda self, row: Decision.PRUNE if row.number == 0 else Decision.GO_ON
+    )
 
 
 @pytest.mark.parametrize("patience", [None, 12])
@@ -68,8 +70,8 @@ def test_a_default_that_was_pruned_is_trained_to_its_end_and_the_verdict_is_that
 def test_a_verdict_waits_for_the_published_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as others:  # the default is another's, who was stopped
-        others.setattr(Turns, "_may_go_on", lambda self, row: row.number != 0)
-        others.setattr(Turns, "unfinished", lambda self: False)
+        others.setattr(TrialOrder, "_may_go_on", lambda self, row: row.number != 0)
+        others.setattr(TrialOrder, "unfinished", lambda self: False)
         verdict, notes = run(tmp_path, "parts")
     assert verdict is None
     assert any("the published default has not ended, so the test split is not looked at" in note for note in notes)

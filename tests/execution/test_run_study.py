@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 import hpo
 from hpo.core.errors import ConfigError, StudyError
 from hpo.core.events import Silent
-from hpo.execution import optuna_arguments as from_optuna
+from hpo.execution import optuna_arguments
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}}
 
@@ -178,7 +178,7 @@ class OwnPruner(optuna.pruners.NopPruner):
         ({"pruner": OwnPruner()}, "add its class to hpo.search.pruners.PRUNERS under a name"),
         ({"pruner": None}, "pruner: must be a name or a mapping, e.g. pruner='none', not None"),
         ({"n_trials": 3, "sampler": 5}, "(?s)n_trials: write trials=N.*sampler: must be a name"),
-        ({"callbacks": []}, "callbacks: write watch=W, a subclass of hpo.core.events.Watcher"),
+        ({"callbacks": []}, "callbacks: write watch=W, a subclass of hpo.core.events.Observer"),
         ({"trails": 3}, "trails: is not an argument of optimize; did you mean trials"),
     ],
 )
@@ -192,7 +192,7 @@ def test_every_replaced_argument_is_one_of_optunas_and_none_of_ours() -> None:
         *inspect.signature(optuna.create_study).parameters,
         *inspect.signature(optuna.Study.optimize).parameters,
     }
-    assert set(from_optuna.REPLACED) <= of_optuna
+    assert set(optuna_arguments.REPLACED) <= of_optuna
     ours = set(inspect.signature(hpo.optimize).parameters)
-    assert not ours & set(from_optuna.REPLACED)
-    assert of_optuna - set(from_optuna.REPLACED) - {"self", "func"} <= ours  # each has a place here, or words
+    assert not ours & set(optuna_arguments.REPLACED)
+    assert of_optuna - set(optuna_arguments.REPLACED) - {"self", "func"} <= ours  # each has a place here, or words

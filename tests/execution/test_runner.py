@@ -507,7 +507,7 @@ class Halting:
         for value in curves(params):
             self._left -= 1
             if self._left == 0:
-                self.runner.halt.set()
+                self.runner.stop_request.set()
             yield value
 
 
@@ -800,7 +800,7 @@ class Saving:
 
     def __init__(self, slots=1, steps=4, halt_at=None):
         self.slots, self.segment, self.horizon, self.facts, self.notes = slots, 1, None, {}, ()
-        self.halted, self.trained, self._steps, self._halt_at = None, [], steps, halt_at
+        self.stop_request, self.trained, self._steps, self._halt_at = None, [], steps, halt_at
         self._held = {}
 
     def load(self, slot, trial):
@@ -815,7 +815,7 @@ class Saving:
             assert held[1] <= self._steps
             self.trained.append(tuple(held))
             if len(self.trained) == self._halt_at:
-                self.halted.set()
+                self.stop_request.set()
             outcomes[slot] = Evaluation(held[0] + held[1] / 10, at=held[1], last=held[1] == self._steps)
         return outcomes
 

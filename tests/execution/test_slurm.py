@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 import hpo
-from hpo.storage import backends as storage
+from hpo.storage import backends
 
 ROOT = Path(hpo.__file__).parents[1]
 SCRIPT = ROOT / "examples" / "slurm" / "hpo.sbatch"
@@ -104,7 +104,7 @@ def test_a_job_whose_time_is_up_goes_back_into_the_queue_and_goes_on(
     assert (first.returncode, "put back" in error) == (130, True), error
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     (tmp_path / "requeued").unlink()
-    opened = optuna.load_study(study_name="slow", storage=storage.connect(postgresql))
+    opened = optuna.load_study(study_name="slow", storage=backends.connect(postgresql))
     assert {trial.state for trial in opened.trials} == {TrialState.COMPLETE, TrialState.WAITING}
 
     again = job("--set", "trials=4")

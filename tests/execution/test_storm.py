@@ -20,7 +20,7 @@ import storm
 import tiny
 from optuna.trial import TrialState
 
-from hpo.storage import backends as storages
+from hpo.storage import backends
 
 SUPPORT = Path(__file__).parents[1] / "support"
 pytestmark = pytest.mark.slow
@@ -170,7 +170,7 @@ def test_supervisors_killed_and_stopped_while_they_start_lose_nothing(url: str) 
     for supervisor in together:
         _, err = supervisor.communicate(timeout=180)
         assert supervisor.returncode == 0, err
-    rows = optuna.load_study(study_name="s", storage=storages.look(url)).trials
+    rows = optuna.load_study(study_name="s", storage=backends.look(url)).trials
     assert [row.state for row in rows] == [TrialState.COMPLETE] * 8
     assert all(row.value == 3 * row.params["x"] and len(row.intermediate_values) == 3 for row in rows)
 
@@ -217,7 +217,7 @@ def test_a_full_disk_stops_the_study_with_an_error_and_it_goes_on_when_there_is_
     assert "run the same command again" in full.stderr
     done = run(resource.RLIM_INFINITY)
     assert done.returncode == 0, done.stderr
-    rows = optuna.load_study(study_name="s", storage=storages.connect(url)).trials
+    rows = optuna.load_study(study_name="s", storage=backends.connect(url)).trials
     assert [row.state for row in rows] == [TrialState.COMPLETE] * 30
     assert all(row.value == 8 * row.params["x"] and len(row.intermediate_values) == 8 for row in rows)
 

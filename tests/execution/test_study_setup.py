@@ -10,21 +10,21 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from hpo.config.schema import RESUMABLE
-from hpo.config.study_spec import Study, build
+from hpo.config.study_spec import StudySpec, build
 from hpo.core.errors import StudyError
 from hpo.execution.study_setup import DEFAULT_TRIALS, load_by_name, open_study, plan, planned_rows, record
-from hpo.storage import backends as storages
+from hpo.storage import backends
 
 ROWS = " (a hash of all rows: a file has changed, or which rows are set aside)"
 FACTS = {"data": "abc", "weights": {"model": "1", "head": "2"}}
 
 
-def study(**changes: Any) -> Study:
+def study(**changes: Any) -> StudySpec:
     raw = {"name": "s", "model": "m", "data": {"train": "rows.csv"}, "space": "bert", **changes}
     return build(raw, "study.yaml", Path())
 
 
-def custom(space: Mapping[str, Any], **changes: Any) -> Study:
+def custom(space: Mapping[str, Any], **changes: Any) -> StudySpec:
     return build({"name": "s", "objective": "t:f", "space": space, **changes}, "study.yaml", Path())
 
 
@@ -32,8 +32,8 @@ def custom(space: Mapping[str, Any], **changes: Any) -> Study:
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> BaseStorage:
     places: dict[str, Callable[[], BaseStorage]] = {
         "memory": InMemoryStorage,
-        "sqlite": lambda: storages.connect(f"sqlite:///{tmp_path}/a.db"),
-        "journal": lambda: storages.connect(f"journal:///{tmp_path}/a.log"),
+        "sqlite": lambda: backends.connect(f"sqlite:///{tmp_path}/a.db"),
+        "journal": lambda: backends.connect(f"journal:///{tmp_path}/a.log"),
     }
     return places[request.param]()
 
@@ -174,7 +174,7 @@ GRID = {"sampler": "grid"}
         (custom({"x": {"low": 0.0, "high": 1.0}}), DEFAULT_TRIALS, DEFAULT_TRIALS),
     ],
 )
-def test_a_budget_counts_all_rows(planned: Study, rows: int, budget: int) -> None:
+def test_a_budget_counts_all_rows(planned: StudySpec, rows: int, budget: int) -> None:
     found, wanted = planned_rows(planned)
     assert (len(found), wanted) == (rows, budget)
     baselines = [i for i, (_, attrs) in enumerate(found) if attrs.get("baseline")]

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from trials import run
 
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.core.trainer import TrialSpec
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 from hpo.finetune.folded.program import Program
 from hpo.finetune.optimizer import build
 from hpo.finetune.plain import PlainEngine
@@ -23,7 +23,7 @@ from hpo.recipe.schedules import multiplier
 
 
 def open_array(folder, **overrides):
-    return tune.open_array(config.build(tiny.study(folder, **overrides), "test", folder))
+    return run_study.open_array(study_spec.build(tiny.study(folder, **overrides), "test", folder))
 
 
 def values(evaluations):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 from trials import curves, run, same
 
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import DataError
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.plain import PlainEngine
 from hpo.recipe.class_weights import CLASS_WEIGHTS
@@ -38,7 +38,7 @@ def open_array(folder, **overrides):
         csv.writer(file).writerows([("text", "label"), *((tiny.sentence(rng, label), label) for label in labels)])
     data = {"train": str(folder / "skewed.csv"), "validation": 50, "test": 20}
     raw = tiny.study(folder, **{"space": SPACE, "data": data, "metric": "f1_macro", **overrides})
-    return tune.open_array(config.build(raw, "test", folder))
+    return run_study.open_array(study_spec.build(raw, "test", folder))
 
 
 # ---------------------------------------------------------------- the weights
@@ -156,8 +156,8 @@ def test_tasks_without_one_label_a_row_refuse_weights(tmp_path, task, setting):
     label = ["one", "two"] if task == "multi_label" else "one"
     data = {"train": str(folder / "many.csv"), "label": label, "validation": 15, "test": 15}
     raw = tiny.study(tmp_path, task=task, data=data, metric=None)
-    refused = config.build({**raw, "space": {**raw["space"], "class_weights": setting}}, "test", tmp_path)
+    refused = study_spec.build({**raw, "space": {**raw["space"], "class_weights": setting}}, "test", tmp_path)
     with pytest.raises(DataError, match=rf"class_weights: .*balanced needs one label a row.* is {task}; leave"):
-        tune.open_array(refused)
+        run_study.open_array(refused)
     allowed = {**raw, "space": {**raw["space"], "class_weights": "none"}}
-    assert tune.open_array(config.build(allowed, "test", tmp_path)).setup.data.task == task
+    assert run_study.open_array(study_spec.build(allowed, "test", tmp_path)).setup.data.task == task

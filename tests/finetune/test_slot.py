@@ -12,10 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpo.config import study_spec as config
-from hpo.core.interrupts import Halt
+from hpo.config import study_spec
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 from hpo.execution.checkpoint_store import Checkpoint, Checkpoints
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
@@ -47,7 +47,7 @@ def opened(folder, kind):
     def open_array(**overrides):
         data = {"train": str(folder / "data.csv"), "rows": 60, "validation": 10, "test": 10}
         raw = tiny.study(folder, **{"space": SPACE, "data": data, **settings, **overrides})
-        array = tune.open_array(config.build(raw, "test", folder))
+        array = run_study.open_array(study_spec.build(raw, "test", folder))
         assert type(array.engine) is cls, array.notes
         return array
 
@@ -115,7 +115,7 @@ def halted(array, monkeypatch, after, trials):
         result = original(self, *given)
         with lock:
             if next(steps) == after:
-                array.halted.set()
+                array.stop_request.set()
         return result
 
     for slot, each in trials.items():
@@ -124,8 +124,8 @@ def halted(array, monkeypatch, after, trials):
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, counted)
         if after == 0:
-            array.halted.set()
-        while len(ended) < len(trials) and not array.halted.is_set():
+            array.stop_request.set()
+        while len(ended) < len(trials) and not array.stop_request.is_set():
             for slot, outcome in array.advance().items():
                 found[slot].append(said(outcome))
                 if outcome.last:
@@ -134,7 +134,7 @@ def halted(array, monkeypatch, after, trials):
     kept = {slot: array.save(slot) for slot in trials if slot not in ended}
     for slot in trials:
         array.unload(slot)
-    array.halted = Halt()
+    array.stop_request = StopRequest()
     return found, kept
 
 
@@ -188,10 +188,10 @@ def test_a_halted_array_goes_on_itself_as_if_it_had_not_been(arrays, monkeypatch
     found = []
     while not found or not isinstance(found[-1], dict):
         for micro in range(3):
-            here.halted.set()
+            here.stop_request.set()
             assert here.advance() == {}
             assert here.save(0).state["step"] == here.engine.occupied[0].step, micro
-            here.halted = Halt()
+            here.stop_request = StopRequest()
         outcome = here.advance()[0]
         found.append(said(outcome))
         if outcome.last:
@@ -350,7 +350,7 @@ def test_slots_at_the_end_of_their_segment_are_answered_others_are_left_where_th
         def halting(self, *given, original=original, calls=calls):
             losses = original(self, *given)
             if next(calls) == 2:
-                self.halted.set()
+                self.stop_request.set()
             return losses
 
         with monkeypatch.context() as patch:

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from hpo.search import pruners, samplers
-from hpo.search.plugins import _hints, argument_problems, named
+from hpo.search.plugins import _hints, argument_problems, name_and_arguments
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from hpo.search.plugins import _hints, argument_problems, named
 )
 def test_a_setting_is_a_name_or_a_mapping_with_one(setting: Any, expected: tuple[str, dict[str, Any]]) -> None:
     given = setting if isinstance(setting, str) else dict(setting)
-    assert named(setting) == expected
+    assert name_and_arguments(setting) == expected
     assert setting == given
 
 

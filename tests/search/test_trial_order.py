@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 from hpo.search.halving import Decision
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
-from hpo.search.trial_order import PAUSED, TIES, Turns
+from hpo.search.trial_order import PAUSED, TIES, TrialOrder
 from hpo.space.parser import parse
-from hpo.storage.study_cache import Ledger
+from hpo.storage.study_cache import StudyCache
 
 SPACE = parse({"x": [0, 1, 2, 3]})
 TWO = parse({"x": [0, 1], "y": [0, 1]})
@@ -40,9 +40,9 @@ def turns_of(rows, size=None, budget=None, space=OPEN, pruner="none", **argument
                 system_attrs=attrs,
             )
         )
-    ledger = Ledger(study)
+    ledger = StudyCache(study)
     study = optuna.Study(study.study_name, ledger, sampler=study.sampler, pruner=study.pruner)
-    return Turns(study, space, budget or len(rows), size)
+    return TrialOrder(study, space, budget or len(rows), size)
 
 
 def x(value):

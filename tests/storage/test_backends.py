@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.storages import JournalStorage, RDBStorage
 
 from hpo.core.errors import GoneError, StorageError
-from hpo.storage import backends as storage
+from hpo.storage import backends
 
 CANARY = "c4n4ry-p4ss"
 
@@ -44,7 +44,7 @@ def test_the_command_line_wins_over_the_file_over_the_environment(
 ) -> None:
     if environment is not None:
         monkeypatch.setenv("HPO_STORAGE", environment)
-    assert storage.choose(flag, file) == chosen
+    assert backends.choose(flag, file) == chosen
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_the_command_line_wins_over_the_file_over_the_environment(
 )
 def test_a_study_is_still_there_when_the_storage_is_opened_again(tmp_path: Path, url: str, kind: type) -> None:
     url = url.format(here=str(tmp_path)[1:])
-    assert not storage.exists(url)
-    first = storage.connect(url)
+    assert not backends.exists(url)
+    first = backends.connect(url)
     assert isinstance(first, kind)
-    assert storage.exists(url)
+    assert backends.exists(url)
     optuna.create_study(storage=first, study_name="kept").add_trial(optuna.create_trial(value=2.5))
-    again = optuna.load_study(study_name="kept", storage=storage.connect(url))
+    again = optuna.load_study(study_name="kept", storage=backends.connect(url))
     assert [trial.value for trial in again.trials] == [2.5]
 
 
@@ -89,7 +89,7 @@ def closed_port() -> int:
 )
 def test_no_error_shows_a_password(url: str, said: str) -> None:
     with pytest.raises(StorageError, match=said) as caught:
-        storage.connect(url.format(canary=CANARY, port=closed_port()))
+        backends.connect(url.format(canary=CANARY, port=closed_port()))
     assert CANARY not in str(caught.value)
     assert "\n" not in str(caught.value)
     hidden = caught.value.__suppress_context__ or caught.value.__context__ is None
@@ -99,7 +99,7 @@ def test_no_error_shows_a_password(url: str, said: str) -> None:
 @pytest.mark.parametrize("url", ["sqlite:///no/such/a.db", "journal:///no/such/a.log"])
 def test_a_missing_folder_is_named(url: str) -> None:
     with pytest.raises(StorageError, match="there is no folder no/such; create it"):
-        storage.connect(url)
+        backends.connect(url)
     assert not Path("no").exists()
 
 
@@ -107,7 +107,7 @@ def test_a_missing_folder_is_named(url: str) -> None:
 def test_a_file_that_is_no_storage_cannot_be_opened(name: str) -> None:
     Path("it").write_bytes(b"\x00\x01 this is no storage\n\xff\n" * 50)
     with pytest.raises(StorageError, match="cannot be opened"):
-        storage.connect(name)
+        backends.connect(name)
 
 
 @pytest.mark.parametrize(
@@ -127,34 +127,34 @@ def test_a_file_that_is_no_storage_cannot_be_opened(name: str) -> None:
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path, content: str) -> None:
     Path("it.log").write_text(content)
     with pytest.raises(StorageError, match=r"it\.log is not an Optuna journal, or is damaged"):
-        storage.connect("journal:///it.log")
+        backends.connect("journal:///it.log")
     assert Path("it.log").read_text() == content
     assert list(tmp_path.iterdir()) == [tmp_path / "it.log"]
 
 
 def test_an_empty_file_is_a_new_journal_and_a_record_half_written_is_no_damage() -> None:
     Path("it.log").touch()
-    optuna.create_study(storage=storage.connect("journal:///it.log"), study_name="kept")
+    optuna.create_study(storage=backends.connect("journal:///it.log"), study_name="kept")
     with Path("it.log").open("a") as file:
         file.write('{"op_code": 4, "wor')  # as another process may be seen writing it
-    assert optuna.get_all_study_names(storage.connect("journal:///it.log")) == ["kept"]
+    assert optuna.get_all_study_names(backends.connect("journal:///it.log")) == ["kept"]
 
 
 def test_a_journal_torn_anywhere_is_read_up_to_there_and_goes_on() -> None:
     lines = [f"study-{i}" for i in range(3)]
     for name in lines:
-        optuna.create_study(storage=storage.connect("journal:///whole.log"), study_name=name)
+        optuna.create_study(storage=backends.connect("journal:///whole.log"), study_name=name)
     whole = Path("whole.log").read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for size in range(len(whole) + 1):
         Path("it.log").write_bytes(whole[:size])
-        optuna.create_study(storage=storage.connect("journal:///it.log"), study_name="next")
+        optuna.create_study(storage=backends.connect("journal:///it.log"), study_name="next")
         kept = lines[: sum(end <= size for end in ends)]
-        assert optuna.get_all_study_names(storage.connect("journal:///it.log")) == [*kept, "next"], size
+        assert optuna.get_all_study_names(backends.connect("journal:///it.log")) == [*kept, "next"], size
 
 
 def test_a_process_killed_while_it_writes_to_a_journal_holds_nobody_up() -> None:
-    optuna.create_study(storage=storage.connect("journal:///it.log"), study_name="kept")
+    optuna.create_study(storage=backends.connect("journal:///it.log"), study_name="kept")
     code = """
 from hpo.storage import connect
 kept = connect("journal:///it.log")
@@ -167,7 +167,7 @@ input()
         assert writer.stdout is not None
         assert writer.stdout.readline() == "in\n"
         done = threading.Event()
-        kept = storage.connect("journal:///it.log")
+        kept = backends.connect("journal:///it.log")
         create = threading.Thread(target=lambda: (optuna.create_study(storage=kept, study_name="next"), done.set()))
         create.start()
         assert not done.wait(0.5)
@@ -177,7 +177,7 @@ input()
 
 
 def test_a_journal_that_vanished_is_an_error_that_holds_nobody_up() -> None:
-    kept = storage.connect("journal:///it.log")
+    kept = backends.connect("journal:///it.log")
     Path("it.log").unlink()
     for name in ("one", "two"):
         with pytest.raises(GoneError, match="deleted or moved"):
@@ -188,7 +188,7 @@ RIVALS = """
 import os, optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from hpo.storage import backends as storage
+from hpo.storage import backends
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 study = optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="study")
 for row in range(30):
@@ -221,13 +221,13 @@ def test_of_many_who_want_a_trial_in_sqlite_one_gets_it() -> None:
 
 
 def test_sqlite_waits_for_another_writer_instead_of_reading_what_is_old_by_the_time_it_writes() -> None:
-    kept = storage.connect("sqlite:///it.db")
+    kept = backends.connect("sqlite:///it.db")
     assert isinstance(kept, RDBStorage)
     one = optuna.create_study(storage=kept, study_name="kept")
     ended = threading.Event()
 
     def other() -> None:
-        optuna.load_study(study_name="kept", storage=storage.connect("sqlite:///it.db")).add_trial(
+        optuna.load_study(study_name="kept", storage=backends.connect("sqlite:///it.db")).add_trial(
             optuna.create_trial(value=1.0)
         )
         ended.set()
@@ -247,16 +247,16 @@ def test_sqlite_waits_for_another_writer_instead_of_reading_what_is_old_by_the_t
 def test_a_folder_cannot_be_opened(name: str) -> None:
     Path("it").mkdir()
     with pytest.raises(StorageError, match="cannot be opened"):
-        storage.connect(name)
+        backends.connect(name)
 
 
 def test_a_server_is_taken_to_exist() -> None:
-    assert storage.exists("postgresql://me@host/db")
-    assert not storage.exists("sqlite:///:memory:")
+    assert backends.exists("postgresql://me@host/db")
+    assert not backends.exists("sqlite:///:memory:")
 
 
 def test_sqlite_does_not_wait_for_the_disk_at_every_commit(tmp_path: Path) -> None:
-    kept = storage.connect(f"sqlite:///{tmp_path}/a.db")
+    kept = backends.connect(f"sqlite:///{tmp_path}/a.db")
     assert (tmp_path / "a.db").read_bytes()[18:20] == b"\2\2"  # writes ahead already, changed while it was alone
     with kept.engine.connect() as connection:  # type: ignore[attr-defined]
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
@@ -280,7 +280,7 @@ def replace(path: Path) -> None:
 @pytest.mark.parametrize("how", [delete, replace])
 @pytest.mark.parametrize("url", ["sqlite:///it.db", "journal:///it.db"])
 def test_what_would_be_written_to_a_file_that_is_gone_is_an_error(url: str, how: Any) -> None:
-    kept = storage.connect(url)
+    kept = backends.connect(url)
     study = optuna.create_study(storage=kept, study_name="kept")
     study.add_trial(optuna.create_trial(value=1.0))
     how(Path("it.db"))
@@ -299,13 +299,13 @@ def test_what_would_be_written_to_a_file_that_is_gone_is_an_error(url: str, how:
 
 @pytest.mark.parametrize("url", ["sqlite:///it.db", "journal:///it.db"])
 def test_a_file_that_is_moved_away_and_back_is_the_same(url: str) -> None:
-    kept = storage.connect(url)
+    kept = backends.connect(url)
     os.rename("it.db", "away")
     with pytest.raises(GoneError):
         optuna.create_study(storage=kept, study_name="kept")
     os.rename("away", "it.db")
     optuna.create_study(storage=kept, study_name="kept")
-    assert optuna.get_all_study_names(storage.look(url)) == ["kept"]
+    assert optuna.get_all_study_names(backends.look(url)) == ["kept"]
 
 
 GONE = """
@@ -349,19 +349,19 @@ def test_a_run_whose_storage_is_gone_ends_with_an_error_and_no_result(
 
 def test_a_reader_makes_nothing_and_writes_nothing(tmp_path: Path) -> None:
     for url in ("sqlite:///it.db", "journal:///it.log"):
-        assert storage.look(url).get_all_studies() == []
+        assert backends.look(url).get_all_studies() == []
     assert list(tmp_path.iterdir()) == []
-    optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="kept")
+    optuna.create_study(storage=backends.connect("sqlite:///it.db"), study_name="kept")
     with pytest.raises(optuna.exceptions.StorageInternalError):
-        optuna.create_study(storage=storage.look("sqlite:///it.db"), study_name="other")
+        optuna.create_study(storage=backends.look("sqlite:///it.db"), study_name="other")
 
 
 def test_a_reader_does_not_wait_for_a_writer() -> None:
-    kept = storage.connect("sqlite:///it.db")
+    kept = backends.connect("sqlite:///it.db")
     optuna.create_study(storage=kept, study_name="kept")
     with kept.engine.begin() as connection:  # type: ignore[attr-defined]
         connection.exec_driver_sql("UPDATE studies SET study_name = 'other'")
-        assert optuna.get_all_study_names(storage.look("sqlite:///it.db")) == ["kept"]
+        assert optuna.get_all_study_names(backends.look("sqlite:///it.db")) == ["kept"]
 
 
 def test_tables_half_made_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,10 +377,10 @@ def test_tables_half_made_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executes)
     try:
         with pytest.raises(Killed):
-            storage.connect("sqlite:///it.db")
+            backends.connect("sqlite:///it.db")
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", executes)
-    assert storage.look("sqlite:///it.db").get_all_studies() == []
-    optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="kept").add_trial(
+    assert backends.look("sqlite:///it.db").get_all_studies() == []
+    optuna.create_study(storage=backends.connect("sqlite:///it.db"), study_name="kept").add_trial(
         optuna.create_trial(value=1.0)
     )

@@ -19,12 +19,12 @@ from optuna.storages.journal._base import BaseJournalSnapshot
 
 import hpo
 from hpo.analysis import export
-from hpo.config import paths as files
+from hpo.config import paths
 from hpo.core.errors import ConfigError, DataError, ModelError, StudyError
 from hpo.execution.study_setup import folder_of
 from hpo.search import samplers
 from hpo.space.parser import parse
-from hpo.storage import backends as storage
+from hpo.storage import backends
 from hpo.storage.snapshot import Results, read
 
 MARK = "poisoned"
@@ -172,8 +172,8 @@ def test_data_is_never_unpickled(name: str) -> None:
 )
 def test_a_name_in_a_package_does_not_lead_out_of_it(name: str) -> None:
     root = Path(optuna.__file__).parent
-    assert files.locate("package:optuna/__init__.py", Path()) == root / "__init__.py"
-    assert files.locate(name, Path()) is None
+    assert paths.locate("package:optuna/__init__.py", Path()) == root / "__init__.py"
+    assert paths.locate(name, Path()) is None
 
 
 def test_a_package_is_found_without_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +181,8 @@ def test_a_package_is_found_without_running_it(monkeypatch: pytest.MonkeyPatch) 
     Path("mine/__init__.py").write_text(CODE)
     Path("mine/inner/data.csv").touch()
     monkeypatch.syspath_prepend(Path.cwd())
-    assert files.locate("package:mine/inner/data.csv", Path()) == Path.cwd() / "mine" / "inner" / "data.csv"
-    assert files.locate("package:mine.inner/data.csv", Path()) is None  # `mine` would be imported
+    assert paths.locate("package:mine/inner/data.csv", Path()) == Path.cwd() / "mine" / "inner" / "data.csv"
+    assert paths.locate("package:mine.inner/data.csv", Path()) is None  # `mine` would be imported
 
 
 # ---------------------------------------------------------------- storages
@@ -233,7 +233,7 @@ def test_a_sampler_unpickles_nothing_from_a_storage(name: str, url: str) -> None
         hpo.optimize(lambda params: params["a"], {"a": SPACE["a"]}, trials=trials, sampler=name, storage=url)
 
     run(3)
-    kept = storage.connect(url)
+    kept = backends.connect(url)
     (study,) = kept.get_all_studies()
     for prefix in ("cma:", "sepcma:", "cmawm:"):
         trial = kept.create_new_trial(study._study_id)
@@ -244,12 +244,12 @@ def test_a_sampler_unpickles_nothing_from_a_storage(name: str, url: str) -> None
 
 
 def test_no_journal_is_unpickled() -> None:
-    kept = storage.connect("journal:///hpo.log")
+    kept = backends.connect("journal:///hpo.log")
     assert isinstance(kept, optuna.storages.JournalStorage)
     assert not isinstance(kept._backend, BaseJournalSnapshot)
     Path("hpo.log").write_bytes(BOMB + b"\n")
     with pytest.raises(hpo.HpoError, match="is not an Optuna journal"):
-        storage.connect("journal:///hpo.log")
+        backends.connect("journal:///hpo.log")
 
 
 @pytest.mark.parametrize("url", ["redis://host", "redis://host:6379/0", "rediss://host", "unix:///run/redis.sock"])
@@ -273,7 +273,7 @@ NAMES = ["../../x", "/etc/x", "..", ".", "", "a/b", "a\\b", "x" * 101, "a\n", "Ã
 @pytest.mark.usefixtures("journal")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_another_program_gave_becomes_no_path(call: Any, name: str) -> None:
-    study = optuna.create_study(study_name=name, storage=storage.connect(JOURNAL))
+    study = optuna.create_study(study_name=name, storage=backends.connect(JOURNAL))
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     with pytest.raises(StudyError, match="name another place with -o"):
         folder_of(name)
@@ -318,7 +318,7 @@ ODD: list[Any] = [
 @pytest.mark.parametrize("value", ODD)
 @pytest.mark.parametrize("attribute", ["config", "fingerprint", "test"])
 def test_attributes_that_another_program_wrote_are_no_defect(call: Any, attribute: str, value: Any) -> None:
-    study = optuna.create_study(study_name="theirs", storage=storage.connect(JOURNAL))
+    study = optuna.create_study(study_name="theirs", storage=backends.connect(JOURNAL))
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     study.set_user_attr(attribute, value)
     for command in ("show", "trials", "best", "report", "run", "export"):
@@ -330,7 +330,7 @@ def test_attributes_that_another_program_wrote_are_no_defect(call: Any, attribut
 @pytest.mark.usefixtures("journal")
 def test_a_stored_study_whose_name_leads_elsewhere_is_not_run(call: Any) -> None:
     hpo.optimize(lambda params: params["x"], {"x": [1, 2]}, trials=1, name="mine", storage=JOURNAL)
-    study = optuna.load_study(study_name="mine", storage=storage.connect(JOURNAL))
+    study = optuna.load_study(study_name="mine", storage=backends.connect(JOURNAL))
     changed = {**study.user_attrs["config"], "objective": "os:mkdir"}
     for wrong in ({"name": "../../x"}, {"name": None}, {"space": "../../x"}, {"folder": 3, "trials": EVIL}):
         study.set_user_attr("config", {**changed, **wrong})
@@ -342,7 +342,7 @@ def test_a_stored_study_whose_name_leads_elsewhere_is_not_run(call: Any) -> None
 @pytest.mark.usefixtures("journal")
 def test_a_storage_of_markup_and_control_characters_is_inert(call: Any) -> None:
     steer = "\x1b]0;owned\x07\x1b[2J[bold]"
-    study = optuna.create_study(study_name=f"{EVIL}{steer}", storage=storage.connect(JOURNAL))
+    study = optuna.create_study(study_name=f"{EVIL}{steer}", storage=backends.connect(JOURNAL))
     name = f"{EVIL}{steer}x"
     for value in (0.5, 1.0):
         distribution = optuna.distributions.CategoricalDistribution([f"{EVIL}{steer}", "b"])
@@ -375,7 +375,7 @@ def test_a_storage_of_markup_and_control_characters_is_inert(call: Any) -> None:
 
 
 def test_a_report_goes_through_no_link_that_a_name_makes(call: Any) -> None:
-    kept = storage.connect("sqlite:///hpo.db")
+    kept = backends.connect("sqlite:///hpo.db")
     optuna.create_study(study_name="x", storage=kept)
     with closing(sqlite3.connect("hpo.db")) as database, database:
         database.execute("UPDATE studies SET study_name = '../../../x'")

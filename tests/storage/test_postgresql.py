@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 import hpo
-from hpo.storage import backends as storage
+from hpo.storage import backends
 
 
 def test_a_study_is_kept_and_goes_on(postgresql, tmp_path, monkeypatch):
@@ -13,11 +13,11 @@ def test_a_study_is_kept_and_goes_on(postgresql, tmp_path, monkeypatch):
     before = [trial.params for trial in first.trials]
     again = hpo.optimize(lambda params: params["x"], {"x": hpo.Float(0, 1)}, trials=6, storage=postgresql, name="kept")
     assert [trial.params for trial in again.trials[:4]] == before
-    assert len(optuna.load_study(study_name="kept", storage=storage.connect(postgresql)).trials) == 6
+    assert len(optuna.load_study(study_name="kept", storage=backends.connect(postgresql)).trials) == 6
 
 
 def test_a_wrong_password_is_an_error_without_a_password(postgresql):
     with pytest.raises(hpo.HpoError) as caught:
-        storage.connect(postgresql.replace("canary", "sparrow"))
+        backends.connect(postgresql.replace("canary", "sparrow"))
     assert "cannot be opened" in str(caught.value)
     assert "sparrow" not in str(caught.value)

@@ -19,10 +19,7 @@ import pytest
 
 import hpo
 from hpo.core.errors import AwayError, StorageError
-from hpo.storage import backends as storage
-from hpo.storage import retry as patience
-from hpo.storage import trial_locks as locks
-from hpo.storage import urls
+from hpo.storage import backends, retry, trial_locks, urls
 
 SECRET = "c4n4ry@:/%p4ss word"  # all that a URL would take for something else
 CODED = quote(SECRET, safe="")
@@ -226,7 +223,7 @@ def test_looking_shows_the_password_nowhere(
 
 def test_nothing_that_optuna_holds_of_a_url_has_the_password(server: tuple[str, str]) -> None:
     at, database = server
-    kept = storage.connect(f"postgresql://guest:{CODED}@{at}/{database}")
+    kept = backends.connect(f"postgresql://guest:{CODED}@{at}/{database}")
     assert isinstance(kept, optuna.storages.RDBStorage)
     assert not shows(f"{kept.url} {kept.engine.url.render_as_string(hide_password=False)} {kept._version_manager.url}")
     assert optuna.create_study(storage=kept, study_name="x").study_name == "x"
@@ -293,12 +290,12 @@ def test_no_failure_shows_the_password(call: Any, monkeypatch: pytest.MonkeyPatc
         assert "Traceback" not in printed
         assert not shows(printed)
     with pytest.raises(StorageError) as caught:
-        storage.connect(storage.choose(url))
+        backends.connect(backends.choose(url))
     assert not shows(f"{caught.value!r} {caught.value}")
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("opened", [storage.connect, lambda url: locks.locks_for(url, "x")])
+@pytest.mark.parametrize("opened", [backends.connect, lambda url: trial_locks.locks_for(url, "x")])
 @pytest.mark.parametrize(
     ("user", "database", "said"),
     [("guest", None, "password authentication failed"), ("tuner", "c4ge", 'database "c4ge" does not exist')],
@@ -367,10 +364,10 @@ def test_the_traceback_of_a_defect_is_whole_but_for_the_password(call: Any, monk
 def test_the_environment_wins_over_the_file_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("url").write_text("sqlite:///of-file.db\r\n")
     monkeypatch.setenv("HPO_STORAGE_FILE", "url")
-    assert storage.choose(None) == "sqlite:///of-file.db"
-    assert storage.choose(None, "sqlite:///of-study.db") == "sqlite:///of-study.db"
+    assert backends.choose(None) == "sqlite:///of-file.db"
+    assert backends.choose(None, "sqlite:///of-study.db") == "sqlite:///of-study.db"
     monkeypatch.setenv("HPO_STORAGE", "sqlite:///named.db")
-    assert storage.choose(None) == "sqlite:///named.db"
+    assert backends.choose(None) == "sqlite:///named.db"
 
 
 @pytest.mark.parametrize(
@@ -397,12 +394,12 @@ def test_a_file_that_holds_no_url_is_named_but_not_quoted(
 def test_two_passwords_in_one_process_do_not_mix(server: tuple[str, str], postgresql: str) -> None:
     at, database = server
     ours, theirs = f"postgresql://guest:{CODED}@{at}/{database}", postgresql
-    stores = [storage.connect(url) for url in (ours, theirs, ours)]
+    stores = [backends.connect(url) for url in (ours, theirs, ours)]
     for kept in stores:
         kept.engine.dispose()  # type: ignore[attr-defined]  # so that each connects again
     names = {name for kept in stores for name in optuna.get_all_study_names(kept)}
     assert names == set()
-    with contextlib.closing(locks.locks_for(ours, "x")) as held:
+    with contextlib.closing(trial_locks.locks_for(ours, "x")) as held:
         assert held.take(0)
 
 
@@ -429,13 +426,13 @@ def test_why_a_storage_is_away_is_said_without_the_password(monkeypatch: pytest.
 
     notes: list[str] = []
     url = f"postgresql://guest:{CODED}@127.0.0.1:1/db"
-    monkeypatch.setattr(patience, "PATIENCE", 0.0)
+    monkeypatch.setattr(retry, "PATIENCE", 0.0)
 
     def fails() -> None:
         raise psycopg.OperationalError(f"{DRIVER}, with {SECRET}")
 
     with pytest.raises(AwayError) as caught:
-        patience.Patience(url, waits=notes.append)(fails)
+        retry.Retry(url, waits=notes.append)(fails)
     assert f"({DRIVER}, with ***)" in str(caught.value)
     assert not shows(str(caught.value))
 

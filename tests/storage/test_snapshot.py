@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpo.storage import backends as storage
+from hpo.storage import backends
 from hpo.storage.snapshot import STATES, Results, read, study_json, trial_json
 
 FLOAT = optuna.distributions.FloatDistribution(0, 1)
@@ -51,7 +51,7 @@ def test_a_snapshot_does_not_follow_the_study() -> None:
 
 @pytest.mark.parametrize("url", [None, "sqlite:///{}/a.db", "journal:///{}/a.log"])
 def test_a_snapshot_of_a_trial_that_runs_does_not_follow_it(url: str | None, tmp_path: Path) -> None:
-    live = optuna.create_study(storage=url and storage.connect(url.format(tmp_path)))
+    live = optuna.create_study(storage=url and backends.connect(url.format(tmp_path)))
     running = live.ask({"x": FLOAT})
     running.set_user_attr("a", 1)
     running.report(0.5, 1)

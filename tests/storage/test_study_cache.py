@@ -17,15 +17,14 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from hpo.core.errors import AwayError, LostTrialError, StorageError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
 from hpo.search.samplers import TrialSeededSampler
 from hpo.search.stopping import Rules
 from hpo.space.parser import parse
-from hpo.storage import backends as storages
-from hpo.storage import retry as patience
-from hpo.storage.study_cache import Ledger, attempt_of, fruitless
+from hpo.storage import backends, retry
+from hpo.storage.study_cache import StudyCache, attempt_of, fruitless
 
 SPACE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"], "n": {"low": 1, "high": 9}})
 ON_DISK = ("sqlite:///{}/a.db", "journal:///{}/a.log")
@@ -45,7 +44,7 @@ def shared(request, tmp_path):
 
 def opened(url, rows=0):
     """Return a study of a storage of that URL; None is memory."""
-    kept = InMemoryStorage() if url is None else storages.connect(url)
+    kept = InMemoryStorage() if url is None else backends.connect(url)
     study = optuna.create_study(
         storage=kept,
         study_name="s",
@@ -61,7 +60,7 @@ def opened(url, rows=0):
 
 def another(url):
     """Return what another process would have: a ledger over a connection of its own."""
-    return Ledger(opened(url), url)
+    return StudyCache(opened(url), url)
 
 
 def objective(params):
@@ -73,7 +72,7 @@ def objective(params):
 
 def facts(of):
     """Return all of the rows but the moments of their start and end, which each storage takes itself."""
-    rows = of.get_all_trials(0) if isinstance(of, Ledger) else of.get_trials(deepcopy=False)
+    rows = of.get_all_trials(0) if isinstance(of, StudyCache) else of.get_trials(deepcopy=False)
     same = ("number", "state", "params", "distributions", "values", "intermediate_values", "user_attrs", "system_attrs")
     return [{name: getattr(row, name) for name in same} for row in rows]
 
@@ -120,7 +119,7 @@ def test_rows_are_read_by_refreshes_and_takes_only(url, monkeypatch):
 
 def test_reading_takes_a_twentieth_of_the_time_at_most(url):
     study = opened(url, 1)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     study.enqueue_trial({})
     for ago, rows in ((19.0, 1), (21.0, 2)):
         ledger.took, ledger._read = 1.0, time.monotonic() - ago
@@ -133,7 +132,7 @@ def test_reading_takes_a_twentieth_of_the_time_at_most(url):
 
 
 def test_a_view_has_the_rows_before_a_number_and_what_is_written_through_it_is_seen(url):
-    ledger = Ledger(opened(url, 4), url)
+    ledger = StudyCache(opened(url, 4), url)
     view = ledger.before(2)
     assert [row.number for row in view.get_all_trials(0)] == [0, 1]
     row = ledger.take(0)
@@ -147,7 +146,7 @@ def test_a_view_has_the_rows_before_a_number_and_what_is_written_through_it_is_s
 
 
 def test_who_holds_a_row_sees_no_change_in_it(url):
-    ledger = Ledger(opened(url, 1), url)
+    ledger = StudyCache(opened(url, 1), url)
     row = ledger.take(0)
     ledger.set_trial_param(row._trial_id, "x", 0.5, UNIT)
     ledger.set_trial_intermediate_value(row._trial_id, 1, 2.0)
@@ -160,7 +159,7 @@ def test_who_holds_a_row_sees_no_change_in_it(url):
 
 def test_a_waiting_row_is_taken_once(url):
     study = opened(url, 2)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     row = ledger.take(1)
     assert (row.number, row.state, attempt_of(row)) == (1, TrialState.RUNNING, 0)
     assert row.datetime_start is not None
@@ -171,7 +170,7 @@ def test_a_waiting_row_is_taken_once(url):
 
 def test_a_row_may_be_taken_without_being_run(url):
     study = opened(url, 1)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     row = ledger.take(0, run=False)
     ledger.set_trial_param(row._trial_id, "x", 0.5, UNIT)
     ledger.release(0)
@@ -181,7 +180,7 @@ def test_a_row_may_be_taken_without_being_run(url):
 
 def test_a_finished_row_is_not_taken_and_its_lock_given_back(shared):
     study = opened(shared, 1)
-    ledger, other = Ledger(study, shared), another(shared)
+    ledger, other = StudyCache(study, shared), another(shared)
     study.tell(study.ask(), 1.0)  # unknown to both
     assert ledger.take(0) is None
     assert other.take(0) is None
@@ -192,7 +191,7 @@ def test_a_finished_row_is_not_taken_and_its_lock_given_back(shared):
 def test_a_running_row_without_owner_is_adopted_and_deaths_without_progress_are_counted(url):
     study, said = opened(url, 1), []
     for reported in (0, 0, 1, 0, 0):  # evaluations of each owner, before it dies
-        ledger = Ledger(study, url)
+        ledger = StudyCache(study, url)
         row = ledger.take(0)
         said.append((attempt_of(row), fruitless(row)))
         for _ in range(reported):
@@ -203,7 +202,7 @@ def test_a_running_row_without_owner_is_adopted_and_deaths_without_progress_are_
 
 
 def test_a_row_that_somebody_else_gave_up_is_the_first_owners_no_fault(url):
-    ledger = Ledger(opened(url, 1), url)
+    ledger = StudyCache(opened(url, 1), url)
     for _ in range(3):
         row = ledger.take(0)
         ledger.put_back(0)
@@ -211,7 +210,7 @@ def test_a_row_that_somebody_else_gave_up_is_the_first_owners_no_fault(url):
 
 
 def test_a_trial_of_another_process_is_refused_until_that_one_is_dead(shared):
-    ledger = Ledger(opened(shared, 1), shared)
+    ledger = StudyCache(opened(shared, 1), shared)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -233,7 +232,7 @@ def test_a_trial_of_another_process_is_refused_until_that_one_is_dead(shared):
 
 def test_optunas_storages_let_a_running_trial_wait_again_with_all_that_it_has(url):
     study = opened(url, 1)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     row = ledger.take(0)
     ledger.set_trial_param(row._trial_id, "x", 0.5, UNIT)
     ledger.set_trial_user_attr(row._trial_id, "u", 1)
@@ -253,7 +252,7 @@ def test_optunas_storages_let_a_running_trial_wait_again_with_all_that_it_has(ur
 
 
 def test_two_who_lack_a_row_add_one(shared):
-    one, other = Ledger(opened(shared, 1), shared), another(shared)
+    one, other = StudyCache(opened(shared, 1), shared), another(shared)
     one.add_row()
     other.add_row()
     assert len(one.get_all_trials(0)) == len(other.get_all_trials(0)) == 2
@@ -266,7 +265,7 @@ def test_two_who_lack_a_row_add_one(shared):
 
 def test_what_is_written_together_is_known_at_once_and_stored_at_the_end(url):
     study = opened(url, 2)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     view, before = ledger.before(1), None
     rows = [ledger.take(number)._trial_id for number in (0, 1)]
     with ledger.together():
@@ -284,7 +283,7 @@ def test_what_is_written_together_is_known_at_once_and_stored_at_the_end(url):
 
 def test_of_what_is_written_together_nothing_is_left_after_an_error(url):
     study = opened(url, 1)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     trial = optuna.trial.Trial(optuna.Study("s", ledger), ledger.take(0)._trial_id)
     before, known = facts(study), facts(ledger)
     with suppress(ZeroDivisionError), ledger.together():
@@ -299,7 +298,7 @@ def test_of_what_is_written_together_nothing_is_left_after_an_error(url):
 
 def test_a_trial_that_is_lost_keeps_nothing_from_what_is_written_together_with_it(shared):
     study = opened(shared, 3)
-    ledger, other = Ledger(study, shared), another(shared)
+    ledger, other = StudyCache(study, shared), another(shared)
     rows = [ledger.take(number)._trial_id for number in (0, 1, 2)]
     lose_lock(ledger, "delete")
     other.take(0)
@@ -361,7 +360,7 @@ def lose_lock(ledger, how):
 def test_who_was_overtaken_writes_nothing(tmp_path, write, how, then):
     url = ON_DISK[1].format(tmp_path)
     study = opened(url, 1)
-    ledger, other = Ledger(study, url), another(url)
+    ledger, other = StudyCache(study, url), another(url)
     row = ledger.take(0)._trial_id
     lose_lock(ledger, how)
     assert attempt_of(other.take(0)) == 1
@@ -387,7 +386,7 @@ def test_who_was_overtaken_writes_nothing(tmp_path, write, how, then):
 def test_who_lost_the_lock_but_not_the_trial_goes_on(tmp_path, write, how):
     url = ON_DISK[1].format(tmp_path)
     study = opened(url, 1)
-    ledger, other = Ledger(study, url), another(url)
+    ledger, other = StudyCache(study, url), another(url)
     row = ledger.take(0)._trial_id
     lose_lock(ledger, how)
     before = facts(study)
@@ -398,7 +397,7 @@ def test_who_lost_the_lock_but_not_the_trial_goes_on(tmp_path, write, how):
 
 def test_what_is_not_owned_is_not_written(url):
     study = opened(url, 1)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     row, before = ledger.row(0)._trial_id, facts(study)
     for write in WRITES.values():
         with pytest.raises(LostTrialError):
@@ -408,7 +407,7 @@ def test_what_is_not_owned_is_not_written(url):
 
 def test_a_trial_that_has_been_told_already_is_lost(url):
     study = opened(url, 1)
-    ledger = Ledger(study, url)
+    ledger = StudyCache(study, url)
     row = ledger.take(0)._trial_id
     study._storage.set_trial_state_values(row, TrialState.COMPLETE, [1.0])  # by a tell whose answer did not arrive
     with pytest.raises(LostTrialError):
@@ -473,7 +472,7 @@ def fail(monkeypatch, storage, times, error, name="set_trial_user_attr"):
 @pytest.mark.parametrize("kind", AWAY)
 def test_a_storage_that_is_away_is_waited_for(monkeypatch, clock, kind):
     study, said = opened(None, 1), []
-    ledger = Ledger(study, waits=said.append)
+    ledger = StudyCache(study, waits=said.append)
     row = ledger.take(0)._trial_id
     fail(monkeypatch, study._storage, 9, lambda: wrapped(AWAY[kind]()))
     fail(monkeypatch, study._storage, 5, lambda: wrapped(AWAY[kind]()), "get_all_trials")
@@ -486,11 +485,11 @@ def test_a_storage_that_is_away_is_waited_for(monkeypatch, clock, kind):
     assert 1.0 < clock.seconds < 40.0
 
 
-@pytest.mark.parametrize(("halted", "least", "most"), [(False, patience.PATIENCE, 610), (True, patience.HALTING, 8)])
+@pytest.mark.parametrize(("halted", "least", "most"), [(False, retry.PATIENCE, 610), (True, retry.HALTING, 8)])
 def test_a_storage_that_stays_away_is_given_up_sooner_by_who_was_asked_to_end(monkeypatch, clock, halted, least, most):
-    study, halt = opened(None, 1), Halt()
-    ledger = Ledger(study, halted=halt)
-    ledger._patiently = patience.Patience("postgresql://u:canary@h/d", halt)
+    study, halt = opened(None, 1), StopRequest()
+    ledger = StudyCache(study, stop_request=halt)
+    ledger._patiently = retry.Retry("postgresql://u:canary@h/d", halt)
     row = ledger.take(0)._trial_id
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()))
     if halted:
@@ -518,15 +517,15 @@ def test_a_run_whose_storage_stays_away_waits_for_it_once(monkeypatch, clock):
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()), "set_trial_intermediate_value")
     with pytest.raises(AwayError):
         runner.run()
-    assert clock.seconds < patience.PATIENCE + 20
+    assert clock.seconds < retry.PATIENCE + 20
     assert {row.state for row in study.trials} == {TrialState.RUNNING}
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_waiting_does_not_mend_is_an_error_at_once(monkeypatch, clock, kind):
     study = opened(None, 1)
-    ledger = Ledger(study)
-    ledger._patiently = patience.Patience("postgresql://u:canary@h/d")
+    ledger = StudyCache(study)
+    ledger._patiently = retry.Retry("postgresql://u:canary@h/d")
     row = ledger.take(0)._trial_id
     fail(monkeypatch, study._storage, 1, BROKEN[kind])
     with pytest.raises(StorageError, match=r"storage postgresql://u:\*\*\*@h/d cannot be read or written") as raised:
@@ -539,7 +538,7 @@ def test_what_waiting_does_not_mend_is_an_error_at_once(monkeypatch, clock, kind
 
 def test_a_row_that_was_added_although_the_answer_was_lost_is_not_added_again(monkeypatch, clock):
     study = opened(None, 1)
-    ledger = Ledger(study)
+    ledger = StudyCache(study)
     real, asked = study._storage.create_new_trial, []
 
     def lost(*args, **kwargs):

@@ -17,12 +17,8 @@ import pytest
 
 import hpo
 from hpo.core.errors import HeldError, StorageError
-from hpo.storage import backends as storage
-from hpo.storage import file_lock as flock
-from hpo.storage import postgres_session as session
-from hpo.storage import retry as patience
-from hpo.storage import trial_locks as locks
-from hpo.storage.retry import Patience
+from hpo.storage import backends, file_lock, postgres_session, retry, trial_locks
+from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import locks_for, starting
 
 SHARED = ("sqlite", "journal", "postgresql")
@@ -203,10 +199,9 @@ def test_a_lock_file_that_is_deleted_or_replaced_is_held_no_more(replace: Callab
 
 
 def test_a_lock_file_replaced_while_waiting_for_it_is_not_taken_for_the_lock(tmp_path: Path, python: Any) -> None:
-    code = (
-        "import sys, pathlib; from hpo.storage.file_lock import Flock\nwith Flock(pathlib.Path(sys.argv[1])) as lock:\n"
-    )
-    with flock.Flock(tmp_path / "lock"):
+    code = "import sys, pathlib; from hpo.storage.file_lock import FileLock\n"
+    code += "with FileLock(pathlib.Path(sys.argv[1])) as lock:\n"
+    with file_lock.FileLock(tmp_path / "lock"):
         waiting = python(code + "    print(lock.held(), flush=True)", str(tmp_path / "lock"))
         time.sleep(0.5)
         (tmp_path / "lock").rename(tmp_path / "former")
@@ -269,7 +264,7 @@ def test_a_server_that_cannot_be_reached_is_an_error_without_a_password(postgres
 
 
 def test_an_old_server_is_refused(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "OLDEST_SERVER", 99)
+    monkeypatch.setattr(postgres_session, "OLDEST_SERVER", 99)
     with pytest.raises(StorageError, match="hpo needs 99 or later") as caught:
         locks_for(postgresql, "study")
     assert "canary" not in str(caught.value)
@@ -281,7 +276,7 @@ def test_waiting_for_a_session_knows_no_time_limit_of_the_server(postgresql: str
     with psycopg.connect(postgresql, autocommit=True) as connection:
         connection.execute("ALTER ROLE tuner SET statement_timeout = 200")
     try:
-        with session.open_session(postgresql) as mine:
+        with postgres_session.open_session(postgresql) as mine:
             assert mine.execute("SELECT pg_sleep(0.5)").fetchone() is not None
     finally:
         with psycopg.connect(postgresql, autocommit=True) as connection:
@@ -324,7 +319,7 @@ LOCAL = "22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n23 22 0:5 / /proc rw - pr
 
 def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str) -> None:
     (tmp_path / "mountinfo").write_text(LOCAL + "".join(f"{line}\n" for line in lines))
-    monkeypatch.setattr(flock, "MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr(file_lock, "MOUNTS", tmp_path / "mountinfo")
 
 
 @pytest.mark.parametrize(
@@ -339,8 +334,8 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     for scheme in ("sqlite", "journal"):
         url = f"{scheme}:////{far}/it"
         for use in (
-            storage.connect,
-            storage.refuse,
+            backends.connect,
+            backends.refuse,
             lambda url: locks_for(url, "study"),
             lambda url: starting(url).__enter__(),
         ):
@@ -351,8 +346,8 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(far.iterdir()) == []
     (tmp_path / "link").symlink_to(far)
     with pytest.raises(StorageError, match=kind):
-        storage.connect("sqlite:///link/it.db")
-    storage.connect("sqlite:///near.db")
+        backends.connect("sqlite:///link/it.db")
+    backends.connect("sqlite:///near.db")
 
 
 @pytest.mark.parametrize(
@@ -378,7 +373,7 @@ def test_a_disk_of_this_machine_is_not(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_where_mounts_are_not_listed_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flock, "MOUNTS", Path("no/such/file"))
+    monkeypatch.setattr(file_lock, "MOUNTS", Path("no/such/file"))
     assert locks_for("sqlite:///it.db", "study").take(1)
 
 
@@ -412,7 +407,7 @@ def test_a_storage_in_memory_starts_at_once(tmp_path: Path) -> None:
 COLD = """
 import os, sys, traceback
 import optuna, psycopg
-from hpo.storage import backends as storage, trial_locks as locks
+from hpo.storage import backends, trial_locks
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 url, count = sys.argv[1], int(sys.argv[2])
 storage.connect("sqlite:///warm.db")  # imports what each of them would have to
@@ -448,7 +443,7 @@ def test_any_number_of_processes_may_start_at_once(url: str, count: int, python:
 STUCK = """
 import os, signal, sys
 import optuna, sqlalchemy
-from hpo.storage import backends as storage, trial_locks as locks
+from hpo.storage import backends, trial_locks
 url, study = sys.argv[1], sys.argv[2] or None
 if study is None:
     make = optuna.storages.RDBStorage.__init__
@@ -476,7 +471,7 @@ def test_a_process_stopped_in_its_start_up_blocks_no_reader_and_no_other_study(
     run("there", 2)
     owner = python(STUCK, url, "stuck")
     assert said(owner) == "in"
-    monkeypatch.setattr(locks, "LIMIT", 0.5)
+    monkeypatch.setattr(trial_locks, "LIMIT", 0.5)
     monkeypatch.setenv("HPO_STORAGE", url)
     reads = [("list",), ("show", "there"), ("trials", "there"), ("best", "there"), ("report", "there")]
     for words in reads:
@@ -498,16 +493,16 @@ def test_a_process_stopped_while_it_makes_tables_blocks_no_reader_and_is_named(
 ) -> None:
     owner = python(STUCK, url, "")
     assert said(owner) == "in"
-    monkeypatch.setattr(locks, "LIMIT", 0.5)
+    monkeypatch.setattr(trial_locks, "LIMIT", 0.5)
     code, printed = call("list", "--storage", url)
     assert code == 0, printed
     code, printed = call("show", "there", "--storage", url)
     assert (code, "it has none" in printed) == (2, True), printed
     with pytest.raises(HeldError, match=rf"process {owner.pid} on \S+ has held the lock to make the tables"):
-        storage.connect(url)
+        backends.connect(url)
     owner.kill()
     owner.wait()
-    assert within(5, lambda: bool(storage.connect(url)))
+    assert within(5, lambda: bool(backends.connect(url)))
 
 
 def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
@@ -518,16 +513,16 @@ def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
                    "print('in', flush=True)\nsys.stdin.readline()")  # fmt: skip
     assert said(owner) == "in"
     owner.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(storage, "WAIT", 0.2)
+    monkeypatch.setattr(backends, "WAIT", 0.2)
     notes: list[str] = []
 
     def waits(message: str) -> None:
         notes.append(message)
         owner.kill()
 
-    assert len(storage.look("journal:///it.log").get_all_studies()) == 1
-    kept = storage.connect("journal:///it.log")
-    Patience("journal:///it.log", waits=waits)(
+    assert len(backends.look("journal:///it.log").get_all_studies()) == 1
+    kept = backends.connect("journal:///it.log")
+    Retry("journal:///it.log", waits=waits)(
         lambda: kept.set_study_user_attr(kept.get_all_studies()[0]._study_id, "a", 1)
     )
     assert f"process {owner.pid} on " in notes[0]
@@ -538,7 +533,7 @@ def test_who_waits_for_others_in_turn_waits_as_long_as_one_after_the_other_start
     """The limit is for one holder: many may start at once."""
     code = """
 import time
-from hpo.storage import trial_locks as locks
+from hpo.storage import trial_locks
 locks.LIMIT = 1.0
 with locks.starting("sqlite:///it.db"):
     time.sleep(0.4)
@@ -590,7 +585,7 @@ def test_the_group_that_may_write_the_database_shares_its_locks(tmp_path: Path) 
 def test_a_folder_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "it.db.locks").mkdir()
     (tmp_path / "it.db.locks").chmod(0o777)
-    for use in (lambda: locks_for("sqlite:///it.db", "s").take(1), lambda: storage.connect("sqlite:///it.db")):
+    for use in (lambda: locks_for("sqlite:///it.db", "s").take(1), lambda: backends.connect("sqlite:///it.db")):
         with pytest.raises(StorageError, match="can be written by everybody"):
             use()
 
@@ -635,11 +630,11 @@ def test_a_statement_waits_for_a_stopped_transaction_with_a_limit(
 ) -> None:
     import psycopg
 
-    monkeypatch.setattr(storage, "WAIT", 0.3)
-    study = optuna.create_study(storage=storage.connect(postgresql), study_name="study")
+    monkeypatch.setattr(backends, "WAIT", 0.3)
+    study = optuna.create_study(storage=backends.connect(postgresql), study_name="study")
     with psycopg.connect(postgresql) as other:
         other.execute("SELECT FROM studies FOR UPDATE")
         with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
             study.ask()
-    assert patience._away(caught.value)  # it is asked again, and who runs says so
+    assert retry._away(caught.value)  # it is asked again, and who runs says so
     assert study.ask().number == 0

@@ -10,9 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
-from hpo.storage import backends as storages
-from hpo.storage import trial_writers as changes
-from hpo.storage.trial_writers import Calls, Change, Tables, pen_of
+from hpo.storage import backends, trial_writers
+from hpo.storage.trial_writers import CallWriter, Change, TableWriter, writer_of
 
 CHANGES = {
     "params": Change(
@@ -45,9 +44,9 @@ def url(request, tmp_path):
 
 
 def opened(url, name="s", rows=0):
-    study = optuna.create_study(storage=storages.connect(url), study_name=name)
+    study = optuna.create_study(storage=backends.connect(url), study_name=name)
     if rows:
-        pen_of(study._storage).add(study._study_id, PLANNED * rows)
+        writer_of(study._storage).add(study._study_id, PLANNED * rows)
     return study
 
 
@@ -86,7 +85,7 @@ def test_the_tables_have_what_optuna_would_have_left_there(url):
     pairs = [(first, then) for first in CHANGES for then in CHANGES if not first == then == "params"]
     studies = [opened(url, "tables", len(pairs)), opened(url, "calls", len(pairs))]
     said = []
-    for study, pen in zip(studies, (pen_of(studies[0]._storage), Calls(studies[1]._storage)), strict=True):
+    for study, pen in zip(studies, (writer_of(studies[0]._storage), CallWriter(studies[1]._storage)), strict=True):
         own, ended = ids(study), []
         for number, (trial, (first, then)) in enumerate(zip(own, pairs, strict=False)):
             ended += [pen.write({trial: CHANGES["running"]}), pen.write({trial: CHANGES[first]})]
@@ -98,7 +97,7 @@ def test_the_tables_have_what_optuna_would_have_left_there(url):
 
 def test_rows_are_added_as_optuna_adds_them(url):
     studies = [opened(url, "tables"), opened(url, "calls")]
-    pens = [pen_of(studies[0]._storage), Calls(studies[1]._storage)]
+    pens = [writer_of(studies[0]._storage), CallWriter(studies[1]._storage)]
     for _ in range(2):
         for study, pen in zip(studies, pens, strict=True):
             pen.add(study._study_id, PLANNED)
@@ -110,12 +109,12 @@ def test_rows_are_added_as_optuna_adds_them(url):
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_row_is_read_as_optuna_reads_it(url, change):
     study = opened(url, rows=1)
-    pen = pen_of(study._storage)
+    pen = writer_of(study._storage)
     number = 1
     trial_id = ids(study)[number]
     pen.write({trial_id: CHANGES["running"]})
     pen.write({trial_id: CHANGES[change]})
-    read, wanted = pen.read(trial_id), storages.connect(url).get_trial(trial_id)
+    read, wanted = pen.read(trial_id), backends.connect(url).get_trial(trial_id)
     read.intermediate_values, wanted.intermediate_values = (
         {step: str(value) for step, value in row.intermediate_values.items()}  # nan is not equal to itself
         for row in (read, wanted)
@@ -137,23 +136,23 @@ def every_kind(url):
     """A database with trials of every state, attribute and distribution, between those of another study."""
     pairs = [(first, then) for first in CHANGES for then in CHANGES if not first == then == "params"]
     study, other = opened(url, "s", len(pairs)), opened(url, "other", 2)
-    optuna.load_study(study_name="s", storage=storages.connect(url)).enqueue_trial({"x": 1})
-    pen = pen_of(study._storage)
+    optuna.load_study(study_name="s", storage=backends.connect(url)).enqueue_trial({"x": 1})
+    pen = writer_of(study._storage)
     for trial, pair in zip(ids(study), pairs, strict=False):
         for change in pair:
             pen.write({trial: CHANGES[change]})
     moved = {"x": (7.5, FloatDistribution(0.0, 1.0)), "n": (4, IntDistribution(2, 10, step=2))}  # one lies outside
     pen.write({ids(other)[0]: Change(params=moved, state=TrialState.RUNNING)})
     # A study that another program made.
-    two = optuna.create_study(storage=storages.connect(url), study_name="two", directions=["minimize", "maximize"])
+    two = optuna.create_study(storage=backends.connect(url), study_name="two", directions=["minimize", "maximize"])
     two.add_trial(optuna.create_trial(values=[1.0, 2.0]))
-    return storages.connect(url), study._study_id, ids(study)
+    return backends.connect(url), study._study_id, ids(study)
 
 
 @pytest.mark.parametrize("part", ["all", "none", "a few", "many", "of a state", "of another study"])
 def test_rows_are_read_as_optuna_reads_them(every_kind, part, monkeypatch):
     kept, study, own = every_kind
-    monkeypatch.setattr(changes, "MOST_IDS", 5)
+    monkeypatch.setattr(trial_writers, "MOST_IDS", 5)
     few = {own[3], own[5], own[11]}
     states, known, last = {
         "all": (None, set(), -1),
@@ -174,7 +173,7 @@ def test_rows_are_read_as_optuna_reads_them(every_kind, part, monkeypatch):
 
 def test_rows_that_are_not_of_known_tables_are_read_by_optuna(every_kind, monkeypatch):
     kept, study, own = every_kind
-    monkeypatch.setattr(changes, "SCHEMA", changes.SCHEMA + 1)
+    monkeypatch.setattr(trial_writers, "SCHEMA", trial_writers.SCHEMA + 1)
     assert kept._tables is None
     assert [row._trial_id for row in kept._get_trials(study, None, set(), -1)] == own
 
@@ -185,7 +184,7 @@ def test_rows_that_are_not_of_known_tables_are_read_by_optuna(every_kind, monkey
 @pytest.mark.parametrize("at", range(1, 6))
 def test_what_is_interrupted_leaves_nothing(url, at):
     study = opened(url, rows=1)
-    pen, own, before = pen_of(study._storage), ids(study), tables(study)
+    pen, own, before = writer_of(study._storage), ids(study), tables(study)
     writes = []
 
     def interrupt(connection, cursor, statement, *_):
@@ -205,14 +204,14 @@ def test_what_is_interrupted_leaves_nothing(url, at):
 
 def test_whoever_sees_that_a_trial_has_ended_sees_its_value(url):
     study = opened(url, rows=1)
-    pen, own, other = pen_of(study._storage), ids(study), storages.connect(url)
+    pen, own, other = writer_of(study._storage), ids(study), backends.connect(url)
     seen = []
 
     def look(connection, cursor, statement, *_):
         if statement.startswith(("INSERT", "UPDATE")):
-            token = storages.READING.set(True)  # waits for nobody
+            token = backends.READING.set(True)  # waits for nobody
             seen.append(other.get_trial(own[0]))
-            storages.READING.reset(token)
+            backends.READING.reset(token)
 
     engine = study._storage._backend.engine
     sqlalchemy.event.listen(engine, "after_cursor_execute", look)
@@ -225,7 +224,7 @@ def test_whoever_sees_that_a_trial_has_ended_sees_its_value(url):
 
 def test_it_may_be_said_twice(url):
     study = opened(url, rows=1)
-    pen, own = pen_of(study._storage), ids(study)
+    pen, own = writer_of(study._storage), ids(study)
     every = Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.RUNNING)
     pen.write({own[0]: every})
     once = tables(study)
@@ -236,8 +235,8 @@ def test_it_may_be_said_twice(url):
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "memory"])
 def test_a_trial_that_has_ended_stays_as_it_is_and_keeps_nothing_from_others(tmp_path, kind):
     url = {"sqlite": f"sqlite:///{tmp_path}/a.db", "journal": f"journal:///{tmp_path}/a.log"}.get(kind)
-    study = optuna.create_study(storage=InMemoryStorage() if url is None else storages.connect(url))
-    pen = pen_of(study._storage)
+    study = optuna.create_study(storage=InMemoryStorage() if url is None else backends.connect(url))
+    pen = writer_of(study._storage)
     pen.add(study._study_id, PLANNED)
     own = ids(study)
     study._storage.set_trial_state_values(own[1], TrialState.COMPLETE, [1.0])
@@ -247,12 +246,12 @@ def test_a_trial_that_has_ended_stays_as_it_is_and_keeps_nothing_from_others(tmp
     assert study.trials[1].user_attrs == {"baseline": True}
     assert study.trials[2].user_attrs == late.user
     if url is not None:
-        assert storages.connect(url).get_all_trials(study._study_id) == study.trials
+        assert backends.connect(url).get_all_trials(study._study_id) == study.trials
 
 
 def test_a_journal_is_waited_for_once(tmp_path, monkeypatch):
-    study = optuna.create_study(storage=storages.connect(f"journal:///{tmp_path}/a.log"))
-    pen = pen_of(study._storage)
+    study = optuna.create_study(storage=backends.connect(f"journal:///{tmp_path}/a.log"))
+    pen = writer_of(study._storage)
     pen.add(study._study_id, PLANNED)
     synced = []
     monkeypatch.setattr("os.fsync", synced.append)
@@ -266,20 +265,22 @@ def test_a_journal_is_waited_for_once(tmp_path, monkeypatch):
 
 
 def test_optunas_tables_are_those_that_are_known(url):
-    assert isinstance(pen_of(opened(url)._storage), Tables), "Optuna has changed its tables: see `changes.Tables`"
+    assert isinstance(writer_of(opened(url)._storage), TableWriter), (
+        "Optuna has changed its tables: see `changes.TableWriter`"
+    )
 
 
 def test_where_they_are_not_optuna_writes_itself(tmp_path, monkeypatch):
     study = opened(f"sqlite:///{tmp_path}/a.db")
-    monkeypatch.setattr(changes, "SCHEMA", changes.SCHEMA + 1)
-    pen = pen_of(study._storage)
-    assert isinstance(pen, Calls)
+    monkeypatch.setattr(trial_writers, "SCHEMA", trial_writers.SCHEMA + 1)
+    pen = writer_of(study._storage)
+    assert isinstance(pen, CallWriter)
     pen.add(study._study_id, PLANNED)
     pen.write({ids(study)[0]: CHANGES["complete"]})
     assert study.trials[0].value == 0.25
 
 
 def test_other_storages_are_written_by_their_methods(tmp_path):
-    assert isinstance(pen_of(InMemoryStorage()), Calls)
-    assert isinstance(pen_of(storages.connect(f"journal:///{tmp_path}/a.log")), Calls)
-    assert isinstance(pen_of(RDBStorage("sqlite:///:memory:")), Calls)  # a study has Optuna's cache around it
+    assert isinstance(writer_of(InMemoryStorage()), CallWriter)
+    assert isinstance(writer_of(backends.connect(f"journal:///{tmp_path}/a.log")), CallWriter)
+    assert isinstance(writer_of(RDBStorage("sqlite:///:memory:")), CallWriter)  # a study has Optuna's cache around it

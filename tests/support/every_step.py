@@ -23,15 +23,15 @@ import torch  # before the forks
 from optuna.storages.journal import JournalFileBackend
 
 from hpo.config.study_spec import build
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
-from hpo.execution import checkpoint_store as checkpoint
+from hpo.execution import checkpoint_store
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.runner import Runner
 from hpo.execution.study_setup import open_study, plan
 from hpo.search.stopping import Rules
-from hpo.storage import backends as storages
+from hpo.storage import backends
 from hpo.storage.trial_locks import starting
 
 TRIALS, SEGMENTS = 3, 3
@@ -42,7 +42,7 @@ class Adder:
     """An array of two slots whose trials add up a number, and that can be kept."""
 
     def __init__(self) -> None:
-        self.slots, self.segment, self.horizon, self.notes, self.halted = 2, 1, SEGMENTS, (), Halt()
+        self.slots, self.segment, self.horizon, self.notes, self.stop_request = 2, 1, SEGMENTS, (), StopRequest()
         self.facts: Mapping[str, Any] = {}
         self._held: dict[int, tuple[TrialSpec, int, torch.Tensor]] = {}
 
@@ -87,7 +87,7 @@ class Adder:
 def run(name: str, url: str | None) -> optuna.Study:
     """Run a study, or go on with it."""
     study = build({"name": name, "pruner": {"name": "asha", "reduction_factor": 2}, **SETTINGS}, "test", Path())
-    kept = optuna.storages.InMemoryStorage() if url is None else storages.connect(url)
+    kept = optuna.storages.InMemoryStorage() if url is None else backends.connect(url)
     with starting(url, name):
         opened = open_study(study, kept, {})
         plan(opened, study)
@@ -137,7 +137,7 @@ def killed_at(point: int, name: str, url: str) -> bool:
     JournalFileBackend.append_logs = appended  # type: ignore[method-assign]
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executes)
     sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commits)
-    checkpoint.FIRST = 0  # or there would be none to kill it at
+    checkpoint_store.FIRST = 0  # or there would be none to kill it at
     os.replace, Path.rename = counted(os.replace), counted(Path.rename)  # type: ignore[assignment, method-assign]
     run(name, url)
     os._exit(0)

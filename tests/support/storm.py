@@ -29,12 +29,11 @@ import optuna
 from optuna.trial import TrialState
 
 import hpo
-from hpo.config import study_spec as configs
+from hpo.config import study_spec
 from hpo.core.errors import HpoError
 from hpo.core.events import Silent
-from hpo.execution import checkpoint_store as checkpoint
-from hpo.execution import run_study as tune
-from hpo.storage import backends as storages
+from hpo.execution import checkpoint_store, run_study
+from hpo.storage import backends
 
 SPACE = {
     "x": {"low": 0.0, "high": 1.0},
@@ -80,7 +79,7 @@ def run(name: str, url: str | None, trials: int) -> optuna.Study:
         warnings.simplefilter("ignore")
         if name == "finetune":
             assert url is not None
-            return tune.run(configs.load(Path("finetune.yaml"), {"trials": trials}), url, AtWork()).study
+            return run_study.run(study_spec.load(Path("finetune.yaml"), {"trials": trials}), url, AtWork()).study
         settings = {**SETTINGS[name], "trials": trials, "seed": 7}
         return hpo.optimize(objective, name="storm", storage=url, watch=AtWork(), **settings)
 
@@ -169,7 +168,7 @@ def storm(
         harm.plan(pid)
 
     AT_WORK.mkdir()
-    checkpoint.FIRST = 0  # few processes here live for a minute
+    checkpoint_store.FIRST = 0  # few processes here live for a minute
     for _ in range(workers):
         spawn()
     while living:
@@ -192,7 +191,7 @@ def storm(
             for pid in living:
                 os.kill(pid, signal.SIGKILL)
             raise SystemExit("the workers crash")
-    study = optuna.load_study(study_name="storm", storage=storages.connect(url))
+    study = optuna.load_study(study_name="storm", storage=backends.connect(url))
     return described(study, trials) | {
         "kills": killed,
         "harm": harm.done,

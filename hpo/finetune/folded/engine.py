@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.core.errors import GaveWayError, NotFoldableError, OutOfMemoryError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune import device
@@ -72,7 +72,7 @@ class FoldedEngine:
         self.slots = 1 if slots == "auto" else slots
         self.threads = torch.get_num_threads()  # which all slots share, one after the other
         self.occupied: dict[int, Slot] = {}
-        self.halted = Halt()
+        self.stop_request = StopRequest()
         displaced = setup.device.type == "cpu" and not device.reproducible_products()
         self.notes: Sequence[str] = (DISPLACED,) if displaced else ()
         template = setup.model
@@ -194,7 +194,7 @@ class FoldedEngine:
         assert program is not None
         plans = {number: self._planned(slot) for number, slot in self.occupied.items() if slot.seen < slot.boundary}
         for step in range(program.write(plans)):
-            if self.halted.is_set():
+            if self.stop_request.is_set():
                 self._rewind(plans)
                 break
             self._micro_step(program, step)

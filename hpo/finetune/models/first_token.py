@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hpo.finetune.folded.packing import current as packed_now
-from hpo.finetune.models import output_check as probe
+from hpo.finetune.models import output_check
 
 _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.\d+$")
 
@@ -32,10 +32,10 @@ def shorten(model: PreTrainedModel) -> bool:
     joint = getattr(getattr(layers[-1], "attention", None), "output", None) if layers else None
     if not isinstance(joint, nn.Module):
         return False
-    before = probe.outputs(model)
+    before = output_check.outputs(model)
     hook = joint.register_forward_pre_hook(_first)
     try:
-        same = probe.same(before, probe.outputs(model))
+        same = output_check.same(before, output_check.outputs(model))
     except (RuntimeError, IndexError, TypeError):  # it wants the other tokens after all
         same = False
     if not same:

@@ -26,7 +26,7 @@ from hpo.config.paths import locate, model_source
 from hpo.core.errors import ModelError
 from hpo.finetune.folded.packing import current as packed_now
 from hpo.finetune.models import dropout as own_dropout
-from hpo.finetune.models import output_check as probe
+from hpo.finetune.models import output_check
 from hpo.tasks.classification import TASKS
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -199,10 +199,10 @@ def attend(model: PreTrainedModel) -> None:
 
     Some classes accept any attention function and then compute their own, with a mask that they misread.
     """
-    published = probe.outputs(model)
+    published = output_check.outputs(model)
     try:
         _attend_with(model, "hpo")
-        if probe.same(probe.outputs(model), published):
+        if output_check.same(output_check.outputs(model), published):
             return
     except (ValueError, RuntimeError):  # the class does not let its attention be replaced
         pass

@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import DivergedError, HpoError, ModelError, OutOfMemoryError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialSpec
 from hpo.finetune import device
 from hpo.finetune.data.sources import Dataset
@@ -82,7 +82,7 @@ class ShardedArray:
     engine: type[ShardEngine] = ShardEngine
 
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
-        self.shards, self.slots, self.halted = config.shards, 1, Halt()
+        self.shards, self.slots, self.stop_request = config.shards, 1, StopRequest()
         where = _chosen(config)
         precision = device.precision(config.precision, where)
         config = config.model_copy(update={"device": "cpu", "precision": precision})
@@ -134,7 +134,7 @@ class ShardedArray:
             return {0: self._move("train")}
         except ShardLostError:  # not the trial's end but the study's
             raise
-        except InterruptedError:  # halted: the trial is as it was when its segment began
+        except InterruptedError:  # stop_request: the trial is as it was when its segment began
             return {}
         except TooLargeError as error:
             self.micro_batch = error.args[0]
@@ -232,7 +232,7 @@ class ShardedArray:
         answers: dict[int, Any] = {}
         deadline, told = math.inf, False
         while len(answers) < self.shards and time.monotonic() < deadline:
-            if self.halted.is_set() and not told:
+            if self.stop_request.is_set() and not told:
                 told = True
                 with suppress(OSError):
                     group.pipes[0].send(HALT)

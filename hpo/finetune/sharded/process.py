@@ -32,7 +32,7 @@ from transformers import PreTrainedModel
 
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import GaveWayError, OutOfMemoryError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune import optimizer as optimizers
@@ -101,7 +101,7 @@ class ShardEngine:
         self.rank, self.shards, self._moves = place.rank, place.shards, moves
         self.slots, self.micro_batch, self.threads = 1, setup.config.micro_batch, torch.get_num_threads()
         self.occupied: dict[int, Slot] = {}
-        self.halted = Halt()
+        self.stop_request = StopRequest()
         setup.use(torch.device(place.device))
         heads = dict(_heads(setup.model, setup.head))
         shard(setup.model, self.shards, setup.device, setup.precision)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from trials import MIXED, SPACE, advanced_beside_nan, curves, open_array, same
 
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import GaveWayError, OutOfMemoryError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 from hpo.finetune import device
-from hpo.finetune.folded import engine as folded_array
+from hpo.finetune.folded import engine
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.models import dropout
 from hpo.finetune.models.loading import load_model
@@ -30,7 +30,7 @@ from hpo.recipe.schedules import SCHEDULES
 def packed():
     """These rows are of nearly one length; pack their tokens all the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folded_array, "WORTH_PACKING", 10.0)
+        patch.setattr(engine, "WORTH_PACKING", 10.0)
         yield
 
 
@@ -52,7 +52,7 @@ def test_a_trial_is_to_the_bit_the_same_whatever_the_slots_neighbours_and_refill
 @pytest.mark.bits
 def test_so_it_is_where_rows_are_padded(tmp_path, monkeypatch):
     assert open_array(tmp_path).facts["program"] == "packed"
-    monkeypatch.setattr(folded_array, "WORTH_PACKING", 0.0)
+    monkeypatch.setattr(engine, "WORTH_PACKING", 0.0)
     alone = curves(open_array(tmp_path, slots=1))
     array = open_array(tmp_path, slots=3)
     assert array.facts["program"] == "folded"
@@ -72,7 +72,7 @@ def test_so_it_is_with_two_threads(tmp_path):
 @pytest.mark.parametrize("reproducible", [True, False])
 def test_where_products_depend_on_memory_it_is_said(tmp_path, monkeypatch, reproducible):
     monkeypatch.setattr(device, "reproducible_products", lambda: reproducible)
-    assert (folded_array.DISPLACED in open_array(tmp_path).notes) == (not reproducible)
+    assert (engine.DISPLACED in open_array(tmp_path).notes) == (not reproducible)
 
 
 def test_masks_come_from_the_trials_seed_step_and_micro_batch(tmp_path):
@@ -125,8 +125,8 @@ def test_a_whole_study_gives_the_same_table_with_one_slot_and_with_four(tmp_path
     tables, weights = [], []
     for slots in (1, 4):
         raw = tiny.study(tmp_path, fold=True, slots=slots, trials=10, space=space, sampler=sampler, metric="loss")
-        study = config.build({**raw, "name": f"s{slots}", "keep_best": 10}, "test", tmp_path)
-        finished = tune.run(study, f"sqlite:///{tmp_path}/{slots}.db")
+        study = study_spec.build({**raw, "name": f"s{slots}", "keep_best": 10}, "test", tmp_path)
+        finished = run_study.run(study, f"sqlite:///{tmp_path}/{slots}.db")
         assert finished.array.slots == slots
         tables.append([(t.number, t.state, t.params, t.value, t.intermediate_values) for t in finished.study.trials])
         kept = sorted((finished.folder / "trials").glob("*/model.safetensors"))
@@ -195,12 +195,12 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
         (FoldedEngine, "_train"),
         (FoldedEngine, "_predict_all"),
         (Slot, "hold"),  # in which the best weights are copied
-        (folded_array, "Program"),
+        (engine, "Program"),
     ],
 )
 def test_a_study_that_runs_out_of_memory_ends_with_the_same_table(tmp_path, monkeypatch, owner, name):
     raw = tiny.study(tmp_path, fold=True, slots=4, trials=5, space=SPACE, metric="loss")
-    undisturbed = tune.run(config.build({**raw, "name": "a"}, "test", tmp_path), f"sqlite:///{tmp_path}/a.db")
+    undisturbed = run_study.run(study_spec.build({**raw, "name": "a"}, "test", tmp_path), f"sqlite:///{tmp_path}/a.db")
     original = getattr(owner, name)
 
     def limited(*args, **kwargs):
@@ -209,10 +209,10 @@ def test_a_study_that_runs_out_of_memory_ends_with_the_same_table(tmp_path, monk
         return original(*args, **kwargs)
 
     opened = []
-    inner = tune.open_array
-    monkeypatch.setattr(tune, "open_array", lambda study: opened.append(inner(study)) or opened[0])
+    inner = run_study.open_array
+    monkeypatch.setattr(run_study, "open_array", lambda study: opened.append(inner(study)) or opened[0])
     monkeypatch.setattr(owner, name, limited)
-    shrunk = tune.run(config.build({**raw, "name": "b"}, "test", tmp_path), f"sqlite:///{tmp_path}/b.db")
+    shrunk = run_study.run(study_spec.build({**raw, "name": "b"}, "test", tmp_path), f"sqlite:///{tmp_path}/b.db")
     assert shrunk.array.slots == 2
     tables = [
         [(t.params, t.value, t.intermediate_values, t.state) for t in s.study.trials] for s in (undisturbed, shrunk)
@@ -360,7 +360,7 @@ def test_a_study_remembers_how_many_slots_it_measured(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/a.db"
 
     def slots(trials):
-        return tune.run(config.build({**raw, "trials": trials}, "test", tmp_path), url).array.slots
+        return run_study.run(study_spec.build({**raw, "trials": trials}, "test", tmp_path), url).array.slots
 
     monkeypatch.setattr(FoldedEngine, "fastest_slots", lambda self, most: min(most, 4))
     assert slots(3) == 3  # as many as there are trials: nothing is known of more

@@ -6,7 +6,7 @@ from architectures import ARCHITECTURES, configuration
 from torch import nn
 from transformers import AutoConfig, BertForSequenceClassification
 
-from hpo.finetune.folded import equivalence as fold_check
+from hpo.finetune.folded import equivalence
 from hpo.finetune.folded import layers as folded_layers
 from hpo.finetune.folded.equivalence import check
 from hpo.finetune.folded.layers import FoldedEmbedding, FoldedLayerNorm
@@ -15,7 +15,7 @@ from hpo.finetune.lora.adapters import Lora
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(fold_check, "_known", {})
+    monkeypatch.setattr(equivalence, "_known", {})
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,7 +43,7 @@ def test_so_it_does_with_the_slots_in_one_product_as_on_a_gpu(name, lora, monkey
 
 def test_the_copy_has_two_layers_and_few_tokens():
     task, config = configuration("modernbert", num_hidden_layers=9, vocab_size=50000, eos_token_id=40000)
-    small = fold_check._cut(config)
+    small = equivalence._cut(config)
     assert (small.num_hidden_layers, len(small.layer_types), small.vocab_size) == (2, 2, 36)
     assert (small.eos_token_id, small.pad_token_id) == (3, 0)
     assert (config.num_hidden_layers, config.vocab_size, config.eos_token_id) == (9, 50000, 40000)
@@ -52,7 +52,7 @@ def test_the_copy_has_two_layers_and_few_tokens():
 
 def test_it_is_done_once_for_what_matters(monkeypatch):
     calls = []
-    monkeypatch.setattr(fold_check, "_difference", lambda kind, *_: calls.append(kind))
+    monkeypatch.setattr(equivalence, "_difference", lambda kind, *_: calls.append(kind))
     for layers, labels, width in [(2, 3, 32), (5, 3, 32), (5, 3, 64)]:
         config = AutoConfig.for_model("bert", num_hidden_layers=layers, num_labels=labels, hidden_size=width)
         check(BertForSequenceClassification, config)

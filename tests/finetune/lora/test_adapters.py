@@ -15,17 +15,17 @@ from trials import curves, same
 
 from hpo.analysis.export import export
 from hpo.analysis.verdict import judge
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import ConfigError, DivergedError, MissingExtraError, ModelError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.data.batches import epoch_batches
-from hpo.finetune.folded import equivalence as fold_check
+from hpo.finetune.folded import equivalence
 from hpo.finetune.folded import model as folded
 from hpo.finetune.folded.model import fold, load_slot, slot_weights
-from hpo.finetune.lora import peft_files as adapter_files
+from hpo.finetune.lora import peft_files
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.lora.adapters import Adapter, Lora
 from hpo.finetune.models.loading import load_model
@@ -62,7 +62,7 @@ SEQUENCE_CLASSIFIERS = [n for n, (_, task, _) in architectures.ARCHITECTURES.ite
 
 def open_array(folder, **overrides):
     raw = tiny.study(folder, **{"space": SPACE, **overrides})
-    array = tune.open_array(config.build(raw, "test", folder))
+    array = run_study.open_array(study_spec.build(raw, "test", folder))
     assert type(array.adaptation) is LoraAdaptation
     return array
 
@@ -119,9 +119,7 @@ def test_three_slots_are_three_peft_models(tmp_path, name):
     logits = together(**architectures.flat(inputs)).logits.unflatten(0, (3, -1))
     logits.square().sum().backward()
     for slot, params in enumerate(trials):
-        adapter_files.save(
-            tmp_path / str(slot), template, lora, slot_weights(together, slot), TrainingParams.of(params)
-        )
+        peft_files.save(tmp_path / str(slot), template, lora, slot_weights(together, slot), TrainingParams.of(params))
         alone = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / str(slot)), is_trainable=True)
         own = alone(**{key: value[slot] for key, value in inputs.items()}).logits
         own.square().sum().backward()
@@ -150,7 +148,7 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
     for slot, params in enumerate(trials):
         array.load(slot, TrialSpec(slot, params, 10 + slot))
         folder = tmp_path / str(slot)
-        adapter_files.save(
+        peft_files.save(
             folder,
             array.setup.model,
             array.adaptation.lora,
@@ -315,7 +313,7 @@ def test_training_leaves_the_base_the_padded_ranks_and_the_targets_of_others_alo
 def test_every_architecture_folds_with_adapters_or_is_found_not_to(name):
     (model,) = architectures.models(name, 1)
     lora = Lora(("all_linear",), 3, head_of(model))
-    wrong = fold_check.check(type(model), model.config, lora)
+    wrong = equivalence.check(type(model), model.config, lora)
     if name.startswith("deberta"):  # its projections of positions, which all rows share, would share a mask
         assert "of two folded trials differs" in str(wrong)
     else:
@@ -334,10 +332,10 @@ def test_what_does_not_fold_trains_with_one_slot(tmp_path, monkeypatch):
 def test_slots_are_measured_at_the_studys_own_rank_and_targets(tmp_path):
     raw = tiny.study(tmp_path, slots="auto", space={"learning_rate": [1e-3, 3e-3], "lora_rank": 4, "epochs": 1})
     raw["space"]["lora_targets"] = "all_linear"
-    study = config.build(raw, "test", tmp_path)
-    array = tune.open_array(study)
+    study = study_spec.build(raw, "test", tmp_path)
+    array = run_study.open_array(study)
     assert array.fastest_slots(2) in (1, 2)
-    assert {t.state for t in tune.run(study, f"sqlite:///{tmp_path}/a.db").study.trials} == {TrialState.COMPLETE}
+    assert {t.state for t in run_study.run(study, f"sqlite:///{tmp_path}/a.db").study.trials} == {TrialState.COMPLETE}
 
 
 def test_slots_are_not_measured_where_trials_would_differ(tmp_path, monkeypatch):
@@ -399,7 +397,7 @@ def test_a_checkpoint_with_a_classifier_trains_it_from_where_it_is(tmp_path):
 def test_a_study_runs_from_its_file_to_verdict_and_export(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = tiny.study(tmp_path, space=SPACE, slots=3, trials=6, sampler="random", pruner="median")
-    finished = tune.run(config.build(raw, "test", tmp_path), "sqlite:///hpo.db")
+    finished = run_study.run(study_spec.build(raw, "test", tmp_path), "sqlite:///hpo.db")
     assert all(trial.state.is_finished() for trial in finished.study.trials)
     assert finished.study.trials[0].params["lora_rank"] == 6  # the choice nearest to the published 8
     verdict = judge(finished.study, finished.array, finished.folder / "trials")
@@ -439,7 +437,7 @@ def test_a_space_that_cannot_be_is_refused_when_it_is_read(space, place, said):
     parameters = {"learning_rate": [1e-4, 1e-3], "epochs": [1, 2], **space}
     for written, path in ((parameters, (place,)), ({"parameters": parameters}, ("parameters", place))):
         with pytest.raises(ConfigError) as raised:
-            config.build({"name": "n", "model": "m", "data": {}, "space": written}, "test", None)
+            study_spec.build({"name": "n", "model": "m", "data": {}, "space": written}, "test", None)
         (problem,) = raised.value.problems
         assert problem.path == ("space", *path)
         assert said in problem.message
@@ -448,8 +446,8 @@ def test_a_space_that_cannot_be_is_refused_when_it_is_read(space, place, said):
 def test_adapters_always_train_folded():
     raw = {"name": "n", "model": "m", "data": {}, "fold": False, "space": {"lora_rank": [4, 8]}}
     with pytest.raises(ConfigError, match=r"fold: adapters \(lora_rank\) always train folded"):
-        config.build(raw, "test", None)
-    assert config.build({**raw, "objective": "m:f", "model": None, "data": None, "fold": None}, "test", None)
+        study_spec.build(raw, "test", None)
+    assert study_spec.build({**raw, "objective": "m:f", "model": None, "data": None, "fold": None}, "test", None)
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
@@ -460,9 +458,9 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     array.keep(0, tmp_path / "kept")
     (tmp_path / "model").rename(tmp_path / "moved")
     with pytest.raises(ModelError, match="has to be where it was when the study ran"):
-        adapter_files.merged(tmp_path / "kept")
+        peft_files.merged(tmp_path / "kept")
     monkeypatch.setitem(sys.modules, "peft", None)
-    for needs in (lambda: adapter_files.merged(tmp_path / "kept"), lambda: LoraAdaptation(array.adaptation.lora)):
+    for needs in (lambda: peft_files.merged(tmp_path / "kept"), lambda: LoraAdaptation(array.adaptation.lora)):
         with pytest.raises(MissingExtraError, match=r"pip install 'hpo\[lora\]'"):
             needs()
 

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
-from hpo.config import study_spec as config
+from hpo.config import study_spec
 from hpo.core.errors import GaveWayError, ModelError, StudyError
-from hpo.core.interrupts import Halt
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import TrialSpec
-from hpo.execution import run_study as tune
+from hpo.execution import run_study
 from hpo.finetune.models import dropout
 from hpo.finetune.sharded.engine import ShardedArray, ShardLostError
 from hpo.finetune.sharded.process import ShardEngine
@@ -45,7 +45,7 @@ class Watched(ShardEngine):
 
 def opened(folder, **overrides):
     overrides = {"evaluations_per_epoch": 1, "metric": "loss", **overrides}
-    return tune.open_array(config.build(tiny.study(folder, **overrides), "test", folder))
+    return run_study.open_array(study_spec.build(tiny.study(folder, **overrides), "test", folder))
 
 
 @pytest.fixture(scope="module")
@@ -145,17 +145,17 @@ def test_a_study_runs_over_two_processes(folder, single, sharded, tmp_path, monk
     space = {"learning_rate": {"low": 1e-3, "high": 1e-2}, "batch_size": [8, 16], "epochs": 1, "dropout": 0.0}
     found = {}
     for name, array in (("one", single), ("two", sharded)):
-        monkeypatch.setattr(tune, "open_array", lambda study, array=array: array)  # its processes run already
+        monkeypatch.setattr(run_study, "open_array", lambda study, array=array: array)  # its processes run already
         raw = tiny.study(folder, name=name, shards=1 + (array is sharded), space=space, trials=2, metric="loss")
-        found[name] = tune.run(config.build(raw, "test", folder), "sqlite:///hpo.db")
+        found[name] = run_study.run(study_spec.build(raw, "test", folder), "sqlite:///hpo.db")
     assert [t.state for t in found["two"].study.trials] == [TrialState.COMPLETE] * 2
     values = [[t.value for t in found[name].study.trials] for name in ("one", "two")]
     np.testing.assert_allclose(values[1], values[0], atol=1e-5)
     best = found["two"].study.best_trial.number
     assert (found["two"].folder / "trials" / str(best) / "model.safetensors").is_file()
-    monkeypatch.setattr(tune, "open_array", lambda study: single)
+    monkeypatch.setattr(run_study, "open_array", lambda study: single)
     with pytest.raises(StudyError, match="shards: was 2, is None"):
-        tune.run(config.build({**raw, "shards": 1}, "test", folder), "sqlite:///hpo.db")
+        run_study.run(study_spec.build({**raw, "shards": 1}, "test", folder), "sqlite:///hpo.db")
 
 
 # ---------------------------------------------------------------- what ends it
@@ -165,12 +165,12 @@ def test_all_processes_halt_at_the_same_step_and_go_on_with_the_next_trial(singl
     sharded.load(0, TrialSpec(0, LONG, 1))
     sharded.advance()
     before = [process.pid for process in sharded._group.processes]
-    threading.Timer(0.3, sharded.halted.set).start()
+    threading.Timer(0.3, sharded.stop_request.set).start()
     began = time.monotonic()
     while sharded.advance():
         pass
     assert time.monotonic() - began < 5
-    sharded.halted = Halt()
+    sharded.stop_request = StopRequest()
     sharded.unload(0)
     params = {**EXACT, "batch_size": 16}
     np.testing.assert_allclose(curve(trained(sharded, params)), curve(trained(single, params)), atol=1e-5)
