@@ -34,7 +34,7 @@ def test_pages_are_there():
 def test_modules_that_the_pages_name_are_there():
     for page in (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
         named = re.findall(r"`((?:hpo/|tests/)?[a-z_]+/[a-z_/]+\.py)`", page.read_text())
-        assert len(named) > 3
+        assert len(named) >= 3
         for name in named:
             path = ROOT / name if name.startswith(("hpo/", "tests/")) else ROOT / "hpo" / name
             assert path.is_file(), f"{page.name}: {name}"
