@@ -1,8 +1,8 @@
-"""What one moment changes in trials, written as one: in a database as one transaction, in a journal as one append.
+"""Writing several changes of trials as one: in a database as one transaction, in a journal as one append.
 
-Optuna's storages write every parameter, value and attribute by itself, in a transaction that reads the trial first.
-All that is known here of Optuna's tables is in `TableWriter`; `tests/storage/test_trial_writers.py` compares what it
-leaves in a database with what Optuna would have left there.
+Optuna's storages write every parameter, value and attribute in its own transaction, which reads the trial first.
+Only `TableWriter` knows Optuna's tables. `tests/storage/test_trial_writers.py` compares the tables that it leaves with
+those that Optuna leaves.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ SCHEMA = 12
 """The version of Optuna's tables that `TableWriter` writes to."""
 
 MOST_IDS = 500
-"""Trials that are named one by one in a statement."""
+"""The most trial ids to list in one statement."""
 
 INSERT: Mapping[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 @dataclass
 class Change:
-    """What is new in a trial.
+    """What to write to a trial.
 
     Attributes:
         params: Name -> (value as Optuna stores it, distribution).
-        curve: Step -> value.
+        curve: Step -> intermediate value.
         user: User attributes.
         system: System attributes.
-        state: Its state from now on; None leaves it.
-        values: The objective's, told with a state.
+        state: The new state; None leaves it as it is.
+        values: Values of the objective, told with a state.
     """
 
     params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
@@ -61,21 +61,21 @@ class TrialWriter(Protocol):
         """Return a trial's row."""
 
     def write(self, changes: Mapping[int, Change]) -> Collection[int]:
-        """Write changes, trial id -> change; return the ids of the trials that have ended, which stay as they are."""
+        """Write changes, trial id -> change; return the ids of the trials that have ended, which are not changed."""
 
     def add(self, study_id: int, rows: Sequence[FrozenTrial]) -> None:
-        """Add waiting rows, one at least, which have attributes at most, in their order."""
+        """Add one or more waiting rows in the given order; they may have attributes and nothing else."""
 
 
 class Database(RDBStorage):
-    """Optuna's storage in a database, whose trials are read with one select a table.
+    """Optuna's storage in a database, which reads trials with one select per table.
 
-    Optuna makes an object of every row of every table: ten times as slow.
+    Optuna makes an object of every row of every table, which takes ten times as long.
     """
 
     @cached_property
     def _tables(self) -> TableWriter | None:
-        return tables_of(self)
+        return table_writer_of(self)
 
     def _get_trials(
         self,
@@ -91,25 +91,25 @@ class Database(RDBStorage):
 
 
 def writer_of(storage: BaseStorage) -> TrialWriter:
-    """Return what reads and writes a storage: its tables where they are as they are known here, else its methods."""
-    inner = getattr(storage, "_backend", None)  # of Optuna's cache a database, of a journal its file
-    tables = tables_of(inner) if isinstance(inner, RDBStorage) else None
+    """Return the writer of a storage: of its tables if their version is known, else by the storage's methods."""
+    inner = getattr(storage, "_backend", None)  # the database behind Optuna's cache, or the file of a journal
+    tables = table_writer_of(inner) if isinstance(inner, RDBStorage) else None
     return tables or CallWriter(storage, getattr(inner, "holding", nullcontext))
 
 
-def tables_of(database: RDBStorage) -> TableWriter | None:
-    """Return the tables of a database; None if they are not as they are known here."""
+def table_writer_of(database: RDBStorage) -> TableWriter | None:
+    """Return the writer of a database's tables; None if their version is not known."""
     with suppress(ImportError, AttributeError, LookupError, ValueError):
         return TableWriter(database.engine)
     return None
 
 
 class CallWriter:
-    """Writes as Optuna does, call by call: whoever is killed in between has written the first of them.
+    """Writes by the methods of a storage, one call a change: a process that is killed in between has written some.
 
     Args:
         storage: Any storage.
-        holding: In it, a journal keeps records back until the next one is written.
+        holding: A context in which a journal holds records back until the next append after it.
     """
 
     def __init__(self, storage: BaseStorage, holding: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -146,22 +146,23 @@ class CallWriter:
             yield partial(self._storage.set_trial_param, trial_id, name, value, distribution)
         for step, value in change.curve.items():
             yield partial(self._storage.set_trial_intermediate_value, trial_id, step, value)
-        for key, fact in change.user.items():
-            yield partial(self._storage.set_trial_user_attr, trial_id, key, fact)
-        for key, fact in change.system.items():
-            yield partial(self._storage.set_trial_system_attr, trial_id, key, fact)
-        if change.state is not None:  # last: who reads that a trial has ended finds all that is to be said of it
+        for key, attr in change.user.items():
+            yield partial(self._storage.set_trial_user_attr, trial_id, key, attr)
+        for key, attr in change.system.items():
+            yield partial(self._storage.set_trial_system_attr, trial_id, key, attr)
+        if change.state is not None:  # last: a reader that finds a trial ended must find all of its data
             yield partial(self._storage.set_trial_state_values, trial_id, change.state, change.values)
 
 
 class TableWriter:
-    """Writes to Optuna's tables: all of a moment or nothing.
+    """Writes to Optuna's tables: all changes in one transaction, or none.
 
     Args:
         engine: The database's.
 
     Raises:
-        LookupError, or what else a look at it ends in: It is of another kind, or Optuna's tables are other ones.
+        LookupError: The database is neither SQLite nor PostgreSQL, or Optuna's tables have another version. Tables that
+            have changed without a new version can raise ImportError, AttributeError or ValueError.
     """
 
     def __init__(self, engine: sqlalchemy.Engine) -> None:
@@ -176,24 +177,24 @@ class TableWriter:
             for name in ("params", "intermediate_values", "user_attributes", "system_attributes", "values")
         ]
         self._point, self._value = models.TrialIntermediateValueModel, models.TrialValueModel
-        # Statements are made once: that takes longer than to execute them.
+        # Making a statement takes longer than executing it, so each is made once.
         self._params, self._curve, self._user, self._system, self._values = (
             _upsert(INSERT[engine.name](table)) for table in parts
         )
         self._selects = [_select(table) for table in (self._trials, *parts)]
         trial_id: Any = sqlalchemy.bindparam("id")
-        self._one = [select.where(_trial_of(select) == trial_id) for select in self._selects]
+        self._selects_of_one = [select.where(_trial_of(select) == trial_id) for select in self._selects]
         state = sqlalchemy.select(self._trials.c.state).where(self._trials.c.trial_id == trial_id)
-        self._state_of = state.with_for_update()  # so that nobody else tells a trial before the end of a transaction
+        self._state_of = state.with_for_update()  # no other process can tell the trial before the transaction ends
         self._update_to = {state: self._update(state) for state in TrialState}
 
     def read(self, trial_id: int) -> FrozenTrial:
         """Return a trial's row."""
-        (row,) = self._read(self._one, {"id": trial_id})
+        (row,) = self._read(self._selects_of_one, {"id": trial_id})
         return row
 
     def rows(self, study_id: int, known: Collection[int] = (), last: int = -1) -> list[FrozenTrial]:
-        """Return rows of a study in the order of their ids, with one select a table.
+        """Return rows of a study in the order of their ids, with one select per table.
 
         Args:
             study_id: The study's id.
@@ -202,39 +203,39 @@ class TableWriter:
         """
         trial = self._trials.c
         wanted: Any = trial.trial_id > last
-        if known:  # a database takes some 30,000 values of a statement at most
+        if known:  # a statement can have some 30,000 values at most
             wanted |= trial.trial_id.in_(known) if len(known) <= MOST_IDS else trial.trial_id >= min(known)
         ids = sqlalchemy.select(trial.trial_id).where(trial.study_id == study_id, wanted)
         rows = self._read([select.where(_trial_of(select).in_(ids)) for select in self._selects], {})
         return [row for row in rows if row._trial_id > last or row._trial_id in known]
 
     def _read(self, selects: Sequence[Any], values: Mapping[str, Any]) -> list[FrozenTrial]:
-        """Return the trials that selects from the tables give: first of the trials, then of each of their parts."""
-        with self._engine.begin() as connection, _uncollected():
+        """Return the trials that selects give: first from the table of trials, then from those of parts."""
+        with self._engine.begin() as connection, _no_garbage_collection():
             trials, *found = (connection.execute(select, values).all() for select in selects)
             parts: list[dict[int, list[Any]]] = [defaultdict(list) for _ in found]
             for rows, of_trial in zip(found, parts, strict=True):
                 for row in rows:
                     of_trial[row[0]].append(row[1:])
-            known: dict[str, BaseDistribution] = {}  # trials share most distributions, and to read one takes long
-            return [self._row(known, trial, *(part.get(trial[0], ()) for part in parts)) for trial in trials]
+            distributions: dict[str, BaseDistribution] = {}  # parsing is slow, and trials share most distributions
+            return [self._row(distributions, trial, *(part.get(trial[0], ()) for part in parts)) for trial in trials]
 
-    def _row(self, known: dict[str, BaseDistribution], trial: Any, *parts: Sequence[Any]) -> FrozenTrial:
-        """Return a trial, given its row and those of its parts; distributions are kept by their text."""
+    def _row(self, distributions: dict[str, BaseDistribution], trial: Any, *parts: Sequence[Any]) -> FrozenTrial:
+        """Return a trial, given its table row and those of its parts; new distributions are added by their JSON."""
         params, curve, user, system, values = parts
         for _, _, text in params:
-            if text not in known:
-                known[text] = json_to_distribution(text)
+            if text not in distributions:
+                distributions[text] = json_to_distribution(text)
         point, value = self._point.stored_repr_to_intermediate_value, self._value.stored_repr_to_value
         return FrozenTrial(
             number=trial.number,
             state=trial.state,
             value=None,
             values=[value(*row) for _, *row in sorted(values)] or None,
-            datetime_start=_here(trial.datetime_start),
-            datetime_complete=_here(trial.datetime_complete),
-            params={name: known[text].to_external_repr(number) for name, number, text in params},
-            distributions={name: known[text] for name, _, text in params},
+            datetime_start=_local(trial.datetime_start),
+            datetime_complete=_local(trial.datetime_complete),
+            params={name: distributions[text].to_external_repr(number) for name, number, text in params},
+            distributions={name: distributions[text] for name, _, text in params},
             user_attrs={key: json.loads(text) for key, text in user},
             system_attrs={key: json.loads(text) for key, text in system},
             intermediate_values={step: point(*row) for step, *row in curve},
@@ -242,19 +243,21 @@ class TableWriter:
         )
 
     def _update(self, state: TrialState) -> sqlalchemy.Update:
-        """Return the statement that sets a state, and the moment of a start or an end."""
+        """Return the statement that sets a state, and the time of the start or the end."""
         changed: dict[str, Any] = {"state": state}
         if state != TrialState.WAITING:
-            moment = "datetime_complete" if state.is_finished() else "datetime_start"
-            changed[moment] = sqlalchemy.bindparam("now", type_=sqlalchemy.DateTime)
+            column = "datetime_complete" if state.is_finished() else "datetime_start"
+            changed[column] = sqlalchemy.bindparam("now", type_=sqlalchemy.DateTime)
         where = self._trials.c.trial_id == sqlalchemy.bindparam("id")
         return sqlalchemy.update(self._trials).where(where).values(changed)
 
     def write(self, changes: Mapping[int, Change]) -> Collection[int]:
         """Write in one transaction."""
         with self._engine.begin() as connection:
-            states = {one: connection.execute(self._state_of, {"id": one}).scalar_one() for one in sorted(changes)}
-            live = {one: change for one, change in changes.items() if not states[one].is_finished()}
+            states = {
+                trial: connection.execute(self._state_of, {"id": trial}).scalar_one() for trial in sorted(changes)
+            }
+            live = {trial: change for trial, change in changes.items() if not states[trial].is_finished()}
             self._execute(connection, live)
         return changes.keys() - live.keys()
 
@@ -262,7 +265,7 @@ class TableWriter:
         """Add all in one transaction."""
         study, trial = self._studies.c, self._trials.c
         with self._engine.begin() as connection:
-            # As Optuna does before it counts: there is no constraint that would keep numbers apart.
+            # Optuna locks the study too before it counts: no constraint makes the numbers unique.
             connection.execute(sqlalchemy.select(study.study_id).where(study.study_id == study_id).with_for_update())
             counted = sqlalchemy.select(sqlalchemy.func.count()).where(trial.study_id == study_id)
             begin = connection.execute(counted).scalar_one()
@@ -285,57 +288,58 @@ class TableWriter:
             connection.execute(statement, rows)
 
     def _rows(self, trial_id: int, change: Change) -> Iterator[tuple[Any, dict[str, Any]]]:
-        of = {"trial_id": trial_id}
+        key_of_trial = {"trial_id": trial_id}
         for name, (value, distribution) in change.params.items():
             drawn = {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(distribution)}
-            yield self._params, of | drawn
+            yield self._params, key_of_trial | drawn
         for step, value in change.curve.items():
-            number, point = self._point.intermediate_value_to_stored_repr(value)
-            yield self._curve, of | {"step": step, "intermediate_value": number, "intermediate_value_type": point}
+            number, value_type = self._point.intermediate_value_to_stored_repr(value)
+            stored = {"step": step, "intermediate_value": number, "intermediate_value_type": value_type}
+            yield self._curve, key_of_trial | stored
         for statement, attrs in ((self._user, change.user), (self._system, change.system)):
-            for key, fact in attrs.items():
-                yield statement, of | {"key": key, "value_json": json.dumps(fact)}
+            for key, attr in attrs.items():
+                yield statement, key_of_trial | {"key": key, "value_json": json.dumps(attr)}
         for objective, value in enumerate(change.values or ()):
             number, kind = self._value.value_to_stored_repr(value)
-            yield self._values, of | {"objective": objective, "value": number, "value_type": kind}
+            yield self._values, key_of_trial | {"objective": objective, "value": number, "value_type": kind}
         if change.state is not None:
             now = {} if change.state == TrialState.WAITING else {"now": datetime.now(UTC).replace(tzinfo=None)}
             yield self._update_to[change.state], {"id": trial_id, **now}
 
 
 def _upsert(statement: Any) -> Any:
-    """Return what inserts a row, or puts it in the place of the one that has the same key."""
-    (unique,) = (one for one in statement.table.constraints if isinstance(one, sqlalchemy.UniqueConstraint))
+    """Return the statement that inserts a row, or replaces the one that has the same key."""
+    (unique,) = (each for each in statement.table.constraints if isinstance(each, sqlalchemy.UniqueConstraint))
     keys = {column.name for column in unique.columns}
-    rest = {one.name: statement.excluded[one.name] for one in statement.table.columns if one.name not in keys}
-    rest = {name: new for name, new in rest.items() if not statement.table.columns[name].primary_key}
+    others = [column for column in statement.table.columns if column.name not in keys and not column.primary_key]
+    rest = {column.name: statement.excluded[column.name] for column in others}
     return statement.on_conflict_do_update(index_elements=list(unique.columns), set_=rest)
 
 
 def _select(table: Any) -> Any:
-    """Return a select of a table's columns, the trial's id first, without the key of a part, in the parts' order."""
-    keys = [one for one in table.primary_key if one.name != "trial_id"]
-    columns = [one for one in table.columns if one.name != "trial_id" and one not in keys]
+    """Return a select of a table's columns without its primary key, the trial's id first, ordered by that key."""
+    keys = [column for column in table.primary_key if column.name != "trial_id"]
+    columns = [column for column in table.columns if column.name != "trial_id" and column not in keys]
     return sqlalchemy.select(table.c.trial_id, *columns).order_by(*table.primary_key)
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Do without the garbage collector, which goes through all rows again and again while more are made."""
-    collects = gc.isenabled()
+def _no_garbage_collection() -> Iterator[None]:
+    """Stop the garbage collector, which visits all rows again and again while more are made."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
 def _trial_of(select: Any) -> Any:
-    """Return the column of a select that says which trial a row is of."""
+    """Return the column of a select that has the trial's id."""
     return select.selected_columns.trial_id
 
 
-def _here(moment: datetime | None) -> datetime | None:
-    """Return a moment, UTC in the table, in local time, as Optuna gives it."""
-    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+def _local(time: datetime | None) -> datetime | None:
+    """Return a time, UTC in the table, as local time, as Optuna does."""
+    return None if time is None else time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

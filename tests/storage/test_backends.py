@@ -156,8 +156,8 @@ def test_a_journal_torn_anywhere_is_read_up_to_there_and_goes_on() -> None:
 def test_a_process_killed_while_it_writes_to_a_journal_holds_nobody_up() -> None:
     optuna.create_study(storage=backends.connect("journal:///it.log"), study_name="kept")
     code = """
-from hpo.storage import connect
-kept = connect("journal:///it.log")
+from hpo.storage import backends
+kept = backends.connect("journal:///it.log")
 kept._backend._lock.acquire()
 print("in", flush=True)
 input()
@@ -190,14 +190,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from hpo.storage import backends
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-study = optuna.create_study(storage=storage.connect("sqlite:///it.db"), study_name="study")
+study = optuna.create_study(storage=backends.connect("sqlite:///it.db"), study_name="study")
 for row in range(30):
     study.enqueue_trial({})
 rows = study.trials
 closed, gate = os.pipe()
 for process in range(6):
     if os.fork() == 0:
-        kept = optuna.load_study(storage=storage.connect("sqlite:///it.db"), study_name="study")._storage
+        kept = optuna.load_study(storage=backends.connect("sqlite:///it.db"), study_name="study")._storage
         os.close(gate)
         os.read(closed, 1)  # until the parent opens it for all
         for row in rows:

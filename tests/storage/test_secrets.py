@@ -414,9 +414,9 @@ DRIVER = (
 def test_the_text_of_a_driver_stays_readable() -> None:
     url = f"postgresql://guest:{CODED}@127.0.0.1:1/db"
     assert str(StorageError(DRIVER)) == DRIVER
-    assert DRIVER in str(urls.cannot_be_opened(url, RuntimeError(DRIVER)))
+    assert DRIVER in str(urls.opening_error(url, RuntimeError(DRIVER)))
     for form in (SECRET, CODED, quote(SECRET)):
-        said = str(urls.cannot_be_opened(url, RuntimeError(f"{form}: {DRIVER} '{form}'")))
+        said = str(urls.opening_error(url, RuntimeError(f"{form}: {DRIVER} '{form}'")))
         assert f"***: {DRIVER} '***'" in said
         assert not shows(said)
 
@@ -426,7 +426,7 @@ def test_why_a_storage_is_away_is_said_without_the_password(monkeypatch: pytest.
 
     notes: list[str] = []
     url = f"postgresql://guest:{CODED}@127.0.0.1:1/db"
-    monkeypatch.setattr(retry, "PATIENCE", 0.0)
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.0)
 
     def fails() -> None:
         raise psycopg.OperationalError(f"{DRIVER}, with {SECRET}")

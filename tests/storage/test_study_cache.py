@@ -24,7 +24,8 @@ from hpo.search.samplers import TrialSeededSampler
 from hpo.search.stopping import Rules
 from hpo.space.parser import parse
 from hpo.storage import backends, retry
-from hpo.storage.study_cache import StudyCache, attempt_of, fruitless
+from hpo.storage.study_cache import StudyCache
+from hpo.storage.trial_ownership import attempt_of, fruitless
 
 SPACE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"], "n": {"low": 1, "high": 9}})
 ON_DISK = ("sqlite:///{}/a.db", "journal:///{}/a.log")
@@ -109,7 +110,7 @@ def test_rows_are_read_by_refreshes_and_takes_only(url, monkeypatch):
         monkeypatch.setattr(owner, name, call)
 
     counted(study._storage, "get_all_trials")
-    counted(runner.ledger._pen, "read")
+    counted(runner.ledger._writer, "read")
     for name in ("_read_all", "take"):
         counted(runner.ledger, name)
     runner.run()
@@ -122,7 +123,7 @@ def test_reading_takes_a_twentieth_of_the_time_at_most(url):
     ledger = StudyCache(study, url)
     study.enqueue_trial({})
     for ago, rows in ((19.0, 1), (21.0, 2)):
-        ledger.took, ledger._read = 1.0, time.monotonic() - ago
+        ledger.took, ledger._read_at = 1.0, time.monotonic() - ago
         ledger.refresh(now=False)
         assert len(ledger.get_all_trials(0)) == rows
     study.enqueue_trial({})
@@ -196,7 +197,7 @@ def test_a_running_row_without_owner_is_adopted_and_deaths_without_progress_are_
         said.append((attempt_of(row), fruitless(row)))
         for _ in range(reported):
             ledger.set_trial_intermediate_value(row._trial_id, len(row.intermediate_values) + 1, 0.5)
-        ledger._locks.close()  # the end of its process
+        ledger._ownership._locks.close()  # the end of its process
     assert said == [(0, 0), (1, 1), (2, 2), (3, 1), (4, 2)]
     assert attempt_of(study.trials[0]) == 4
 
@@ -348,7 +349,7 @@ WRITES = {
 
 
 def lose_lock(ledger, how):
-    file = ledger._locks._files[0]._path
+    file = ledger._ownership._locks._files[0]._path
     file.unlink()
     if how == "replace":
         file.touch()
@@ -365,7 +366,7 @@ def test_who_was_overtaken_writes_nothing(tmp_path, write, how, then):
     lose_lock(ledger, how)
     assert attempt_of(other.take(0)) == 1
     if then == "dies":
-        other._locks.close()
+        other._ownership._locks.close()
     elif then == "puts it back":
         other.put_back(0)
     elif then == "tells it":
@@ -485,11 +486,13 @@ def test_a_storage_that_is_away_is_waited_for(monkeypatch, clock, kind):
     assert 1.0 < clock.seconds < 40.0
 
 
-@pytest.mark.parametrize(("halted", "least", "most"), [(False, retry.PATIENCE, 610), (True, retry.HALTING, 8)])
+@pytest.mark.parametrize(
+    ("halted", "least", "most"), [(False, retry.LONGEST_WAIT, 610), (True, retry.LONGEST_WAIT_WHEN_STOPPING, 8)]
+)
 def test_a_storage_that_stays_away_is_given_up_sooner_by_who_was_asked_to_end(monkeypatch, clock, halted, least, most):
     study, halt = opened(None, 1), StopRequest()
     ledger = StudyCache(study, stop_request=halt)
-    ledger._patiently = retry.Retry("postgresql://u:canary@h/d", halt)
+    ledger._retry = retry.Retry("postgresql://u:canary@h/d", halt)
     row = ledger.take(0)._trial_id
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()))
     if halted:
@@ -517,7 +520,7 @@ def test_a_run_whose_storage_stays_away_waits_for_it_once(monkeypatch, clock):
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(gone_server()), "set_trial_intermediate_value")
     with pytest.raises(AwayError):
         runner.run()
-    assert clock.seconds < retry.PATIENCE + 20
+    assert clock.seconds < retry.LONGEST_WAIT + 20
     assert {row.state for row in study.trials} == {TrialState.RUNNING}
 
 
@@ -525,7 +528,7 @@ def test_a_run_whose_storage_stays_away_waits_for_it_once(monkeypatch, clock):
 def test_what_waiting_does_not_mend_is_an_error_at_once(monkeypatch, clock, kind):
     study = opened(None, 1)
     ledger = StudyCache(study)
-    ledger._patiently = retry.Retry("postgresql://u:canary@h/d")
+    ledger._retry = retry.Retry("postgresql://u:canary@h/d")
     row = ledger.take(0)._trial_id
     fail(monkeypatch, study._storage, 1, BROKEN[kind])
     with pytest.raises(StorageError, match=r"storage postgresql://u:\*\*\*@h/d cannot be read or written") as raised:

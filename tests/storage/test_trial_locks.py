@@ -17,7 +17,7 @@ import pytest
 
 import hpo
 from hpo.core.errors import HeldError, StorageError
-from hpo.storage import backends, file_lock, postgres_session, retry, trial_locks
+from hpo.storage import backends, databases, file_lock, journal, postgres_session, retry, trial_locks
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import locks_for, starting
 
@@ -410,15 +410,15 @@ import optuna, psycopg
 from hpo.storage import backends, trial_locks
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 url, count = sys.argv[1], int(sys.argv[2])
-storage.connect("sqlite:///warm.db")  # imports what each of them would have to
+backends.connect("sqlite:///warm.db")  # imports what each of them would have to
 closed, gate = os.pipe()
 for process in range(count):
     if os.fork() == 0:
         os.close(gate)
         os.read(closed, 1)  # until the parent opens it for all
         try:
-            kept = storage.connect(url)
-            with locks.starting(url):
+            kept = backends.connect(url)
+            with trial_locks.starting(url):
                 study = optuna.create_study(storage=kept, study_name="study", load_if_exists=True)
                 if not study.trials:
                     for row in range(3):
@@ -430,7 +430,7 @@ for process in range(count):
             os._exit(1)
 os.close(gate)
 codes = [os.wait()[1] for process in range(count)]
-rows = optuna.load_study(study_name="study", storage=storage.connect(url)).trials
+rows = optuna.load_study(study_name="study", storage=backends.connect(url)).trials
 print(sum(map(bool, codes)), len(rows), len({row.number for row in rows}), max(int(row.value or 0) for row in rows))
 """
 
@@ -452,9 +452,9 @@ if study is None:
         os.kill(os.getpid(), signal.SIGSTOP)
         make(*args, **named)
     optuna.storages.RDBStorage.__init__ = stopped
-    storage.connect(url)
+    backends.connect(url)
 else:
-    with locks.starting(url, study):
+    with trial_locks.starting(url, study):
         print("in", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 print("out", flush=True)
@@ -471,7 +471,7 @@ def test_a_process_stopped_in_its_start_up_blocks_no_reader_and_no_other_study(
     run("there", 2)
     owner = python(STUCK, url, "stuck")
     assert said(owner) == "in"
-    monkeypatch.setattr(trial_locks, "LIMIT", 0.5)
+    monkeypatch.setattr(trial_locks, "LONGEST_WAIT", 0.5)
     monkeypatch.setenv("HPO_STORAGE", url)
     reads = [("list",), ("show", "there"), ("trials", "there"), ("best", "there"), ("report", "there")]
     for words in reads:
@@ -493,7 +493,7 @@ def test_a_process_stopped_while_it_makes_tables_blocks_no_reader_and_is_named(
 ) -> None:
     owner = python(STUCK, url, "")
     assert said(owner) == "in"
-    monkeypatch.setattr(trial_locks, "LIMIT", 0.5)
+    monkeypatch.setattr(trial_locks, "LONGEST_WAIT", 0.5)
     code, printed = call("list", "--storage", url)
     assert code == 0, printed
     code, printed = call("show", "there", "--storage", url)
@@ -513,7 +513,7 @@ def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
                    "print('in', flush=True)\nsys.stdin.readline()")  # fmt: skip
     assert said(owner) == "in"
     owner.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(backends, "WAIT", 0.2)
+    monkeypatch.setattr(journal, "LOCK_TIMEOUT", 0.2)
     notes: list[str] = []
 
     def waits(message: str) -> None:
@@ -534,8 +534,8 @@ def test_who_waits_for_others_in_turn_waits_as_long_as_one_after_the_other_start
     code = """
 import time
 from hpo.storage import trial_locks
-locks.LIMIT = 1.0
-with locks.starting("sqlite:///it.db"):
+trial_locks.LONGEST_WAIT = 1.0
+with trial_locks.starting("sqlite:///it.db"):
     time.sleep(0.4)
 """
     several = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
@@ -630,11 +630,11 @@ def test_a_statement_waits_for_a_stopped_transaction_with_a_limit(
 ) -> None:
     import psycopg
 
-    monkeypatch.setattr(backends, "WAIT", 0.3)
+    monkeypatch.setattr(databases, "LOCK_TIMEOUT", 0.3)
     study = optuna.create_study(storage=backends.connect(postgresql), study_name="study")
     with psycopg.connect(postgresql) as other:
         other.execute("SELECT FROM studies FOR UPDATE")
         with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
             study.ask()
-    assert retry._away(caught.value)  # it is asked again, and who runs says so
+    assert retry._is_away(caught.value)  # it is asked again, and who runs says so
     assert study.ask().number == 0

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
-from hpo.storage import backends, trial_writers
+from hpo.storage import backends, databases, trial_writers
 from hpo.storage.trial_writers import CallWriter, Change, TableWriter, writer_of
 
 CHANGES = {
@@ -209,9 +209,9 @@ def test_whoever_sees_that_a_trial_has_ended_sees_its_value(url):
 
     def look(connection, cursor, statement, *_):
         if statement.startswith(("INSERT", "UPDATE")):
-            token = backends.READING.set(True)  # waits for nobody
+            token = databases.READING.set(True)  # waits for nobody
             seen.append(other.get_trial(own[0]))
-            backends.READING.reset(token)
+            databases.READING.reset(token)
 
     engine = study._storage._backend.engine
     sqlalchemy.event.listen(engine, "after_cursor_execute", look)

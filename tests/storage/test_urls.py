@@ -45,7 +45,7 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     ],
 )
 def test_a_url_is_parted_from_its_secrets(url: str, bare: str, secrets: dict[str, str]) -> None:
-    assert urls.parted(url) == (f"postgresql+psycopg://{bare}", secrets)
+    assert urls.split_secrets(url) == (f"postgresql+psycopg://{bare}", secrets)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_url_is_parted_from_its_secrets(url: str, bare: str, secrets: dict[str
 )
 def test_a_url_that_cannot_be_parted_says_how_to_write_it(url: str) -> None:
     with pytest.raises(StorageError, match="%40 for @") as caught:
-        urls.parted(url)
+        urls.split_secrets(url)
     assert "c4n4ry" not in str(caught.value)
 
 
