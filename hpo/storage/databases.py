@@ -13,8 +13,8 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from hpo.storage.postgres_session import open_session
 from hpo.storage.storage_file import StorageFile
+from hpo.storage.table_writer import Database
 from hpo.storage.trial_locks import on_disk, starting
-from hpo.storage.trial_writers import Database
 from hpo.storage.urls import path_of, split_secrets
 
 LOCK_TIMEOUT = 60.0  # seconds that a statement waits for a lock inside the database before the wait is reported

@@ -25,9 +25,10 @@ from hpo.core.errors import LostTrialError
 from hpo.core.interrupts import StopRequest
 from hpo.storage.databases import READING
 from hpo.storage.retry import Retry
+from hpo.storage.trial_changes import Change
 from hpo.storage.trial_locks import starting
 from hpo.storage.trial_ownership import ATTEMPT, TrialOwnership, adoption_of
-from hpo.storage.trial_writers import Change, writer_of
+from hpo.storage.trial_writers import writer_of
 
 
 @dataclass

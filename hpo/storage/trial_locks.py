@@ -21,7 +21,7 @@ from hpo.storage.urls import FILES, POSTGRESQL, path_of, redacted, scheme_of
 LONGEST_WAIT = 60.0  # seconds to wait for one and the same process that makes tables or a study
 POLL = 0.1  # seconds between two queries to a server
 
-TAKE_START = "SELECT pg_try_advisory_lock(%s::bigint)"  # a key of 64 bits; trials have pairs of 32 bits, which differ
+TAKE_START = "SELECT pg_try_advisory_lock(%s::bigint)"  # a key of 64 bits never equals a trial's pair of 32 bits
 TAKE = "SELECT pg_try_advisory_lock(%s, %s)"
 RELEASE = "SELECT pg_advisory_unlock(%s, %s)"
 IS_HELD = """
