@@ -440,5 +440,5 @@ def test_the_reason_why_a_storage_is_away_is_reported_without_the_password(monke
 
 
 def test_a_short_password_hides_itself_and_no_other_word() -> None:
-    urls.parted("postgresql://me:a@host/db?sslpassword=or")
+    urls.split_secrets("postgresql://me:a@host/db?sslpassword=or")
     assert str(StorageError("a host or a name: 'a' at x:a@host")) == "a host or a name: '***' at x:***@host"
