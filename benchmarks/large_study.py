@@ -30,7 +30,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.space.search_space import SearchSpace
-from hpo.storage.trial_writers import Change, writer_of
+from hpo.storage.trial_changes import Change
+from hpo.storage.trial_writers import writer_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = ("best", "show", "list", "trials", "report")

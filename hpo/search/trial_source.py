@@ -15,7 +15,8 @@ from hpo.core.trainer import TrialSpec
 from hpo.search.halving import Decision
 from hpo.search.trial_order import PAUSED, TrialOrder
 from hpo.space.search_space import Params, SearchSpace
-from hpo.storage.study_cache import StudyCache, fruitless
+from hpo.storage.study_cache import StudyCache
+from hpo.storage.trial_ownership import fruitless
 
 SUSPECT, MOST_DEATHS = 3, 10
 """Processes in a row that died in a trial: when it is run alone, and when it has failed."""

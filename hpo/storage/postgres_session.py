@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that owns locks: one session for as long as it lasts, and no other process's."""
+"""A connection to PostgreSQL whose session holds advisory locks; a forked child cannot use it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from weakref import WeakSet
 
 from hpo.core.errors import MissingExtraError, StorageError
 from hpo.storage.file_lock import this_process
-from hpo.storage.urls import cannot_be_opened, parted, redacted
+from hpo.storage.urls import opening_error, redacted, split_secrets
 
 if TYPE_CHECKING:
     import psycopg
 
 OLDEST_SERVER = 14
 
-WAITS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}  # seconds; milliseconds until a silent server is gone
+TIMEOUTS = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,
+}  # seconds; milliseconds until a silent server counts as lost
 
-# An idle session stays; one whose machine has vanished ends, and frees its locks, within a minute instead of hours.
+# The server ends no idle session. If a machine is lost, its session ends, and frees its locks, within a minute.
 SETTINGS = b"""
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0;
     SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3
@@ -34,14 +37,14 @@ HOLDERS = """
 
 
 def holders(session: psycopg.Connection[Any], key: int) -> list[str]:
-    """Return who holds an advisory lock of 64 bits: `process 12 on host`, or another program's server process."""
+    """Return the holders of an advisory lock of 64 bits: `process 12 on host`, or another program's server process."""
     found = session.execute(HOLDERS.encode(), [key]).fetchall()
-    ours = re.compile(r"hpo (process \d+ on [\w.-]+)")
-    return [named[1] if (named := ours.match(name)) else f"server process {pid}" for name, pid in found]
+    own = re.compile(r"hpo (process \d+ on [\w.-]+)")
+    return [match[1] if (match := own.match(name)) else f"server process {pid}" for name, pid in found]
 
 
 def open_session(url: str) -> psycopg.Connection[Any]:
-    """Open a connection, its URL read as SQLAlchemy reads it; each statement commits itself.
+    """Open a connection in which each statement is a transaction; SQLAlchemy reads the URL.
 
     Raises:
         StorageError: The server cannot be reached, refuses, or is too old.
@@ -53,34 +56,34 @@ def open_session(url: str) -> psycopg.Connection[Any]:
         raise MissingExtraError("A PostgreSQL storage", "postgresql") from None
     from sqlalchemy.engine import make_url
 
-    bare, secrets = parted(url)
+    bare, secrets = split_secrets(url)
     try:
         parsed = make_url(bare)
-        _, named = parsed.get_dialect()().create_connect_args(parsed)
-        ours = {"application_name": f"hpo {this_process()}"}
-        session = psycopg.connect(**{**WAITS, **named, **secrets, **ours}, autocommit=True)
+        _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+        name = {"application_name": f"hpo {this_process()}"}
+        session = psycopg.connect(**{**TIMEOUTS, **arguments, **secrets, **name}, autocommit=True)
         session.execute(SETTINGS)
-    except Exception as error:  # of the URL, the driver or the server; their texts may quote the password
-        raise cannot_be_opened(url, error) from None
+    except Exception as error:  # from the URL, the driver or the server; its text may quote the password
+        raise opening_error(url, error) from None
     version = session.info.server_version // 10_000
     if version < OLDEST_SERVER:
         session.close()
         raise StorageError(f"storage {redacted(url)} is PostgreSQL {version}; hpo needs {OLDEST_SERVER} or later")
-    _open.add(session)
+    _sessions.add(session)
     return session
 
 
-_open: WeakSet[psycopg.Connection[Any]] = WeakSet()
+_sessions: WeakSet[psycopg.Connection[Any]] = WeakSet()
 
 
-def _let_go() -> None:
-    """Cut a forked child off: the server would keep the locks of its parent until the child's end too."""
-    for session in _open:
+def _disconnect_child() -> None:
+    """Close a forked child's connections: through them the parent's locks would be held until the child ends too."""
+    for session in _sessions:
         if not session.closed:
-            ours, other = socket.socketpair()
-            os.dup2(ours.fileno(), session.fileno(), inheritable=False)  # reads as a connection that the server closed
-            ours.close()
+            one, other = socket.socketpair()
+            os.dup2(one.fileno(), session.fileno(), inheritable=False)  # looks like a connection that the server closed
+            one.close()
             other.close()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_disconnect_child)

@@ -1,4 +1,4 @@
-"""Asking a storage again while it is away: a database that restarts, a file that somebody else has locked."""
+"""Repeating calls to a storage while it is away: its server restarts, or another process has locked its file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hpo.core.errors import AwayError, GoneError, HeldError, StorageError, hidde
 from hpo.core.interrupts import StopRequest
 from hpo.storage.urls import redacted
 
-PATIENCE = 600.0  # seconds to wait for a storage that is away
-HALTING = 5.0  # the same for a process that was asked to end
+LONGEST_WAIT = 600.0  # seconds to wait for a storage that is away
+LONGEST_WAIT_WHEN_STOPPING = 5.0  # the same for a process that was asked to stop
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Retry:
-    """Asks a storage for what may be asked for twice.
+    """Repeats a call to a storage while the storage is away; only for calls that may safely be made twice.
 
     Args:
         url: URL of the storage, for messages.
-        stop_request: Once it is set, a storage that is away is not waited for much longer.
-        waits: Told why, before each wait.
+        stop_request: Once it is set, the wait for a storage that is away is short.
+        waits: Called with the reason before each wait.
     """
 
     def __init__(
@@ -34,42 +34,43 @@ class Retry:
         self._where = "" if url is None else f" {redacted(url)}"
         self._stop_request, self._waits = stop_request or StopRequest(), waits or (lambda message: None)
 
-    def __call__(self, ask: Callable[[], Answer]) -> Answer:
-        """Return the answer, as soon as there is one.
+    def __call__(self, call: Callable[[], Result]) -> Result:
+        """Return the call's result, after as many attempts as it needs.
 
         Raises:
-            AwayError: The storage did not come back.
-            StorageError: It cannot do what it is asked for: its disk is full, above all.
+            AwayError: The storage did not come back in time.
+            StorageError: The storage has a problem that waiting does not solve, for example a full disk.
         """
-        patient = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_away),
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_away),
             wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.5),
-            stop=lambda state: (
-                (state.seconds_since_start or 0.0) > (HALTING if self._stop_request.is_set() else PATIENCE)
-            ),
-            before_sleep=lambda state: self._waits(f"the storage is away ({_said(_error(state))}); waiting for it"),
+            stop=lambda state: (state.seconds_since_start or 0.0) > self._longest_wait(),
+            before_sleep=lambda state: self._waits(f"the storage is away ({_reason(_error(state))}); waiting for it"),
             retry_error_callback=self._give_up,
         )
         try:
-            return patient(ask)
+            return retrying(call)
         except (StorageInternalError, SQLAlchemyError, OSError) as error:
             raise StorageError(
-                f"the storage{self._where} cannot be read or written ({_said(error)}). "
+                f"the storage{self._where} cannot be read or written ({_reason(error)}). "
                 "Mend that, and run the same command again to go on"
             ) from None
 
+    def _longest_wait(self) -> float:
+        return LONGEST_WAIT_WHEN_STOPPING if self._stop_request.is_set() else LONGEST_WAIT
+
     def _give_up(self, state: tenacity.RetryCallState) -> NoReturn:
         raise AwayError(
-            f"the storage{self._where} was away for {state.seconds_since_start or 0:.0f} s ({_said(_error(state))}). "
+            f"the storage{self._where} was away for {state.seconds_since_start or 0:.0f} s ({_reason(_error(state))}). "
             "Start it, and run the same command again to go on"
         ) from None
 
 
-def _away(error: BaseException) -> bool:
-    """Return whether a storage may answer if it is asked again."""
-    if isinstance(error, StorageError):  # of the locks: their server cannot be reached
+def _is_away(error: BaseException) -> bool:
+    """Return whether a storage may answer if the call is repeated."""
+    if isinstance(error, StorageError):  # the server that holds the locks cannot be reached
         return not isinstance(error, AwayError | GoneError | HeldError)
-    if isinstance(error, TimeoutError):  # a journal's lock
+    if isinstance(error, TimeoutError):  # from a journal's lock
         return True
     cause = _cause(error)
     if type(cause).__module__ == "sqlite3":
@@ -79,7 +80,7 @@ def _away(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what the driver of a database raised, out of what SQLAlchemy and Optuna put around it."""
+    """Return the error of the database's driver, which SQLAlchemy and Optuna wrap."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
@@ -92,5 +93,5 @@ def _error(state: tenacity.RetryCallState) -> BaseException:
     return error
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return hidden(str(_cause(error)).partition("\n")[0])

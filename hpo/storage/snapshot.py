@@ -1,4 +1,4 @@
-"""A frozen snapshot of a study. Everything that shows, exports or judges a study reads only this."""
+"""A frozen snapshot of a study. All commands that show, export or evaluate a study read only this."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ STATES = {
 }
 
 
-LOOK = "test"  # a look at the test split is an attribute `test:<trial>`; of former versions, `test`, for the last one
+LOOK = "test"  # an evaluation on the test split is in `test:<trial>`; former versions wrote only the last, in `test`
 
-# What readers take for granted of the attributes that hpo writes to a study.
+# The types that readers rely on in the attributes that hpo writes to a study.
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
     "fingerprint": {"settings": Mapping, "facts": Mapping},
@@ -48,16 +48,16 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)  # two are the same if they are one: what is computed of one is kept
+@dataclass(frozen=True, eq=False)  # compared by identity: a snapshot can be a key of a cache
 class Results:
     """A study as it was when it was read.
 
     Attributes:
         name: The study's name.
         direction: `maximize` or `minimize`.
-        trials: Every row, by number.
+        trials: All trials, by number.
         attrs: The study's user attributes: `config` (the study file as JSON), `fingerprint`, and `test:<trial>` for
-            each look at the test split.
+            each evaluation on the test split.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Results:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the results depend on besides the study file: the task that the labels came to, versions, digests."""
+        """What the results depend on besides the study file: the task (from the labels), versions, digests."""
         facts: Mapping[str, Any] = self.attrs.get("fingerprint", {}).get("facts", {})
         return facts
 
@@ -83,44 +83,44 @@ class Results:
 
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
-        """The trials told COMPLETE with a finite value."""
+        """The trials that are COMPLETE with a finite value."""
         return tuple(
             t for t in self.trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)
         )
 
     @cached_property
     def best(self) -> FrozenTrial | None:
-        """The best completed trial; of equals the first, and no duplicate: only the original has weights."""
+        """The best completed trial, the first of equals. Duplicates are left out: only the original has weights."""
         sign = -1 if self.direction == "maximize" else 1
         trained = [trial for trial in self.complete if "duplicate_of" not in trial.user_attrs]
         return min(trained, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
 
     @cached_property
     def baseline(self) -> FrozenTrial | None:
-        """The trial that ran the published default, if the study has one."""
+        """The trial of the published default, if the study has one."""
         return next((t for t in self.trials if t.user_attrs.get("baseline")), None)
 
     @cached_property
     def looks(self) -> tuple[Mapping[str, Any], ...]:
-        """Every look at the test split, the first one first: what `hpo.analysis.verdict.judge` returned."""
+        """All evaluations on the test split in their order: what `hpo.analysis.verdict.judge` returned."""
         named = sorted((name for name in self.attrs if name.partition(":")[0] == LOOK), key=len)
         by_trial = {self.attrs[name]["best"].get("number"): self.attrs[name] for name in named}
         return tuple(sorted(by_trial.values(), key=lambda look: look.get("trials") or 0))
 
     @cached_property
     def verdict(self) -> Mapping[str, Any] | None:
-        """The look at what is now the best trial, if there was one."""
+        """The evaluation on the test split of the current best trial, if there is one."""
         number = self.best.number if self.best else None
         return next((look for look in self.looks if look["best"].get("number") == number), None)
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
-        """Return all hyperparameters of a trial, those that the space fixes too."""
+        """Return all hyperparameters of a trial, with those that the space fixes."""
         space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
         fixed = {name: value for name, value in space.items() if not isinstance(value, dict)}
         return {**fixed, **trial.params}
 
     def not_searched(self, trial: FrozenTrial) -> dict[str, Any]:
-        """Return what a trial ran with besides what was searched: what the space fixes, and the defaults in use."""
+        """Return the hyperparameters that were not searched: those that the space fixes, and the defaults in use."""
         config = self.attrs.get("config", {})
         settings = self.params(trial)
         if config.get("model") and not config.get("objective"):
@@ -129,11 +129,11 @@ class Results:
 
     def as_study(self, trials: Sequence[FrozenTrial] | None = None) -> optuna.Study:
         """Return the snapshot, or some of its trials, as an Optuna study for Optuna's own plots and importances."""
-        kept = _Snapshot(self.trials if trials is None else trials)
-        return optuna.create_study(storage=kept, study_name=self.name, direction=self.direction)
+        storage = _SnapshotStorage(self.trials if trials is None else trials)
+        return optuna.create_study(storage=storage, study_name=self.name, direction=self.direction)
 
     def sample(self, trials: Sequence[FrozenTrial], most: int) -> Sequence[FrozenTrial]:
-        """Return at most `most` of some trials, in their order: the best and the default, others evenly spaced."""
+        """Return at most `most` trials in their order: the best, the default, and evenly spaced others."""
         if len(trials) <= most:
             return trials
         marked = {trial.number for trial in (self.best, self.baseline) if trial is not None}
@@ -143,21 +143,21 @@ class Results:
         return [trial for trial in trials if trial.number in chosen]
 
 
-class _Snapshot(InMemoryStorage):
-    """A storage in memory whose one study has trials as they are given.
+class _SnapshotStorage(InMemoryStorage):
+    """A storage in memory of one study, which has the given trials unchanged.
 
-    `Study.add_trials` would number them again, and refuse a published default that lies outside a range.
+    `Study.add_trials` would number them again, and refuse a published default that lies outside its range.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         super().__init__()
-        self._given = list(trials)
+        self._trials = list(trials)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials themselves: plots only read them."""
-        return [trial for trial in self._given if states is None or trial.state in states]
+        """Return the trials, not copies: plots only read them."""
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """Return the best trial, as any storage finds it."""
@@ -165,26 +165,28 @@ class _Snapshot(InMemoryStorage):
 
 
 def attrs_of(study: optuna.Study) -> dict[str, Any]:
-    """Return a study's attributes, without those of hpo's names that another program wrote."""
+    """Return a study's attributes, without those that have a name of hpo's but not the types that hpo writes."""
     return {
         name: value
         for name, value in study.user_attrs.items()
-        if _is_shaped(value, SHAPES.get(name.partition(":")[0] if name.startswith(f"{LOOK}:") else name))
+        if _has_shape(value, SHAPES.get(name.partition(":")[0] if name.startswith(f"{LOOK}:") else name))
     }
 
 
-def _is_shaped(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) -> bool:
+def _has_shape(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) -> bool:
     if shape is None:
         return True
     return isinstance(value, Mapping) and all(isinstance(value.get(key), kind) for key, kind in shape.items())
 
 
 def read(study: optuna.Study) -> Results:
-    """Read a study once, whole."""
+    """Read a whole study once."""
     return Results(
         study.study_name,
         "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
-        tuple(study.get_trials(deepcopy=False)),  # Optuna's storages replace a row that changes, so these stay
+        tuple(
+            study.get_trials(deepcopy=False)
+        ),  # Optuna's storages replace a trial that changes, so these objects do not change
         attrs_of(study),
     )
 
@@ -209,15 +211,15 @@ GROUPS = ("params", "metrics", "user_attrs")  # prefixes of columns, as Optuna's
 
 
 def trials_csv(results: Results) -> str:
-    """Return the trials as CSV, a line each: number, state, value, then all else that they have, empty where not."""
+    """Return the trials as CSV, one line each: number, state, value, then a column for all else that any trial has."""
     rows = [_cells(trial_json(trial)) for trial in results.trials]
-    found = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for group in GROUPS for name in found if name.startswith(f"{group}_")]
-    written = io.StringIO()
-    writer = csv.DictWriter(written, ["number", "state", "value", *columns], lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for group in GROUPS for name in names if name.startswith(f"{group}_")]
+    output = io.StringIO()
+    writer = csv.DictWriter(output, ["number", "state", "value", *columns], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return written.getvalue()
+    return output.getvalue()
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finite_json(value: Any) -> Any:
-    """Return JSON values with None for the numbers that JSON has not."""
+    """Return JSON values with None for the numbers that JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

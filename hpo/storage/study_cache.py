@@ -1,8 +1,7 @@
-"""What a process knows and owns of a study: its rows, read once and kept, and the locks of the trials it runs.
+"""A study as this process knows it: its rows, read together and cached, and written only for trials that it owns.
 
-Optuna's storages read every row that has not ended again, for each question asked of them, and a trial asks a dozen.
-Here they are read together, when others may have written; what this process writes of one moment is written together
-too, and only to trials that it owns.
+For every question, Optuna's storages read all trials that have not ended again, and a trial asks a dozen questions.
+The cache reads them together, when other processes may have written. What belongs together is also written together.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import copy
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
@@ -25,20 +23,17 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.core.comparison import METRICS_AT, metrics_at
 from hpo.core.errors import LostTrialError
 from hpo.core.interrupts import StopRequest
+from hpo.storage.databases import READING
 from hpo.storage.retry import Retry
-from hpo.storage.trial_locks import locks_for, starting
-from hpo.storage.trial_writers import Change, writer_of
-
-READING: ContextVar[bool] = ContextVar("READING", default=False)
-"""Whether what is asked of the storage now only reads."""
-
-ATTEMPT = "hpo:attempt"
-"""System attribute of a trial: how often it has been taken over from an owner that died."""
+from hpo.storage.trial_changes import Change
+from hpo.storage.trial_locks import starting
+from hpo.storage.trial_ownership import ATTEMPT, TrialOwnership, adoption_of
+from hpo.storage.trial_writers import writer_of
 
 
 @dataclass
-class _Moment:
-    """What is written together: trial id -> change; and the rows as they were before, by their numbers."""
+class _Transaction:
+    """What is written together: trial id -> change; and the rows as they were before, by number."""
 
     changes: dict[int, Change] = field(default_factory=dict)
     before: dict[int, FrozenTrial] = field(default_factory=dict)
@@ -50,8 +45,8 @@ class StudyCache(BaseStorage):
     Args:
         study: The study as opened in its storage.
         url: URL of the storage, where the locks are; None if no other process can see it.
-        stop_request: Once it is set, a storage that is away is not waited for much longer.
-        waits: Told why, before each wait for a storage that is away.
+        stop_request: Once it is set, the wait for a storage that is away is short.
+        waits: Called with the reason before each wait for a storage that is away.
     """
 
     def __init__(
@@ -61,168 +56,151 @@ class StudyCache(BaseStorage):
         stop_request: StopRequest | None = None,
         waits: Callable[[str], None] | None = None,
     ) -> None:
-        self._kept, self._study_id, self._name = study._storage, study._study_id, study.study_name
-        self._directions, self._pen = study.directions, writer_of(study._storage)
-        self._url, self._patiently = url, Retry(url, stop_request, waits)
-        self._locks = locks_for(url, self._name)
-        self._attempts: dict[int, int] = {}  # of the trials owned
+        self._storage, self._study_id, self._name = study._storage, study._study_id, study.study_name
+        self._directions, self._writer = study.directions, writer_of(study._storage)
+        self._url, self._retry = url, Retry(url, stop_request, waits)
+        self._ownership = TrialOwnership(url, self._name)
         self._numbers: dict[int, int] = {}
         self._rows: dict[int, FrozenTrial] = {}
-        self._moments: list[_Moment] = []  # the one that has begun, here and in all views
+        self._transactions: list[_Transaction] = []  # the open one, if any; a list, which all views share
         self._limit: int | None = None
         self._as_seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
         self._study_user: dict[str, Any] = {}
         self._study_system: dict[str, Any] = {}
-        self._read, self.took = 0.0, 0.0  # when the rows were read last; how long it took, in seconds
+        self._read_at, self.took = 0.0, 0.0  # when the rows were read last; how long it took, in seconds
         self.refresh()
 
-    # ------------------------------------------------------------ knowing
+    # ------------------------------------------------------------ reading the storage
 
     def refresh(self, *, now: bool = True) -> None:
-        """Read the rows again; if not `now`, only where that takes at most a twentieth of the time."""
-        assert not self._moments, "what has not been written yet would be forgotten"
+        """Read the rows again; if not `now`, only if reading takes at most a twentieth of the time."""
+        assert not self._transactions, "a refresh would forget what has not been written yet"
         began = time.monotonic()
-        if not now and began - self._read < 20 * self.took:
+        if not now and began - self._read_at < 20 * self.took:
             return
         reading = READING.set(True)
         try:
             self._read_all()
         finally:
             READING.reset(reading)
-        self._read = time.monotonic()
-        self.took = self._read - began
+        self._read_at = time.monotonic()
+        self.took = self._read_at - began
 
     def _read_all(self) -> None:
-        rows = self._patiently(lambda: self._kept.get_all_trials(self._study_id, deepcopy=False))
+        rows = self._retry(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))
         for row in rows:
             self._numbers[row._trial_id] = row.number
             self._rows[row.number] = row
-        self._study_user.update(self._patiently(lambda: self._kept.get_study_user_attrs(self._study_id)))
-        self._study_system.update(self._patiently(lambda: self._kept.get_study_system_attrs(self._study_id)))
+        self._study_user.update(self._retry(lambda: self._storage.get_study_user_attrs(self._study_id)))
+        self._study_system.update(self._retry(lambda: self._storage.get_study_system_attrs(self._study_id)))
 
     def before(self, number: int) -> StudyCache:
-        """Return a view in which there are only the rows before a number; what is written through it is seen here."""
+        """Return a view that has only the rows before a number; what is written through it is seen here too."""
         view = copy.copy(self)
         view._limit = number
         return view
 
     def seen_as(self, change: Callable[[FrozenTrial], FrozenTrial | None], direction: str) -> StudyCache:
-        """Return a view in which every row is as `change` returns it, or left out, and `direction` is the study's."""
+        """Return a view whose rows are those that `change` returns, None left out, and whose direction is given."""
         view = copy.copy(self)
         view._as_seen, view._directions = change, [StudyDirection[direction.upper()]]
         return view
 
     def read_again(self, number: int) -> None:
-        """Read one row again, as it is at one moment: Optuna reads attributes first and values later."""
-        self._rows[number] = self._patiently(lambda: self._pen.read(self._rows[number]._trial_id))
+        """Read one row again in one transaction: Optuna reads attributes first and values later."""
+        self._rows[number] = self._retry(lambda: self._writer.read(self._rows[number]._trial_id))
 
     def row(self, number: int) -> FrozenTrial:
         """Return a trial's row."""
         return self._rows[number]
 
-    # ------------------------------------------------------------ owning
+    # ------------------------------------------------------------ ownership of trials
 
     def take(self, number: int, *, run: bool = True) -> FrozenTrial | None:
-        """Become the owner of a trial that has none, and set it running; None if it has one, or has ended.
+        """Become the owner of a trial that has none, and set it running; return None if it has one, or has ended.
 
-        A trial that is running already belonged to somebody who died: its attempt is raised.
+        A trial that is already running belonged to a process that died: it is adopted, and its attempt is raised.
 
         Args:
             number: The trial's.
             run: Whether it is to run; if not, its state stays as it is.
         """
-        if not self._patiently(lambda: self._locks.take(number)):
+        if not self._retry(lambda: self._ownership.lock(number)):
             return None
         trial_id = self._rows[number]._trial_id
-        row = self._rows[number] = self._patiently(lambda: self._pen.read(trial_id))
+        row = self._rows[number] = self._retry(lambda: self._writer.read(trial_id))
         if row.state.is_finished():
-            self._locks.release(number)
+            self._ownership.release(number)
             return None
-        self._attempts[number] = attempt_of(row)
+        self._ownership.own(row)
         if run and row.state == TrialState.RUNNING:
-            self._raise_attempt(row)
+            self.set_trial_system_attr(trial_id, ATTEMPT, adoption_of(row))
+            self._ownership.own(self._rows[number])
         elif run:
             self.set_trial_state_values(trial_id, TrialState.RUNNING)
         return self._rows[number]
 
-    def _raise_attempt(self, row: FrozenTrial) -> None:
-        """Say in the row that it has a new owner, who counts as the first if the last one got no further."""
-        _, fruitless, reported = row.system_attrs.get(ATTEMPT, (0, 0, -1))
-        fruitless = fruitless + 1 if len(row.intermediate_values) <= reported else 1
-        attempt = attempt_of(row) + 1
-        self.set_trial_system_attr(row._trial_id, ATTEMPT, [attempt, fruitless, len(row.intermediate_values)])
-        self._attempts[row.number] = attempt
-
-    def add_row(self) -> None:
-        """Add a row for the sampler to fill, unless somebody else has added one that is not known here yet."""
-
-        def add() -> None:
-            with starting(self._url, self._name):
-                if len(self._kept.get_all_trials(self._study_id, deepcopy=False)) == len(self._rows):
-                    self._pen.add(self._study_id, [optuna.create_trial(state=TrialState.WAITING)])
-
-        self._patiently(add)
-        self.refresh()
-
     def put_back(self, number: int) -> None:
         """Make a trial WAITING again, with its parameters, and give it up.
 
-        Optuna's storages allow it and say nothing of it; `tests/storage/test_study_cache.py` pins it.
+        Optuna's storages allow this but do not document it; `tests/storage/test_study_cache.py` checks it.
         """
         self.set_trial_state_values(self._rows[number]._trial_id, TrialState.WAITING)
         self.release(number)
 
     def release(self, number: int) -> None:
         """Give a trial up; nothing happens if it is not owned."""
-        self._attempts.pop(number, None)
-        self._locks.release(number)
+        self._ownership.release(number)
 
     @property
     def owned(self) -> Sequence[int]:
         """Numbers of the trials owned."""
-        return sorted(self._attempts)
+        return self._ownership.owned
 
     def close(self) -> None:
         """Give all trials up."""
-        self._attempts.clear()
-        self._locks.close()
+        self._ownership.close()
 
-    def _owns(self, number: int) -> bool:
-        """Return whether nobody else can own a trial by now."""
-        attempt = self._attempts.get(number)
-        if attempt is None or self._locks.held(number):
-            return attempt is not None
-        if not self._locks.take(number):
-            return False
-        row = self._pen.read(self._rows[number]._trial_id)  # lost with a connection; adopted by anybody since?
-        return attempt_of(row) == attempt and row.state == TrialState.RUNNING
+    def _still_owns(self, number: int) -> bool:
+        return self._ownership.still_owns(number, lambda: self._writer.read(self._rows[number]._trial_id))
 
     # ------------------------------------------------------------ writing
 
+    def add_row(self) -> None:
+        """Add a row for the sampler to fill, unless another process has added one that is not known here yet."""
+
+        def add() -> None:
+            with starting(self._url, self._name):
+                if len(self._storage.get_all_trials(self._study_id, deepcopy=False)) == len(self._rows):
+                    self._writer.add(self._study_id, [optuna.create_trial(state=TrialState.WAITING)])
+
+        self._retry(add)
+        self.refresh()
+
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let what is written to trials inside, and known here at once, reach the storage at the end, in one go.
+        """Write all changes to trials inside in one transaction at the end; the cache has them at once.
 
-        After an error nothing of it has been written. A trial that is lost keeps nothing from the others.
+        After an error, nothing has been written. If a trial is lost, the changes to the others are written.
 
         Raises:
-            LostTrialError: A trial is not owned, or has been told: it is given up, and known as it was before.
+            LostTrialError: A trial is not owned, or has been told: it is given up, and its row is as it was before.
         """
-        if self._moments:  # inside of another
+        if self._transactions:  # nested: the outer one writes
             yield
             return
-        moment = _Moment()
-        self._moments.append(moment)
+        transaction = _Transaction()
+        self._transactions.append(transaction)
         try:
             yield
-            lost = self._write(moment.changes)
+            lost = self._write(transaction.changes)
         except BaseException:
-            self._rows.update(moment.before)
+            self._rows.update(transaction.before)
             raise
         finally:
-            self._moments.clear()
+            self._transactions.clear()
         for number in lost:
-            self._rows[number] = moment.before[number]
+            self._rows[number] = transaction.before[number]
             self.release(number)
         if lost:
             raise LostTrialError(lost[0])
@@ -231,59 +209,60 @@ class StudyCache(BaseStorage):
         """Write to the trials that are owned and have not ended, and return the numbers of the others."""
 
         def write() -> Sequence[int]:
-            owned = {trial: change for trial, change in changes.items() if self._owns(self._numbers[trial])}
-            ended = self._pen.write(owned) if owned else ()  # by somebody else, or by us, and the answer did not arrive
+            owned = {trial: change for trial, change in changes.items() if self._still_owns(self._numbers[trial])}
+            # Another process has told them, or this one has, and the storage's answer was lost.
+            ended = self._writer.write(owned) if owned else ()
             return [self._numbers[trial] for trial in changes if trial not in owned or trial in ended]
 
-        return self._patiently(write)
+        return self._retry(write)
 
     @contextmanager
     def _changing(self, trial_id: int) -> Iterator[tuple[Change, FrozenTrial]]:
-        """Give what is to be written to a trial, and its row, a new one: whoever holds the old one may rely on it."""
+        """Give the change of a trial to fill in, and a copy of its row: rows returned before must not change."""
         number = self._numbers[trial_id]
         with self.together():
-            (moment,) = self._moments
-            moment.before.setdefault(number, self._rows[number])
+            (transaction,) = self._transactions
+            transaction.before.setdefault(number, self._rows[number])
             self._rows[number] = copy.copy(self._rows[number])
-            yield moment.changes.setdefault(trial_id, Change()), self._rows[number]
+            yield transaction.changes.setdefault(trial_id, Change()), self._rows[number]
 
     def report(self, number: int, step: int, value: float, metrics: Mapping[str, float]) -> None:
-        """Write an evaluation of a trial, its value and metrics to keep beside it, as far as it is not there yet."""
+        """Write an evaluation of a trial: its intermediate value and metrics, unless they are there already."""
         row = self._rows[number]
-        beside = metrics_at(row, step, metrics)
+        all_metrics = metrics_at(row, step, metrics)
         with self.together():
             if row.intermediate_values.get(step) != value:
                 self.set_trial_intermediate_value(row._trial_id, step, value)
-            if beside != row.system_attrs.get(METRICS_AT, {}):
-                self.set_trial_system_attr(row._trial_id, METRICS_AT, beside)
+            if all_metrics != row.system_attrs.get(METRICS_AT, {}):
+                self.set_trial_system_attr(row._trial_id, METRICS_AT, all_metrics)
 
     def note(self, number: int, attrs: Mapping[str, Any]) -> None:
-        """Write attributes of a trial together."""
+        """Write user attributes of a trial together."""
         with self.together():
-            for name, fact in attrs.items():
-                self.set_trial_user_attr(self._rows[number]._trial_id, name, fact)
+            for name, value in attrs.items():
+                self.set_trial_user_attr(self._rows[number]._trial_id, name, value)
 
-    # ------------------------------------------------------------ writing, as Optuna asks for it
+    # ------------------------------------------------------------ Optuna's interface: writing
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Write to the storage, then to the copy."""
-        self._patiently(lambda: self._kept.set_study_user_attr(self._study_id, key, value))
+        """Write to the storage, then to the cache."""
+        self._retry(lambda: self._storage.set_study_user_attr(self._study_id, key, value))
         self._study_user[key] = value
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Write to the storage, then to the copy."""
-        self._patiently(lambda: self._kept.set_study_system_attr(self._study_id, key, value))
+        """Write to the storage, then to the cache."""
+        self._retry(lambda: self._storage.set_study_system_attr(self._study_id, key, value))
         self._study_system[key] = value
 
     def set_trial_param(self, trial_id: int, param_name: str, value: float, distribution: BaseDistribution) -> None:
-        """Write to the storage and to the copy."""
+        """Write to the storage and to the cache."""
         with self._changing(trial_id) as (change, row):
             change.params[param_name] = value, distribution
             row.params = {**row.params, param_name: distribution.to_external_repr(value)}
             row.distributions = {**row.distributions, param_name: distribution}
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Write to the storage and to the copy."""
+        """Write to the storage and to the cache."""
         with self._changing(trial_id) as (change, row):
             change.state, change.values = state, values
             row.state = state
@@ -296,27 +275,27 @@ class StudyCache(BaseStorage):
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, value: float) -> None:
-        """Write to the storage and to the copy."""
+        """Write to the storage and to the cache."""
         with self._changing(trial_id) as (change, row):
             change.curve[step] = value
             row.intermediate_values = {**row.intermediate_values, step: value}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write to the storage and to the copy."""
+        """Write to the storage and to the cache."""
         with self._changing(trial_id) as (change, row):
             change.user[key] = value
             row.user_attrs = {**row.user_attrs, key: value}
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write to the storage and to the copy."""
+        """Write to the storage and to the cache."""
         with self._changing(trial_id) as (change, row):
             change.system[key] = value
             row.system_attrs = {**row.system_attrs, key: value}
 
-    # ------------------------------------------------------------ reading, as Optuna asks for it
+    # ------------------------------------------------------------ Optuna's interface: reading
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return a row, for the caller alone: Optuna's `Trial` writes into the one that it is given."""
+        """Return a copy of a row: Optuna's `Trial` writes into the one that it is given."""
         row = copy.copy(self._rows[self._numbers[trial_id]])
         row.params, row.distributions = dict(row.params), dict(row.distributions)
         row.user_attrs, row.system_attrs = dict(row.user_attrs), dict(row.system_attrs)
@@ -326,19 +305,19 @@ class StudyCache(BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the rows in their order."""
-        every = [self._rows[number] for number in range(len(self._rows))[: self._limit]]
-        some = every if states is None else [row for row in every if row.state in states]
+        """Return the rows by number."""
+        rows = [self._rows[number] for number in range(len(self._rows))[: self._limit]]
+        rows = rows if states is None else [row for row in rows if row.state in states]
         if self._as_seen is not None:
-            some = [seen for row in some if (seen := self._as_seen(row)) is not None]
-        return copy.deepcopy(some) if deepcopy else some
+            rows = [seen for row in rows if (seen := self._as_seen(row)) is not None]
+        return copy.deepcopy(rows) if deepcopy else rows
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the study's attributes."""
+        """Return the study's user attributes."""
         return self._study_user
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return Optuna's own attributes of the study."""
+        """Return the study's system attributes, which Optuna writes."""
         return self._study_system
 
     def get_study_id_from_name(self, study_name: str) -> int:
@@ -350,20 +329,10 @@ class StudyCache(BaseStorage):
         return self._name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return which way is better."""
+        """Return the study's directions."""
         return self._directions
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("a ledger is of one study, whose rows are planned when it is opened: ask its storage")
+        raise TypeError("a study cache has one study, whose trials `add_row` adds: use its storage for this")
 
     get_all_studies = create_new_study = delete_study = create_new_trial = _refuse
-
-
-def attempt_of(row: FrozenTrial) -> int:
-    """Return how often a trial has been taken over."""
-    return int(row.system_attrs.get(ATTEMPT, (0,))[0])
-
-
-def fruitless(row: FrozenTrial) -> int:
-    """Return how many owners in a row died without one more evaluation of a trial."""
-    return int(row.system_attrs.get(ATTEMPT, (0, 0))[1])

@@ -1,115 +1,33 @@
-"""What one moment changes in trials, written as one: in a database as one transaction, in a journal as one append.
-
-Optuna's storages write every parameter, value and attribute by itself, in a transaction that reads the trial first.
-All that is known here of Optuna's tables is in `TableWriter`; `tests/storage/test_trial_writers.py` compares what it
-leaves in a database with what Optuna would have left there.
-"""
+"""The writer of a storage: of a database's tables in one transaction, of a journal in one append, else call by call."""
 
 from __future__ import annotations
 
-import gc
-import json
-from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cached_property, partial
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import Any
 
-import sqlalchemy
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.dialects import postgresql, sqlite
+from optuna.trial import FrozenTrial
 
-SCHEMA = 12
-"""The version of Optuna's tables that `TableWriter` writes to."""
-
-MOST_IDS = 500
-"""Trials that are named one by one in a statement."""
-
-INSERT: Mapping[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-
-@dataclass
-class Change:
-    """What is new in a trial.
-
-    Attributes:
-        params: Name -> (value as Optuna stores it, distribution).
-        curve: Step -> value.
-        user: User attributes.
-        system: System attributes.
-        state: Its state from now on; None leaves it.
-        values: The objective's, told with a state.
-    """
-
-    params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
-    curve: dict[int, float] = field(default_factory=dict)
-    user: dict[str, Any] = field(default_factory=dict)
-    system: dict[str, Any] = field(default_factory=dict)
-    state: TrialState | None = None
-    values: Sequence[float] | None = None
-
-
-class TrialWriter(Protocol):
-    """Reads and writes trials of a storage."""
-
-    def read(self, trial_id: int) -> FrozenTrial:
-        """Return a trial's row."""
-
-    def write(self, changes: Mapping[int, Change]) -> Collection[int]:
-        """Write changes, trial id -> change; return the ids of the trials that have ended, which stay as they are."""
-
-    def add(self, study_id: int, rows: Sequence[FrozenTrial]) -> None:
-        """Add waiting rows, one at least, which have attributes at most, in their order."""
-
-
-class Database(RDBStorage):
-    """Optuna's storage in a database, whose trials are read with one select a table.
-
-    Optuna makes an object of every row of every table: ten times as slow.
-    """
-
-    @cached_property
-    def _tables(self) -> TableWriter | None:
-        return tables_of(self)
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        if self._tables is None:
-            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        rows = self._tables.rows(study_id, included_trial_ids, trial_id_greater_than)
-        return [row for row in rows if states is None or row.state in states]
+from hpo.storage.table_writer import table_writer_of
+from hpo.storage.trial_changes import Change, TrialWriter
 
 
 def writer_of(storage: BaseStorage) -> TrialWriter:
-    """Return what reads and writes a storage: its tables where they are as they are known here, else its methods."""
-    inner = getattr(storage, "_backend", None)  # of Optuna's cache a database, of a journal its file
-    tables = tables_of(inner) if isinstance(inner, RDBStorage) else None
+    """Return the writer of a storage: of its tables if their version is known, else by the storage's methods."""
+    inner = getattr(storage, "_backend", None)  # the database behind Optuna's cache, or the file of a journal
+    tables = table_writer_of(inner) if isinstance(inner, RDBStorage) else None
     return tables or CallWriter(storage, getattr(inner, "holding", nullcontext))
 
 
-def tables_of(database: RDBStorage) -> TableWriter | None:
-    """Return the tables of a database; None if they are not as they are known here."""
-    with suppress(ImportError, AttributeError, LookupError, ValueError):
-        return TableWriter(database.engine)
-    return None
-
-
 class CallWriter:
-    """Writes as Optuna does, call by call: whoever is killed in between has written the first of them.
+    """Writes by the methods of a storage, one call a change: a process that is killed in between has written some.
 
     Args:
         storage: Any storage.
-        holding: In it, a journal keeps records back until the next one is written.
+        holding: A context in which a journal holds records back until the next append after it.
     """
 
     def __init__(self, storage: BaseStorage, holding: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -131,7 +49,7 @@ class CallWriter:
                 last()
             except UpdateFinishedTrialError:
                 ended.append(trial_id)
-                for _ in first:  # a journal refuses each record of ours that it comes upon, whoever reads then
+                for _ in first:  # the journal raises for each refused record of this process, at the next reads
                     with suppress(UpdateFinishedTrialError):
                         self._storage.get_trial(trial_id)
         return ended
@@ -146,196 +64,9 @@ class CallWriter:
             yield partial(self._storage.set_trial_param, trial_id, name, value, distribution)
         for step, value in change.curve.items():
             yield partial(self._storage.set_trial_intermediate_value, trial_id, step, value)
-        for key, fact in change.user.items():
-            yield partial(self._storage.set_trial_user_attr, trial_id, key, fact)
-        for key, fact in change.system.items():
-            yield partial(self._storage.set_trial_system_attr, trial_id, key, fact)
-        if change.state is not None:  # last: who reads that a trial has ended finds all that is to be said of it
+        for key, attr in change.user.items():
+            yield partial(self._storage.set_trial_user_attr, trial_id, key, attr)
+        for key, attr in change.system.items():
+            yield partial(self._storage.set_trial_system_attr, trial_id, key, attr)
+        if change.state is not None:  # last: a reader that finds a trial ended must find all of its data
             yield partial(self._storage.set_trial_state_values, trial_id, change.state, change.values)
-
-
-class TableWriter:
-    """Writes to Optuna's tables: all of a moment or nothing.
-
-    Args:
-        engine: The database's.
-
-    Raises:
-        LookupError, or what else a look at it ends in: It is of another kind, or Optuna's tables are other ones.
-    """
-
-    def __init__(self, engine: sqlalchemy.Engine) -> None:
-        from optuna.storages._rdb import models
-
-        if models.SCHEMA_VERSION != SCHEMA:
-            raise LookupError(models.SCHEMA_VERSION)
-        self._engine, tables = engine, models.BaseModel.metadata.tables
-        self._studies, self._trials = tables["studies"], tables["trials"]
-        parts = [
-            tables[f"trial_{name}"]
-            for name in ("params", "intermediate_values", "user_attributes", "system_attributes", "values")
-        ]
-        self._point, self._value = models.TrialIntermediateValueModel, models.TrialValueModel
-        # Statements are made once: that takes longer than to execute them.
-        self._params, self._curve, self._user, self._system, self._values = (
-            _upsert(INSERT[engine.name](table)) for table in parts
-        )
-        self._selects = [_select(table) for table in (self._trials, *parts)]
-        trial_id: Any = sqlalchemy.bindparam("id")
-        self._one = [select.where(_trial_of(select) == trial_id) for select in self._selects]
-        state = sqlalchemy.select(self._trials.c.state).where(self._trials.c.trial_id == trial_id)
-        self._state_of = state.with_for_update()  # so that nobody else tells a trial before the end of a transaction
-        self._update_to = {state: self._update(state) for state in TrialState}
-
-    def read(self, trial_id: int) -> FrozenTrial:
-        """Return a trial's row."""
-        (row,) = self._read(self._one, {"id": trial_id})
-        return row
-
-    def rows(self, study_id: int, known: Collection[int] = (), last: int = -1) -> list[FrozenTrial]:
-        """Return rows of a study in the order of their ids, with one select a table.
-
-        Args:
-            study_id: The study's id.
-            known: Ids of the trials to read among those up to `last`.
-            last: Trials with a higher id are all read.
-        """
-        trial = self._trials.c
-        wanted: Any = trial.trial_id > last
-        if known:  # a database takes some 30,000 values of a statement at most
-            wanted |= trial.trial_id.in_(known) if len(known) <= MOST_IDS else trial.trial_id >= min(known)
-        ids = sqlalchemy.select(trial.trial_id).where(trial.study_id == study_id, wanted)
-        rows = self._read([select.where(_trial_of(select).in_(ids)) for select in self._selects], {})
-        return [row for row in rows if row._trial_id > last or row._trial_id in known]
-
-    def _read(self, selects: Sequence[Any], values: Mapping[str, Any]) -> list[FrozenTrial]:
-        """Return the trials that selects from the tables give: first of the trials, then of each of their parts."""
-        with self._engine.begin() as connection, _uncollected():
-            trials, *found = (connection.execute(select, values).all() for select in selects)
-            parts: list[dict[int, list[Any]]] = [defaultdict(list) for _ in found]
-            for rows, of_trial in zip(found, parts, strict=True):
-                for row in rows:
-                    of_trial[row[0]].append(row[1:])
-            known: dict[str, BaseDistribution] = {}  # trials share most distributions, and to read one takes long
-            return [self._row(known, trial, *(part.get(trial[0], ()) for part in parts)) for trial in trials]
-
-    def _row(self, known: dict[str, BaseDistribution], trial: Any, *parts: Sequence[Any]) -> FrozenTrial:
-        """Return a trial, given its row and those of its parts; distributions are kept by their text."""
-        params, curve, user, system, values = parts
-        for _, _, text in params:
-            if text not in known:
-                known[text] = json_to_distribution(text)
-        point, value = self._point.stored_repr_to_intermediate_value, self._value.stored_repr_to_value
-        return FrozenTrial(
-            number=trial.number,
-            state=trial.state,
-            value=None,
-            values=[value(*row) for _, *row in sorted(values)] or None,
-            datetime_start=_here(trial.datetime_start),
-            datetime_complete=_here(trial.datetime_complete),
-            params={name: known[text].to_external_repr(number) for name, number, text in params},
-            distributions={name: known[text] for name, _, text in params},
-            user_attrs={key: json.loads(text) for key, text in user},
-            system_attrs={key: json.loads(text) for key, text in system},
-            intermediate_values={step: point(*row) for step, *row in curve},
-            trial_id=trial.trial_id,
-        )
-
-    def _update(self, state: TrialState) -> sqlalchemy.Update:
-        """Return the statement that sets a state, and the moment of a start or an end."""
-        changed: dict[str, Any] = {"state": state}
-        if state != TrialState.WAITING:
-            moment = "datetime_complete" if state.is_finished() else "datetime_start"
-            changed[moment] = sqlalchemy.bindparam("now", type_=sqlalchemy.DateTime)
-        where = self._trials.c.trial_id == sqlalchemy.bindparam("id")
-        return sqlalchemy.update(self._trials).where(where).values(changed)
-
-    def write(self, changes: Mapping[int, Change]) -> Collection[int]:
-        """Write in one transaction."""
-        with self._engine.begin() as connection:
-            states = {one: connection.execute(self._state_of, {"id": one}).scalar_one() for one in sorted(changes)}
-            live = {one: change for one, change in changes.items() if not states[one].is_finished()}
-            self._execute(connection, live)
-        return changes.keys() - live.keys()
-
-    def add(self, study_id: int, rows: Sequence[FrozenTrial]) -> None:
-        """Add all in one transaction."""
-        study, trial = self._studies.c, self._trials.c
-        with self._engine.begin() as connection:
-            # As Optuna does before it counts: there is no constraint that would keep numbers apart.
-            connection.execute(sqlalchemy.select(study.study_id).where(study.study_id == study_id).with_for_update())
-            counted = sqlalchemy.select(sqlalchemy.func.count()).where(trial.study_id == study_id)
-            begin = connection.execute(counted).scalar_one()
-            new = [
-                {"study_id": study_id, "number": number, "state": row.state} for number, row in enumerate(rows, begin)
-            ]
-            connection.execute(sqlalchemy.insert(self._trials), new)
-            ids = sqlalchemy.select(trial.trial_id).where(trial.study_id == study_id, trial.number >= begin)
-            added = connection.execute(ids.order_by(trial.number)).scalars()
-            attrs = [Change(user=row.user_attrs, system=row.system_attrs) for row in rows]
-            self._execute(connection, dict(zip(added, attrs, strict=True)))
-
-    def _execute(self, connection: sqlalchemy.Connection, changes: Mapping[int, Change]) -> None:
-        """Execute each statement once, for all of the trials."""
-        together: dict[Any, list[dict[str, Any]]] = {}
-        for trial_id, change in changes.items():
-            for statement, row in self._rows(trial_id, change):
-                together.setdefault(statement, []).append(row)
-        for statement, rows in together.items():
-            connection.execute(statement, rows)
-
-    def _rows(self, trial_id: int, change: Change) -> Iterator[tuple[Any, dict[str, Any]]]:
-        of = {"trial_id": trial_id}
-        for name, (value, distribution) in change.params.items():
-            drawn = {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(distribution)}
-            yield self._params, of | drawn
-        for step, value in change.curve.items():
-            number, point = self._point.intermediate_value_to_stored_repr(value)
-            yield self._curve, of | {"step": step, "intermediate_value": number, "intermediate_value_type": point}
-        for statement, attrs in ((self._user, change.user), (self._system, change.system)):
-            for key, fact in attrs.items():
-                yield statement, of | {"key": key, "value_json": json.dumps(fact)}
-        for objective, value in enumerate(change.values or ()):
-            number, kind = self._value.value_to_stored_repr(value)
-            yield self._values, of | {"objective": objective, "value": number, "value_type": kind}
-        if change.state is not None:
-            now = {} if change.state == TrialState.WAITING else {"now": datetime.now(UTC).replace(tzinfo=None)}
-            yield self._update_to[change.state], {"id": trial_id, **now}
-
-
-def _upsert(statement: Any) -> Any:
-    """Return what inserts a row, or puts it in the place of the one that has the same key."""
-    (unique,) = (one for one in statement.table.constraints if isinstance(one, sqlalchemy.UniqueConstraint))
-    keys = {column.name for column in unique.columns}
-    rest = {one.name: statement.excluded[one.name] for one in statement.table.columns if one.name not in keys}
-    rest = {name: new for name, new in rest.items() if not statement.table.columns[name].primary_key}
-    return statement.on_conflict_do_update(index_elements=list(unique.columns), set_=rest)
-
-
-def _select(table: Any) -> Any:
-    """Return a select of a table's columns, the trial's id first, without the key of a part, in the parts' order."""
-    keys = [one for one in table.primary_key if one.name != "trial_id"]
-    columns = [one for one in table.columns if one.name != "trial_id" and one not in keys]
-    return sqlalchemy.select(table.c.trial_id, *columns).order_by(*table.primary_key)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Do without the garbage collector, which goes through all rows again and again while more are made."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
-
-
-def _trial_of(select: Any) -> Any:
-    """Return the column of a select that says which trial a row is of."""
-    return select.selected_columns.trial_id
-
-
-def _here(moment: datetime | None) -> datetime | None:
-    """Return a moment, UTC in the table, in local time, as Optuna gives it."""
-    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""URLs of storages: their scheme, their file, and what is secret in them."""
+"""URLs of storages: their scheme, their file and their secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 FILES = ("sqlite", "journal")
 POSTGRESQL = ("postgresql", "postgresql+psycopg", "postgres")
-SECRET = ("password", "sslpassword")  # what libpq takes beside the URL's own password
+SECRET = ("password", "sslpassword")  # keys of a query that libpq reads as secrets
 
 
 def scheme_of(url: str) -> str:
@@ -26,29 +26,29 @@ def path_of(url: str) -> str:
 
 
 def is_file(url: str) -> bool:
-    """Return whether a URL names a file, and nothing that only a server has."""
+    """Return whether a URL names a file, and no host or user."""
     return scheme_of(url) in FILES and url.partition("://")[2].startswith("/")
 
 
-def parted(url: str) -> tuple[str, dict[str, str]]:
-    """Return a PostgreSQL URL without what is secret in it, its driver named, and the secrets as psycopg takes them.
+def split_secrets(url: str) -> tuple[str, dict[str, str]]:
+    """Return a PostgreSQL URL without its secrets but with its driver, and the secrets as arguments of psycopg.
 
     Raises:
         StorageError: The URL cannot be read.
     """
     parsed = _read(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
-    given = {} if parsed is None else {"password": parsed.password, **parsed.query}
-    secrets = {key: str(given[key]) for key in SECRET if given.get(key) is not None}
-    if parsed is None or any(isinstance(given.get(key), tuple) for key in SECRET):
+    values = {} if parsed is None else {"password": parsed.password, **parsed.query}
+    secrets = {key: str(values[key]) for key in SECRET if values.get(key) is not None}
+    if parsed is None or any(isinstance(values.get(key), tuple) for key in SECRET):
         raise StorageError(
             f"storage {redacted(url)} cannot be opened: it is not a URL. Write postgresql://user@host:5432/database, "
             "and in a password %40 for @, %2F for /, %3A for : and %25 for %"
         )
-    return _bare(parsed).render_as_string(), secrets
+    return _without_secrets(parsed).render_as_string(), secrets
 
 
 def redacted(url: str) -> str:
-    """Return a URL without what is secret in it, for messages and reports; of one that cannot be read, its scheme."""
+    """Return a URL without its secrets, for messages and reports; only the scheme if the URL cannot be read."""
     if is_file(url):
         return hidden(url)
     if "://" not in url:
@@ -56,11 +56,11 @@ def redacted(url: str) -> str:
     parsed = _read(url)
     if parsed is None:
         return f"{scheme_of(url)}://***"
-    return hidden(_bare(parsed)._replace(password=parsed.password and "***").render_as_string())
+    return hidden(_without_secrets(parsed)._replace(password=parsed.password and "***").render_as_string())
 
 
-def cannot_be_opened(url: str, error: Exception) -> StorageError:
-    """Return what to raise, `from None`, for what SQLAlchemy, psycopg and the journal raise: the URL stays out."""
+def opening_error(url: str, error: Exception) -> StorageError:
+    """Return the error to raise `from None` for one of SQLAlchemy, psycopg or Optuna, which may quote the URL."""
     reason = (str(error.__cause__ or error).splitlines() or [""])[0]
     return StorageError(
         f"storage {redacted(url)} cannot be opened ({type(error).__name__}: {reason}). "
@@ -69,7 +69,7 @@ def cannot_be_opened(url: str, error: Exception) -> StorageError:
 
 
 def _read(url: str) -> URL | None:
-    """Return a URL's parts; None where a part of a password could be taken for another, and be shown."""
+    """Return a URL's parts; None if it is no URL, or if its host or database may be a part of the password."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -79,11 +79,11 @@ def _read(url: str) -> URL | None:
         return None
     if re.search("[@=]", f"{parsed.host}{parsed.database}"):
         return None
-    for secret in (parsed.password, *(parsed.query.get(key) for key in SECRET)):
-        for one in (secret,) if isinstance(secret, str) else secret or ():
-            hide(one)
+    for value in (parsed.password, *(parsed.query.get(key) for key in SECRET)):
+        for secret in (value,) if isinstance(value, str) else value or ():
+            hide(secret)
     return parsed
 
 
-def _bare(parsed: URL) -> URL:
+def _without_secrets(parsed: URL) -> URL:
     return parsed._replace(password=None).difference_update_query(SECRET)

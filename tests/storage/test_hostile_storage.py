@@ -1,4 +1,4 @@
-"""Poisoned files, storages and names: what is read is never run, and leads nowhere outside its folder."""
+"""Malicious files, storages and names: nothing that is read is run, and no name leads out of its folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MARK = "poisoned"
 
 
 class Poison:
-    """Makes a folder where it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, (MARK,)
@@ -42,7 +42,7 @@ BOMB = pickle.dumps(Poison())
 
 @pytest.fixture(autouse=True)
 def unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Work in a folder of its own, and see to it that nothing was run, or written beside that folder."""
+    """Work in a new folder, and check that nothing was run, and nothing written outside that folder."""
     here = tmp_path / "a" / "b" / "here"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
@@ -54,7 +54,7 @@ def unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     assert list((tmp_path / "a" / "b").iterdir()) == [here]
 
 
-def test_the_bomb_is_one(tmp_path: Path) -> None:
+def test_the_bomb_explodes_when_it_is_unpickled(tmp_path: Path) -> None:
     pickle.loads(BOMB)
     assert Path(MARK).is_dir()
     Path(MARK).rmdir()
@@ -70,7 +70,7 @@ def bomb_as_torch_saves(path: Path) -> None:
 
 
 def weights_as_torch_saves(path: Path) -> None:
-    """Write what would load, harmless as it is: the format is refused, not only its misuse."""
+    """Write harmless weights that would load: the format is refused, not only malicious files."""
     import torch
     from safetensors.torch import load_file
 
@@ -105,7 +105,7 @@ def test_shards_that_must_be_unpickled_are_refused() -> None:
             load(folder)
 
 
-def test_pickles_beside_the_weights_are_left_alone(call: Any) -> None:
+def test_pickles_beside_the_weights_are_not_read(call: Any) -> None:
     content = tiny.study(Path.cwd(), trials=1)
     for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin", "x.pkl"):
         (Path("model") / name).write_bytes(BOMB)
@@ -130,10 +130,10 @@ CODE = f"import os\nos.mkdir({MARK!r})\nclass Mine: pass\n"
         ("tokenizer_config.json", {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["code.Mine", None]}}),
     ],
 )
-def test_code_beside_a_model_is_not_run_whoever_answers(
+def test_code_beside_a_model_is_not_run_even_if_the_user_agrees(
     monkeypatch: pytest.MonkeyPatch, file: str, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers may ask
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers may ask the user
     folder = tiny.save_model(Path("model"))
     settings = json.loads((folder / file).read_text()) | change
     (folder / file).write_text(json.dumps(settings))
@@ -170,7 +170,7 @@ def test_data_is_never_unpickled(name: str) -> None:
     "name",
     ["package:optuna/../optuna/__init__.py", "package:optuna//etc/passwd", "package:..", "package:."],
 )
-def test_a_name_in_a_package_does_not_lead_out_of_it(name: str) -> None:
+def test_a_path_in_a_package_does_not_lead_out_of_it(name: str) -> None:
     root = Path(optuna.__file__).parent
     assert paths.locate("package:optuna/__init__.py", Path()) == root / "__init__.py"
     assert paths.locate(name, Path()) is None
@@ -182,7 +182,7 @@ def test_a_package_is_found_without_running_it(monkeypatch: pytest.MonkeyPatch) 
     Path("mine/inner/data.csv").touch()
     monkeypatch.syspath_prepend(Path.cwd())
     assert paths.locate("package:mine/inner/data.csv", Path()) == Path.cwd() / "mine" / "inner" / "data.csv"
-    assert paths.locate("package:mine.inner/data.csv", Path()) is None  # `mine` would be imported
+    assert paths.locate("package:mine.inner/data.csv", Path()) is None  # this would import `mine`
 
 
 # ---------------------------------------------------------------- storages
@@ -192,7 +192,7 @@ SPACE = {"a": {"low": 0.0, "high": 1.0}, "b": {"low": 1, "high": 90}, "c": ["x",
 
 
 class OptunasOwn(optuna.samplers.CmaEsSampler):
-    """Optuna's, with as many random numbers drawn as where every optimizer starts anew."""
+    """Optuna's sampler, which here draws as many random numbers as one that restarts its optimizer each time."""
 
     def _restore_optimizer(self, completed_trials: Any) -> Any:
         restored = super()._restore_optimizer(completed_trials)
@@ -233,20 +233,20 @@ def test_a_sampler_unpickles_nothing_from_a_storage(name: str, url: str) -> None
         hpo.optimize(lambda params: params["a"], {"a": SPACE["a"]}, trials=trials, sampler=name, storage=url)
 
     run(3)
-    kept = backends.connect(url)
-    (study,) = kept.get_all_studies()
+    storage = backends.connect(url)
+    (study,) = storage.get_all_studies()
     for prefix in ("cma:", "sepcma:", "cmawm:"):
-        trial = kept.create_new_trial(study._study_id)
-        kept.set_trial_param(trial, "a", 0.5, optuna.distributions.FloatDistribution(0.0, 1.0))
-        kept.set_trial_system_attr(trial, f"{prefix}optimizer:0", BOMB.hex())
-        kept.set_trial_state_values(trial, optuna.trial.TrialState.COMPLETE, [0.5])
+        trial = storage.create_new_trial(study._study_id)
+        storage.set_trial_param(trial, "a", 0.5, optuna.distributions.FloatDistribution(0.0, 1.0))
+        storage.set_trial_system_attr(trial, f"{prefix}optimizer:0", BOMB.hex())
+        storage.set_trial_state_values(trial, optuna.trial.TrialState.COMPLETE, [0.5])
     run(9)
 
 
 def test_no_journal_is_unpickled() -> None:
-    kept = backends.connect("journal:///hpo.log")
-    assert isinstance(kept, optuna.storages.JournalStorage)
-    assert not isinstance(kept._backend, BaseJournalSnapshot)
+    storage = backends.connect("journal:///hpo.log")
+    assert isinstance(storage, optuna.storages.JournalStorage)
+    assert not isinstance(storage._backend, BaseJournalSnapshot)
     Path("hpo.log").write_bytes(BOMB + b"\n")
     with pytest.raises(hpo.HpoError, match="is not an Optuna journal"):
         backends.connect("journal:///hpo.log")
@@ -259,7 +259,7 @@ def test_redis_is_refused(call: Any, url: str) -> None:
     assert "not understood. Write sqlite:///hpo.db, journal:///hpo.log or postgresql://" in printed
 
 
-JOURNAL = "journal:///hpo.log"  # the quickest to make
+JOURNAL = "journal:///hpo.log"  # the fastest storage to make
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def test_a_storage_of_markup_and_control_characters_is_inert(call: Any) -> None:
         assert code == 0, printed
         assert "\x1b" not in printed
         assert "\x07" not in printed
-    assert "[bold]" in printed  # as it is, not as markup
+    assert "[bold]" in printed  # printed literally, not read as markup
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code, printed = call("report", study.study_name, "-o", "r.html")
@@ -375,8 +375,8 @@ def test_a_storage_of_markup_and_control_characters_is_inert(call: Any) -> None:
 
 
 def test_a_report_goes_through_no_link_that_a_name_makes(call: Any) -> None:
-    kept = backends.connect("sqlite:///hpo.db")
-    optuna.create_study(study_name="x", storage=kept)
+    storage = backends.connect("sqlite:///hpo.db")
+    optuna.create_study(study_name="x", storage=storage)
     with closing(sqlite3.connect("hpo.db")) as database, database:
         database.execute("UPDATE studies SET study_name = '../../../x'")
     code, printed = call("report", "../../../x")
@@ -402,7 +402,7 @@ def calls_and_imports(tree: ast.AST) -> set[str]:
 
 
 def unsafe(source: str) -> list[str]:
-    """Return what a source does that could run what it reads."""
+    """Return the calls and imports of a source that could run what it reads."""
     tree = ast.parse(source)
     found = calls_and_imports(tree) & {*RUNS_WHAT_IT_READS, "torch.load", "pd.read_pickle", "np.load", "numpy.load"}
     said = sorted(found)
@@ -435,7 +435,7 @@ def unsafe(source: str) -> list[str]:
         "eval('1')",
     ],
 )
-def test_the_audit_sees_what_it_looks_for(source: str) -> None:
+def test_the_audit_finds_unsafe_source(source: str) -> None:
     assert unsafe(source)
 
 
@@ -444,5 +444,5 @@ def test_the_audit_sees_what_it_looks_for(source: str) -> None:
     sorted(Path(hpo.__file__).parent.rglob("*.py")),
     ids=lambda path: str(path.relative_to(Path(hpo.__file__).parent)),
 )
-def test_no_module_could_run_what_it_reads(path: Path) -> None:
+def test_no_module_can_run_what_it_reads(path: Path) -> None:
     assert unsafe(path.read_text("utf-8")) == []

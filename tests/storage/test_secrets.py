@@ -1,4 +1,4 @@
-"""A password through every way in: it opens the storage, and is in nothing that is printed, written or listed."""
+"""A password, given in every possible way, opens the storage and is in nothing that is printed, written or listed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import hpo
 from hpo.core.errors import AwayError, StorageError
 from hpo.storage import backends, retry, trial_locks, urls
 
-SECRET = "c4n4ry@:/%p4ss word"  # all that a URL would take for something else
+SECRET = "c4n4ry@:/%p4ss word"  # with characters that have a meaning in a URL
 CODED = quote(SECRET, safe="")
-HINTS = ("c4n4ry", "p4ss")  # whatever part of it is shown, in whatever coding
+HINTS = ("c4n4ry", "p4ss")  # parts of it that no coding changes
 
 OBJECTIVE = """
 import os
@@ -43,7 +43,7 @@ def objective(params):
     return params["x"]
 """
 STUDY = "objective: own:objective\nspace: {x: [1, 2, 3]}\ntrials: 2\nsampler: random\npruner: none\n"
-# Everything that logs, logs all it has; Optuna says nothing to the root logger of its own accord.
+# All loggers log everything; Optuna does not pass its log to the root logger by itself.
 VERBOSE = """
 import logging, os
 logging.basicConfig(level=logging.DEBUG)
@@ -57,7 +57,7 @@ logging.getLogger("optuna").setLevel(logging.DEBUG)
 
 
 def shows(text: str | bytes) -> bool:
-    """Return whether any of a text is of the password."""
+    """Return whether a text has a part of the password."""
     said = text.encode(errors="replace") if isinstance(text, str) else text
     return any(hint.encode() in said for hint in HINTS)
 
@@ -88,7 +88,7 @@ def server(postgresql: str) -> Iterator[tuple[str, str]]:
 
 
 def rows(url: str) -> str:
-    """Return all that a database holds."""
+    """Return all rows of a database."""
     import psycopg
 
     with psycopg.connect(url) as connection:
@@ -98,7 +98,7 @@ def rows(url: str) -> str:
         return "\n".join(str(connection.execute(f"SELECT * FROM {name}".encode()).fetchall()) for (name,) in tables)
 
 
-# Each returns arguments, environment and what is added to the study file; what they write is in the folder `given`.
+# Each returns arguments, environment and a line for the study file; the files that it writes are in the folder `given`.
 
 
 def by_flag(at: str, database: str) -> tuple[list[str], dict[str, str], str]:
@@ -179,9 +179,9 @@ def test_a_run_shows_the_password_nowhere(way: Any, server: tuple[str, str], pos
     assert "DEBUG" in printed
     assert not shows(printed)
     assert ("can see a password on the command line" in printed) == (way is by_flag)
-    kept = rows(postgresql)
-    assert "fingerprint" in kept
-    assert not shows(kept)
+    stored = rows(postgresql)
+    assert "fingerprint" in stored
+    assert not shows(stored)
     listed = (tmp_path / "processes").read_bytes()
     assert b"hpo.cli" in listed
     if way is not by_flag:  # where the user has put it into the list of processes
@@ -192,7 +192,7 @@ def test_a_run_shows_the_password_nowhere(way: Any, server: tuple[str, str], pos
     assert [path for path in written if shows(path.read_bytes())] == []
 
 
-def test_looking_shows_the_password_nowhere(
+def test_reading_commands_show_the_password_nowhere(
     call: Any, server: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import optuna_dashboard
@@ -221,12 +221,14 @@ def test_looking_shows_the_password_nowhere(
     assert not any(shows(path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_nothing_that_optuna_holds_of_a_url_has_the_password(server: tuple[str, str]) -> None:
+def test_no_url_that_optuna_stores_has_the_password(server: tuple[str, str]) -> None:
     at, database = server
-    kept = backends.connect(f"postgresql://guest:{CODED}@{at}/{database}")
-    assert isinstance(kept, optuna.storages.RDBStorage)
-    assert not shows(f"{kept.url} {kept.engine.url.render_as_string(hide_password=False)} {kept._version_manager.url}")
-    assert optuna.create_study(storage=kept, study_name="x").study_name == "x"
+    storage = backends.connect(f"postgresql://guest:{CODED}@{at}/{database}")
+    assert isinstance(storage, optuna.storages.RDBStorage)
+    assert not shows(
+        f"{storage.url} {storage.engine.url.render_as_string(hide_password=False)} {storage._version_manager.url}"
+    )
+    assert optuna.create_study(storage=storage, study_name="x").study_name == "x"
 
 
 # ---------------------------------------------------------------- failures
@@ -300,7 +302,7 @@ def test_no_failure_shows_the_password(call: Any, monkeypatch: pytest.MonkeyPatc
     ("user", "database", "said"),
     [("guest", None, "password authentication failed"), ("tuner", "c4ge", 'database "c4ge" does not exist')],
 )
-def test_what_a_server_refuses_is_said_without_the_password(
+def test_a_refusal_by_the_server_is_reported_without_the_password(
     postgresql: str, opened: Any, user: str, database: str | None, said: str
 ) -> None:
     at, _, own = postgresql.partition("@")[2].partition("/")
@@ -327,7 +329,7 @@ def test_what_a_server_refuses_is_said_without_the_password(
         ["run", "postgresql://guest:{secret}@host/db.yaml"],
     ],
 )
-def test_a_password_in_the_wrong_place_is_not_said_back(call: Any, words: list[str]) -> None:
+def test_a_password_in_the_wrong_place_is_not_repeated(call: Any, words: list[str]) -> None:
     Path("own.yaml").write_text(STUDY)
     code, printed = call(*(word.format(secret=PLAIN) for word in words))
     assert code == 2
@@ -346,7 +348,7 @@ def test_a_study_file_that_is_wrong_about_its_storage_does_not_quote_it(call: An
         assert not shows(printed)
 
 
-def test_the_traceback_of_a_defect_is_whole_but_for_the_password(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_of_a_defect_lacks_only_the_password(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError(f"at postgresql://guest:{PLAIN}@host/db, or password={PLAIN}, it broke")
 
@@ -394,10 +396,10 @@ def test_a_file_that_holds_no_url_is_named_but_not_quoted(
 def test_two_passwords_in_one_process_do_not_mix(server: tuple[str, str], postgresql: str) -> None:
     at, database = server
     ours, theirs = f"postgresql://guest:{CODED}@{at}/{database}", postgresql
-    stores = [backends.connect(url) for url in (ours, theirs, ours)]
-    for kept in stores:
-        kept.engine.dispose()  # type: ignore[attr-defined]  # so that each connects again
-    names = {name for kept in stores for name in optuna.get_all_study_names(kept)}
+    storages = [backends.connect(url) for url in (ours, theirs, ours)]
+    for storage in storages:
+        storage.engine.dispose()  # type: ignore[attr-defined]  # so that each connects again
+    names = {name for storage in storages for name in optuna.get_all_study_names(storage)}
     assert names == set()
     with contextlib.closing(trial_locks.locks_for(ours, "x")) as held:
         assert held.take(0)
@@ -411,22 +413,22 @@ DRIVER = (
 )
 
 
-def test_the_text_of_a_driver_stays_readable() -> None:
+def test_a_drivers_message_stays_readable() -> None:
     url = f"postgresql://guest:{CODED}@127.0.0.1:1/db"
     assert str(StorageError(DRIVER)) == DRIVER
-    assert DRIVER in str(urls.cannot_be_opened(url, RuntimeError(DRIVER)))
+    assert DRIVER in str(urls.opening_error(url, RuntimeError(DRIVER)))
     for form in (SECRET, CODED, quote(SECRET)):
-        said = str(urls.cannot_be_opened(url, RuntimeError(f"{form}: {DRIVER} '{form}'")))
+        said = str(urls.opening_error(url, RuntimeError(f"{form}: {DRIVER} '{form}'")))
         assert f"***: {DRIVER} '***'" in said
         assert not shows(said)
 
 
-def test_why_a_storage_is_away_is_said_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_a_storage_is_away_is_reported_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     import psycopg
 
     notes: list[str] = []
     url = f"postgresql://guest:{CODED}@127.0.0.1:1/db"
-    monkeypatch.setattr(retry, "PATIENCE", 0.0)
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.0)
 
     def fails() -> None:
         raise psycopg.OperationalError(f"{DRIVER}, with {SECRET}")
@@ -438,5 +440,5 @@ def test_why_a_storage_is_away_is_said_without_the_password(monkeypatch: pytest.
 
 
 def test_a_short_password_hides_itself_and_no_other_word() -> None:
-    urls.parted("postgresql://me:a@host/db?sslpassword=or")
+    urls.split_secrets("postgresql://me:a@host/db?sslpassword=or")
     assert str(StorageError("a host or a name: 'a' at x:a@host")) == "a host or a name: '***' at x:***@host"

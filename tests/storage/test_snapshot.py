@@ -57,13 +57,13 @@ def test_a_snapshot_of_a_trial_that_runs_does_not_follow_it(url: str | None, tmp
     running.report(0.5, 1)
     results = read(live)
     (before,) = results.trials
-    kept = copy.deepcopy(vars(before))
+    fields = copy.deepcopy(vars(before))
     running.suggest_float("y", 0, 1)
     running.set_user_attr("a", 2)
     running.report(0.7, 2)
     live.tell(running, 0.7)
     assert read(live).trials[0].state == TrialState.COMPLETE
-    assert vars(results.trials[0]) == kept
+    assert vars(results.trials[0]) == fields
 
 
 @hypothesis.given(
@@ -162,7 +162,7 @@ def test_as_an_optuna_study_trials_may_lie_outside_their_ranges_and_be_some_of_a
     assert [t.number for t in again.get_trials(states=(TrialState.PRUNED,))] == []
 
 
-def test_json_has_no_number_that_json_lacks() -> None:
+def test_json_has_only_numbers_that_json_allows() -> None:
     live = study(trial("pruned", math.nan, x=0.1), trial(value=math.inf), trial("running", None), trial(value=0.5))
     results = read(live)
     shown = [trial_json(t, curve=True) for t in results.trials]

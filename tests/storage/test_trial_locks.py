@@ -17,7 +17,7 @@ import pytest
 
 import hpo
 from hpo.core.errors import HeldError, StorageError
-from hpo.storage import backends, file_lock, postgres_session, retry, trial_locks
+from hpo.storage import backends, databases, file_lock, journal, postgres_session, retry, trial_locks
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import locks_for, starting
 
@@ -38,7 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Return a starter of processes that are gone, with all their children, when the test ends."""
+    """Return a function that starts processes; they and their children are killed when the test ends."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: str) -> subprocess.Popen[str]:
@@ -60,7 +60,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def ask(process: subprocess.Popen[str]) -> str:
-    """Let a process go on, and return the line that it prints then."""
+    """Send a line to a process, and return the line that it prints next."""
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -68,7 +68,7 @@ def ask(process: subprocess.Popen[str]) -> str:
 
 
 def within(seconds: float, true: Callable[[], bool]) -> bool:
-    """Return whether something comes true soon: a server needs a moment to notice that a client has died."""
+    """Return whether a condition comes true in time: a server needs a moment to notice the death of a client."""
     end = time.monotonic() + seconds
     while not (done := true()) and time.monotonic() < end:
         time.sleep(0.02)
@@ -134,7 +134,7 @@ def test_a_killed_owner_leaves_its_lock_free(url: str, then: str, python: Any) -
 
 
 @pytest.mark.parametrize("url", [*SHARED], indirect=True)
-def test_a_stopped_owner_keeps_its_lock_and_goes_on_with_it(url: str, python: Any) -> None:
+def test_a_stopped_owner_still_holds_its_lock_and_goes_on_with_it(url: str, python: Any) -> None:
     owner = python(OWNER.format(then=""), url)
     assert said(owner) == "True"
     owner.send_signal(signal.SIGSTOP)
@@ -154,7 +154,7 @@ for worker in range(4):
         while time.monotonic() < end or not taken:
             for number in range(2):
                 if mine.take(number):
-                    os.close(os.open(f"inside-{number}", os.O_CREAT | os.O_EXCL))  # fails if anybody else is inside
+                    os.close(os.open(f"inside-{number}", os.O_CREAT | os.O_EXCL))  # fails if another process is inside
                     time.sleep(0.001)
                     os.unlink(f"inside-{number}")
                     mine.release(number)
@@ -166,12 +166,12 @@ print([os.wait()[1] for worker in range(4)])
 
 
 @pytest.mark.parametrize("url", [*SHARED], indirect=True)
-def test_two_processes_never_hold_one(url: str, python: Any) -> None:
+def test_two_processes_never_hold_one_lock(url: str, python: Any) -> None:
     assert said(python(CONTENDER, url)) == "[0, 0, 0, 0]"
 
 
 @pytest.mark.parametrize("url", [*SHARED], indirect=True)
-def test_a_forked_child_has_no_lock_and_takes_none_away(url: str, python: Any) -> None:
+def test_a_forked_child_has_no_lock_and_frees_none(url: str, python: Any) -> None:
     child = "if os.fork() == 0: print(mine.held(7), mine.take(7), mine.take(8), flush=True); os._exit(0)\nos.wait()"
     owner = python(OWNER.format(then=child), url)
     assert said(owner) == "True"
@@ -183,7 +183,7 @@ def test_a_forked_child_has_no_lock_and_takes_none_away(url: str, python: Any) -
 
 
 @pytest.mark.parametrize("replace", [os.unlink, lambda path: os.replace("new", path)])
-def test_a_lock_file_that_is_deleted_or_replaced_is_held_no_more(replace: Callable[[Path], None]) -> None:
+def test_the_lock_on_a_deleted_or_replaced_file_is_not_held(replace: Callable[[Path], None]) -> None:
     with locks_for("sqlite:///it.db", "study") as mine, locks_for("sqlite:///it.db", "study") as theirs:
         assert mine.take(1)
         assert mine.take(2)
@@ -224,7 +224,7 @@ def test_a_lost_connection_is_a_lost_lock(postgresql: str) -> None:
         terminate_all(postgresql)
         assert not mine.held(1)
         assert theirs.take(1)  # over a new connection
-        assert not mine.held(2)  # was lost with the other
+        assert not mine.held(2)  # lost with the same connection
         assert not mine.take(1)
         assert mine.take(2)
         assert mine.held(2)
@@ -270,7 +270,7 @@ def test_an_old_server_is_refused(postgresql: str, monkeypatch: pytest.MonkeyPat
     assert "canary" not in str(caught.value)
 
 
-def test_waiting_for_a_session_knows_no_time_limit_of_the_server(postgresql: str) -> None:
+def test_a_session_has_no_time_limit_of_the_server(postgresql: str) -> None:
     import psycopg
 
     with psycopg.connect(postgresql, autocommit=True) as connection:
@@ -283,7 +283,7 @@ def test_waiting_for_a_session_knows_no_time_limit_of_the_server(postgresql: str
             connection.execute("ALTER ROLE tuner RESET statement_timeout")
 
 
-# ---------------------------------------------------------------- where they are
+# ---------------------------------------------------------------- places of lock files
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "x" * 5000, "é\u202e\U0001f600", "a\x00b\n", "", ".", "\udc80"])
@@ -298,12 +298,12 @@ def test_no_name_of_a_study_becomes_a_path(tmp_path: Path, name: str) -> None:
     assert all(path.match("inner/it.db.locks/????????????????/3") for path in files)
 
 
-def test_a_trial_number_that_is_none_becomes_no_path() -> None:
+def test_a_trial_number_that_is_not_a_number_becomes_no_path() -> None:
     with locks_for("sqlite:///it.db", "study") as mine, pytest.raises(ValueError, match="format code"):
         mine.take("../../x")  # type: ignore[arg-type]
 
 
-def test_all_processes_agree_whatever_their_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_the_same_in_every_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "link.db").symlink_to(tmp_path / "inner" / "it.db")
     with locks_for("sqlite:///inner/it.db", "study") as mine:
@@ -362,7 +362,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         ["40 22 0:50 / {here} rw - fuse.unionfs nfs rw"],
     ],
 )
-def test_a_disk_of_this_machine_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+def test_a_local_disk_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
     mounts(
         monkeypatch,
         tmp_path,
@@ -389,7 +389,7 @@ with starting(sys.argv[1]):
 
 
 @pytest.mark.parametrize("url", [*SHARED], indirect=True)
-def test_one_process_starts_at_a_time_and_a_killed_one_makes_room(url: str, python: Any) -> None:
+def test_one_process_starts_at_a_time_and_a_killed_one_frees_the_lock(url: str, python: Any) -> None:
     first = python(STARTER, url)
     assert said(first) == "in"
     second = python(STARTER, url)
@@ -410,16 +410,16 @@ import optuna, psycopg
 from hpo.storage import backends, trial_locks
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 url, count = sys.argv[1], int(sys.argv[2])
-storage.connect("sqlite:///warm.db")  # imports what each of them would have to
+backends.connect("sqlite:///warm.db")  # so that the children need not import it
 closed, gate = os.pipe()
 for process in range(count):
     if os.fork() == 0:
         os.close(gate)
-        os.read(closed, 1)  # until the parent opens it for all
+        os.read(closed, 1)  # until the parent closes the gate, for all at once
         try:
-            kept = storage.connect(url)
-            with locks.starting(url):
-                study = optuna.create_study(storage=kept, study_name="study", load_if_exists=True)
+            storage = backends.connect(url)
+            with trial_locks.starting(url):
+                study = optuna.create_study(storage=storage, study_name="study", load_if_exists=True)
                 if not study.trials:
                     for row in range(3):
                         study.enqueue_trial({})
@@ -430,7 +430,7 @@ for process in range(count):
             os._exit(1)
 os.close(gate)
 codes = [os.wait()[1] for process in range(count)]
-rows = optuna.load_study(study_name="study", storage=storage.connect(url)).trials
+rows = optuna.load_study(study_name="study", storage=backends.connect(url)).trials
 print(sum(map(bool, codes)), len(rows), len({row.number for row in rows}), max(int(row.value or 0) for row in rows))
 """
 
@@ -452,9 +452,9 @@ if study is None:
         os.kill(os.getpid(), signal.SIGSTOP)
         make(*args, **named)
     optuna.storages.RDBStorage.__init__ = stopped
-    storage.connect(url)
+    backends.connect(url)
 else:
-    with locks.starting(url, study):
+    with trial_locks.starting(url, study):
         print("in", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 print("out", flush=True)
@@ -471,13 +471,13 @@ def test_a_process_stopped_in_its_start_up_blocks_no_reader_and_no_other_study(
     run("there", 2)
     owner = python(STUCK, url, "stuck")
     assert said(owner) == "in"
-    monkeypatch.setattr(trial_locks, "LIMIT", 0.5)
+    monkeypatch.setattr(trial_locks, "LONGEST_WAIT", 0.5)
     monkeypatch.setenv("HPO_STORAGE", url)
     reads = [("list",), ("show", "there"), ("trials", "there"), ("best", "there"), ("report", "there")]
     for words in reads:
         code, printed = call(*words)
         assert code == 0, printed
-    run("there", 2)  # goes on
+    run("there", 2)  # resumed
     run("there", 3)
     run("other", 2)
     with pytest.raises(HeldError, match=rf"process {owner.pid} on \S+ has held the lock to make study 'stuck'.*-CONT"):
@@ -493,7 +493,7 @@ def test_a_process_stopped_while_it_makes_tables_blocks_no_reader_and_is_named(
 ) -> None:
     owner = python(STUCK, url, "")
     assert said(owner) == "in"
-    monkeypatch.setattr(trial_locks, "LIMIT", 0.5)
+    monkeypatch.setattr(trial_locks, "LONGEST_WAIT", 0.5)
     code, printed = call("list", "--storage", url)
     assert code == 0, printed
     code, printed = call("show", "there", "--storage", url)
@@ -505,7 +505,7 @@ def test_a_process_stopped_while_it_makes_tables_blocks_no_reader_and_is_named(
     assert within(5, lambda: bool(backends.connect(url)))
 
 
-def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
+def test_a_journal_whose_writer_is_stopped_is_read_and_the_wait_is_reported(
     monkeypatch: pytest.MonkeyPatch, python: Any
 ) -> None:
     hpo.optimize(lambda params: params["x"], {"x": [1, 2]}, trials=1, storage="journal:///it.log")
@@ -513,7 +513,7 @@ def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
                    "print('in', flush=True)\nsys.stdin.readline()")  # fmt: skip
     assert said(owner) == "in"
     owner.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(backends, "WAIT", 0.2)
+    monkeypatch.setattr(journal, "LOCK_TIMEOUT", 0.2)
     notes: list[str] = []
 
     def waits(message: str) -> None:
@@ -521,37 +521,37 @@ def test_a_journal_whose_writer_is_stopped_is_read_and_waited_for_with_a_word(
         owner.kill()
 
     assert len(backends.look("journal:///it.log").get_all_studies()) == 1
-    kept = backends.connect("journal:///it.log")
+    storage = backends.connect("journal:///it.log")
     Retry("journal:///it.log", waits=waits)(
-        lambda: kept.set_study_user_attr(kept.get_all_studies()[0]._study_id, "a", 1)
+        lambda: storage.set_study_user_attr(storage.get_all_studies()[0]._study_id, "a", 1)
     )
     assert f"process {owner.pid} on " in notes[0]
     assert "has held the lock of it.log for 0.2 s" in notes[0]
 
 
-def test_who_waits_for_others_in_turn_waits_as_long_as_one_after_the_other_starts(tmp_path: Path) -> None:
-    """The limit is for one holder: many may start at once."""
+def test_the_wait_for_the_start_lock_starts_anew_with_each_holder(tmp_path: Path) -> None:
+    """The limit is for each holder: many processes may start at once."""
     code = """
 import time
 from hpo.storage import trial_locks
-locks.LIMIT = 1.0
-with locks.starting("sqlite:///it.db"):
+trial_locks.LONGEST_WAIT = 1.0
+with trial_locks.starting("sqlite:///it.db"):
     time.sleep(0.4)
 """
     several = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
     assert [process.wait() for process in several] == [0] * 6
 
 
-# ---------------------------------------------------------------- whose they are
+# ---------------------------------------------------------------- owners and modes of lock files
 
 
 def modes(folder: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
 
 
-def test_nobody_else_can_open_a_lock_file(tmp_path: Path) -> None:
+def test_no_other_user_can_open_a_lock_file(tmp_path: Path) -> None:
     os.umask(umask := os.umask(0))
-    os.umask(0)  # the most open
+    os.umask(0)  # files would be open to all
     try:
         with locks_for("sqlite:///it.db", "study") as mine, starting("sqlite:///it.db"):
             assert mine.take(1)
@@ -600,12 +600,12 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "it.db.locks").mkdir(mode=0o700)
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # as somebody else would find it
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # as another user
     with pytest.raises(StorageError, match=r"belongs to another user \(uid \d+\)"):
         locks_for("sqlite:///it.db", "s").take(1)
 
 
-def test_a_lock_file_that_is_a_link_is_refused_and_what_it_names_left_alone(tmp_path: Path) -> None:
+def test_a_lock_file_that_is_a_link_is_refused_and_its_target_not_changed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     with starting("sqlite:///it.db"):
         pass
@@ -616,8 +616,8 @@ def test_a_lock_file_that_is_a_link_is_refused_and_what_it_names_left_alone(tmp_
     assert (tmp_path / "precious").read_text() == "kept"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_what_root_makes_beside_somebodys_database_is_theirs(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change an owner")
+def test_what_root_makes_beside_a_users_database_belongs_to_that_user(tmp_path: Path) -> None:
     (tmp_path / "it.db").touch()
     os.chown(tmp_path / "it.db", 12345, 12345)
     assert locks_for("sqlite:///it.db", "study").take(1)
@@ -625,16 +625,14 @@ def test_what_root_makes_beside_somebodys_database_is_theirs(tmp_path: Path) -> 
     assert owners == {12345}
 
 
-def test_a_statement_waits_for_a_stopped_transaction_with_a_limit(
-    postgresql: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wait_for_a_stopped_transaction_has_a_limit(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import psycopg
 
-    monkeypatch.setattr(backends, "WAIT", 0.3)
+    monkeypatch.setattr(databases, "LOCK_TIMEOUT", 0.3)
     study = optuna.create_study(storage=backends.connect(postgresql), study_name="study")
     with psycopg.connect(postgresql) as other:
         other.execute("SELECT FROM studies FOR UPDATE")
         with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
             study.ask()
-    assert retry._away(caught.value)  # it is asked again, and who runs says so
+    assert retry._is_away(caught.value)  # so a run repeats the call and reports the wait
     assert study.ask().number == 0

@@ -10,8 +10,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
-from hpo.storage import backends, trial_writers
-from hpo.storage.trial_writers import CallWriter, Change, TableWriter, writer_of
+from hpo.storage import backends, databases, table_writer
+from hpo.storage.table_writer import TableWriter
+from hpo.storage.trial_changes import Change
+from hpo.storage.trial_writers import CallWriter, writer_of
 
 CHANGES = {
     "params": Change(
@@ -55,7 +57,7 @@ def ids(study):
 
 
 def tables(study):
-    """Return all that the tables have of the trials of a study, in the order in which it came, but when it did."""
+    """Return the tables' rows of the trials of a study in the order of their keys, without keys and times."""
     engine = study._storage._backend.engine
     metadata = sqlalchemy.MetaData()
     metadata.reflect(engine)
@@ -85,11 +87,11 @@ def test_the_tables_have_what_optuna_would_have_left_there(url):
     pairs = [(first, then) for first in CHANGES for then in CHANGES if not first == then == "params"]
     studies = [opened(url, "tables", len(pairs)), opened(url, "calls", len(pairs))]
     said = []
-    for study, pen in zip(studies, (writer_of(studies[0]._storage), CallWriter(studies[1]._storage)), strict=True):
+    for study, writer in zip(studies, (writer_of(studies[0]._storage), CallWriter(studies[1]._storage)), strict=True):
         own, ended = ids(study), []
         for number, (trial, (first, then)) in enumerate(zip(own, pairs, strict=False)):
-            ended += [pen.write({trial: CHANGES["running"]}), pen.write({trial: CHANGES[first]})]
-            ended.append(pen.write({trial: CHANGES[then], own[-1]: Change(system={f"{number}": 1})}))
+            ended += [writer.write({trial: CHANGES["running"]}), writer.write({trial: CHANGES[first]})]
+            ended.append(writer.write({trial: CHANGES[then], own[-1]: Change(system={f"{number}": 1})}))
         said.append([[own.index(trial) for trial in some] for some in ended])
     assert tables(studies[0]) == tables(studies[1])
     assert said[0] == said[1]
@@ -97,10 +99,10 @@ def test_the_tables_have_what_optuna_would_have_left_there(url):
 
 def test_rows_are_added_as_optuna_adds_them(url):
     studies = [opened(url, "tables"), opened(url, "calls")]
-    pens = [writer_of(studies[0]._storage), CallWriter(studies[1]._storage)]
+    writers = [writer_of(studies[0]._storage), CallWriter(studies[1]._storage)]
     for _ in range(2):
-        for study, pen in zip(studies, pens, strict=True):
-            pen.add(study._study_id, PLANNED)
+        for study, writer in zip(studies, writers, strict=True):
+            writer.add(study._study_id, PLANNED)
     assert tables(studies[0]) == tables(studies[1])
     assert [row.number for row in studies[0].trials] == [*range(6)]
     assert [row.system_attrs for row in studies[0].trials] == 2 * [row.system_attrs for row in PLANNED]
@@ -109,14 +111,14 @@ def test_rows_are_added_as_optuna_adds_them(url):
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_row_is_read_as_optuna_reads_it(url, change):
     study = opened(url, rows=1)
-    pen = writer_of(study._storage)
+    writer = writer_of(study._storage)
     number = 1
     trial_id = ids(study)[number]
-    pen.write({trial_id: CHANGES["running"]})
-    pen.write({trial_id: CHANGES[change]})
-    read, wanted = pen.read(trial_id), backends.connect(url).get_trial(trial_id)
+    writer.write({trial_id: CHANGES["running"]})
+    writer.write({trial_id: CHANGES[change]})
+    read, wanted = writer.read(trial_id), backends.connect(url).get_trial(trial_id)
     read.intermediate_values, wanted.intermediate_values = (
-        {step: str(value) for step, value in row.intermediate_values.items()}  # nan is not equal to itself
+        {step: str(value) for step, value in row.intermediate_values.items()}  # nan is not equal to nan
         for row in (read, wanted)
     )
     assert vars(read) == vars(wanted)
@@ -126,7 +128,7 @@ def test_a_row_is_read_as_optuna_reads_it(url, change):
 
 
 def said(row):
-    """Return all that a row holds, nan as text, which equals itself, and the order of its parameters."""
+    """Return the fields of a row and the order of its parameters; values are text, because nan is not equal to nan."""
     curve = {step: str(value) for step, value in row.intermediate_values.items()}
     return {**vars(row), "intermediate_values": curve, "order": (list(row.params), list(row.distributions))}
 
@@ -137,12 +139,12 @@ def every_kind(url):
     pairs = [(first, then) for first in CHANGES for then in CHANGES if not first == then == "params"]
     study, other = opened(url, "s", len(pairs)), opened(url, "other", 2)
     optuna.load_study(study_name="s", storage=backends.connect(url)).enqueue_trial({"x": 1})
-    pen = writer_of(study._storage)
+    writer = writer_of(study._storage)
     for trial, pair in zip(ids(study), pairs, strict=False):
         for change in pair:
-            pen.write({trial: CHANGES[change]})
-    moved = {"x": (7.5, FloatDistribution(0.0, 1.0)), "n": (4, IntDistribution(2, 10, step=2))}  # one lies outside
-    pen.write({ids(other)[0]: Change(params=moved, state=TrialState.RUNNING)})
+            writer.write({trial: CHANGES[change]})
+    moved = {"x": (7.5, FloatDistribution(0.0, 1.0)), "n": (4, IntDistribution(2, 10, step=2))}  # one is out of range
+    writer.write({ids(other)[0]: Change(params=moved, state=TrialState.RUNNING)})
     # A study that another program made.
     two = optuna.create_study(storage=backends.connect(url), study_name="two", directions=["minimize", "maximize"])
     two.add_trial(optuna.create_trial(values=[1.0, 2.0]))
@@ -151,8 +153,8 @@ def every_kind(url):
 
 @pytest.mark.parametrize("part", ["all", "none", "a few", "many", "of a state", "of another study"])
 def test_rows_are_read_as_optuna_reads_them(every_kind, part, monkeypatch):
-    kept, study, own = every_kind
-    monkeypatch.setattr(trial_writers, "MOST_IDS", 5)
+    storage, study, own = every_kind
+    monkeypatch.setattr(table_writer, "MOST_IDS", 5)
     few = {own[3], own[5], own[11]}
     states, known, last = {
         "all": (None, set(), -1),
@@ -163,28 +165,28 @@ def test_rows_are_read_as_optuna_reads_them(every_kind, part, monkeypatch):
         "of another study": (None, set(), -1),
     }[part]
     for one in [study] if part != "of another study" else range(1, 4):
-        rows = kept._get_trials(one, states, set(known), last)
-        wanted = RDBStorage._get_trials(kept, one, states, set(known), last)
+        rows = storage._get_trials(one, states, set(known), last)
+        wanted = RDBStorage._get_trials(storage, one, states, set(known), last)
         assert [said(row) for row in rows] == [said(row) for row in wanted]
         assert bool(rows) == (part != "none")
     if part == "all":
         assert {row.state for row in rows} == set(TrialState)
 
 
-def test_rows_that_are_not_of_known_tables_are_read_by_optuna(every_kind, monkeypatch):
-    kept, study, own = every_kind
-    monkeypatch.setattr(trial_writers, "SCHEMA", trial_writers.SCHEMA + 1)
-    assert kept._tables is None
-    assert [row._trial_id for row in kept._get_trials(study, None, set(), -1)] == own
+def test_rows_of_tables_of_another_version_are_read_by_optuna(every_kind, monkeypatch):
+    storage, study, own = every_kind
+    monkeypatch.setattr(table_writer, "SCHEMA", table_writer.SCHEMA + 1)
+    assert storage._tables is None
+    assert [row._trial_id for row in storage._get_trials(study, None, set(), -1)] == own
 
 
 # ---------------------------------------------------------------- all or nothing
 
 
 @pytest.mark.parametrize("at", range(1, 6))
-def test_what_is_interrupted_leaves_nothing(url, at):
+def test_an_interrupted_write_leaves_nothing(url, at):
     study = opened(url, rows=1)
-    pen, own, before = writer_of(study._storage), ids(study), tables(study)
+    writer, own, before = writer_of(study._storage), ids(study), tables(study)
     writes = []
 
     def interrupt(connection, cursor, statement, *_):
@@ -195,53 +197,53 @@ def test_what_is_interrupted_leaves_nothing(url, at):
     sqlalchemy.event.listen(study._storage._backend.engine, "before_cursor_execute", interrupt)
     every = Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.COMPLETE, [1.0])
     with pytest.raises(KeyboardInterrupt):
-        pen.write({own[0]: CHANGES["running"], own[1]: every})
+        writer.write({own[0]: CHANGES["running"], own[1]: every})
     sqlalchemy.event.remove(study._storage._backend.engine, "before_cursor_execute", interrupt)
     assert tables(study) == before
-    assert pen.write({own[1]: every}) == set()
+    assert writer.write({own[1]: every}) == set()
     assert tables(study) != before
 
 
-def test_whoever_sees_that_a_trial_has_ended_sees_its_value(url):
+def test_a_reader_that_finds_a_trial_ended_finds_its_value(url):
     study = opened(url, rows=1)
-    pen, own, other = writer_of(study._storage), ids(study), backends.connect(url)
+    writer, own, other = writer_of(study._storage), ids(study), backends.connect(url)
     seen = []
 
     def look(connection, cursor, statement, *_):
         if statement.startswith(("INSERT", "UPDATE")):
-            token = backends.READING.set(True)  # waits for nobody
+            token = databases.READING.set(True)  # a reader waits for no lock
             seen.append(other.get_trial(own[0]))
-            backends.READING.reset(token)
+            databases.READING.reset(token)
 
     engine = study._storage._backend.engine
     sqlalchemy.event.listen(engine, "after_cursor_execute", look)
-    pen.write({own[0]: CHANGES["complete"]})
+    writer.write({own[0]: CHANGES["complete"]})
     assert len(seen) == 3
     assert {(row.state, row.value, len(row.user_attrs)) for row in seen} == {(TrialState.WAITING, None, 0)}
     row = other.get_trial(own[0])
     assert (row.state, row.value, row.user_attrs) == (TrialState.COMPLETE, 0.25, {"a": 1})
 
 
-def test_it_may_be_said_twice(url):
+def test_a_change_may_be_written_twice(url):
     study = opened(url, rows=1)
-    pen, own = writer_of(study._storage), ids(study)
+    writer, own = writer_of(study._storage), ids(study)
     every = Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.RUNNING)
-    pen.write({own[0]: every})
+    writer.write({own[0]: every})
     once = tables(study)
-    pen.write({own[0]: every})
+    writer.write({own[0]: every})
     assert tables(study) == once
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "memory"])
-def test_a_trial_that_has_ended_stays_as_it_is_and_keeps_nothing_from_others(tmp_path, kind):
+def test_a_trial_that_has_ended_does_not_change_and_the_others_are_written(tmp_path, kind):
     url = {"sqlite": f"sqlite:///{tmp_path}/a.db", "journal": f"journal:///{tmp_path}/a.log"}.get(kind)
     study = optuna.create_study(storage=InMemoryStorage() if url is None else backends.connect(url))
-    pen = writer_of(study._storage)
-    pen.add(study._study_id, PLANNED)
+    writer = writer_of(study._storage)
+    writer.add(study._study_id, PLANNED)
     own = ids(study)
     study._storage.set_trial_state_values(own[1], TrialState.COMPLETE, [1.0])
     late = Change(user={"a": 1, "b": 2, "c": 3}, curve={1: 0.5}, state=TrialState.FAIL)
-    assert list(pen.write(dict.fromkeys(own, late))) == [own[1]]
+    assert list(writer.write(dict.fromkeys(own, late))) == [own[1]]
     assert [row.state for row in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.FAIL]
     assert study.trials[1].user_attrs == {"baseline": True}
     assert study.trials[2].user_attrs == late.user
@@ -249,38 +251,39 @@ def test_a_trial_that_has_ended_stays_as_it_is_and_keeps_nothing_from_others(tmp
         assert backends.connect(url).get_all_trials(study._study_id) == study.trials
 
 
-def test_a_journal_is_waited_for_once(tmp_path, monkeypatch):
+def test_a_journal_waits_for_the_disk_once(tmp_path, monkeypatch):
     study = optuna.create_study(storage=backends.connect(f"journal:///{tmp_path}/a.log"))
-    pen = writer_of(study._storage)
-    pen.add(study._study_id, PLANNED)
+    writer = writer_of(study._storage)
+    writer.add(study._study_id, PLANNED)
     synced = []
     monkeypatch.setattr("os.fsync", synced.append)
-    pen.write({0: Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.COMPLETE, [1.0])})
+    writer.write({0: Change(CHANGES["params"].params, {1: 0.5}, {"a": 1}, {"b": 2}, TrialState.COMPLETE, [1.0])})
     assert len(synced) == 1
     (row, _, _) = optuna.load_study(study_name=study.study_name, storage=study._storage).trials
     assert (row.params["depth"], row.intermediate_values, row.value) == (3, {1: 0.5}, 1.0)
 
 
-# ---------------------------------------------------------------- what is known of Optuna
+# ---------------------------------------------------------------- versions of Optuna's tables
 
 
-def test_optunas_tables_are_those_that_are_known(url):
+def test_optunas_tables_have_the_known_version(url):
     assert isinstance(writer_of(opened(url)._storage), TableWriter), (
-        "Optuna has changed its tables: see `changes.TableWriter`"
+        "Optuna has changed its tables: see `table_writer.TableWriter`"
     )
 
 
-def test_where_they_are_not_optuna_writes_itself(tmp_path, monkeypatch):
+def test_tables_of_another_version_are_written_by_optuna(tmp_path, monkeypatch):
     study = opened(f"sqlite:///{tmp_path}/a.db")
-    monkeypatch.setattr(trial_writers, "SCHEMA", trial_writers.SCHEMA + 1)
-    pen = writer_of(study._storage)
-    assert isinstance(pen, CallWriter)
-    pen.add(study._study_id, PLANNED)
-    pen.write({ids(study)[0]: CHANGES["complete"]})
+    monkeypatch.setattr(table_writer, "SCHEMA", table_writer.SCHEMA + 1)
+    writer = writer_of(study._storage)
+    assert isinstance(writer, CallWriter)
+    writer.add(study._study_id, PLANNED)
+    writer.write({ids(study)[0]: CHANGES["complete"]})
     assert study.trials[0].value == 0.25
 
 
 def test_other_storages_are_written_by_their_methods(tmp_path):
     assert isinstance(writer_of(InMemoryStorage()), CallWriter)
     assert isinstance(writer_of(backends.connect(f"journal:///{tmp_path}/a.log")), CallWriter)
-    assert isinstance(writer_of(RDBStorage("sqlite:///:memory:")), CallWriter)  # a study has Optuna's cache around it
+    uncached = RDBStorage("sqlite:///:memory:")  # a study wraps it in Optuna's cache
+    assert isinstance(writer_of(uncached), CallWriter)

@@ -44,17 +44,17 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
         ("postgresql+psycopg:///?service=mine&sslpassword=x", "/?service=mine", {"sslpassword": "x"}),
     ],
 )
-def test_a_url_is_parted_from_its_secrets(url: str, bare: str, secrets: dict[str, str]) -> None:
-    assert urls.parted(url) == (f"postgresql+psycopg://{bare}", secrets)
+def test_a_url_is_split_from_its_secrets(url: str, bare: str, secrets: dict[str, str]) -> None:
+    assert urls.split_secrets(url) == (f"postgresql+psycopg://{bare}", secrets)
 
 
 @pytest.mark.parametrize(
     "url",
     ["postgresql://me:c4n4ry@w@host/db", "postgresql://me:c4n4ry/db", "postgresql://h/d?password=c4n4ry&password=x"],
 )
-def test_a_url_that_cannot_be_parted_says_how_to_write_it(url: str) -> None:
+def test_a_url_that_cannot_be_split_says_how_to_write_it(url: str) -> None:
     with pytest.raises(StorageError, match="%40 for @") as caught:
-        urls.parted(url)
+        urls.split_secrets(url)
     assert "c4n4ry" not in str(caught.value)
 
 
@@ -70,6 +70,6 @@ def test_a_url_that_cannot_be_parted_says_how_to_write_it(url: str) -> None:
         ("'redis://host': write to me@host", "'redis://host': write to me@host"),
     ],
 )
-def test_an_error_hides_passwords_whoever_wrote_its_text(text: str, shown: str) -> None:
+def test_an_error_hides_passwords_in_any_text(text: str, shown: str) -> None:
     assert str(HpoError(text)) == shown
     assert shown in str(ConfigError("s.yaml", [Problem(("storage",), text)]))

@@ -1,0 +1,254 @@
+"""Reading and writing trials directly in Optuna's tables.
+
+Optuna's storages write every parameter, value and attribute in its own transaction, which reads the trial first.
+Here several changes are one transaction. `tests/storage/test_trial_writers.py` compares the tables that this module
+leaves with those that Optuna leaves.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hpo.storage.trial_changes import Change
+
+SCHEMA = 12
+"""The version of Optuna's tables that `TableWriter` writes to."""
+
+MOST_IDS = 500
+"""The most trial ids to list in one statement."""
+
+INSERT: Mapping[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class Database(RDBStorage):
+    """Optuna's storage in a database, which reads trials with one select per table.
+
+    Optuna makes an object of every row of every table, which takes ten times as long.
+    """
+
+    @cached_property
+    def _tables(self) -> TableWriter | None:
+        return table_writer_of(self)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        if self._tables is None:
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        rows = self._tables.rows(study_id, included_trial_ids, trial_id_greater_than)
+        return [row for row in rows if states is None or row.state in states]
+
+
+def table_writer_of(database: RDBStorage) -> TableWriter | None:
+    """Return the writer of a database's tables; None if their version is not known."""
+    with suppress(ImportError, AttributeError, LookupError, ValueError):
+        return TableWriter(database.engine)
+    return None
+
+
+class TableWriter:
+    """Writes to Optuna's tables: all changes in one transaction, or none.
+
+    Args:
+        engine: The database's.
+
+    Raises:
+        LookupError: The database is neither SQLite nor PostgreSQL, or Optuna's tables have another version. Tables that
+            have changed without a new version can raise ImportError, AttributeError or ValueError.
+    """
+
+    def __init__(self, engine: sqlalchemy.Engine) -> None:
+        from optuna.storages._rdb import models
+
+        if models.SCHEMA_VERSION != SCHEMA:
+            raise LookupError(models.SCHEMA_VERSION)
+        self._engine, tables = engine, models.BaseModel.metadata.tables
+        self._studies, self._trials = tables["studies"], tables["trials"]
+        parts = [
+            tables[f"trial_{name}"]
+            for name in ("params", "intermediate_values", "user_attributes", "system_attributes", "values")
+        ]
+        self._point, self._value = models.TrialIntermediateValueModel, models.TrialValueModel
+        # Making a statement takes longer than executing it, so each is made once.
+        self._params, self._curve, self._user, self._system, self._values = (
+            _upsert(INSERT[engine.name](table)) for table in parts
+        )
+        self._selects = [_select(table) for table in (self._trials, *parts)]
+        trial_id: Any = sqlalchemy.bindparam("id")
+        self._selects_of_one = [select.where(_trial_of(select) == trial_id) for select in self._selects]
+        state = sqlalchemy.select(self._trials.c.state).where(self._trials.c.trial_id == trial_id)
+        self._state_of = state.with_for_update()  # no other process can tell the trial before the transaction ends
+        self._update_to = {state: self._update(state) for state in TrialState}
+
+    def read(self, trial_id: int) -> FrozenTrial:
+        """Return a trial's row."""
+        (row,) = self._read(self._selects_of_one, {"id": trial_id})
+        return row
+
+    def rows(self, study_id: int, known: Collection[int] = (), last: int = -1) -> list[FrozenTrial]:
+        """Return rows of a study in the order of their ids, with one select per table.
+
+        Args:
+            study_id: The study's id.
+            known: Ids of the trials to read among those up to `last`.
+            last: Trials with a higher id are all read.
+        """
+        trial = self._trials.c
+        wanted: Any = trial.trial_id > last
+        if known:  # a statement can have some 30,000 values at most
+            wanted |= trial.trial_id.in_(known) if len(known) <= MOST_IDS else trial.trial_id >= min(known)
+        ids = sqlalchemy.select(trial.trial_id).where(trial.study_id == study_id, wanted)
+        rows = self._read([select.where(_trial_of(select).in_(ids)) for select in self._selects], {})
+        return [row for row in rows if row._trial_id > last or row._trial_id in known]
+
+    def _read(self, selects: Sequence[Any], values: Mapping[str, Any]) -> list[FrozenTrial]:
+        """Return the trials that selects give: first from the table of trials, then from those of parts."""
+        with self._engine.begin() as connection, _no_garbage_collection():
+            trials, *found = (connection.execute(select, values).all() for select in selects)
+            parts: list[dict[int, list[Any]]] = [defaultdict(list) for _ in found]
+            for rows, of_trial in zip(found, parts, strict=True):
+                for row in rows:
+                    of_trial[row[0]].append(row[1:])
+            distributions: dict[str, BaseDistribution] = {}  # parsing is slow, and trials share most distributions
+            return [self._row(distributions, trial, *(part.get(trial[0], ()) for part in parts)) for trial in trials]
+
+    def _row(self, distributions: dict[str, BaseDistribution], trial: Any, *parts: Sequence[Any]) -> FrozenTrial:
+        """Return a trial, given its table row and those of its parts; new distributions are added by their JSON."""
+        params, curve, user, system, values = parts
+        for _, _, text in params:
+            if text not in distributions:
+                distributions[text] = json_to_distribution(text)
+        point, value = self._point.stored_repr_to_intermediate_value, self._value.stored_repr_to_value
+        return FrozenTrial(
+            number=trial.number,
+            state=trial.state,
+            value=None,
+            values=[value(*row) for _, *row in sorted(values)] or None,
+            datetime_start=_local(trial.datetime_start),
+            datetime_complete=_local(trial.datetime_complete),
+            params={name: distributions[text].to_external_repr(number) for name, number, text in params},
+            distributions={name: distributions[text] for name, _, text in params},
+            user_attrs={key: json.loads(text) for key, text in user},
+            system_attrs={key: json.loads(text) for key, text in system},
+            intermediate_values={step: point(*row) for step, *row in curve},
+            trial_id=trial.trial_id,
+        )
+
+    def _update(self, state: TrialState) -> sqlalchemy.Update:
+        """Return the statement that sets a state, and the time of the start or the end."""
+        changed: dict[str, Any] = {"state": state}
+        if state != TrialState.WAITING:
+            column = "datetime_complete" if state.is_finished() else "datetime_start"
+            changed[column] = sqlalchemy.bindparam("now", type_=sqlalchemy.DateTime)
+        where = self._trials.c.trial_id == sqlalchemy.bindparam("id")
+        return sqlalchemy.update(self._trials).where(where).values(changed)
+
+    def write(self, changes: Mapping[int, Change]) -> Collection[int]:
+        """Write in one transaction."""
+        with self._engine.begin() as connection:
+            states = {
+                trial: connection.execute(self._state_of, {"id": trial}).scalar_one() for trial in sorted(changes)
+            }
+            live = {trial: change for trial, change in changes.items() if not states[trial].is_finished()}
+            self._execute(connection, live)
+        return changes.keys() - live.keys()
+
+    def add(self, study_id: int, rows: Sequence[FrozenTrial]) -> None:
+        """Add all in one transaction."""
+        study, trial = self._studies.c, self._trials.c
+        with self._engine.begin() as connection:
+            # Optuna locks the study too before it counts: no constraint makes the numbers unique.
+            connection.execute(sqlalchemy.select(study.study_id).where(study.study_id == study_id).with_for_update())
+            counted = sqlalchemy.select(sqlalchemy.func.count()).where(trial.study_id == study_id)
+            begin = connection.execute(counted).scalar_one()
+            new = [
+                {"study_id": study_id, "number": number, "state": row.state} for number, row in enumerate(rows, begin)
+            ]
+            connection.execute(sqlalchemy.insert(self._trials), new)
+            ids = sqlalchemy.select(trial.trial_id).where(trial.study_id == study_id, trial.number >= begin)
+            added = connection.execute(ids.order_by(trial.number)).scalars()
+            attrs = [Change(user=row.user_attrs, system=row.system_attrs) for row in rows]
+            self._execute(connection, dict(zip(added, attrs, strict=True)))
+
+    def _execute(self, connection: sqlalchemy.Connection, changes: Mapping[int, Change]) -> None:
+        """Execute each statement once, for all of the trials."""
+        together: dict[Any, list[dict[str, Any]]] = {}
+        for trial_id, change in changes.items():
+            for statement, row in self._rows(trial_id, change):
+                together.setdefault(statement, []).append(row)
+        for statement, rows in together.items():
+            connection.execute(statement, rows)
+
+    def _rows(self, trial_id: int, change: Change) -> Iterator[tuple[Any, dict[str, Any]]]:
+        key_of_trial = {"trial_id": trial_id}
+        for name, (value, distribution) in change.params.items():
+            drawn = {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(distribution)}
+            yield self._params, key_of_trial | drawn
+        for step, value in change.curve.items():
+            number, value_type = self._point.intermediate_value_to_stored_repr(value)
+            stored = {"step": step, "intermediate_value": number, "intermediate_value_type": value_type}
+            yield self._curve, key_of_trial | stored
+        for statement, attrs in ((self._user, change.user), (self._system, change.system)):
+            for key, attr in attrs.items():
+                yield statement, key_of_trial | {"key": key, "value_json": json.dumps(attr)}
+        for objective, value in enumerate(change.values or ()):
+            number, kind = self._value.value_to_stored_repr(value)
+            yield self._values, key_of_trial | {"objective": objective, "value": number, "value_type": kind}
+        if change.state is not None:
+            now = {} if change.state == TrialState.WAITING else {"now": datetime.now(UTC).replace(tzinfo=None)}
+            yield self._update_to[change.state], {"id": trial_id, **now}
+
+
+def _upsert(statement: Any) -> Any:
+    """Return the statement that inserts a row, or replaces the one that has the same key."""
+    (unique,) = (each for each in statement.table.constraints if isinstance(each, sqlalchemy.UniqueConstraint))
+    keys = {column.name for column in unique.columns}
+    others = [column for column in statement.table.columns if column.name not in keys and not column.primary_key]
+    rest = {column.name: statement.excluded[column.name] for column in others}
+    return statement.on_conflict_do_update(index_elements=list(unique.columns), set_=rest)
+
+
+def _select(table: Any) -> Any:
+    """Return a select of a table's columns without its primary key, the trial's id first, ordered by that key."""
+    keys = [column for column in table.primary_key if column.name != "trial_id"]
+    columns = [column for column in table.columns if column.name != "trial_id" and column not in keys]
+    return sqlalchemy.select(table.c.trial_id, *columns).order_by(*table.primary_key)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Stop the garbage collector, which visits all rows again and again while more are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _trial_of(select: Any) -> Any:
+    """Return the column of a select that has the trial's id."""
+    return select.selected_columns.trial_id
+
+
+def _local(time: datetime | None) -> datetime | None:
+    """Return a time, UTC in the table, as local time, as Optuna does."""
+    return None if time is None else time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
