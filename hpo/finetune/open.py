@@ -17,7 +17,7 @@ from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.plain import PlainEngine
 from hpo.finetune.scorable import ScorableArray
 from hpo.finetune.setup import Setup
-from hpo.finetune.sharded.engine import ShardedArray
+from hpo.finetune.sharded.array import ShardedArray
 from hpo.recipe.trial_limits import TrialLimits
 
 

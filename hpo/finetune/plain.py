@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,15 +16,14 @@ from hpo.core.errors import OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
-from hpo.finetune import optimizer as optimizers
 from hpo.finetune.adaptation import Adaptation
-from hpo.finetune.data.batches import WINDOW, epoch_batches
-from hpo.finetune.device import memory_error, out_of_memory, widened
+from hpo.finetune.data.batches import WINDOW
+from hpo.finetune.device import memory_error, out_of_memory
 from hpo.finetune.engine import Trained
 from hpo.finetune.models import dropout
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.recipe.training_params import TrainingParams
+from hpo.finetune.trial_model import begin, measured_seconds, predict_whole
 from hpo.tasks.classification import Outputs
 
 Array = np.ndarray[Any, Any]
@@ -67,21 +65,10 @@ class PlainEngine:
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot."""
-        params = TrainingParams.of(trial.params)
         if not self._spare:
             self._spare.append(copy.deepcopy(next(iter(self.occupied.values())).model))
-        model = self._spare[-1]
-        self.setup.initial.start(model, derived_seed(trial.seed, "head"), params.dropout)
-        self.adaptation.start(model, params, derived_seed(trial.seed, "adapters"))
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = optimizers.build(parameters, self.setup.head, params)
-        weights = self.adaptation.owned(model.state_dict(), parameters)
-        begun = self.setup.new_slot(
-            trial, params, model, weights, parameters, lambda name: optimizer.state[parameters[name]], self.window
-        )
-        begun.optimizer = optimizer
-        self.occupied[slot] = begun
-        self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
+        self.occupied[slot] = begin(self.setup, self.adaptation, self._spare[-1], trial, self.window)
+        self._spare.pop()  # only after the start has succeeded: if it fails, the next trial uses this model
 
     def unload(self, slot: int) -> None:
         """Empty a slot; its model is used again."""
@@ -176,29 +163,3 @@ class PlainEngine:
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split."""
         return measured_seconds(self.setup, self._spare[-1])
-
-
-def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Outputs:
-    """Return the outputs of a whole model, whose vocabulary is cut to the study's."""
-    model.to(setup.device)  # type: ignore[arg-type]
-    setup.vocabulary.cut(model)
-    return setup.predict(model, split)
-
-
-def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
-    """Return the seconds an example of forward and backward passes over a few batches; no weight is changed."""
-    log.info("measuring how fast a trial trains")
-    tokens = setup.tokens["train"]
-    batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
-    model.train()
-    examples, began = 0, 0.0
-    for i, rows in enumerate(batches[:6]):
-        if i == 2:  # the first ones warm up
-            examples, began = 0, time.perf_counter()
-        inputs, targets = tokens.batch(rows)
-        with setup.autocast():
-            logits = model(**inputs).logits
-        setup.task.loss(widened(logits), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
-        model.zero_grad(set_to_none=True)
-        examples += len(rows)
-    return (time.perf_counter() - began) / examples if began else 0.0

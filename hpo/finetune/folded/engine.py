@@ -32,9 +32,9 @@ from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
 from hpo.finetune.models import dropout
-from hpo.finetune.plain import measured_seconds, predict_whole
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
+from hpo.finetune.trial_model import measured_seconds, predict_whole, reset
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.classification import Outputs
 
@@ -119,8 +119,7 @@ class FoldedEngine:
             OutOfMemoryError: There is none for one.
         """
         params, template = TrainingParams.of(trial.params), self.setup.model
-        self.setup.initial.start(template, derived_seed(trial.seed, "head"), params.dropout)
-        self.adaptation.start(template, params, derived_seed(trial.seed, "adapters"))
+        reset(self.setup, self.adaptation, template, trial, params)
         if self._program is None:
             self._program = self._built(template)
         weights = self._program.load(slot, template, params)

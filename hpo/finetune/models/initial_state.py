@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -35,19 +36,42 @@ class InitialState:
         self.dropouts = dropouts.rates(model)
 
     def start(self, model: PreTrainedModel, seed: int, dropout: float | None) -> None:
-        """Reset a model of the same configuration in place."""
+        """Reset a model of the same configuration in place.
+
+        Args:
+            model: The model.
+            seed: Seed of its head.
+            dropout: The trial's dropout; None leaves the published probabilities.
+        """
         model.load_state_dict(self.pristine)
         torch.manual_seed(seed)
-        for prefix, module in model.named_modules():
-            own = {f"{prefix}.{name}": p for name, p in module.named_parameters(recurse=False)}
-            if own and self.head.issuperset(own):
-                for parameter in own.values():
-                    parameter.__dict__.pop("_is_hf_initialized", None)  # or transformers would leave it
-                # By the host's generator: the same head on every device, and after a program that a GPU could not
-                # record, its own refuses to draw.
-                place = next(iter(own.values())).device
-                model._init_weights(module.cpu())  # type: ignore[no-untyped-call]
-                module.to(place)
+        self.draw_head(model)
         for (name, rate), published in self.dropouts.items():
-            kept = dropout is None or rate == "activation_dropout"
-            setattr(model.get_submodule(name), rate, published if kept else dropout)
+            unchanged = dropout is None or rate == "activation_dropout"
+            setattr(model.get_submodule(name), rate, published if unchanged else dropout)
+
+    def draw_head(self, model: PreTrainedModel) -> None:
+        """Draw the head from torch's global generator on the CPU, whatever the model's device.
+
+        So a head is the same on every device. Also, a GPU's generator refuses to draw after the recording of a
+        program has failed.
+        """
+        for _, module in head_modules(model, self.head):
+            device = next(module.parameters(recurse=False)).device
+            draw(model, module.cpu())
+            module.to(device)
+
+
+def head_modules(model: nn.Module, head: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules, with their names, that own parameters of which none is pretrained."""
+    for prefix, module in model.named_modules():
+        own = {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if own and head.issuperset(own):
+            yield prefix, module
+
+
+def draw(model: PreTrainedModel, module: nn.Module) -> None:
+    """Draw a module's own parameters as the model's class initialises them."""
+    for parameter in module.parameters(recurse=False):
+        parameter.__dict__.pop("_is_hf_initialized", None)  # transformers leaves parameters with this mark as they are
+    model._init_weights(module)  # type: ignore[no-untyped-call]

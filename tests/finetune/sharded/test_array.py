@@ -17,8 +17,8 @@ from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study
 from hpo.finetune.models import dropout
-from hpo.finetune.sharded.engine import ShardedArray, ShardLostError
-from hpo.finetune.sharded.process import ShardEngine
+from hpo.finetune.sharded.array import ShardedArray, ShardLostError
+from hpo.finetune.sharded.engine import ShardEngine
 
 pytestmark = pytest.mark.slow  # processes that each import torch
 
@@ -62,7 +62,7 @@ def single(folder):
 def sharded(folder):
     array = opened(folder, shards=2, micro_batch=6)
     assert isinstance(array, ShardedArray)
-    array.engine = Watched
+    array.engine_class = Watched
     yield array
     array._disband()
 
