@@ -1,4 +1,4 @@
-"""The plain engine: a model for each slot, trained one after the other or, on a CPU, side by side in threads."""
+"""The plain engine: a model for each slot, trained one after the other, or on a CPU side by side in threads."""
 
 from __future__ import annotations
 
@@ -37,9 +37,13 @@ class PlainEngine:
     Args:
         setup: What trials share.
         adaptation: What of the model they train.
+
+    Attributes:
+        window: As in `epoch_batches`; rows of similar length share a batch.
+        micro_batch: Rows of one pass; halved after a lack of memory.
     """
 
-    window = WINDOW  # batches of like lengths
+    window = WINDOW
     notes: Sequence[str] = ()
 
     def __init__(self, setup: Setup, adaptation: Adaptation) -> None:
@@ -64,14 +68,14 @@ class PlainEngine:
         return self.slots > 1 and self.setup.own_masks
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot."""
+        """Put a trial into an empty slot: at its start, or where its checkpoint left it."""
         if not self._spare:
             self._spare.append(copy.deepcopy(next(iter(self.occupied.values())).model))
         self.occupied[slot] = begin(self.setup, self.adaptation, self._spare[-1], trial, self.window)
         self._spare.pop()  # only after the start has succeeded: if it fails, the next trial uses this model
 
     def unload(self, slot: int) -> None:
-        """Empty a slot; its model is used again."""
+        """Empty a slot; its model is used for a later trial."""
         if slot in self.occupied:
             self._spare.append(self.occupied.pop(slot).model)
 
@@ -88,11 +92,11 @@ class PlainEngine:
             try:
                 return {number: future.result() for number, future in futures.items()}
             except BaseException:
-                self.stop_request.set()  # the pool waits for its threads: they end at their next step
+                self.stop_request.set()  # the pool waits for its threads, which end after their present step
                 raise
 
     def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
-        """Return the outcomes: each slot has memory of its own."""
+        """Return the outcomes: a lack of memory in one slot does not concern the others."""
         return outcomes
 
     def _trained(self, slot: Slot) -> Trained:
@@ -102,7 +106,7 @@ class PlainEngine:
             return memory_error(error)
 
     def _segment(self, slot: Slot) -> Outputs | None:
-        """Train a slot to its boundary and return its outputs on the validation split; None if halted before."""
+        """Train a slot to its boundary and return its outputs on the validation split; None if stopped before."""
         slot.model.train()
         loss = torch.zeros((), device=self.setup.device)
         while slot.seen < slot.boundary and not self.stop_request.is_set():
@@ -113,7 +117,10 @@ class PlainEngine:
     def _step(self, slot: Slot, rows: Array) -> torch.Tensor:
         """Take one optimiser step and return the batch's mean loss, on the device.
 
-        Out of memory halves the micro-batch, for this step and all that follow.
+        A lack of memory halves the micro-batch, for this step and all later steps.
+
+        Raises:
+            OutOfMemoryError: One example does not fit in memory.
         """
         assert slot.optimizer is not None
         while True:
@@ -135,7 +142,7 @@ class PlainEngine:
         return loss
 
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
-        """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
+        """Add up the gradients of a batch's micro-batches; each loss is divided by the rows of the whole batch."""
         total = torch.zeros((), device=self.setup.device)
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
             inputs, targets = self.setup.tokens["train"].batch(rows[start : start + self.micro_batch])
@@ -157,7 +164,7 @@ class PlainEngine:
         return predict_whole(self.setup, model, split)
 
     def fastest_slots(self, most: int) -> int:
-        """Return how many slots are fastest: on a CPU with all threads in use, elsewhere one."""
+        """Return the number of slots that uses all threads of a CPU; one where trials do not train side by side."""
         return max(1, min(torch.get_num_threads() // self.threads, most)) if self.setup.own_masks else 1
 
     def seconds_per_example(self) -> float:

@@ -63,14 +63,14 @@ def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Outputs:
 
 
 def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
-    """Return the seconds an example of forward and backward passes over a few batches; no weight is changed."""
+    """Return the seconds per example of forward and backward passes over a few batches; no weight is changed."""
     log.info("measuring how fast a trial trains")
     tokens = setup.tokens["train"]
     batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
     model.train()
     examples, began = 0, 0.0
     for i, rows in enumerate(batches[:6]):
-        if i == 2:  # the first ones warm up
+        if i == 2:  # the first two warm up
             examples, began = 0, time.perf_counter()
         inputs, targets = tokens.batch(rows)
         with setup.autocast():

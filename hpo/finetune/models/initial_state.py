@@ -1,4 +1,4 @@
-"""Where every trial starts: pretrained weights, a fresh head, the trial's dropout."""
+"""The state in which every trial starts: pretrained weights, a fresh head, the trial's dropout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpo.finetune.models import dropout as dropouts
 
 
 def digest(model: nn.Module, head: frozenset[str]) -> str:
-    """Return the SHA-256 of the pretrained weights; the head is drawn anew for every trial."""
+    """Return the SHA-256 of the pretrained weights; without the head, which is drawn for every trial."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name not in head:
@@ -28,6 +28,11 @@ class InitialState:
     Args:
         model: A model as `load_model` returns it.
         head: Names of the parameters that are not pretrained.
+
+    Attributes:
+        pristine: Copy of the model's `state_dict`.
+        head: As given.
+        dropouts: The published dropout probabilities, by module and attribute.
     """
 
     def __init__(self, model: PreTrainedModel, head: frozenset[str]) -> None:
@@ -73,5 +78,5 @@ def head_modules(model: nn.Module, head: frozenset[str]) -> Iterator[tuple[str, 
 def draw(model: PreTrainedModel, module: nn.Module) -> None:
     """Draw a module's own parameters as the model's class initialises them."""
     for parameter in module.parameters(recurse=False):
-        parameter.__dict__.pop("_is_hf_initialized", None)  # transformers leaves parameters with this mark as they are
+        parameter.__dict__.pop("_is_hf_initialized", None)  # with this mark transformers would not draw it
     model._init_weights(module)  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""A trial too large for one device: an array of one slot whose trial is trained by a group of processes.
+"""For a trial too large for one device: an array of one slot whose trial is trained by a group of processes.
 
     leading process    runner, storage; holds no model             one pipe to each process of the group
-    process 0 ... n-1  each a `Shard`: its part of the weights      make the same moves, with collectives among them
+    process 0 ... n-1  a `ShardEngine` each: part of the weights    run the same commands, with collectives among them
 
-The leading process is not part of the group, so that nothing that happens in the group can stop it: a process that
-dies closes its pipe, and one that waits for another for ever is killed.
+The leading process is not part of the group, so nothing that happens in the group can block it: a process that dies
+closes its pipe, and a process that waits for another for ever is killed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from hpo.tasks.classification import Outputs
 
 log = logging.getLogger(__name__)
 
-# Seconds that the other processes have to answer once one has failed: they may be waiting for it.
+# Seconds that the other processes have to answer after one has failed: they may be waiting for it.
 GRACE = 5.0
-POLL = 0.1  # seconds between two looks at whether to halt
+POLL = 0.1  # seconds between two looks at `stop_request`
 
 
 class ShardLostError(HpoError):
@@ -50,16 +50,22 @@ class ShardLostError(HpoError):
 
 @dataclass
 class _Group:
-    """The processes of a group, the pipes to them, and where they find each other."""
+    """The processes of a group.
+
+    Attributes:
+        store: The `TCPStore` through which they find each other.
+        processes: By rank.
+        pipes: By rank; the leading process's end of each.
+    """
 
     store: Any
     processes: list[SpawnProcess] = field(default_factory=list)
     pipes: list[Connection] = field(default_factory=list)
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill the processes that are left."""
         for process in self.processes:
-            process.kill()  # at once: one that waits in a collective hears nothing else
+            process.kill()  # a process that waits in a collective reacts to nothing else
         for process in self.processes:
             process.join()
         for pipe in self.pipes:
@@ -72,9 +78,14 @@ class ShardedArray:
 
     Args:
         config: The study's settings.
-        data: Its rows.
+        data: Its data.
         folder: The study file's folder.
         horizon_epochs: Most epochs that the space allows.
+
+    Attributes:
+        engine_class: What each process trains with.
+        setup: What trials share; without its model, of which the processes have parts.
+        micro_batch: Rows of one pass of each process; halved after a lack of memory.
 
     Raises:
         ModelError: The model cannot be loaded, or there are too few devices.
@@ -89,7 +100,7 @@ class ShardedArray:
         config = config.model_copy(update={"device": "cpu", "precision": precision})
         self.setup = Setup(config, data, folder)
         self.setup.finish()
-        self.setup.release_model()  # the processes have it
+        self.setup.release_model()
         self.setup.device = where
         self.metric, self.micro_batch = self.setup.metric, config.micro_batch
         self.notes: Sequence[str] = self.setup.notes
@@ -97,9 +108,9 @@ class ShardedArray:
         self.horizon: int | None = len(data.splits["train"]) * horizon_epochs
         self._threads = torch.get_num_threads()
         threads = max(1, self._threads // self.shards)
-        self._given = config.model_copy(update={"threads": threads}), data, folder
+        self._config, self._data, self._folder = config.model_copy(update={"threads": threads}), data, folder
         self._trial: TrialSpec | None = None
-        self._loaded = False
+        self._loaded = False  # whether the processes have the trial
         self._seen: Seen | None = None
         self._group: _Group | None = None
 
@@ -109,15 +120,15 @@ class ShardedArray:
         return {**self.setup.facts, "shards": self.shards, "threads": self._threads}
 
     def settle(self, facts: Mapping[str, Any]) -> None:
-        """Say the threads that the study was begun with; those of the processes divide what is here."""
+        """Report the threads that the study was begun with; the processes divide the threads of this computer."""
         threads = facts.get("threads")
         if isinstance(threads, int) and threads > 0:
             self._threads = threads
 
-    # ------------------------------------------------------------ the moves
+    # ------------------------------------------------------------ the trial
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into the slot; the processes hear of it, and are started if there are none, at its first step."""
+        """Put a trial into the slot; `advance` sends it to the processes, and starts them if there are none."""
         self._trial, self._loaded, self._seen = trial, False, None
 
     def advance(self) -> dict[int, Evaluation | Exception]:
@@ -130,12 +141,12 @@ class ShardedArray:
             return {}
         try:
             if not self._loaded:
-                self._move("load", 0, self._trial)
+                self._command("load", 0, self._trial)
                 self._loaded = True
-            return {0: self._move("train")}
-        except ShardLostError:  # not the trial's end but the study's
+            return {0: self._command("train")}
+        except ShardLostError:  # ends the study, not the trial alone
             raise
-        except InterruptedError:  # stop_request: the trial is as it was when its segment began
+        except InterruptedError:  # `stop_request` was set
             return {}
         except TooLargeError as error:
             self.micro_batch = error.args[0]
@@ -145,30 +156,30 @@ class ShardedArray:
 
     def keep(self, slot: int, folder: Path) -> bool:
         """Write the best evaluation's weights as a Hugging Face folder."""
-        return bool(self._move("keep", slot, folder.resolve()))
+        return bool(self._command("keep", slot, folder.resolve()))
 
     def seen(self, slot: int) -> Seen | None:
-        """Return how far the trial was after the last step that the processes told of; None before the first."""
+        """Return how far the trial was after the last step that the processes reported; None before the first."""
         return self._seen
 
     def save(self, slot: int) -> None:
-        """A trial that stops is computed again from its seed."""
+        """Return None: a divided trial has no checkpoint, and restarts from its seed."""
         return
 
     def pause(self, slot: int) -> bool:
-        """A trial is not set aside."""
+        """Return False: a trial is held in the slot only."""
         return False
 
     def unload(self, slot: int) -> None:
-        """Empty the slot; the processes stay for the next trial."""
+        """Empty the slot; the processes wait for the next trial."""
         self._trial = self._seen = None
         if self._loaded and self._group is not None:
             self._loaded = False
-            self._move("unload", slot)
+            self._command("unload", slot)
 
     def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs of weights that `keep` wrote; while no trial is in training."""
-        outputs: Outputs = self._move("outputs_of", folder.resolve(), split)
+        """Return the outputs on a split of weights that `keep` wrote; call it while no trial is in training."""
+        outputs: Outputs = self._command("outputs_of", folder.resolve(), split)
         return outputs
 
     def fastest_slots(self, most: int) -> int:
@@ -177,59 +188,69 @@ class ShardedArray:
 
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
-        return float(self._move("seconds_per_example"))
+        return float(self._command("seconds_per_example"))
 
     # ------------------------------------------------------------ the group
 
-    def _move(self, name: str, *arguments: Any) -> Any:
-        """Let all processes make a move and return what the first one answers.
+    def _command(self, name: str, *arguments: Any) -> Any:
+        """Let all processes call a method of their arrays, and return the answer of the first process.
 
         Raises:
-            ShardLostError: One of them has ended by itself.
-            Exception: One of them raised it. Where the others may wait for that one, all are ended; the next move
+            ShardLostError: A process has ended by itself.
+            Exception: A process raised it. If others may wait for that process, all are ended, and the next command
                 starts new ones.
         """
         try:
-            group = self._group or self._begun_group()
+            group = self._group or self._started_group()
             for pipe in group.pipes:
-                with suppress(OSError):  # it has ended, as its answer will say
+                with suppress(OSError):  # the process has ended; `_answers` reports it
                     pipe.send((name, arguments))
             return self._answers(group)
-        except _TOGETHER:
+        except _IN_ALL_PROCESSES:
             raise
         except BaseException:
-            self._disband()
+            self.close()
             raise
 
-    def _disband(self) -> None:
+    def close(self) -> None:
+        """End the processes; the next command starts new ones."""
         if self._group is not None:
             self._group.end()
         self._group = None
 
-    def _begun_group(self) -> _Group:
+    def _started_group(self) -> _Group:
         """Start the processes and wait until each has its part of the model."""
         log.info("starting %d processes that share the model", self.shards)
         context = multiprocessing.get_context("spawn")
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         self._group = group = _Group(store)
         weakref.finalize(self, group.end)
-        config, *given = self._given
-        config = config.model_copy(update={"micro_batch": self.micro_batch})
+        config = self._config.model_copy(update={"micro_batch": self.micro_batch})
         for rank in range(self.shards):
             ours, theirs = context.Pipe()
             place = Place(rank, self.shards, store.port, self.setup.device.type)
             process = context.Process(
-                target=serve, args=(self.engine_class, place, theirs, config, *given), name=f"shard {rank}", daemon=True
+                target=serve,
+                args=(self.engine_class, place, theirs, config, self._data, self._folder),
+                name=f"shard {rank}",
+                daemon=True,
             )
             group.pipes.append(ours)
             process.start()
             group.processes.append(process)
-            theirs.close()  # or its end would not be seen
+            theirs.close()  # else this process would not see the pipe close when the other process dies
         self._answers(group)
         return group
 
     def _answers(self, group: _Group) -> Any:
-        """Wait for what all processes answer; once one has failed, not for long."""
+        """Wait for the answers of all processes; once one has failed, for `GRACE` seconds more.
+
+        Returns:
+            The answer of the first process.
+
+        Raises:
+            Exception: The failure that is closest to the cause.
+        """
         answers: dict[int, Any] = {}
         deadline, told = math.inf, False
         while len(answers) < self.shards and time.monotonic() < deadline:
@@ -251,27 +272,31 @@ class ShardedArray:
                 if isinstance(answers[rank], Exception):
                     deadline = min(deadline, time.monotonic() + GRACE)
         if len(answers) < self.shards:
-            self._disband()
+            self.close()
         if failures := [answer for answer in answers.values() if isinstance(answer, Exception)]:
             raise min(failures, key=_distance)
         return answers[0]
 
 
-# What all processes find out together, between two steps: none of them waits for another.
-_TOGETHER = (DivergedError, InterruptedError)
+# Errors that all processes raise together, between two steps, so that none waits for another.
+_IN_ALL_PROCESSES = (DivergedError, InterruptedError)
 
 
 def _distance(failure: Exception) -> int:
-    """Return how far from the cause a failure is: what ends one process is a broken connection to the others."""
+    """Return how far from the cause a failure is: after one process has ended, the others fail too, at a collective."""
     if isinstance(failure, ShardLostError):
         return 0
     if isinstance(failure, TooLargeError | OutOfMemoryError):
         return 1
-    return 3 if isinstance(failure, _TOGETHER) else 2
+    return 3 if isinstance(failure, _IN_ALL_PROCESSES) else 2
 
 
 def _chosen(config: StudyConfig) -> torch.device:
-    """Return the kind of device, of which there must be one for each process."""
+    """Return the kind of device to train on.
+
+    Raises:
+        ModelError: There is not one for each process.
+    """
     where = device.chosen(config.device)
     if where.type == "mps":
         raise ModelError("shards are for CUDA devices or CPU processes; write device: cpu")
@@ -285,6 +310,6 @@ def _lost(process: SpawnProcess) -> ShardLostError:
     code = process.exitcode
     how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
     return ShardLostError(
-        f"the process of {process.name} has ended ({how}), and without it the trial cannot go on; the trial is put "
-        "back, and the same command goes on from here"
+        f"the process of {process.name} has ended ({how}), so the trial cannot go on; it waits to be trained again, "
+        "and the same command continues the study"
     )

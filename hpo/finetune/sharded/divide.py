@@ -16,10 +16,11 @@ from hpo.finetune.models.initial_state import InitialState, draw, head_modules
 
 
 def divide(model: PreTrainedModel, shards: int, device: torch.device, precision: str) -> None:
-    """Divide a model over the process group, each transformer block for itself and then the rest.
+    """Divide a model over the process group: first each transformer block, then the rest.
 
-    Gradients are summed over the processes, not averaged: each loss is divided by the whole batch already. In bf16
-    the weights are gathered as such; what autocast would make of them would stay in memory until the backward pass.
+    Gradients are summed over the processes, not averaged: each loss is divided by the whole batch already. With
+    precision bf16 the weights are gathered as bf16; copies made by autocast would stay in memory until the backward
+    pass.
     """
     bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device.type, (shards,))
@@ -27,7 +28,7 @@ def divide(model: PreTrainedModel, shards: int, device: torch.device, precision:
         divided = fully_shard(
             part,
             mesh=mesh,
-            reshard_after_forward=True,  # the root too, or it would hold weights from before they are set anew
+            reshard_after_forward=True,  # at the root too: else it would go on with weights from before a reset
             mp_policy=bf16 if precision == "bf16" else MixedPrecisionPolicy(),
         )
         divided.set_gradient_divide_factor(1.0)
@@ -35,7 +36,7 @@ def divide(model: PreTrainedModel, shards: int, device: torch.device, precision:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Return the members of the outermost lists of modules: the transformer blocks."""
+    """Yield the members of the outermost lists of modules: the transformer blocks."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from child
@@ -71,7 +72,7 @@ def copied_heads(model: nn.Module, head: frozenset[str]) -> dict[str, nn.Module]
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy whole tensors into a divided model: each process its own part."""
+    """Copy whole tensors into a divided model; each process copies its own part."""
     parts = model.state_dict()
     for name, tensor in weights.items():
         part = parts[name]

@@ -1,7 +1,7 @@
-"""One process's part of a trial that is trained over several: its share of the weights and of every batch's rows.
+"""The engine of one process of a divided trial: it has a part of the weights and trains on a part of every batch.
 
-Weights, gradients and optimiser state are divided over the processes (FSDP, Zhao et al., 2023; PyTorch's
-`fully_shard`). All processes make the same moves in the same order, told by the array that started them.
+Weights, gradients and optimiser state are divided over the processes (`hpo/finetune/sharded/divide.py`). All processes
+run the same commands in the same order, sent by the array that started them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ from hpo.tasks.classification import Outputs
 
 Array = np.ndarray[Any, Any]
 
-SEEN = "seen"  # begins what the first process sends after each step: how far its trial is
-HALT = "halt"  # what may come down the pipe while a segment is trained
+SEEN = "seen"  # begins a message of the first process after each step: how far the trial is
+HALT = "halt"  # a message to the first process while it trains a segment: stop after this step
 
 
 class TooLargeError(GaveWayError):
-    """A pass over a micro-batch does not fit in memory; one of half its size, the argument, may."""
+    """A pass over a micro-batch does not fit in memory; a pass over half of it may.
+
+    Args:
+        half: Rows of the smaller micro-batch.
+    """
 
     def __str__(self) -> str:
         return f"out of memory; from here on at most {self.args[0]} examples in one pass of each process"
@@ -51,9 +55,9 @@ class Place:
     """A process's place in its group.
 
     Attributes:
-        rank: Which process it is, from 0.
-        shards: How many there are.
-        port: Port on the loopback interface where they find each other.
+        rank: Number of the process, from 0.
+        shards: How many processes there are.
+        port: Port on the loopback interface where the processes find each other.
         device: Device type; on CUDA each process has the device of its rank.
     """
 
@@ -66,19 +70,27 @@ class Place:
 class ShardEngine:
     """Holds one trial, whose model, optimiser and batches are divided over a process group; see `Engine`.
 
+    It is stopped by `HALT` from the pipe, not by `stop_request`; a segment that is stopped ends with an
+    InterruptedError.
+
     Args:
-        setup: What trials share; its model is on the CPU, whole, and goes to the device in parts.
+        setup: What trials share; its model is whole and on the CPU, and is divided and moved to the device here.
         adaptation: What of the model they train.
         place: This process's place in the group.
-        moves: Where the leading process asks for a halt.
+        pipe: To the leading process.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        shards: How many processes there are.
+        micro_batch: Rows of one pass of this process.
     """
 
     window = WINDOW
     notes: Sequence[str] = ()
 
-    def __init__(self, setup: Setup, adaptation: Adaptation, place: Place, moves: Connection) -> None:
+    def __init__(self, setup: Setup, adaptation: Adaptation, place: Place, pipe: Connection) -> None:
         self.setup, self.adaptation = setup, adaptation
-        self.rank, self.shards, self._moves = place.rank, place.shards, moves
+        self.rank, self.shards, self._pipe = place.rank, place.shards, pipe
         self.slots, self.micro_batch, self.threads = 1, setup.config.micro_batch, torch.get_num_threads()
         self.occupied: dict[int, Slot] = {}
         self.stop_request = StopRequest()
@@ -89,7 +101,7 @@ class ShardEngine:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Return nothing: the leading process says what the results depend on."""
+        """Return nothing: the leading process reports what the results depend on."""
         return {}
 
     def load(self, slot: int, trial: TrialSpec) -> None:
@@ -121,27 +133,31 @@ class ShardEngine:
         slot.model.train()
         loss = torch.zeros((), device=self.setup.device)
         while slot.seen < slot.boundary:
-            if self._told_to_halt():
+            if self._halted():
                 raise InterruptedError("the study was interrupted")
             loss += self._step(slot, next(slot.batches))
             if self.rank == 0:
-                self._moves.send((SEEN, (slot.seen, slot.boundaries[-1])))
+                self._pipe.send((SEEN, (slot.seen, slot.boundaries[-1])))
         dist.all_reduce(loss)
         slot.loss = loss.item()
         return self._predict("validation")
 
-    def _told_to_halt(self) -> bool:
-        """Return, the same in all processes, whether the first one has been told to halt."""
-        halt = torch.tensor(self.rank == 0 and self._moves.poll())
+    def _halted(self) -> bool:
+        """Return whether the first process has received `HALT`; the answer is the same in all processes."""
+        halt = torch.tensor(self.rank == 0 and self._pipe.poll())
         if halt:
-            self._moves.recv()
-        dist.broadcast(halt, 0)  # on the CPU: no process waits for a device
+            self._pipe.recv()
+        dist.broadcast(halt, 0)  # on the CPU, so that no process waits for a device
         return bool(halt)
 
     def _step(self, slot: Slot, rows: Array) -> torch.Tensor:
         """Take one optimiser step and return this process's part of the batch's mean loss.
 
-        Out of memory ends the group: the other processes are in the midst of the step, waiting for this one.
+        A lack of memory ends the group: the other processes are in the middle of the step and wait for this one.
+
+        Raises:
+            TooLargeError: The micro-batch does not fit in memory.
+            OutOfMemoryError: One example does not fit in memory.
         """
         seed = derived_seed(slot.trial.seed, "dropout", slot.step, self.rank)
         torch.manual_seed(seed)
@@ -158,9 +174,10 @@ class ShardEngine:
         return loss
 
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
-        """Add up the gradients of this process's rows; each loss is divided by the whole batch.
+        """Add up the gradients of this process's rows; each loss is divided by the rows of the whole batch.
 
-        All processes pass over as many rows, as each pass is one of all: those that fill up have no weight.
+        All processes pass over the same number of rows, because every pass has collectives. Rows that fill a process's
+        part up have weight 0.
         """
         total = torch.zeros((), device=self.setup.device)
         own = self._divided(rows)[:, self.rank]
@@ -177,15 +194,15 @@ class ShardEngine:
         return total
 
     def _divided(self, rows: Array, fill: int | None = None) -> Array:
-        """Return rows as [rows of a process, processes], filled up with `fill` or the last row."""
+        """Return rows as [rows of a process, processes], filled up with `fill`, or with the last row."""
         missing = -len(rows) % self.shards
         return np.pad(rows, (0, missing), constant_values=rows[-1] if fill is None else fill).reshape(-1, self.shards)
 
     # ------------------------------------------------------------ scoring and measuring
 
-    @torch.no_grad()  # and not inference mode, whose tensors `fully_shard` could not use in training
+    @torch.no_grad()  # not inference mode: `fully_shard` could not use its tensors in training
     def _predict(self, split: str) -> Outputs:
-        """Return, in every process, the model's outputs on a split: each computes its share of the rows."""
+        """Return the model's outputs on a split, in every process; each process computes a part of the rows."""
         model = self.setup.model.train(False)
         tokens = self.setup.tokens[split]
         size = scoring_batch(self.setup.device) * self.shards
@@ -204,7 +221,7 @@ class ShardEngine:
         return self.setup.outputs(split, outputs)
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Gather weights tensor by tensor; only the first process, which writes them, holds on to them."""
+        """Gather weights tensor by tensor; only the first process, which writes them, returns any."""
         gathered = {}
         for name, tensor in weights.items():
             full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -213,7 +230,7 @@ class ShardEngine:
         return gathered
 
     def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs of a whole model; while no trial is in training."""
+        """Return the outputs on a split of a whole model; call it while no trial is in training."""
         self.setup.vocabulary.cut(model)
         fill(self.setup.model, model.state_dict())
         return self._predict(split)
@@ -223,5 +240,5 @@ class ShardEngine:
         return 1
 
     def seconds_per_example(self) -> float:
-        """Measure the passes over a few batches, in which each process has rows of its own."""
+        """Measure passes over a few batches, in which each process has its own rows."""
         return measured_seconds(self.setup, self.setup.model) / self.shards

@@ -64,7 +64,7 @@ def sharded(folder):
     assert isinstance(array, ShardedArray)
     array.engine_class = Watched
     yield array
-    array._disband()
+    array.close()
 
 
 def test_how_far_the_trial_is_comes_from_its_processes(sharded):
