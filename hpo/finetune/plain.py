@@ -160,7 +160,7 @@ class PlainEngine:
         return dict(weights)
 
     def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs of a whole model."""
+        """Return the outputs on a split of a whole model."""
         return predict_whole(self.setup, model, split)
 
     def fastest_slots(self, most: int) -> int:
