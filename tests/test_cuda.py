@@ -40,7 +40,7 @@ def test_a_replayed_program_is_the_program_to_the_bit(tmp_path, monkeypatch, kin
     tiny.save_model(tmp_path / "model", kind)
     array = on_gpu(tmp_path, slots=3, precision=precision)
     replayed = curves(array)
-    assert array.engine._program._replay._graph is not None
+    assert array.engine.program._replay._graph is not None
     monkeypatch.setattr(folded_program, "Replay", lambda program, device: program)
     called = curves(on_gpu(tmp_path, slots=3, precision=precision))
     assert [number for number in called if not same(called[number], replayed[number])] == []

@@ -68,7 +68,7 @@ def advanced_beside_nan(array):
     for number in range(3):
         array.load(number, TrialSpec(number, MIXED[number], 100 + number))
     with torch.no_grad():
-        for parameter in array.engine._program.model.parameters():
+        for parameter in array.engine.program.model.parameters():
             parameter[1] = math.nan
     outcomes = array.advance()
     assert isinstance(outcomes[1], DivergedError)

@@ -92,6 +92,12 @@ class FoldedEngine:
         self._program: Program | None = None
 
     @property
+    def program(self) -> Program:
+        """The program that trains the slots; there is none before the first `load`."""
+        assert self._program is not None
+        return self._program
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """Which program trains: sums over packed tokens and over padded rows differ in their last bits."""
         return {"program": "packed" if self._shape().line else "folded"}
@@ -126,8 +132,8 @@ class FoldedEngine:
         reset(self.setup, self.adaptation, template, trial, params)
         if self._program is None:
             self._program = self._built(template)
-        weights = self._program.load(slot, template, params)
-        optimizer = self._program.optimizer
+        weights = self.program.load(slot, template, params)
+        optimizer = self.program.optimizer
         own = optimizer.parameters(slot)
         self.occupied[slot] = self.setup.new_slot(
             trial,
@@ -198,8 +204,7 @@ class FoldedEngine:
 
     def _train(self) -> None:
         """Train to the boundaries."""
-        program = self._program
-        assert program is not None
+        program = self.program
         plans = {number: self._planned(slot) for number, slot in self.occupied.items() if slot.seen < slot.boundary}
         for step in range(program.write(plans)):
             if self.stop_request.is_set():
@@ -218,8 +223,7 @@ class FoldedEngine:
 
     def _planned(self, slot: Slot) -> list[MicroBatch]:
         """Return a slot's micro-batches up to the first whole step at or after its boundary."""
-        assert self._program is not None
-        optimizer, shape = self._program.optimizer, self._program.shape
+        optimizer, shape = self.program.optimizer, self.program.shape
         plan: list[MicroBatch] = []
         step, seen = slot.step, slot.seen
         while seen < slot.boundary:
@@ -235,17 +239,15 @@ class FoldedEngine:
 
     def _rewind(self, numbers: Iterable[int]) -> None:
         """Put slots that were stopped within a segment back to their last whole step."""
-        assert self._program is not None
         for number in numbers:
-            self._program.optimizer.gradients[number].zero_()
+            self.program.optimizer.gradients[number].zero_()
             self.occupied[number].batches = self.setup.batches(self.occupied[number], self.window)
 
     def _done(self, slot: Slot, micro: MicroBatch) -> None:
         """Count a micro-batch that is done."""
         if micro.rates is not None:
-            assert self._program is not None
             decay = slot.params.weight_decay
-            slot.decay *= self._program.optimizer.decay_of_unused_rows(micro.rates, decay)
+            slot.decay *= self.program.optimizer.decay_of_unused_rows(micro.rates, decay)
             slot.step += 1
             slot.seen += micro.batch
 
@@ -254,8 +256,7 @@ class FoldedEngine:
     @torch.no_grad()  # not inference mode, in which autocast would cast the weights again for every chunk
     def _predict_all(self, split: str) -> Array:
         """Return the logits of every slot on a split, in its order: [K, rows, outputs]."""
-        assert self._program is not None
-        model = self._program.model.train(False)
+        model = self.program.model.train(False)
 
         def logits_of(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
             repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
@@ -310,15 +311,14 @@ class FoldedEngine:
         params = {**self.adaptation.usual(), "batch_size": self.micro_batch, "epochs": 10_000}
         for number in range(slots):
             self.load(number, TrialSpec(number, params, number))
-        assert self._program is not None
         best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self.occupied.values()]
         self._predict_all("validation")
-        written = self._program.write({number: self._planned(slot) for number, slot in self.occupied.items()})
+        written = self.program.write({number: self._planned(slot) for number, slot in self.occupied.items()})
         for steps in (3, 6):  # the first three warm up
             began = time.perf_counter()
             for step in range(steps):
-                self._program.step(step % written)
-            self._program.losses.tolist()  # wait for the device
+                self.program.step(step % written)
+            self.program.losses.tolist()  # wait for the device
         del best_weights
         return slots * self.micro_batch * 6 / (time.perf_counter() - began)
 

@@ -116,7 +116,7 @@ def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_pat
 def test_a_trial_moves_no_memory(tmp_path):
     array = open_array(tmp_path, slots=3)
     curves(array, MIXED[:3])
-    program = array.engine._program
+    program = array.engine.program
 
     def addresses():
         tensors = [*program.model.parameters(), *(p.grad for p in program.model.parameters() if p.grad is not None)]
@@ -127,7 +127,7 @@ def test_a_trial_moves_no_memory(tmp_path):
 
     before = addresses()
     curves(array, MIXED)
-    assert array.engine._program is program
+    assert array.engine.program is program
     assert addresses() == before
 
 

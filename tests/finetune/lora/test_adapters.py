@@ -264,7 +264,7 @@ def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
     for slot in range(3):
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
     with torch.no_grad():
-        for parameter in array.engine._program.model.parameters():
+        for parameter in array.engine.program.model.parameters():
             if parameter.requires_grad:
                 parameter[1] = math.nan
     outcomes = array.advance()
@@ -282,23 +282,23 @@ def test_training_leaves_the_base_the_padded_ranks_and_the_targets_of_others_alo
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
     frozen = {
         name: p
-        for name, p in array.engine._program.model.named_parameters()
+        for name, p in array.engine.program.model.named_parameters()
         if not p.requires_grad and "adapter" not in name
     }
-    assert len(frozen) == len(array.setup.initial.pristine) - 3 * len(adapters_of(array.engine._program.model)) - len(
+    assert len(frozen) == len(array.setup.initial.pristine) - 3 * len(adapters_of(array.engine.program.model)) - len(
         array.adaptation.lora.head
     )
     assert all(p is array.setup.model.get_parameter(name) for name, p in frozen.items())  # one for all slots
-    before = {name: p.clone() for name, p in array.engine._program.model.named_parameters()}
+    before = {name: p.clone() for name, p in array.engine.program.model.named_parameters()}
     array.advance()
     assert all(torch.equal(p, before[name]) for name, p in frozen.items())
-    changed = {name for name, p in array.engine._program.model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {name for name, p in array.engine._program.model.named_parameters() if p.requires_grad}
+    changed = {name for name, p in array.engine.program.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name, p in array.engine.program.model.named_parameters() if p.requires_grad}
     for slot in range(3):
         params = DEFAULTS | MIXED[slot]
-        used = array.adaptation.lora.layers(array.engine._program.model, [params["lora_targets"]])
+        used = array.adaptation.lora.layers(array.engine.program.model, [params["lora_targets"]])
         assert used
-        for name, adapter in adapters_of(array.engine._program.model).items():
+        for name, adapter in adapters_of(array.engine.program.model).items():
             own, rank = name.removesuffix(".adapter") in used, params["lora_rank"]
             assert bool(adapter.B[slot, :, :rank].any()) == own
             assert bool(adapter.A[slot, :rank].any()) == own
