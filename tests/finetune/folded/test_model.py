@@ -186,7 +186,7 @@ class Gate(nn.Module):
 
 
 class Sorted(nn.Module):
-    """Owns a vector, but mixes rows."""
+    """Owns a vector, but computes over its first dimension, which is that of the slots when folded."""
 
     def __init__(self) -> None:
         super().__init__()
