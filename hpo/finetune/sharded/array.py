@@ -83,7 +83,8 @@ class ShardedArray:
         horizon_epochs: Most epochs that the space allows.
 
     Attributes:
-        engine_class: What each process trains with.
+        engine_class: The engine of each process.
+        shards: How many processes there are.
         setup: What trials share; without its model, of which the processes have parts.
         micro_batch: Rows of one pass of each process; halved after a lack of memory.
 
