@@ -27,7 +27,23 @@ def blocks(language):
 
 
 def test_pages_are_there():
-    assert {page.name for page in PAGES} == {"README.md", "clusters.md", "objectives.md", "study-file.md"}
+    names = {"README.md", "architecture.md", "clusters.md", "objectives.md", "study-file.md"}
+    assert {page.name for page in PAGES} == names
+
+
+def test_modules_that_the_pages_name_are_there():
+    for page in (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
+        named = re.findall(r"`((?:hpo/|tests/)?[a-z_]+/[a-z_/]+\.py)`", page.read_text())
+        assert len(named) >= 3
+        for name in named:
+            path = ROOT / name if name.startswith(("hpo/", "tests/")) else ROOT / "hpo" / name
+            assert path.is_file(), f"{page.name}: {name}"
+
+
+def test_the_packages_of_the_architecture_are_those_of_the_house():
+    drawn = re.findall(r"^([a-z]+) {2,}", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    house = {path.parent.name for path in (ROOT / "hpo").glob("*/__init__.py")}
+    assert set(drawn) == house
 
 
 @pytest.mark.parametrize(
