@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,8 +26,6 @@ from hpo.finetune.trial_model import begin, measured_seconds, predict_whole
 from hpo.tasks.classification import Outputs
 
 Array = np.ndarray[Any, Any]
-
-log = logging.getLogger(__name__)
 
 
 class PlainEngine:
@@ -60,7 +57,7 @@ class PlainEngine:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Return nothing of its own."""
+        """Nothing: the results do not depend on this engine."""
         return {}
 
     @property

@@ -82,7 +82,7 @@ class FoldedEngine:
         template = setup.model
         if not setup.own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
-        # With one slot and shared weights nothing is folded, so there is nothing to check.
+        # With one slot and shared weights no trials can be mixed up, so there is nothing to check.
         self._alone = slots == 1 and adaptation.shares_weights
         if not self._alone and (wrong := adaptation.difference(template)):
             raise NotFoldableError(wrong)

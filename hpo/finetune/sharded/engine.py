@@ -101,7 +101,7 @@ class ShardEngine:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Return nothing: the leading process reports what the results depend on."""
+        """Nothing: the leading process reports what the results depend on."""
         return {}
 
     def load(self, slot: int, trial: TrialSpec) -> None:
