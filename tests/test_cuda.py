@@ -1,4 +1,4 @@
-"""What only a GPU can show: recorded programs there, to the bit and without a wait. Skipped where there is none."""
+"""Tests that need a GPU: recorded programs, compared to the bit and without waiting. Skipped without a GPU."""
 
 from contextlib import contextmanager
 
@@ -16,14 +16,14 @@ from hpo.recipe.hyperparameters import DEFAULTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-ACROSS_SLOTS = 1e-4  # of a loss in float32: a product of other shapes is summed in another order
+ACROSS_SLOTS = 1e-4  # relative, of a loss in float32: products of other shapes are summed in another order
 SLOW = [{**each, "learning_rate": each["learning_rate"] / 30} for each in MIXED]
 KINDS = ["bert", "qwen3", "modernbert", "deberta-v2", "xlnet"]
 
 
 @pytest.fixture(autouse=True, params=[10.0, 0.0], ids=["packed", "padded"])
 def deterministic(request, monkeypatch):
-    """Kernels that give the same sums each time."""
+    """Use kernels that give the same sums each time."""
     monkeypatch.setattr(engine, "WORTH_PACKING", request.param)
     torch.use_deterministic_algorithms(True)
     yield
@@ -40,14 +40,14 @@ def test_a_replayed_program_is_the_program_to_the_bit(tmp_path, monkeypatch, kin
     tiny.save_model(tmp_path / "model", kind)
     array = on_gpu(tmp_path, slots=3, precision=precision)
     replayed = curves(array)
-    assert array.engine._program._replay._graph is not None
+    assert array.engine.program._replay._graph is not None
     monkeypatch.setattr(folded_program, "Replay", lambda program, device: program)
     called = curves(on_gpu(tmp_path, slots=3, precision=precision))
     assert [number for number in called if not same(called[number], replayed[number])] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_slots_change_a_trial_by_no_more_than_is_said(tmp_path, kind):
+def test_slots_change_a_trial_only_within_the_tolerance(tmp_path, kind):
     tiny.save_model(tmp_path / "model", kind)
     alone, together = (curves(on_gpu(tmp_path, slots=slots), SLOW) for slots in (1, 4))
     close_in_loss(alone, together)
@@ -60,7 +60,7 @@ def close_in_loss(one, other):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_folded_trials_are_close_to_trials_of_their_own(tmp_path, kind):
+def test_folded_trials_are_close_to_separate_trials(tmp_path, kind):
     tiny.save_model(tmp_path / "model", kind)
     plain = on_gpu(tmp_path, fold=False)
     plain.engine.window = FoldedEngine.window
@@ -112,7 +112,7 @@ def test_a_head_is_the_same_on_every_device(tmp_path):
     assert all(map(torch.equal, *heads))
 
 
-def test_after_a_recording_that_failed_trials_train_without(tmp_path, monkeypatch):
+def test_after_a_failed_recording_trials_train_without(tmp_path, monkeypatch):
     called = curves(on_gpu(tmp_path, slots=2))
     array = on_gpu(tmp_path, slots=2)
     monkeypatch.setattr(array.engine, "_context", lambda keys, context=array.engine._context: waiting(context(keys)))
@@ -123,7 +123,7 @@ def test_after_a_recording_that_failed_trials_train_without(tmp_path, monkeypatc
 
 @contextmanager
 def waiting(context):
-    """Wait for the device, which a recording cannot."""
+    """Wait for the device, which a recording cannot do."""
     with context:
         torch.zeros(1, device="cuda").item()
         yield

@@ -1,4 +1,4 @@
-"""What of a pretrained model a trial trains: the whole model here, adapters in `hpo/finetune/lora/`."""
+"""Which part of a pretrained model a trial trains: the whole model here, adapters in `hpo/finetune/lora/`."""
 
 from __future__ import annotations
 
@@ -31,20 +31,25 @@ class Adaptation(Protocol):
         """Change the model before any trial starts from it.
 
         Raises:
-            ModelError: The model cannot be changed so.
+            ModelError: The model cannot be changed in this way.
         """
 
     def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:
         """Put what was installed in a model to where a trial starts.
 
         Args:
-            model: One that is back at its pretrained weights, with a fresh head.
+            model: Has its pretrained weights and a fresh head.
             params: The trial's hyperparameters.
             seed: Seed of what is drawn.
         """
 
     def owned(self, weights: dict[str, torch.Tensor], trained: Tensors) -> dict[str, torch.Tensor]:
-        """Return which weights of a slot belong to its trial alone; its best evaluation keeps a copy of them."""
+        """Return the weights of a slot that belong to its trial alone; those of the best evaluation are copied.
+
+        Args:
+            weights: All weights of the slot.
+            trained: The trained ones.
+        """
 
     def save(self, folder: Path, slot: Slot, weights: dict[str, torch.Tensor], setup: Setup) -> None:
         """Write the best weights of a slot's trial, as `owned` chose them, in a Hugging Face folder."""
@@ -57,10 +62,15 @@ class Adaptation(Protocol):
         """
 
     def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
-        """Return how folded trials would differ from trials of their own, in a sentence; None if they do not."""
+        """Return a sentence that says how folded trials differ from separate trials; None if they do not differ.
+
+        Args:
+            model: The model after `install`.
+            packed: Whether to compare with tokens packed.
+        """
 
     def usual(self) -> Mapping[str, Any]:
-        """Return hyperparameters of a trial to measure speed with."""
+        """Return hyperparameters of a trial with which speed is measured; the others have their defaults."""
 
 
 class WholeModel:
@@ -89,9 +99,9 @@ class WholeModel:
         return model
 
     def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
-        """Compare two folded trials with two models; see `hpo/finetune/folded/equivalence.py`."""
+        """Compare two folded trials with two separate models; see `hpo/finetune/folded/equivalence.py`."""
         return equivalence.check(type(model), model.config, packed=packed)
 
     def usual(self) -> Mapping[str, Any]:
-        """Return nothing beside the defaults."""
+        """Return nothing: the defaults will do."""
         return {}

@@ -26,9 +26,18 @@ class FineTuneArray:
 
     Args:
         setup: The data, the model and the settings that trials share.
-        engine: What trains the trials in the slots.
+        engine: Trains the trials in the slots.
         adaptation: What of the model is trained, and how it is written.
         horizon_epochs: Most epochs that the space allows.
+
+    Attributes:
+        setup: As given.
+        engine: As given.
+        adaptation: As given.
+        metric: What trials are scored by; a name in `METRICS`.
+        notes: What the user should know of how it runs.
+        segment: Examples between two evaluations.
+        horizon: Examples of the longest trial that the space allows.
     """
 
     def __init__(self, setup: Setup, engine: Engine, adaptation: Adaptation, horizon_epochs: int) -> None:
@@ -40,7 +49,7 @@ class FineTuneArray:
 
     @property
     def slots(self) -> int:
-        """How many trials are held at once."""
+        """How many trials it holds at once."""
         return self.engine.slots
 
     @slots.setter
@@ -60,24 +69,24 @@ class FineTuneArray:
     def facts(self) -> Mapping[str, Any]:
         """What the results depend on besides the study file."""
         facts = {**self.setup.facts, **self.engine.facts}
-        if self.setup.device.type == "cpu":  # where sums are split among threads
+        if self.setup.device.type == "cpu":  # sums are split among threads, which changes their last bits
             facts["threads"] = self.engine.threads
         return facts
 
     def settle(self, facts: Mapping[str, Any]) -> None:
-        """Go on with the threads a trial that a study was begun with, however many there are here."""
+        """Take over the threads of each trial with which the study was begun, whatever the number of threads here."""
         threads = facts.get("threads")
         if "threads" not in self.facts or not isinstance(threads, int) or threads < 1:
             return
         if threads != self.engine.threads:
-            said = f"trials have {threads} threads each, as the study was begun (not {self.engine.threads})"
-            self.notes = (*self.notes, said)
+            note = f"trials have {threads} threads each, as the study was begun (not {self.engine.threads})"
+            self.notes = (*self.notes, note)
             self.engine.threads = threads
 
     # ------------------------------------------------------------ trials in slots
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: at its start, or where its checkpoint has it go on from."""
+        """Put a trial into an empty slot: at its start, or where its checkpoint left it."""
         self.engine.load(slot, trial)
 
     def advance(self) -> dict[int, Evaluation | Exception]:
@@ -97,10 +106,10 @@ class FineTuneArray:
 
     def save(self, slot: int) -> TrialCheckpoint | None:
         """Return what the slot's trial needs to go on from its last whole step."""
-        return self.engine.occupied[slot].saved()
+        return self.engine.occupied[slot].checkpoint()
 
     def pause(self, slot: int) -> bool:
-        """Trials are held in slots only."""
+        """Return False: trials are held in slots only."""
         return False
 
     def keep(self, slot: int, folder: Path) -> bool:
@@ -119,7 +128,7 @@ class FineTuneArray:
     # ------------------------------------------------------------ scoring
 
     def _outcome(self, slot: Slot | None, trained: Outputs | Exception) -> Evaluation | Exception:
-        """Return what a segment came to; the end of one trial is not that of the others."""
+        """Return the evaluation of a segment, or the exception that ends this slot's trial alone."""
         if isinstance(trained, Exception):
             return trained
         assert slot is not None
@@ -129,7 +138,11 @@ class FineTuneArray:
             return memory_error(error)
 
     def _scored(self, slot: Slot, outputs: Outputs) -> Evaluation:
-        """Return the evaluation at the end of a slot's segment, and hold on to its weights if they are its best."""
+        """Return the evaluation at the end of a slot's segment, and copy the weights if they are the best so far.
+
+        Raises:
+            DivergedError: The loss, an output or the metric is not finite.
+        """
         boundary, loss = slot.boundary, slot.loss
         slot.evaluations, slot.loss = slot.evaluations + 1, 0.0
         if not math.isfinite(loss):
@@ -152,7 +165,7 @@ class FineTuneArray:
         )
 
     def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs of weights that `keep` wrote."""
+        """Return the outputs on a split of weights that `keep` wrote."""
         return self.engine.outputs_of(self.adaptation.open(folder, self.setup), split)
 
     # ------------------------------------------------------------ measuring

@@ -1,4 +1,4 @@
-"""Where a study trains, and what that place is good at."""
+"""The device that a study trains on: precision, threads, batch sizes, lack of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from hpo.core.errors import ModelError, OutOfMemoryError
 
 SCORING_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
-SMALLEST = 32  # which keeps any device busy
+SMALLEST = 32  # rows that are enough to use a device well
 
 
 def chosen(setting: str) -> torch.device:
@@ -29,15 +29,18 @@ def chosen(setting: str) -> torch.device:
 
 
 def folds(setting: bool | None, device: str) -> bool:
-    """Return whether slots are to be those of one folded model: what the study says, else on CUDA.
+    """Return whether to fold trials into one model: the study's setting; by default on CUDA only.
 
-    On a CPU folding gains nothing: there a step is arithmetic, not launches.
+    On a CPU folding gains nothing: a step's time goes into arithmetic, not into kernel launches.
     """
     return chosen(device).type == "cuda" if setting is None else setting
 
 
 def precision(setting: str, device: torch.device) -> str:
-    """Return bf16 where the processor has units for it: elsewhere it is emulated, and slower."""
+    """Return the precision that a study asks for; for `auto`, bf16 where the hardware computes it, else fp32.
+
+    Elsewhere bf16 is emulated, and slower than fp32.
+    """
     if setting != "auto":
         return setting
     if device.type == "cuda":
@@ -46,12 +49,12 @@ def precision(setting: str, device: torch.device) -> str:
 
 
 def reproducible_products() -> bool:
-    """Let a CPU's products not depend on where their operands lie in memory, and return whether they do not.
+    """Make matrix products on a CPU independent of the memory addresses of their operands, and return whether they are.
 
-    MKL chooses its kernels by that, and sums in another order, unless its reproducible mode (conditional numerical
-    reproducibility, oneMKL Developer Guide) is on. It reads `MKL_CBWR` at its first product, so that this has an
-    effect before that only. A slot's part of a tensor lies where the slots before it end, and PyTorch's attention
-    gives each thread a part of one buffer.
+    MKL chooses a kernel, and with it the order of summation, by the alignment of the operands, unless its reproducible
+    mode is on (conditional numerical reproducibility, oneMKL Developer Guide). MKL reads `MKL_CBWR` at its first
+    product, so this function has no effect after that. Addresses differ between trials: a slot's part of a tensor
+    begins where the part of the slot before it ends, and PyTorch's attention gives each thread a part of one buffer.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO")
     generator = torch.Generator().manual_seed(0)
@@ -62,10 +65,10 @@ def reproducible_products() -> bool:
 
 @contextmanager
 def threaded(threads: int) -> Iterator[None]:
-    """Compute with some threads, and with zero in the place of denormal numbers.
+    """Compute with a number of threads, and with zero in place of denormal numbers.
 
-    The moments of embedding rows that come rarely decay to such, and a CPU is ten times slower with them. Threads
-    that are started within inherit it.
+    The moments of rare embedding rows decay to denormal numbers, with which a CPU is ten times slower. Threads that
+    are started within the context inherit the setting.
     """
     total = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -78,15 +81,15 @@ def threaded(threads: int) -> Iterator[None]:
 
 
 def scoring_batch(device: torch.device, slots: int = 1) -> int:
-    """Return the rows of each slot in a pass that keeps no activations: few where few are as fast, as they pad less.
+    """Return the rows of each slot in a pass without gradients: as few as are fast, because fewer rows pad less.
 
-    On a CPU they do not depend on the slots, as what a model says depends on them in the last bit.
+    On a CPU the number does not depend on the slots, because the last bits of the outputs depend on it.
     """
     return max(SMALLEST, SCORING_BATCH[device.type] // slots)
 
 
 def widened(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits in float32 at least: losses are not computed in half precision."""
+    """Return logits in float32 or more: losses are not computed in half precision."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -98,7 +101,10 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def memory_error(error: Exception) -> Exception:
-    """Return what ends a trial: memory that ran out outside the passes that can be halved, or the error itself."""
+    """Return the error that ends a trial: an OutOfMemoryError for a lack of memory, else the error itself.
+
+    It is for errors outside of the passes whose micro-batch can be halved.
+    """
     if isinstance(error, RuntimeError) and out_of_memory(error):
         return OutOfMemoryError(f"the optimiser, the scoring or the best weights do not fit in memory ({error})")
     return error

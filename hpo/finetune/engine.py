@@ -1,4 +1,4 @@
-"""What an engine is: it holds trials in slots and trains them to the end of a segment."""
+"""The interface of engines: an engine holds trials in slots and trains them to the end of a segment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hpo.finetune.slot import Slot
 from hpo.tasks.classification import Outputs
 
 Trained = Outputs | Exception | None
-"""What became of a slot in a segment: its outputs on the validation split, what ended its trial, or None if the
-segment was interrupted."""
+"""The result of a segment in a slot: outputs on the validation split, the exception that ended the trial, or None if
+the segment was stopped before its end."""
 
 
 class Engine(Protocol):
@@ -23,7 +23,7 @@ class Engine(Protocol):
 
     Attributes:
         slots: How many trials it holds at once.
-        threads: CPU threads with which a trial trains; its numbers depend on them.
+        threads: CPU threads with which a trial trains; the trial's numbers depend on them.
         occupied: Slot -> the trial in it.
         stop_request: Once set, `train` returns as soon as the step under way is done.
         notes: What the user should know of how it trains.
@@ -37,29 +37,29 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Return what the results depend on because of this engine."""
+        """What the results depend on because of this engine."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: at its start, or where its checkpoint has it go on from.
+        """Put a trial into an empty slot: at its start, or where its checkpoint left it.
 
         Raises:
-            Exception: Any; the slot is as empty as it was.
+            Exception: Of any kind; the slot is still empty.
         """
 
     def train(self) -> Mapping[int, Trained]:
-        """Train every occupied slot to its boundary; slots that have not reached it are left out or None."""
+        """Train every occupied slot to its boundary; a slot that has not reached it is left out, or None."""
 
     def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
-        """Return the outcomes of a segment; or others, where a best evaluation's weights found no memory."""
+        """Return the outcomes of a segment, changed if a copy of the best weights did not fit in memory."""
 
     def unload(self, slot: int) -> None:
-        """Empty a slot; nothing happens to an empty one."""
+        """Empty a slot, whatever state its trial is in; nothing happens to an empty one."""
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return weights of a slot as whole tensors; empty in a process that is not the one that writes them."""
+        """Return weights of a slot as whole tensors; nothing in a process that does not write them."""
 
     def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs of a whole model, as an adaptation opens it, on a split."""
+        """Return the outputs on a split of a model that an adaptation opened."""
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second; more than `most` are not needed."""

@@ -1,4 +1,4 @@
-"""A study's array: the model loaded, and the engine and adaptation that its file and its search space ask for."""
+"""Opens a study's array: loads the model, and chooses the engine and the adaptation from its file and search space."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.plain import PlainEngine
 from hpo.finetune.scorable import ScorableArray
 from hpo.finetune.setup import Setup
-from hpo.finetune.sharded.engine import ShardedArray
+from hpo.finetune.sharded.array import ShardedArray
 from hpo.recipe.trial_limits import TrialLimits
 
 
 def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dataset) -> ScorableArray:
-    """Return the array of a study: loads its model, writes nothing.
+    """Load a study's model and return its array; nothing is written.
 
     Args:
         config: The study's settings.
         limits: What its search space allows of trials.
         folder: The study file's folder.
-        data: Its rows.
+        data: Its data.
 
     Raises:
         DataError: The metric is not defined for the data.
@@ -41,8 +41,8 @@ def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dat
     try:
         return _array(config, limits, folder, data, folded=lora or folds(config.fold, config.device))
     except NotFoldableError as error:
-        one = config.model_copy(update={"slots": 1})
-        array = _array(one, limits, folder, data, folded=lora)  # in one slot, adapters share nothing with others
+        # Adapters fold in one slot, in which a trial shares nothing.
+        array = _array(config.model_copy(update={"slots": 1}), limits, folder, data, folded=lora)
         array.notes = (*array.notes, f"{error}; trials train one after the other")
         return array
 

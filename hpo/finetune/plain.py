@@ -1,10 +1,8 @@
-"""The plain engine: a model for each slot, trained one after the other or, on a CPU, side by side in threads."""
+"""The plain engine: a model for each slot, trained one after the other, or on a CPU side by side in threads."""
 
 from __future__ import annotations
 
 import copy
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,20 +15,17 @@ from hpo.core.errors import OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
-from hpo.finetune import optimizer as optimizers
 from hpo.finetune.adaptation import Adaptation
-from hpo.finetune.data.batches import WINDOW, epoch_batches
-from hpo.finetune.device import memory_error, out_of_memory, widened
+from hpo.finetune.data.batches import WINDOW
+from hpo.finetune.device import memory_error, out_of_memory
 from hpo.finetune.engine import Trained
 from hpo.finetune.models import dropout
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.recipe.training_params import TrainingParams
+from hpo.finetune.trial_model import begin, measured_seconds, predict_whole
 from hpo.tasks.classification import Outputs
 
 Array = np.ndarray[Any, Any]
-
-log = logging.getLogger(__name__)
 
 
 class PlainEngine:
@@ -39,9 +34,13 @@ class PlainEngine:
     Args:
         setup: What trials share.
         adaptation: What of the model they train.
+
+    Attributes:
+        window: As in `epoch_batches`; rows of similar length share a batch.
+        micro_batch: Rows of one pass; halved after a lack of memory.
     """
 
-    window = WINDOW  # batches of like lengths
+    window = WINDOW
     notes: Sequence[str] = ()
 
     def __init__(self, setup: Setup, adaptation: Adaptation) -> None:
@@ -58,7 +57,7 @@ class PlainEngine:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Return nothing of its own."""
+        """Nothing: the results do not depend on this engine."""
         return {}
 
     @property
@@ -66,25 +65,14 @@ class PlainEngine:
         return self.slots > 1 and self.setup.own_masks
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot."""
-        params = TrainingParams.of(trial.params)
+        """Put a trial into an empty slot: at its start, or where its checkpoint left it."""
         if not self._spare:
             self._spare.append(copy.deepcopy(next(iter(self.occupied.values())).model))
-        model = self._spare[-1]
-        self.setup.initial.start(model, derived_seed(trial.seed, "head"), params.dropout)
-        self.adaptation.start(model, params, derived_seed(trial.seed, "adapters"))
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = optimizers.build(parameters, self.setup.head, params)
-        weights = self.adaptation.owned(model.state_dict(), parameters)
-        begun = self.setup.new_slot(
-            trial, params, model, weights, parameters, lambda name: optimizer.state[parameters[name]], self.window
-        )
-        begun.optimizer = optimizer
-        self.occupied[slot] = begun
-        self._spare.pop()  # only now: had the start failed, the model would still be there for the next trial
+        self.occupied[slot] = begin(self.setup, self.adaptation, self._spare[-1], trial, self.window)
+        self._spare.pop()  # only after the start has succeeded: if it fails, the next trial uses this model
 
     def unload(self, slot: int) -> None:
-        """Empty a slot; its model is used again."""
+        """Empty a slot; its model is used for a later trial."""
         if slot in self.occupied:
             self._spare.append(self.occupied.pop(slot).model)
 
@@ -101,11 +89,11 @@ class PlainEngine:
             try:
                 return {number: future.result() for number, future in futures.items()}
             except BaseException:
-                self.stop_request.set()  # the pool waits for its threads: they end at their next step
+                self.stop_request.set()  # the pool waits for its threads, which end after their present step
                 raise
 
     def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
-        """Return the outcomes: each slot has memory of its own."""
+        """Return the outcomes: a lack of memory in one slot does not concern the others."""
         return outcomes
 
     def _trained(self, slot: Slot) -> Trained:
@@ -115,7 +103,7 @@ class PlainEngine:
             return memory_error(error)
 
     def _segment(self, slot: Slot) -> Outputs | None:
-        """Train a slot to its boundary and return its outputs on the validation split; None if halted before."""
+        """Train a slot to its boundary and return its outputs on the validation split; None if stopped before."""
         slot.model.train()
         loss = torch.zeros((), device=self.setup.device)
         while slot.seen < slot.boundary and not self.stop_request.is_set():
@@ -126,7 +114,10 @@ class PlainEngine:
     def _step(self, slot: Slot, rows: Array) -> torch.Tensor:
         """Take one optimiser step and return the batch's mean loss, on the device.
 
-        Out of memory halves the micro-batch, for this step and all that follow.
+        A lack of memory halves the micro-batch, for this step and all later steps.
+
+        Raises:
+            OutOfMemoryError: One example does not fit in memory.
         """
         assert slot.optimizer is not None
         while True:
@@ -148,7 +139,7 @@ class PlainEngine:
         return loss
 
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
-        """Add up the gradients of a batch's micro-batches; each loss is divided by the whole batch."""
+        """Add up the gradients of a batch's micro-batches; each loss is divided by the rows of the whole batch."""
         total = torch.zeros((), device=self.setup.device)
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
             inputs, targets = self.setup.tokens["train"].batch(rows[start : start + self.micro_batch])
@@ -166,39 +157,13 @@ class PlainEngine:
         return dict(weights)
 
     def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs of a whole model."""
+        """Return the outputs on a split of a whole model."""
         return predict_whole(self.setup, model, split)
 
     def fastest_slots(self, most: int) -> int:
-        """Return how many slots are fastest: on a CPU with all threads in use, elsewhere one."""
+        """Return the number of slots that uses all threads of a CPU; one where trials do not train side by side."""
         return max(1, min(torch.get_num_threads() // self.threads, most)) if self.setup.own_masks else 1
 
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split."""
         return measured_seconds(self.setup, self._spare[-1])
-
-
-def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Outputs:
-    """Return the outputs of a whole model, whose vocabulary is cut to the study's."""
-    model.to(setup.device)  # type: ignore[arg-type]
-    setup.vocabulary.cut(model)
-    return setup.predict(model, split)
-
-
-def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
-    """Return the seconds an example of forward and backward passes over a few batches; no weight is changed."""
-    log.info("measuring how fast a trial trains")
-    tokens = setup.tokens["train"]
-    batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
-    model.train()
-    examples, began = 0, 0.0
-    for i, rows in enumerate(batches[:6]):
-        if i == 2:  # the first ones warm up
-            examples, began = 0, time.perf_counter()
-        inputs, targets = tokens.batch(rows)
-        with setup.autocast():
-            logits = model(**inputs).logits
-        setup.task.loss(widened(logits), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
-        model.zero_grad(set_to_none=True)
-        examples += len(rows)
-    return (time.perf_counter() - began) / examples if began else 0.0

@@ -1,4 +1,4 @@
-"""A fine-tuned model from its folder, for prediction: safetensors only, and no code that it brings along is run."""
+"""Loads a fine-tuned model from its folder, for prediction: safetensors only, and no code from the folder is run."""
 
 from __future__ import annotations
 
@@ -19,23 +19,28 @@ from hpo.finetune.lora.peft_files import merged
 from hpo.finetune.models.loading import NO_CODE, load_model, load_tokenizer, longest_input
 from hpo.tasks.classification import TASKS, Outputs
 
-LONGEST = 512  # tokens that a text is cut after where no study says
+LONGEST = 512  # tokens after which a text is cut by default
 
 
 class Predictor:
-    """Says what a model makes of texts.
+    """Predicts from texts.
 
     Args:
-        folder: What `hpo export` or a study wrote: weights, configuration, tokenizer; or a `peft` folder.
-        max_length: Tokens a text is cut after; None: `LONGEST`, or the most that the model takes.
+        folder: Written by `hpo export` or a study: weights, configuration, tokenizer; or a `peft` folder.
+        max_length: Tokens after which a text is cut; None: `LONGEST`, or the most that the model takes.
         precision: `auto`, `bf16` or `fp32`.
 
     Attributes:
         task: Name in `TASKS`.
         labels: Names of the classes, by index; empty for regression.
+        tokenizer: The model's tokenizer.
+        model: The model, on the device.
+        device: The first of cuda, mps, cpu that is available.
+        precision: `bf16` or `fp32`.
+        max_length: Tokens after which a text is cut.
 
     Raises:
-        ModelError: The folder holds no such model, or one whose classifier was not trained.
+        ModelError: The folder holds no such model, or its classifier was not trained.
     """
 
     def __init__(self, folder: Path, max_length: int | None = None, precision: str = "auto") -> None:
@@ -57,11 +62,11 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Outputs:
-        """Return what the model says of n texts, or of n pairs; their targets are zeros.
+        """Return the model's outputs for n texts, or for n pairs of texts; the targets in them are zeros.
 
         Args:
             texts: One text or more.
-            pairs: The second text of each.
+            pairs: The second text of each pair.
         """
         split = Split(list(texts), None if pairs is None else list(pairs), np.zeros(len(texts), dtype=np.int64))
         tokens = encode(split, self.tokenizer, self.max_length, self.device)
@@ -74,7 +79,7 @@ def _purpose(folder: Path) -> tuple[str, tuple[str, ...]]:
     """Return the task and the labels that a folder's configuration names."""
     try:
         config: Any = AutoConfig.from_pretrained(folder, **NO_CODE)
-    except Exception as error:  # transformers raises many kinds
+    except Exception as error:  # transformers raises errors of many kinds
         first = str(error).partition("\n")[0]
         raise ModelError(
             f"the configuration in {folder} cannot be read ({first}); name what hpo export wrote"

@@ -1,4 +1,4 @@
-"""What is asked of a fine-tuning array beyond training: outputs of written weights, and speed."""
+"""The interface of fine-tuning arrays: training, outputs of written weights, and speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpo.tasks.classification import Outputs
 
 
 class ScorableArray(TrialArray, Protocol):
-    """An array of fine-tuning trials, whose weights can be scored on any split.
+    """An array of fine-tuning trials whose weights can be scored on any split.
 
     Attributes:
         setup: The data, the model and the settings of its study.
@@ -23,7 +23,7 @@ class ScorableArray(TrialArray, Protocol):
     notes: Sequence[str]
 
     def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs on a split of weights that `keep` wrote; while no trial is in training."""
+        """Return the outputs on a split of weights that `keep` wrote; call it while no trial is in training."""
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second; more than `most` are not needed."""

@@ -1,4 +1,4 @@
-"""What all trials of a study share: rows on the device, the pretrained model, and how it is trained."""
+"""What all trials of a study share: rows on the device, the pretrained model, and the settings of training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, Any]
 
 log = logging.getLogger(__name__)
 
-# Raised when hpo computes other numbers from the same study.
+# Increased when hpo computes other numbers from the same study.
 NUMERICS = 4
 
 
@@ -44,17 +44,25 @@ class Setup:
 
     Args:
         config: The study's settings.
-        data: Its rows.
+        data: Its data.
         folder: The study file's folder.
-        folded: Whether its trials are slots of one folded model, whose dropout masks are each trial's own.
+        folded: Whether its trials are slots of one folded model.
 
     Attributes:
+        metric: Name in `METRICS`.
+        device: Where trials train.
+        precision: `bf16` or `fp32`.
+        task: The entry of `TASKS`.
+        tokenizer: The model's tokenizer.
         model: The pretrained model on the device; an engine trains it, or copies of it.
         head: Names of its parameters that are not pretrained.
+        max_length: Tokens after which a text is cut.
+        vocabulary: The rows of the embedding table that the data uses.
         tokens: Split -> its rows on the device.
         class_weights: Setting of `class_weights` -> weights [classes]; nothing for a task without one label a row.
-        initial: Puts a model back to where every trial starts; made by `finish`.
-        facts: What the results depend on besides the study file.
+        own_masks: Whether all dropout masks are drawn from keys of the trial, so that trials can train side by side;
+            set by `finish`.
+        initial: Puts a model back to where every trial starts; set by `finish`.
 
     Raises:
         ModelError: The model or its tokenizer cannot be loaded.
@@ -103,14 +111,14 @@ class Setup:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the metric."""
+        """Notes on the metric for the user."""
         if not self.metric.endswith("_binary"):
             return ()
         return (f"{self.metric} is that of {self.data.labels[-1]!r}, the last label in order",)
 
     def finish(self) -> None:
-        """Look at the model once more, after an adaptation has changed it and before any trial starts from it."""
-        # Only a model that asks for its masks by itself pays for a look at every call.
+        """Examine the model again, after an adaptation has changed it and before any trial starts from it."""
+        # Interception costs a little at every call; only a model that calls dropout as a function needs it.
         self._intercept: Callable[[], AbstractContextManager[Any]] = nullcontext
         if not (own := self._draws_all_masks()):
             self._intercept = dropout.OwnFunction
@@ -119,19 +127,19 @@ class Setup:
         self.initial = InitialState(self.model, self.head)
 
     def use(self, where: torch.device) -> None:
-        """Train on another device than the model was read on: the rows move there."""
+        """Train on another device than the one the model was read on, and move the rows there."""
         self.device = where
         self.tokens = {name: tokens.to(where) for name, tokens in self.tokens.items()}
         self.class_weights = {name: weights.to(where) for name, weights in self.class_weights.items()}
 
     def release_model(self) -> None:
-        """Drop the model, of which other processes have parts."""
+        """Drop the model, which other processes hold in parts."""
         del self.model
         self.initial.pristine.clear()
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what the results depend on besides the study file."""
+        """What the results depend on besides the study file."""
         return {
             "task": self.data.task,
             "metric": self.metric,
@@ -145,10 +153,10 @@ class Setup:
         }
 
     def _draws_all_masks(self) -> bool:
-        """Return whether all that is random in training is drawn from a trial's own generator.
+        """Return whether all dropout masks are drawn from keys of the trial, and none from torch's global generator.
 
-        Trials can then train side by side, a thread each, and get what they would have got alone. On a CPU two
-        trials in two threads are faster than one after the other with two: a step has many small operations.
+        Trials can then train side by side, a thread each, with the results that they would have alone. On a CPU two
+        trials in two threads are faster than one after the other with two threads: a step has many small operations.
         """
         if not self._masks_of_trials:
             return False
@@ -156,7 +164,7 @@ class Setup:
         outputs = []
         with dropout.everywhere(self.model, 0.1):  # a trial may ask for it where the model was published without
             for seed in (0, 1):
-                torch.manual_seed(seed)  # whoever draws from the global generator gives another answer now
+                torch.manual_seed(seed)  # a model that draws from the global generator gives other outputs now
                 with torch.no_grad(), self.masked(0):
                     outputs.append(self.model.train()(**inputs).logits)
         return torch.equal(*outputs)
@@ -173,13 +181,17 @@ class Setup:
         moments: Callable[[str], dict[str, torch.Tensor]],
         window: int,
     ) -> Slot:
-        """Return a trial at its start, or where its checkpoint has it go on from.
+        """Return a trial at its start, or where its checkpoint left it.
 
         The first arguments are as in `Slot`, `window` is as in `epoch_batches`.
+
+        Raises:
+            ValueError: The checkpoint is another trial's, or another model's.
+            KeyError: The checkpoint lacks something.
         """
         rows = len(self.tokens["train"].lengths)
         slot = Slot(
-            replace(trial, checkpoint=None),  # which has its memory back once it is restored
+            replace(trial, checkpoint=None),  # so that its memory is free after it is restored
             params,
             model,
             weights,
@@ -194,7 +206,7 @@ class Setup:
         return slot
 
     def batches(self, slot: Slot, window: int) -> Iterator[Array]:
-        """Yield the rows of each step of a trial, from the step on at which it is."""
+        """Yield the row numbers of each step of a trial, from its present step on."""
         lengths, size = self.tokens["train"].lengths, slot.params.batch_size
         first, done = divmod(slot.step, math.ceil(len(lengths) / size))
         for epoch in range(first, slot.params.epochs):
@@ -208,17 +220,17 @@ class Setup:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def intercepted(self) -> AbstractContextManager[Any]:
-        """Replace the dropout that a model's code calls by name, if there is any."""
+        """Replace the function `dropout` for models whose code calls it."""
         return self._intercept()
 
     @contextmanager
     def masked(self, *keys: int) -> Iterator[None]:
-        """Draw the masks of a pass from keys, one for each slot."""
+        """Draw the dropout masks of a pass from keys, one for each slot."""
         with self.intercepted(), dropout.drawing_from(torch.tensor(keys, device=self.device)):
             yield
 
     def losses(self, slot: Slot, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each example [n], times its class's weight.
+        """Return the loss of each example [n], times the weight of its class.
 
         The weights' mean over the training rows is 1, so a sum is divided by rows, not by the weights of a batch.
         """
@@ -226,11 +238,11 @@ class Setup:
         weights = None if chosen == "none" else self.class_weights[chosen]
         return self.task.loss(device.widened(logits), targets, slot.params.label_smoothing, weights)
 
-    @torch.no_grad()  # and not inference mode, in which autocast would cast the weights anew for every chunk
+    @torch.no_grad()  # not inference mode, in which autocast would cast the weights again for every chunk
     def predict(self, model: PreTrainedModel, split: str) -> Outputs:
         """Return a model's outputs on a split, in the split's order."""
         model.train(False)
-        with self.autocast():  # one for all: weights are cast once
+        with self.autocast():  # one context for all chunks, so that weights are cast once
             logits = self.tokens[split].outputs(
                 lambda inputs: model(**inputs).logits, device.scoring_batch(self.device)
             )

@@ -1,7 +1,7 @@
-"""One trial in training, and what is kept of it so that it can go on elsewhere.
+"""One trial in training, and its checkpoint, from which it can go on in another process.
 
-No state of a random generator is: the order of the rows derives from the trial's seed and the epoch, and dropout's
-masks from the seed and the step.
+A checkpoint holds no state of a random generator: the order of the rows derives from the trial's seed and the epoch,
+and the masks of dropout derive from the seed and the step.
 """
 
 from __future__ import annotations
@@ -24,35 +24,56 @@ Tensors = Mapping[str, torch.Tensor]  # by name
 
 COUNTS = ("step", "seen", "evaluations")
 NUMBERS = ("loss", "best", "best_decay", "decay")
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW has of a parameter
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # the state of a parameter in AdamW
 
 
 @dataclass
 class Slot:
-    """One trial in training."""
+    """One trial in training.
+
+    Attributes:
+        trial: Its number and seed; without a checkpoint.
+        params: Its hyperparameters.
+        model: A model of its own, or one model for all trials of a folded engine.
+        weights: The present weights that belong to the trial alone, by their names in the model's `state_dict`; views.
+        parameters: The weights that the optimiser steps, each under one name; views.
+        moments: Name of a parameter -> its state in AdamW, by `MOMENTS`; it may be empty before the first step.
+        boundaries: Examples seen at each evaluation.
+        total_steps: Optimiser steps of the whole training.
+        optimizer: Its own; None for a folded trial.
+        batches: The row numbers of each step to come.
+        step: Optimiser steps done.
+        seen: Examples seen.
+        evaluations: Evaluations done.
+        loss: Sum over the steps of the present segment; only whether it is finite is used.
+        best: Value of the best evaluation; NaN before the first.
+        best_weights: Copy of `weights` at the best evaluation.
+        best_decay: `decay` at the best evaluation.
+        decay: Factor that weight decay has left of an embedding row that no text uses.
+    """
 
     trial: TrialSpec
     params: TrainingParams
     model: PreTrainedModel
-    weights: dict[str, torch.Tensor]  # as they are now: the model's `state_dict`
-    parameters: dict[str, torch.Tensor]  # those of them that the optimiser steps, each under one name
-    moments: Callable[[str], dict[str, torch.Tensor]]  # what AdamW has of one of them, by `MOMENTS`; it may be nothing
+    weights: dict[str, torch.Tensor]
+    parameters: dict[str, torch.Tensor]
+    moments: Callable[[str], dict[str, torch.Tensor]]
     boundaries: list[int]
     total_steps: int
-    optimizer: torch.optim.AdamW | None = None  # its own; folded trials have one together
+    optimizer: torch.optim.AdamW | None = None
     batches: Iterator[Array] = field(default_factory=lambda: iter(()))
     step: int = 0
     seen: int = 0
     evaluations: int = 0
-    loss: float = 0.0  # summed over the steps of the segment so far; nothing but whether it is finite is asked
+    loss: float = 0.0
     best: float = math.nan
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     best_decay: float = 1.0
-    decay: float = 1.0  # what weight decay has left of an embedding row that no text uses
+    decay: float = 1.0
 
     @property
     def boundary(self) -> int:
-        """Examples seen at which the segment ends."""
+        """Examples seen at the end of the present segment."""
         return self.boundaries[self.evaluations]
 
     def update(self, examples: int) -> None:
@@ -66,11 +87,11 @@ class Slot:
         self.seen += examples
 
     def hold(self, value: float) -> None:
-        """Copy the weights as those of the best evaluation so far, whose value is given."""
+        """Copy the weights as those of the best evaluation so far, which has this value."""
         self.best, self.best_decay = value, self.decay
         self.best_weights = {name: tensor.clone() for name, tensor in self.weights.items()}
 
-    def saved(self) -> TrialCheckpoint:
+    def checkpoint(self) -> TrialCheckpoint:
         """Return what the trial needs to go on from its last whole step, in CPU memory of its own."""
         tensors: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
@@ -87,22 +108,24 @@ class Slot:
             self.trial.number, state, {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
         )
 
-    def restore(self, kept: TrialCheckpoint) -> None:
-        """Put a trial that is at its start to where `saved` left it.
+    def restore(self, checkpoint: TrialCheckpoint) -> None:
+        """Put a trial that is at its start to where its checkpoint left it.
 
         Raises:
-            ValueError: It is another trial's, or another model's.
-            KeyError: It lacks something.
+            ValueError: The checkpoint is another trial's, or another model's.
+            KeyError: The checkpoint lacks something.
         """
-        self._restore_state(kept)
-        tensors = dict(kept.tensors)
+        self._restore_state(checkpoint)
+        tensors = dict(checkpoint.tensors)
         stepped: Tensors = {name: p for name, p in self.parameters.items() if f"step.{name}" in tensors}
         like = {"step": dict.fromkeys(stepped, torch.zeros(()))}
         weights = _taken(tensors, "weights", self.parameters)
         moments = {moment: _taken(tensors, moment, like.get(moment, stepped)) for moment in MOMENTS}
         best = _taken(tensors, "best", self.parameters if self.evaluations else {})
         if tensors or (self.step and not stepped):
-            raise ValueError(f"what is kept of trial {kept.trial} has other tensors than the model and its optimiser")
+            raise ValueError(
+                f"the checkpoint of trial {checkpoint.trial} has other tensors than the model and its optimiser"
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(weights[name])
@@ -116,18 +139,18 @@ class Slot:
         if best:
             self._restore_best(best)
 
-    def _restore_state(self, kept: TrialCheckpoint) -> None:
+    def _restore_state(self, checkpoint: TrialCheckpoint) -> None:
         for name in COUNTS:
-            setattr(self, name, int(kept.state[name]))
+            setattr(self, name, int(checkpoint.state[name]))
         for name in NUMBERS:
-            value = kept.state[name]
+            value = checkpoint.state[name]
             setattr(self, name, math.nan if value is None else float(value))
         within = 0 <= self.step <= self.total_steps and 0 <= self.evaluations < len(self.boundaries)
-        if kept.trial != self.trial.number or not within:
-            raise ValueError(f"what is kept of trial {kept.trial} is no state of trial {self.trial.number}")
+        if checkpoint.trial != self.trial.number or not within:
+            raise ValueError(f"the checkpoint of trial {checkpoint.trial} is no state of trial {self.trial.number}")
 
     def _restore_best(self, best: Tensors) -> None:
-        """Hold on to the best weights; what is not trained is as it was, and what is tied has several names."""
+        """Set the best weights: untrained ones are still as they were, and a tied one has several names."""
         names = {parameter.data_ptr(): name for name, parameter in self.parameters.items()}
         self.best_weights = {
             name: best.get(names.get(weight.data_ptr(), ""), weight).to(weight.device, copy=True)
@@ -136,7 +159,7 @@ class Slot:
 
 
 def _taken(tensors: dict[str, torch.Tensor], kind: str, wanted: Tensors) -> dict[str, torch.Tensor]:
-    """Take the tensors of one kind out of those that are kept.
+    """Take the tensors of one kind out of a checkpoint's tensors.
 
     Raises:
         ValueError: One has another shape or dtype.

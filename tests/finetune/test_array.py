@@ -40,7 +40,7 @@ def test_same_seed_same_evaluations_and_another_seed_others(tmp_path):
 
 
 @pytest.mark.parametrize("fold", [False, True])
-def test_how_far_a_trial_is_can_be_seen_within_a_segment(tmp_path, monkeypatch, fold):
+def test_progress_is_visible_within_a_segment(tmp_path, monkeypatch, fold):
     array = open_array(tmp_path, fold=fold, evaluations_per_epoch=1)
     assert array.seen(0) is None
     step, seen = "_micro_step" if fold else "_step", []
@@ -96,7 +96,7 @@ def test_a_model_that_draws_its_own_masks_trains_one_trial_after_the_other(tmp_p
 
 @pytest.fixture
 def three_threads():
-    """As on a machine of three cores."""
+    """As on a computer with three cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -104,7 +104,7 @@ def three_threads():
 
 
 def threads_of_steps(array, monkeypatch, trials):
-    """Return how many threads the steps of so many trials have, and the scoring."""
+    """Return the numbers of threads with which a number of trials step and are scored."""
     seen = set()
 
     def watched(inner):
@@ -197,7 +197,7 @@ def test_a_tiny_model_overfits_eight_rows(tmp_path):
 
 
 def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
-    """Reference: batches of the array's own plan through transformers' model, padded, with its own loss."""
+    """Reference: the array's batches through transformers' model, padded, with its own loss."""
     array = open_array(tmp_path)
     params = {**DEFAULTS, "learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "dropout": 0.0}
     array.load(0, TrialSpec(0, params, 5))
@@ -232,7 +232,7 @@ def test_moments_of_rows_that_no_batch_has_end_as_zero_not_as_denormal_numbers(t
         bits = moment.view(torch.int32).abs()
         assert (bits == 0).any()
         assert not ((bits > 0) & (bits < 1 << 23)).any()
-    assert float("1e-300") * float("1e-10") > 0  # whoever calls hpo has such numbers still
+    assert float("1e-300") * float("1e-10") > 0  # the caller's thread still has denormal numbers
 
 
 def test_micro_batches_add_up_to_the_batch(tmp_path):
@@ -241,10 +241,10 @@ def test_micro_batches_add_up_to_the_batch(tmp_path):
     np.testing.assert_allclose([e.metrics["loss"] for e in parts], [e.metrics["loss"] for e in whole], rtol=1e-4)
 
 
-# ---------------------------------------------------------------- what is kept
+# ---------------------------------------------------------------- written weights
 
 
-def test_kept_weights_are_those_of_the_best_evaluation_and_load_with_the_whole_vocabulary(tmp_path):
+def test_written_weights_are_those_of_the_best_evaluation_and_load_with_the_whole_vocabulary(tmp_path):
     array = open_array(tmp_path, evaluations_per_epoch=1)
     assert array.setup.vocabulary.rows is not None, "the table of 200 rows should have been cut"
     evaluations = run(array, {"weight_decay": 0.5, "epochs": 4, "batch_size": 8})
@@ -286,7 +286,7 @@ def test_a_cut_table_trains_as_the_whole_one_does(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", sorted(set(tiny.SIZES) - {"bert"}))
-def test_other_architectures_train_and_are_kept(tmp_path, kind):
+def test_other_architectures_train_and_are_written(tmp_path, kind):
     tiny.save_model(tmp_path / "model", kind)
     array = open_array(tmp_path)
     evaluations = run(array)

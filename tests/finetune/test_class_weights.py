@@ -19,7 +19,7 @@ from hpo.tasks.classification import TASKS
 LOSS = TASKS["single_label"].loss
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "batch_size": [8, 17], "epochs": [1, 2]}
 SPACE |= {"class_weights": ["none", "balanced"]}
-# Neighbours that differ in their weights, and in what the weights meet.
+# Neighbours that differ in their class weights, batch sizes and smoothing.
 TRIALS = [
     {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "dropout": 0.0, "class_weights": "balanced"},
     {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "dropout": 0.0},
@@ -86,7 +86,7 @@ def test_weights_of_one_leave_a_folded_loss_and_its_gradient_to_the_bit(smoothin
     found = []
     for weights in (None, torch.ones(64, 5)):
         given = logits.clone().requires_grad_()
-        if weights is None:  # as it was computed without weights
+        if weights is None:  # the formula without weights
             towards_all = -F.log_softmax(given, dim=-1).mean(dim=-1)
             own = F.cross_entropy(given, targets, reduction="none")
             loss = (1 - smoothings) * own + smoothings * towards_all
@@ -101,7 +101,7 @@ def test_weights_of_one_leave_a_folded_loss_and_its_gradient_to_the_bit(smoothin
 # ---------------------------------------------------------------- trials
 
 
-def test_none_is_what_a_trial_gets_that_says_nothing(tmp_path):
+def test_none_is_the_default(tmp_path):
     array, found = open_array(tmp_path), []
     for setting in ({}, {"class_weights": "none"}, {"class_weights": "balanced"}):
         found.append([(e.value, e.metrics) for e in run(array, TRIALS[1] | setting)])
@@ -120,25 +120,25 @@ def test_folded_trials_of_different_weights_are_the_same_beside_each_other_and_a
     assert [number for number in one if not same(one[number], together[number])] == []
 
 
-def test_folded_trials_are_trials_of_their_own(tmp_path):
+def test_folded_trials_equal_separate_trials(tmp_path):
     folded = curves(open_array(tmp_path, fold=True, slots=4), TRIALS)
     plain = open_array(tmp_path, fold=False)
     assert type(plain.engine) is PlainEngine
     plain.engine.window = FoldedEngine.window
     for number, own in curves(plain, TRIALS).items():
         for name, weight in folded[number][-1].items():
-            if "key.bias" not in name:  # its gradient is rounding, which AdamW makes a step of
+            if "key.bias" not in name:  # its gradient is only rounding, which AdamW turns into steps
                 torch.testing.assert_close(weight, own[-1][name], rtol=1e-3, atol=1e-4)
 
 
-def test_balanced_weights_find_a_class_that_is_rare(tmp_path):
+def test_balanced_weights_find_a_rare_class(tmp_path):
     array = open_array(tmp_path)
     params = {"learning_rate": 3e-3, "epochs": 6, "batch_size": 16}
     found = {}
     for setting in ("none", "balanced"):
         found[setting] = [e.value for e in run(array, {**params, "class_weights": setting})]
         array.unload(0)
-    assert max(found["none"]) < 0.5  # nothing but the frequent class
+    assert max(found["none"]) < 0.5  # only the frequent class is predicted
     assert found["balanced"][-1] > 0.8
 
 

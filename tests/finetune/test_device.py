@@ -15,7 +15,7 @@ def only_cpu(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
-def test_auto_takes_the_first_that_is_there(monkeypatch, only_cpu):
+def test_auto_is_the_first_device_that_is_available(monkeypatch, only_cpu):
     assert device.chosen("auto").type == "cpu"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device.chosen("auto").type == "mps"
@@ -24,7 +24,7 @@ def test_auto_takes_the_first_that_is_there(monkeypatch, only_cpu):
     assert device.chosen("cpu").type == "cpu"
 
 
-def test_a_device_that_is_not_there_is_named(only_cpu):
+def test_a_device_that_is_not_available_is_named(only_cpu):
     with pytest.raises(ModelError, match="device: cuda is not available here; write device: auto"):
         device.chosen("cuda")
 
@@ -39,7 +39,7 @@ def test_slots_fold_on_cuda_or_as_the_study_says(monkeypatch, only_cpu):
 @pytest.mark.parametrize(
     ("has", "chosen"), [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "fp32"), ({}, "fp32")]
 )
-def test_bf16_is_for_a_processor_with_units_for_it(monkeypatch, has, chosen):
+def test_bf16_is_chosen_where_the_hardware_computes_it(monkeypatch, has, chosen):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     assert device.precision("auto", torch.device("cpu")) == chosen
     assert device.precision("fp32", torch.device("cpu")) == "fp32"

@@ -56,7 +56,7 @@ def opened(folder, kind):
 
 @pytest.fixture(scope="module", params=KINDS)
 def arrays(request, tmp_path_factory):
-    """Two arrays of one kind, and what trials without an interruption come to."""
+    """Two arrays of one kind, and the results of trials without an interruption."""
     open_array = opened(tmp_path_factory.mktemp("study"), request.param)
     here, there = open_array(), open_array()
     return here, there, [finished(here, {0: spec(here, number)})[0] for number in range(len(TRIALS))]
@@ -73,7 +73,7 @@ def said(evaluation):
 
 
 def finished(array, trials, neighbours=()):
-    """Load trials into slots, with neighbours in the others, and return slot -> evaluations and what is kept last."""
+    """Load trials into slots, with neighbours in the others, and return slot -> evaluations and the last state."""
     for slot, each in [*trials.items(), *dict(neighbours).items()]:
         array.load(slot, each)
     found, running = {slot: [] for slot in trials}, set(trials)
@@ -94,7 +94,7 @@ def finished(array, trials, neighbours=()):
 
 
 def same(one, other):
-    """Whether evaluations, best weights and all numbers are the same, to the bit."""
+    """Return whether evaluations, best weights and all numbers are the same, to the bit."""
     assert len(one) == len(other)
     for mine, theirs in zip(one, other, strict=True):
         if isinstance(mine, dict):
@@ -106,7 +106,7 @@ def same(one, other):
 
 
 def halted(array, monkeypatch, after, trials):
-    """Advance trials until so many steps, of any slot, are done; return slot -> evaluations and what is kept."""
+    """Advance trials until a number of steps is done, over all slots; return slot -> evaluations, and checkpoints."""
     steps, lock = itertools.count(1), threading.Lock()
     owner, name = (FoldedEngine, "_micro_step") if isinstance(array.engine, FoldedEngine) else (Slot, "update")
     original = getattr(owner, name)
@@ -165,14 +165,14 @@ def test_a_trial_halted_after_any_step_goes_on_to_the_bit(arrays, monkeypatch, n
 def test_trials_halted_together_go_on_in_other_slots_beside_others(
     arrays, monkeypatch, tmp_path, after, together, slots, neighbour
 ):
-    """Through files, as another process reads them."""
+    """Through checkpoint files, as another process reads them."""
     here, there, expected = arrays
     several = here.slots
     found, kept = halted(here, monkeypatch, after, {n: spec(here, together[n]) for n in range(several)})
     files = Checkpoints(tmp_path / "checkpoints", "study")
     assert files.save("array", Checkpoint(kept)) is None
     loaded, _ = files.load("array")
-    # Two of those halted together at most, so that one has a neighbour that starts afresh.
+    # At most two of the trials that were stopped together, so that one has a neighbour that starts from its seed.
     places = dict(zip(loaded.slots, [slot for slot in slots if slot < several], strict=False))
     gone_on = dict(list(places.items())[: max(1, several - 1)])
     free = [slot for slot in range(several) if slot not in gone_on.values()]
@@ -229,10 +229,10 @@ def test_tied_weights_and_other_families_go_on_too(tmp_path, monkeypatch, kind):
         assert same(found[0] + rest, expected)
 
 
-# ---------------------------------------------------------------- what is kept
+# ---------------------------------------------------------------- checkpoints
 
 
-def test_what_is_kept_is_strict_json_and_memory_of_its_own(arrays):
+def test_a_checkpoint_is_strict_json_and_memory_of_its_own(arrays):
     here, _, expected = arrays
     here.load(0, spec(here, 0))
     start = here.save(0)
@@ -252,7 +252,7 @@ def test_what_is_kept_is_strict_json_and_memory_of_its_own(arrays):
     assert same(finished(here, {0: spec(here, 0, start)})[0], expected[0])
 
 
-def test_only_adapters_and_head_are_kept_of_what_shares_a_model(tmp_path):
+def test_a_checkpoint_of_lora_holds_adapters_and_head_only(tmp_path):
     array = opened(tmp_path, "lora")()
     array.load(0, spec(array, 0))
     array.advance()
@@ -297,7 +297,7 @@ MISFITS = {
 }
 
 
-def test_what_does_not_fit_is_refused_and_the_slot_is_as_empty_as_it_was(arrays):
+def test_a_checkpoint_that_does_not_fit_is_refused_and_the_slot_stays_empty(arrays):
     here, _, expected = arrays
     here.load(0, spec(here, 0))
     here.advance()
@@ -315,7 +315,7 @@ def test_what_does_not_fit_is_refused_and_the_slot_is_as_empty_as_it_was(arrays)
     assert same(expected[0][:1] + finished(here, {0: spec(here, 0, kept)})[0], expected[0])
 
 
-def test_what_does_not_fit_leaves_the_neighbour_as_it_is(tmp_path):
+def test_a_checkpoint_that_does_not_fit_does_not_change_the_neighbour(tmp_path):
     for kind in ("side by side", "folded", "lora"):
         array = opened(tmp_path, kind)()
         expected = finished(array, {0: spec(array, 0)})[0]
@@ -333,11 +333,11 @@ def test_what_does_not_fit_leaves_the_neighbour_as_it_is(tmp_path):
         assert found == expected[:4]
 
 
-# ---------------------------------------------------------------- halting
+# ---------------------------------------------------------------- stop requests
 
 
-def test_slots_at_the_end_of_their_segment_are_answered_others_are_left_where_they_are(tmp_path, monkeypatch):
-    """Segments of 20 rows, in one step and in three: halted after two, one is there and one is on its way."""
+def test_after_a_stop_request_only_slots_at_the_end_of_their_segment_have_outcomes(tmp_path, monkeypatch):
+    """Segments of 20 rows, in one step and in three: after two steps, one slot has reached its end."""
     for kind in ("folded", "lora"):
         array = opened(tmp_path, kind)()
         array.engine.micro_batch = 20
@@ -362,7 +362,7 @@ def test_slots_at_the_end_of_their_segment_are_answered_others_are_left_where_th
         assert array.advance() == {}
 
 
-def test_a_slot_in_the_middle_of_a_batch_is_kept_as_of_its_last_whole_step(tmp_path, monkeypatch):
+def test_a_checkpoint_in_the_middle_of_a_batch_is_of_the_last_whole_step(tmp_path, monkeypatch):
     array = opened(tmp_path, "folded")()
     assert array.engine.micro_batch == 8
     for after, step in [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)]:

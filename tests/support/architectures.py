@@ -73,7 +73,7 @@ def configuration(name: str, **changes: Any) -> tuple[Any, Any]:
 
 
 def models(name: str, count: int, dtype: torch.dtype = torch.float32, **changes: Any) -> list[PreTrainedModel]:
-    """Return models of one configuration with different weights, dropout off, no bias and no norm at its start."""
+    """Return models of one configuration with different weights, no dropout, and noise in all biases and norms."""
     task, config = configuration(name, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -97,11 +97,11 @@ def rows(
     lengths = torch.randint(2, length + 1, (slots, count, 1), generator=generator)
     lengths[:, 0] = length
     columns = torch.arange(length)
-    if config.is_encoder_decoder:  # it answers where the end is
+    if config.is_encoder_decoder:  # it classifies at the end token
         ids = ids.where(columns != lengths - 1, config.eos_token_id)
     ids = ids.where(columns < lengths, config.pad_token_id or 0)
     inputs = {"input_ids": ids, "attention_mask": (columns < lengths).long()}
-    if config.model_type == "xlnet":  # or some of its parameters have no part in the answer
+    if config.model_type == "xlnet":  # else some parameters do not change the output
         inputs["token_type_ids"] = (columns > 2).long().expand_as(ids)
     if config.is_encoder_decoder and "Classification" not in type(model).__name__:
         inputs["decoder_input_ids"] = ids[..., :5]

@@ -1,8 +1,8 @@
 """A recorder for programs on a CPU that does what a CUDA graph does: operations on memory, and nothing else.
 
-What is replayed runs no Python of the program: numbers, shapes and tensors that it took from the host are those of
-the recording. So a program that depends on any of them gives other results when it is replayed, and one that asks
-for a value, as for a number of the host or for a shape, cannot be recorded at all.
+A replay runs no Python code of the program: numbers, shapes and tensors that the program took from the host are
+those of the recording. So a program that depends on any of them gives other results when it is replayed. A program
+that reads a value of a tensor cannot be recorded at all.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ COPIES = {aten._to_copy.default, aten.copy_.default}
 
 
 class Tape(TorchDispatchMode):
-    """Records what runs within it."""
+    """Records the operations that run within it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Any, Any, dict[int, torch.Tensor]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and note it with its very tensors."""
+        """Run an operation, and record it with its tensors."""
         kwargs = kwargs or {}
         assert func not in WAITS, f"{func} waits for the device"
         memory = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)}
@@ -42,13 +42,13 @@ class Tape(TorchDispatchMode):
         made = {
             place: leaf
             for place, leaf in enumerate(tree_leaves(result))
-            if _is_tensor(leaf) and leaf.untyped_storage().data_ptr() not in memory  # what is not a view
+            if _is_tensor(leaf) and leaf.untyped_storage().data_ptr() not in memory  # no view
         }
         self.calls.append((func, args, kwargs, made))
         return result
 
     def replay(self) -> None:
-        """Run it all once more, into the same memory."""
+        """Run all operations again, into the same memory."""
         with torch.no_grad():
             for func, args, kwargs, made in self.calls:
                 again = tree_leaves(func(*args, **kwargs))
@@ -57,13 +57,13 @@ class Tape(TorchDispatchMode):
 
 
 class OnDevice(TorchDispatchMode):
-    """Refuses tensors of the host among those of a device, which a recording on a GPU cannot have copied or read.
+    """Refuses operations on a device that read tensors of the host, which a recording on a GPU cannot do.
 
-    A number is let in: it is an argument of a kernel, and recorded with it.
+    A number is allowed: it is an argument of a kernel, and recorded with it.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, if all that it reads is where its result is."""
+        """Run an operation, and check that its inputs are on the device of its result."""
         result = func(*args, **(kwargs or {}))
         read = [leaf for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)]
         devices = {leaf.device for leaf in [*read, *tree_leaves(result)] if _is_tensor(leaf)}
@@ -77,7 +77,7 @@ def _is_tensor(leaf: Any) -> bool:
 
 
 class Taped:
-    """In the place of `hpo.finetune.folded.cuda_graph.Replay`: records the third call, and replays from then on."""
+    """Replaces `hpo.finetune.folded.cuda_graph.Replay`: records the third call, and replays from then on."""
 
     replayed = 0
 
@@ -85,7 +85,7 @@ class Taped:
         self._program, self._calls, self._tape = program, 0, Tape()
 
     def __call__(self) -> None:
-        """Run the program, or what was recorded of it."""
+        """Run the program, or its recording."""
         self._calls += 1
         if self._calls > 3:
             self._tape.replay()

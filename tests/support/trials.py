@@ -31,7 +31,7 @@ def curves(array, trials=MIXED, order=None):
     """Run trials through the array, refilling slots.
 
     Returns:
-        Trial -> its evaluations, and then its weights as they were best and as they are at its end.
+        Trial -> its evaluations, and then its best weights and its last weights.
     """
     waiting = list(order if order is not None else range(len(trials)))
     found = {number: [] for number in waiting}
@@ -59,16 +59,16 @@ def curves(array, trials=MIXED, order=None):
 
 
 def same(one, other):
-    """Whether two trials have the same curve and the same weights, to the bit."""
+    """Return whether two trials have the same curve and the same weights, to the bit."""
     return one[:-1] == other[:-1] and all(torch.equal(w, other[-1][name]) for name, w in one[-1].items())
 
 
 def advanced_beside_nan(array):
-    """Return what the first segment comes to of three trials, the second of which is full of NaN."""
+    """Return the outcomes of the first segment of three trials, the second of which has NaN weights."""
     for number in range(3):
         array.load(number, TrialSpec(number, MIXED[number], 100 + number))
     with torch.no_grad():
-        for parameter in array.engine._program.model.parameters():
+        for parameter in array.engine.program.model.parameters():
             parameter[1] = math.nan
     outcomes = array.advance()
     assert isinstance(outcomes[1], DivergedError)

@@ -1,4 +1,4 @@
-"""On CUDA, a program is recorded once and then replayed: one launch in place of some thousand (a CUDA graph)."""
+"""On CUDA, a program is recorded once and then replayed: one launch instead of some thousand (a CUDA graph)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 from hpo.finetune.device import out_of_memory
 
-WARM_UP = 2  # calls before the recording, in which libraries set up what they do once
+WARM_UP = 2  # calls before the recording, in which libraries do their initial work
 
 
 class Replay:
-    """Calls a program; after its first calls, on CUDA, replays what they launched.
+    """Calls a program; on CUDA, records it after its first calls and then replays the recording.
 
     Args:
-        program: Reads and writes tensors that stay where they are, does not wait for the device, and depends on
-            nothing of the host that changes.
-        device: Where.
+        program: Reads and writes tensors whose memory does not move, does not wait for the device, and depends on no
+            changing values of the host.
+        device: Where the program runs.
     """
 
     def __init__(self, program: Callable[[], None], device: torch.device) -> None:
@@ -34,13 +34,13 @@ class Replay:
             return
         self._calls += 1
         if self._calls <= WARM_UP:
-            self._beside()
+            self._run_on_side_stream()
             return
         if self._graph is None:
             try:
                 self._graph = self._recorded()
             except RuntimeError as error:
-                # How a recording ends then hides what went wrong in it.
+                # The error at the end of a recording hides the error within it.
                 reason = error.__context__ if isinstance(error.__context__, RuntimeError) else error
                 if out_of_memory(reason):
                     raise reason from None
@@ -51,8 +51,8 @@ class Replay:
                 return
         self._graph.replay()
 
-    def _beside(self) -> None:
-        """Run on a stream of its own, as PyTorch wants it before a recording."""
+    def _run_on_side_stream(self) -> None:
+        """Run on a side stream, as PyTorch requires before a recording."""
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):

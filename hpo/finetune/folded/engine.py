@@ -1,12 +1,12 @@
-"""The folded engine: trials train as one, in the slots of one folded model, which are refilled as trials end.
+"""The folded engine: trials train together, in the slots of one folded model; a slot is refilled when its trial ends.
 
 until every slot has reached its boundary:
     plan        each slot's batches become micro-batches, up to its boundary
     program     micro-step after micro-step, on the device (`hpo/finetune/folded/program.py`)
     score       all slots in one pass over the validation split
 
-All shapes are the study's, whatever a trial's batch size and whoever its neighbours are, so that its result depends
-on neither.
+All shapes are the same for the whole study. They depend neither on a trial's batch size nor on its neighbours, so a
+trial's result does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
 from hpo.finetune.models import dropout
-from hpo.finetune.plain import measured_seconds, predict_whole
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
+from hpo.finetune.trial_model import measured_seconds, predict_whole, reset
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.classification import Outputs
 
@@ -42,7 +42,7 @@ Array = np.ndarray[Any, Any]
 
 log = logging.getLogger(__name__)
 
-# Packed rows take some memory moves; they pay where they leave out more than this share of the padding.
+# Packing costs copies in memory. It is used where the line of tokens is shorter than this share of the padded rows.
 WORTH_PACKING = 0.9
 
 DISPLACED = (
@@ -58,19 +58,23 @@ class FoldedEngine:
         setup: What trials share, made for folding.
         adaptation: What of the model they train.
         smallest_batch: The smallest batch size that a trial may have.
-        by_depth: Whether a trial may have layer-wise decay; with it, each step is one operation a depth and slot.
+        by_depth: Whether a trial may have layer-wise decay; if so, each step is one operation for each depth and slot.
+
+    Attributes:
+        window: As in `epoch_batches`; rows are not sorted by length, because all are padded to one length or packed.
+        micro_batch: Rows of each slot in one pass; halved after a lack of memory.
 
     Raises:
-        NotFoldableError: Folded trials would differ from trials of their own.
+        NotFoldableError: Folded trials would differ from separate trials.
     """
 
-    window = 1  # padding to one length for all, or none, gains nothing from batches of like lengths
+    window = 1
 
     def __init__(self, setup: Setup, adaptation: Adaptation, smallest_batch: int, by_depth: bool) -> None:
         self.setup, self.adaptation, self._by_depth = setup, adaptation, by_depth
         slots = setup.config.slots
         self.slots = 1 if slots == "auto" else slots
-        self.threads = torch.get_num_threads()  # which all slots share, one after the other
+        self.threads = torch.get_num_threads()  # for one slot after the other
         self.occupied: dict[int, Slot] = {}
         self.stop_request = StopRequest()
         displaced = setup.device.type == "cpu" and not device.reproducible_products()
@@ -78,7 +82,7 @@ class FoldedEngine:
         template = setup.model
         if not setup.own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")
-        # The rows of a single slot are one trial's, whatever the model does with them, if its weights are not folded.
+        # With one slot and shared weights no trials can be mixed up, so there is nothing to check.
         self._alone = slots == 1 and adaptation.shares_weights
         if not self._alone and (wrong := adaptation.difference(template)):
             raise NotFoldableError(wrong)
@@ -88,8 +92,14 @@ class FoldedEngine:
         self._program: Program | None = None
 
     @property
+    def program(self) -> Program:
+        """The program that trains the slots; there is none before the first `load`."""
+        assert self._program is not None
+        return self._program
+
+    @property
     def facts(self) -> Mapping[str, Any]:
-        """Return which program trains: packed tokens have other sums than padded rows."""
+        """Which program trains: sums over packed tokens and over padded rows differ in their last bits."""
         return {"program": "packed" if self._shape().line else "folded"}
 
     def _with_gradient(self, model: PreTrainedModel) -> list[str]:
@@ -102,7 +112,7 @@ class FoldedEngine:
         return names
 
     def _shape(self) -> Shape:
-        """Return the shape of a micro-batch: packed, its line holds nearly all sets of so many rows."""
+        """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches."""
         lengths, rows = self.setup.tokens["train"].lengths, self.micro_batch
         longest = int(lengths.max())
         usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
@@ -112,19 +122,18 @@ class FoldedEngine:
     # ------------------------------------------------------------ trials in slots
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into an empty slot: at its start, or where its checkpoint has it go on from.
+        """Put a trial into an empty slot: at its start, or where its checkpoint left it.
 
         Raises:
-            GaveWayError: There is no memory for so many slots; there are fewer now.
-            OutOfMemoryError: There is none for one.
+            GaveWayError: So many slots do not fit in memory; their number is now halved.
+            OutOfMemoryError: One slot does not fit in memory.
         """
         params, template = TrainingParams.of(trial.params), self.setup.model
-        self.setup.initial.start(template, derived_seed(trial.seed, "head"), params.dropout)
-        self.adaptation.start(template, params, derived_seed(trial.seed, "adapters"))
+        reset(self.setup, self.adaptation, template, trial, params)
         if self._program is None:
             self._program = self._built(template)
-        weights = self._program.load(slot, template, params)
-        optimizer = self._program.optimizer
+        weights = self.program.load(slot, template, params)
+        optimizer = self.program.optimizer
         own = optimizer.parameters(slot)
         self.occupied[slot] = self.setup.new_slot(
             trial,
@@ -137,7 +146,12 @@ class FoldedEngine:
         )
 
     def _built(self, template: PreTrainedModel) -> Program:
-        """Return the folded model and its optimiser, with all slots empty."""
+        """Return the program, with all slots empty.
+
+        Raises:
+            GaveWayError: So many slots do not fit in memory; their number is now halved.
+            OutOfMemoryError: One slot does not fit in memory.
+        """
         try:
             return Program(
                 template,
@@ -154,7 +168,7 @@ class FoldedEngine:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        # Not in the handler, where the traceback holds on to what was built.
+        # Outside of the handler, in which the traceback keeps the tensors alive.
         if self.slots == 1:
             raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
         raise GaveWayError(self._halved())
@@ -171,7 +185,7 @@ class FoldedEngine:
     # ------------------------------------------------------------ training
 
     def train(self) -> Mapping[int, Trained]:
-        """Train every occupied slot to its boundary; out of memory makes room for all."""
+        """Train every occupied slot to its boundary; after a lack of memory all trials have to start again."""
         try:
             self._train()
             ended = [number for number, slot in self.occupied.items() if slot.seen >= slot.boundary]
@@ -183,15 +197,14 @@ class FoldedEngine:
         return {number: self.setup.outputs("validation", logits[number]) for number in ended}
 
     def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
-        """Return the outcomes; where memory ran out for best weights, what that means for all slots."""
+        """Return the outcomes; if a copy of best weights did not fit in memory, all trials have to start again."""
         if any(isinstance(outcome, OutOfMemoryError) for outcome in outcomes.values()):
             return dict(self._give_way())
         return outcomes
 
     def _train(self) -> None:
         """Train to the boundaries."""
-        program = self._program
-        assert program is not None
+        program = self.program
         plans = {number: self._planned(slot) for number, slot in self.occupied.items() if slot.seen < slot.boundary}
         for step in range(program.write(plans)):
             if self.stop_request.is_set():
@@ -210,8 +223,7 @@ class FoldedEngine:
 
     def _planned(self, slot: Slot) -> list[MicroBatch]:
         """Return a slot's micro-batches up to the first whole step at or after its boundary."""
-        assert self._program is not None
-        optimizer, shape = self._program.optimizer, self._program.shape
+        optimizer, shape = self.program.optimizer, self.program.shape
         plan: list[MicroBatch] = []
         step, seen = slot.step, slot.seen
         while seen < slot.boundary:
@@ -226,35 +238,32 @@ class FoldedEngine:
         return plan
 
     def _rewind(self, numbers: Iterable[int]) -> None:
-        """Put slots that were halted back to their last whole step."""
-        assert self._program is not None
+        """Put slots that were stopped within a segment back to their last whole step."""
         for number in numbers:
-            self._program.optimizer.gradients[number].zero_()
+            self.program.optimizer.gradients[number].zero_()
             self.occupied[number].batches = self.setup.batches(self.occupied[number], self.window)
 
     def _done(self, slot: Slot, micro: MicroBatch) -> None:
-        """Count a micro-batch that was trained on."""
+        """Count a micro-batch that is done."""
         if micro.rates is not None:
-            assert self._program is not None
             decay = slot.params.weight_decay
-            slot.decay *= self._program.optimizer.decay_of_unused_rows(micro.rates, decay)
+            slot.decay *= self.program.optimizer.decay_of_unused_rows(micro.rates, decay)
             slot.step += 1
             slot.seen += micro.batch
 
     # ------------------------------------------------------------ scoring
 
-    @torch.no_grad()  # and not inference mode, in which autocast would cast the weights anew for every chunk
+    @torch.no_grad()  # not inference mode, in which autocast would cast the weights again for every chunk
     def _predict_all(self, split: str) -> Array:
         """Return the logits of every slot on a split, in its order: [K, rows, outputs]."""
-        assert self._program is not None
-        model = self._program.model.train(False)
+        model = self.program.model.train(False)
 
         def logits_of(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
             repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
             logits: torch.Tensor = model(**repeated).logits
             return logits.view(self.slots, -1, logits.shape[-1])
 
-        with self.setup.intercepted(), self.setup.autocast():  # one for all: weights are cast once
+        with self.setup.intercepted(), self.setup.autocast():  # one context for all chunks: weights are cast once
             size = device.scoring_batch(self.setup.device, self.slots)
             return self.setup.tokens[split].outputs(logits_of, size)
 
@@ -263,7 +272,7 @@ class FoldedEngine:
         return dict(weights)
 
     def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs of a whole model."""
+        """Return the outputs on a split of a whole model."""
         return predict_whole(self.setup, model, split)
 
     def seconds_per_example(self) -> float:
@@ -273,7 +282,7 @@ class FoldedEngine:
     # ------------------------------------------------------------ slots and memory
 
     def fastest_slots(self, most: int) -> int:
-        """Return how many slots train the most examples a second, found by doubling them while memory holds."""
+        """Return how many slots train the most examples a second, found by doubling them while they fit in memory."""
         if self._alone:
             return 1
         best, fastest = 1, 0.0
@@ -296,33 +305,32 @@ class FoldedEngine:
         return best
 
     def _speed(self, slots: int) -> float:
-        """Return the examples that some slots train a second, holding all that trials hold at their most."""
+        """Return the examples a second with a number of slots, with all memory in use that trials use at most."""
         self._forget()
         self.slots = slots
         params = {**self.adaptation.usual(), "batch_size": self.micro_batch, "epochs": 10_000}
         for number in range(slots):
             self.load(number, TrialSpec(number, params, number))
-        assert self._program is not None
         best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self.occupied.values()]
         self._predict_all("validation")
-        written = self._program.write({number: self._planned(slot) for number, slot in self.occupied.items()})
-        for steps in (3, 6):  # the first ones warm up
+        written = self.program.write({number: self._planned(slot) for number, slot in self.occupied.items()})
+        for steps in (3, 6):  # the first three warm up
             began = time.perf_counter()
             for step in range(steps):
-                self._program.step(step % written)
-            self._program.losses.tolist()  # wait for the device
+                self.program.step(step % written)
+            self.program.losses.tolist()  # wait for the device
         del best_weights
         return slots * self.micro_batch * 6 / (time.perf_counter() - began)
 
     def _forget(self) -> None:
-        """Empty all slots and give back their memory; the next `load` builds the model anew."""
+        """Empty all slots and free their memory; the next `load` builds the model again."""
         self.occupied.clear()
         self._program = None
         if self.setup.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _give_way(self) -> dict[int, Exception]:
-        """Halve the slots, then the micro-batch; what was loaded has to start again."""
+        """Halve the slots, or the micro-batch of one slot, and return outcomes by which all trials start again."""
         occupied = list(self.occupied)
         if self.slots == self.micro_batch == 1:
             return dict.fromkeys(occupied, OutOfMemoryError("one example at a time does not fit in memory"))
@@ -330,7 +338,7 @@ class FoldedEngine:
         return dict.fromkeys(occupied, GaveWayError(self._halved()))
 
     def _halved(self) -> str:
-        """Halve the slots, then the micro-batch, and return what is said of it."""
+        """Halve the slots, or the micro-batch of one slot, and return a message about it."""
         if self.slots > 1:
             self.slots //= 2
             change = f"{self.slots} slot{'s' if self.slots > 1 else ''}"

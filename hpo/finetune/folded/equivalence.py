@@ -1,8 +1,8 @@
-"""Whether a model folds is checked, not assumed: two folded slots against two separate models.
+"""Checks whether a model folds: compares two folded slots with two separate models.
 
 Small models of the same class and configuration (two layers, a small vocabulary) are compared in float64, in training,
-with dropout from each trial's own masks: outputs and gradients, rows of different lengths. What differs is named.
-With LoRA, a separate model is one whose only slot has all rows: there is nothing in it to mix up.
+with dropout masks from keys: outputs and gradients, for rows of different lengths. The first difference is named.
+With LoRA, a separate model is a folded model with one slot, in which no trials can be mixed up.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ WIDTHS = ("intermediate_size", "d_ff", "d_inner", "hidden_dim", "ffn_dim", "enco
 WINDOWS = ("local_attention", "sliding_window")  # tokens that attend to each other
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "unk", "mask", "decoder_start", "forced_eos")
 
-# By what was asked; a process has one version of torch and of transformers.
+# Results by arguments; they hold for the process, which has one version of torch and of transformers.
 _known: dict[tuple[type, str, Lora | None, bool], str | None] = {}
 
 
 def check(
     kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None = None, packed: bool = False
 ) -> str | None:
-    """Return what is wrong with folded models of a class, in a sentence, or None.
+    """Return a sentence that says what is wrong with folded models of a class, or None.
 
     Args:
         kind: The model's class.
         config: Its configuration.
-        lora: What changes the model before it is folded.
-        packed: Whether tokens are packed; then without dropout, which falls on other places in another arrangement.
+        lora: Adapters that are installed before the model is folded.
+        packed: Whether tokens are packed; if so there is no dropout, whose masks depend on the arrangement of tokens.
     """
     config = _cut(config)
     key = (kind, config.to_json_string(), lora, packed)
@@ -66,14 +66,14 @@ def check(
 
 
 def _cut(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return a configuration with two narrow layers, few tokens and nothing that is only a name."""
+    """Return a configuration with two narrow layers, few tokens and no names."""
     small = copy.deepcopy(config)
     small._name_or_path = ""
     small.id2label = {number: str(number) for number in range(config.num_labels or 1)}
     small.label2id = {}
     layers = getattr(config, "num_hidden_layers", 0)
     for name, value in vars(config).items():
-        if name in WINDOWS and isinstance(value, int):  # so that rows of this check are longer
+        if name in WINDOWS and isinstance(value, int):  # shorter than the rows of this check
             setattr(small, name, min(value, 4))
         elif name in DEPTHS or config.attribute_map.get("num_hidden_layers") == name:
             setattr(small, name, min(value, 2))
@@ -97,7 +97,7 @@ def _tokens(config: PreTrainedConfig) -> Iterator[int]:
 
 
 def _model(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None, rate: float) -> PreTrainedModel:
-    """Return a model as trials train it: hpo's attention where the class can have it, dropout everywhere."""
+    """Return a model as trials train it: with hpo's attention where the class allows it, and dropout everywhere."""
     model: PreTrainedModel = kind(config).double().train()
     attend(model)
     dropout.install(model)
@@ -130,10 +130,11 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lor
         alone = [_Run(m, {name: x[slot] for name, x in inputs.items()}, (slot,)) for slot, m in enumerate((one, two))]
     except NotFoldableError as error:
         return str(error)
-    except Exception as error:  # a model's code may raise anything on what it does not expect
+    except Exception as error:  # a model's code may raise anything on unexpected inputs
         first = str(error).partition("\n")[0]
         return f"{kind.__name__} does not run with two trials folded into it: {type(error).__name__}: {first}"
-    outputs = [found for found in together.output_errors(alone) if not packed or found[0] == "the output"]  # no padding
+    # Packed, only the last output has the shape of rows.
+    outputs = [found for found in together.output_errors(alone) if not packed or found[0] == "the output"]
     for what, off in (*outputs, *together.gradient_errors(alone)):
         if not off <= TOLERANCE:
             return f"{kind.__name__}: {what} of two folded trials differs from that of two models by {off:.0e}"
@@ -141,14 +142,14 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lor
 
 
 def _shuffle(parameters: Iterable[nn.Parameter]) -> None:
-    """Leave no zeros and ones that hide whose they are."""
+    """Change parameters that are all 0 or all 1 in every model, in which a mix-up would not show."""
     with torch.no_grad():
         for p in parameters:
             p.copy_(p.flip(0) + 0.1 * torch.randn(p.shape[-1:]))
 
 
 class _Run:
-    """A forward and a backward pass, and what came out of every module."""
+    """A forward and a backward pass, with the output of every module."""
 
     def __init__(
         self,
@@ -178,10 +179,10 @@ class _Run:
         return record
 
     def output_errors(self, alone: list[_Run]) -> Iterator[tuple[str, float]]:
-        """Yield how far each module's output is off, of those whose rows can be told, in the order of their calls."""
+        """Yield the error of each module's output, in the order of calls; without outputs whose rows cannot be told."""
         for (name, call), found in self.outputs.items():
             parts = [run.outputs[name, call] for run in alone]
-            for dim in range(min(2, found.ndim)):  # rows come first; in XLNet, second
+            for dim in range(min(2, found.ndim)):  # rows are the first dimension; in XLNet the second
                 wanted = torch.cat(parts, dim)
                 if wanted.shape == found.shape:
                     module = self.model.get_submodule(name)
@@ -190,7 +191,7 @@ class _Run:
                     break
 
     def gradient_errors(self, alone: list[_Run]) -> Iterator[tuple[str, float]]:
-        """Yield how far each parameter's gradient is off."""
+        """Yield the error of each parameter's gradient."""
         for slot, run in enumerate(alone):
             gradients = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
             largest = max(gradients.values(), key=torch.linalg.vector_norm)
@@ -203,7 +204,7 @@ class _Run:
                     f"the gradient of {name}",
                     min(
                         _error(found, wanted, wanted),
-                        1e3 * _error(found, wanted, largest),  # key biases' is 0 but for noise
+                        1e3 * _error(found, wanted, largest),  # for key biases, whose gradient is only rounding
                     ),
                 )
 
@@ -214,13 +215,13 @@ def _error(found: torch.Tensor, wanted: torch.Tensor, scale: torch.Tensor) -> fl
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return rows of arbitrary tokens for two slots, [2, b, length], that end in the model's own end, padded."""
+    """Return padded rows of arbitrary tokens for two slots, [2, b, length], that end in the model's end token."""
     config, taken = model.config, inspect.signature(model.forward).parameters
     first = 1 + max(_tokens(config), default=0)
     columns, lengths = torch.arange(int(LENGTHS.max())), LENGTHS[..., None]
     ids = first + torch.randint(config.vocab_size - first, (*LENGTHS.shape, len(columns)))
     end = getattr(config, "eos_token_id", None)
-    ids = ids.where(columns != lengths - 1, end) if isinstance(end, int) else ids  # BART reads its answer there
+    ids = ids.where(columns != lengths - 1, end) if isinstance(end, int) else ids  # BART classifies there
     real = columns < lengths
     inputs = {"input_ids": ids.where(real, config.pad_token_id), "attention_mask": real.long()}
     if "token_type_ids" in taken and getattr(config, "type_vocab_size", 2) > 1:

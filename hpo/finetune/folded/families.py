@@ -1,6 +1,6 @@
-"""What some model families need beyond folded layers: relative positions, and weights outside of any layer.
+"""What some model families need beyond folded layers: for relative positions, and for weights outside of layers.
 
-Each class is mixed into the module it is named for, so that transformers' own code runs wherever it can.
+Each class is mixed into the module that it is named after, so that transformers' own code runs where possible.
 `self` is a module whose layers are folded already.
 """
 
@@ -19,7 +19,7 @@ from hpo.finetune.lora.adapters import Adapter
 
 
 class _Mixin:
-    """For the type checker: the code below finds what it names in the module it is mixed into."""
+    """For the type checker: these attributes belong to the module that a class is mixed into."""
 
     if TYPE_CHECKING:
 
@@ -63,7 +63,7 @@ class FoldedT5Attention(_Mixin):
 
 
 class FoldedMPNetEncoder(_Mixin):
-    """The same for MPNet, whose encoder holds the table."""
+    """The same for MPNet, whose encoder has the table."""
 
     def settle(self) -> None:
         """Change the table's class."""
@@ -76,7 +76,7 @@ class FoldedMPNetEncoder(_Mixin):
 
 
 def _weights(layer: nn.Linear) -> dict[str, torch.Tensor]:
-    """Return a folded layer's parameters, each [K, ...]; those that slots share are repeated, with adapters added."""
+    """Return a folded layer's parameters, each [K, ...]; shared parameters are repeated, and adapters added."""
     own: dict[str, torch.Tensor] = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, Shared):
         own = {name: p.expand(layer.slots, *p.shape) for name, p in own.items()}
@@ -86,9 +86,9 @@ def _weights(layer: nn.Linear) -> dict[str, torch.Tensor]:
 
 
 class FoldedDisentangledSelfAttention(_Mixin):
-    """DeBERTa-v2's attention, whose projections also meet the table of relative positions.
+    """DeBERTa-v2's attention, whose projections are also applied to the table of relative positions.
 
-    The table is [K, buckets, hidden], or frozen and [buckets, hidden]; an adapter's dropout leaves it out.
+    The table is [K, buckets, hidden], or [buckets, hidden] if it is frozen. An adapter's dropout does not apply to it.
     """
 
     def disentangled_attention_bias(
@@ -99,7 +99,7 @@ class FoldedDisentangledSelfAttention(_Mixin):
         rel_embeddings: torch.Tensor,
         scale_factor: int,
     ) -> torch.Tensor:
-        """Return the bias [K * b * heads, length, length], each slot's from its own projections."""
+        """Return the bias [K * b * heads, length, length]; each slot's is computed with its own projections."""
         code = super().disentangled_attention_bias.__func__
         settings = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         settings["transpose_for_scores"] = self.transpose_for_scores
@@ -116,50 +116,53 @@ class FoldedDisentangledSelfAttention(_Mixin):
         return bias.flatten(0, 1)
 
 
-class KeptRelativePositions(_Mixin):
-    """DeBERTa-v2's encoder, whose buckets of relative positions need numbers from the host: a recording has none."""
+class CachedRelativePositions(_Mixin):
+    """DeBERTa-v2's encoder with cached buckets of relative positions.
+
+    To compute them takes numbers from the host, which a recorded program cannot read.
+    """
 
     def settle(self) -> None:
-        """Begin with none."""
-        self.kept: dict[int, torch.Tensor] = {}
+        """Begin with an empty cache."""
+        self.cached_positions: dict[int, torch.Tensor] = {}  # by length
 
     def get_rel_pos(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return the buckets [1, length, length]; in training, where all shapes are the study's, made once."""
+        """Return the buckets [1, length, length]; cached in training, where all batches have the same shape."""
         if not self.training or any(given is not None for given in (*args, *kwargs.values())):
             return super().get_rel_pos(hidden_states, *args, **kwargs)
         length = hidden_states.shape[-2]
-        if length not in self.kept:
-            self.kept[length] = super().get_rel_pos(hidden_states)
-        return self.kept[length]
+        if length not in self.cached_positions:
+            self.cached_positions[length] = super().get_rel_pos(hidden_states)
+        return self.cached_positions[length]
 
 
 class FoldedXLNetAttention(_Mixin):
-    """XLNet's attention, whose weights are its own and are read in einsums and sums."""
+    """XLNet's attention, which owns its weights and uses them in einsums and sums."""
 
     def __getattr__(self, name: str) -> Any:
-        """Return a parameter [K, ...] so that each slot's rows meet their own."""
+        """Return a parameter [K, ...] as one of which each slot's rows get their part."""
         value = super().__getattr__(name)
         return value.as_subclass(PerSlot) if isinstance(value, nn.Parameter) else value
 
 
 class FoldedXLNetModel(_Mixin):
-    """XLNet's rows are in the second dimension: every layer below turns its input, and its output back."""
+    """XLNet's rows are in the second dimension: every layer in it transposes its input, and its output back."""
 
     def settle(self) -> None:
-        """Let the layers turn their inputs."""
+        """Let the layers transpose their inputs."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | Adapter):
-                module.__class__ = type(module.__class__.__name__, (_Turned, module.__class__), {})
+                module.__class__ = type(module.__class__.__name__, (_Transposed, module.__class__), {})
 
 
-class _Turned(_Mixin):
+class _Transposed(_Mixin):
     def forward(self, x: torch.Tensor) -> Any:
         return super().forward(x.transpose(0, 1)).transpose(0, 1)
 
 
-# By the end of the module's name and the class's: two families call two different classes the same.
+# By the last part of the module's name and the class's name: two families have classes of the same name.
 FAMILIES: dict[str, type] = {
-    "modeling_deberta_v2.DebertaV2Encoder": KeptRelativePositions,
+    "modeling_deberta_v2.DebertaV2Encoder": CachedRelativePositions,
     "modeling_deberta_v2.DisentangledSelfAttention": FoldedDisentangledSelfAttention,
     "modeling_mpnet.MPNetEncoder": FoldedMPNetEncoder,
     "modeling_mt5.MT5Attention": FoldedT5Attention,
@@ -168,9 +171,9 @@ FAMILIES: dict[str, type] = {
     "modeling_xlnet.XLNetRelativeAttention": FoldedXLNetAttention,
 }
 
-# The same where the pretrained weights are frozen and trials differ in adapters only.
+# The same for modules with frozen weights, whose trials differ in adapters only.
 ADAPTED_FAMILIES: dict[str, type] = {
-    "modeling_deberta_v2.DebertaV2Encoder": KeptRelativePositions,
+    "modeling_deberta_v2.DebertaV2Encoder": CachedRelativePositions,
     "modeling_deberta_v2.DisentangledSelfAttention": FoldedDisentangledSelfAttention,
     "modeling_xlnet.XLNetModel": FoldedXLNetModel,
 }

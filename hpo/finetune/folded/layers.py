@@ -1,8 +1,8 @@
-"""The layers of a folded model: each holds the weights of K slots, and meets the rows of all of them at once.
+"""The layers of a folded model: each holds the weights of K slots, and computes the rows of all slots at once.
 
-A layer keeps its class, its attributes and its parameters' names; a parameter [...] becomes [K, ...]. Rows come
-slot by slot ([K * b, ...], or packed tokens [K, tokens, ...]), so a layer needs nothing but its weights to know
-whose rows are whose. The idea is HFTA's (Wang et al., MLSys 2021), which has models rewritten for it.
+A layer's class, attributes and parameter names stay; a parameter [...] becomes [K, ...]. Rows come slot by slot
+([K * b, ...], or packed tokens [K, tokens, ...]), so the shape of its weights tells a layer which rows belong to which
+slot. The idea is HFTA's (Wang et al., MLSys 2021), for which models have to be rewritten.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from transformers.pytorch_utils import Conv1D
 
 
 class PerSlot(torch.Tensor):
-    """A tensor [K, ...] that model code meets where it expects [...], the same for all rows.
+    """A tensor [K, ...] where model code expects [...], the same for all rows.
 
-    Added to rows, each slot's part goes to the slot's rows; in an einsum, rows are the letter `b`.
+    In a sum with rows, each slot's part is added to the slot's rows; in an einsum, rows are the letter `b`.
     """
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Give each slot's rows their own part in sums and einsums; leave everything else to torch."""
+        """Give each slot's rows the slot's part in sums and einsums; call every other function as it is."""
         if func is torch.einsum:
             return _einsum(*args)
         if func in _SUMS:
@@ -32,7 +32,7 @@ class PerSlot(torch.Tensor):
             if not isinstance(rows, PerSlot):
                 share = rows.shape[-own.ndim] // len(own)
                 spread = own.as_subclass(torch.Tensor).repeat_interleave(share, dim=0).expand(rows.shape)
-                if spread.requires_grad:  # gradients of one layout are summed in one order, whatever K is
+                if spread.requires_grad:  # gradients of one memory layout are summed in one order, for every K
                     spread.register_hook(torch.Tensor.contiguous)
                 return rows + spread
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
@@ -42,10 +42,10 @@ _SUMS = {torch.add, torch.Tensor.add, torch.Tensor.add_}
 
 
 def _einsum(equation: str, rows: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Compute `einsum(equation, rows, own)` with `b` taken apart into slots (`z`) and a slot's rows.
+    """Compute `einsum(equation, rows, own)` with `b` divided into slots (`z`) and a slot's rows.
 
-    On a CPU in one for each slot, whose operands and gradients are contiguous: an einsum becomes a product of a layout
-    that depends on the number of slots, and AVX2's kernels sum another layout in another order.
+    On a CPU there is one einsum for each slot, with contiguous operands and gradients. Otherwise the memory layout
+    would depend on the number of slots, and AVX2's kernels sum another layout in another order.
     """
     inputs, output = equation.split("->")
     left, right = inputs.split(",")
@@ -64,10 +64,10 @@ def _einsum(equation: str, rows: torch.Tensor, own: torch.Tensor) -> torch.Tenso
 
 
 def _affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Multiply the rows of all slots with their slot's weight [K, in, out], in one batched matmul.
+    """Multiply the rows of each slot with the slot's weight [K, in, out], in one batched matmul.
 
-    On a CPU in one for each slot: a batch of one is summed in another order than a batch of several, with several
-    threads, and what a trial gets must not depend on how many others there are.
+    On a CPU there is one matmul for each slot. With several threads, a batch of one matrix is summed in another order
+    than a batch of several, and a trial's result must not depend on the number of slots.
     """
     rows = x.reshape(len(weight), -1, x.shape[-1])
     if _one_by_one(x):
@@ -110,14 +110,17 @@ class FoldedLayerNorm(nn.LayerNorm):
         rows = F.layer_norm(input, self.normalized_shape, eps=self.eps).view(len(self.weight), -1, input.shape[-1])
         weight = self.weight[:, None]
         y = rows * weight if self.bias is None else torch.addcmul(self.bias[:, None], rows, weight)
-        return y.view(input.shape).to(rows.dtype)  # under autocast on a CPU, the plain layer's is bf16 too
+        return y.view(input.shape).to(rows.dtype)  # as the plain layer: under autocast on a CPU it returns bf16
 
 
 class Shared:
     """Mixed into a frozen matrix, which all slots share.
 
-    On a CPU the rows of each slot are multiplied by themselves: in which order a product is summed depends on its
-    number of rows, and what a trial gets must not depend on how many others there are.
+    On a CPU the rows of each slot are multiplied separately: the order in which a product is summed depends on its
+    number of rows, and a trial's result must not depend on the number of slots.
+
+    Attributes:
+        slots: K.
     """
 
     slots: int
@@ -129,9 +132,9 @@ class Shared:
 
 
 class FoldedVectors:
-    """Mixed into a layer that owns vectors [n] and nothing else, such as an RMSNorm of any kind.
+    """Mixed into a layer that owns only vectors [n], such as an RMSNorm of any kind.
 
-    Its own code runs on [K, rows, n] and finds its vectors as [K, 1, n].
+    The layer's own code runs on [K, rows, n], and gets its vectors as [K, 1, n].
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -164,7 +167,7 @@ class _Lookup(torch.autograd.Function):
         rows = ids + size * _slots(ids)
         padding = -1
         if ctx.padding is not None:
-            padding = ctx.padding  # one row can be left out: the first slot's padding stands for every slot's
+            padding = ctx.padding  # the kernel leaves out one row: the first slot's padding is used for all slots
             rows = torch.where(ids == padding, padding, rows)
         flat = grads[0].reshape(-1, width)
         table = torch.ops.aten.embedding_dense_backward(flat, rows.flatten(), slots * size, padding, False)
@@ -193,7 +196,7 @@ class FoldedEmbedding(nn.Embedding):
 
 
 class SideBySide(nn.Embedding):
-    """K tables weight [K, n, d] that code looks up once for all rows: [K * d] columns an id."""
+    """K tables, weight [K, n, d], that model code looks up once for all rows: each id gives [K * d] columns."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Look up ids [...] and return [..., K * d]."""

@@ -1,7 +1,7 @@
-"""One model that holds K trials: each parameter [...] becomes [K, ...], and rows of all trials go in together.
+"""One model that holds K trials: each parameter [...] becomes [K, ...], and a batch has the rows of all trials.
 
-Layers of which nothing is trained are not repeated: all trials share them, as LoRA's trials do their base model.
-Only modules that own parameters are changed (HFTA; Wang et al., MLSys 2021); the model's own code runs as it is.
+Layers without trained parameters are not repeated: all trials share them, as trials with LoRA share their base model.
+Only modules that own parameters are changed (HFTA; Wang et al., MLSys 2021); the model's own code runs unchanged.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
-    """Return a copy of a model that holds K trials, all of them the model itself to begin with.
+    """Return a copy of a model that holds K trials, each with the model's weights.
 
-    It takes K times the rows, slot by slot (input_ids [K * b, length]), and answers with as many. Buffers and
-    the parameters of frozen layers are shared by all slots, the latter with the model itself too.
+    It takes K times the rows, slot by slot (input_ids [K * b, length]), and returns as many. All slots share buffers
+    and the parameters of frozen layers; these parameters are shared with the given model too.
 
     Args:
-        model: Any model; stays as it is.
+        model: Any model; it is not changed.
         slots: K.
 
     Raises:
-        NotFoldableError: Some modules cannot hold several trials; all of them are named.
+        NotFoldableError: Some modules cannot hold several trials; the first one is named.
     """
     folds = {name: _fold_of(module) for name, module in model.named_modules()}
     known = {id(p) for name, kind in folds.items() if kind for p in model.get_submodule(name).parameters(False)}
-    in_the_way = [
+    unfoldable = [
         f"{name or 'the model itself'} ({type(module).__name__})"
         for name, module in model.named_modules()
         if trains(module) and any(id(p) not in known for p in module.parameters(recurse=False))
     ]
-    if in_the_way:
-        more = f" and {len(in_the_way) - 1} more" if len(in_the_way) > 1 else ""
+    if unfoldable:
+        more = f" and {len(unfoldable) - 1} more" if len(unfoldable) > 1 else ""
         raise NotFoldableError(
-            f"{type(model).__name__} cannot hold several trials at once: {in_the_way[0]}{more} would need code of its "
+            f"{type(model).__name__} cannot hold several trials at once: {unfoldable[0]}{more} would need code of its "
             "own (hpo/finetune/folded/families.py)"
         )
     shared = (p for m in model.modules() if not trains(m) for p in m.parameters(recurse=False))
@@ -80,7 +80,7 @@ def load_slot(model: PreTrainedModel, slot: int, weights: Mapping[str, torch.Ten
     Args:
         model: As `fold` returns it.
         slot: From 0.
-        weights: Name -> tensor as in the plain model's `state_dict()`; what slots share is ignored.
+        weights: Name -> tensor as in the plain model's `state_dict()`; shared tensors are ignored.
 
     Raises:
         ValueError: A parameter is missing or has another shape.
@@ -99,13 +99,13 @@ def load_slot(model: PreTrainedModel, slot: int, weights: Mapping[str, torch.Ten
 
 
 def slot_weights(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
-    """Return one slot's weights, with the plain model's names and shapes, and what it shares; views, not copies."""
+    """Return one slot's weights, its own and shared ones, with the plain model's names and shapes; views."""
     own = _repeated(model)
     return {name: tensor[slot] if name in own else tensor for name, tensor in model.state_dict().items()}
 
 
 def trains(module: nn.Module) -> bool:
-    """Return whether a module has parameters of its own that are trained; if not, all slots share it."""
+    """Return whether any of a module's own parameters is trained; if not, all slots share the module."""
     return any(p.requires_grad for p in module.parameters(recurse=False))
 
 
@@ -123,7 +123,7 @@ def _repeated(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _fold_of(module: nn.Module) -> type | None:
-    """Return the class that lets a module hold several trials; None if there is none, or none is needed."""
+    """Return the class with which a module holds several trials; None if there is none, or none is needed."""
     families = FAMILIES if _trains_within(module) else ADAPTED_FAMILIES
     family = families.get(f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}")
     if family is not None:
@@ -144,12 +144,12 @@ def _fold_of(module: nn.Module) -> type | None:
 
 
 def _trains_within(module: nn.Module) -> bool:
-    """Return whether anything in a module is trained but adapters."""
+    """Return whether any module within a module is trained that is not an adapter."""
     return any(trains(each) for each in module.modules() if not isinstance(each, Adapter))
 
 
 def _stack(module: nn.Module, slots: int) -> None:
-    """Repeat every parameter of a layer that trains K times; those that were one stay one."""
+    """Repeat the parameters of every trained layer K times; tied parameters stay tied."""
     stacked: dict[nn.Parameter, nn.Parameter] = {}
     for each in filter(trains, module.modules()):
         for name, p in each.named_parameters(recurse=False, remove_duplicate=False):
@@ -168,7 +168,7 @@ def _become(module: nn.Module, kind: type) -> None:
 
 @functools.cache
 def _folded_class(cls: type, kind: type) -> Any:
-    """Mix a class with the folded one: a layer's subclass calls on the layer, a family's code overrides."""
+    """Return a class that derives from both: a module's own class comes first for layers, the mixin first otherwise."""
     if issubclass(kind, cls):
         return kind
     bases = (cls, kind) if issubclass(kind, nn.Module) else (kind, cls)
@@ -176,7 +176,7 @@ def _folded_class(cls: type, kind: type) -> Any:
 
 
 def _folds(layer: nn.Module, kind: type) -> bool:
-    """Return whether two slots of a folded layer answer as two layers do: tried, as its code may do anything."""
+    """Return whether the outputs of two slots of a folded layer are those of two layers, by a trial run."""
     alone = [copy.deepcopy(layer) for _ in range(2)]
     folded = copy.deepcopy(layer)
     _stack(folded, 2)
@@ -193,5 +193,5 @@ def _folds(layer: nn.Module, kind: type) -> bool:
         try:
             _become(folded, kind)
             return torch.allclose(folded(x), torch.cat([alone[0](x[:2]), alone[1](x[2:])]), rtol=1e-4, atol=1e-5)
-        except Exception:  # whatever a layer may raise on what it does not expect
+        except Exception:  # unknown code may raise anything on unexpected inputs
             return False

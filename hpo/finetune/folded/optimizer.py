@@ -1,9 +1,9 @@
-"""AdamW of K trials at once: a row of one matrix for each, and not a word from the host.
+"""AdamW of K trials at once: each trial is a row of one matrix, and a step reads no values of the host.
 
-What belongs together lies together: weights, gradients and both moments are matrices [K, P], of which the model's
-parameters are views. A row is a trial; in it, parameters that are decayed stand before those that are not, and among
-them each depth (of layer-wise decay) is one slice. A step is then a few operations a slot, whatever is in the model,
-and all that trials differ in are tensors, so that the same program serves every later trial.
+Weights, gradients and both moments are matrices [K, P], of which the model's parameters are views. A row is a trial.
+In it, parameters that are decayed come before those that are not, and in each part every depth (of layer-wise decay)
+is one slice. So a step is a few operations for each slot, whatever the model. All values in which trials differ are
+tensors, so the same program serves every later trial.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ Array = np.ndarray[Any, Any]
 
 
 class FoldedAdamW:
-    """Steps the trained parameters of a folded model, which it moves to memory of its own.
+    """Steps the trained parameters of a folded model, which it moves into its own matrices.
 
     Args:
         model: As `fold` returns it, [K, ...].
         trained: Names of the parameters to step; the others never get a gradient.
         head: Names of the parameters that are not pretrained.
-        by_depth: Whether a trial may have layer-wise decay; if none does, all parameters are of one depth.
+        by_depth: Whether a trial may have layer-wise decay; if not, all parameters are of one depth.
 
     Attributes:
-        gradients: [K, P], where the model's backward passes add up.
+        weights: [K, P].
+        gradients: [K, P], to which the model's backward passes add.
+        depths: The depths of the parameters, in increasing order; see `hpo.finetune.optimizer.depths`.
     """
 
     def __init__(self, model: nn.Module, trained: Iterable[str], head: frozenset[str], by_depth: bool = True) -> None:
@@ -50,7 +52,7 @@ class FoldedAdamW:
         self._places = {name: slice(end - size, end) for name, size, end in zip(trained, sizes, ends, strict=True)}
         self._shapes = {name: parameters[name].shape[1:] for name in trained}
         self.depths = sorted({depth[name] for name in trained})
-        self._slices: list[list[tuple[slice, bool]]] = []  # of each depth, and whether it is decayed
+        self._slices: list[list[tuple[slice, bool]]] = []  # of each depth: the slices, and whether each is decayed
         for each in self.depths:
             of_depth = [name for name in trained if depth[name] == each]
             self._slices.append(
@@ -71,7 +73,7 @@ class FoldedAdamW:
         return matrix[:, self._places[name]].view(len(matrix), *self._shapes[name])
 
     def clear(self, slot: int) -> None:
-        """Forget all of a slot but its weights."""
+        """Set a slot's gradients, moments and step count to zero."""
         for matrix in (self.gradients, self._first, self._second, self._steps):
             matrix[slot].zero_()
 
@@ -80,7 +82,7 @@ class FoldedAdamW:
         return {name: self._view(self.weights, name)[slot] for name in self._places}
 
     def moments(self, slot: int, name: str) -> dict[str, torch.Tensor]:
-        """Return what the optimiser holds of a slot's parameter; views."""
+        """Return the optimiser's state of a slot's parameter, by `MOMENTS`; views."""
         first, second = (self._view(matrix, name)[slot] for matrix in (self._first, self._second))
         return {"exp_avg": first, "exp_avg_sq": second, "step": self._steps[slot]}
 
@@ -91,22 +93,22 @@ class FoldedAdamW:
         return [rate * params.layer_decay**depth for depth in self.depths]
 
     def decay_of_unused_rows(self, rates: Sequence[float], weight_decay: float) -> float:
-        """Return what one step leaves of an embedding row without gradient; embeddings are the deepest."""
+        """Return the factor that one step leaves of an embedding row without gradient; embeddings are the deepest."""
         return 1.0 - rates[-1] * weight_decay
 
     @torch.no_grad()
     def step(
         self, stepping: torch.Tensor, rates: torch.Tensor, weight_decay: torch.Tensor, max_norm: torch.Tensor
     ) -> None:
-        """Step the slots whose batch is whole, and clear their gradients; the others stay as they are.
+        """Step the slots whose batch is complete, and set their gradients to zero; the other slots do not change.
 
-        The fused kernel divides gradients by `grad_scale` as it reads them, and leaves alone what has `found_inf`.
+        The fused kernel divides gradients by `grad_scale` when it reads them, and does nothing where `found_inf` is 1.
 
         Args:
             stepping: [K] 1 for a slot that steps, else 0; float32.
             rates: [K, depths] learning rates, of the dtype that `rates_dtype` names.
             weight_decay: [K].
-            max_norm: [K] what the norm of a slot's gradients is clipped to.
+            max_norm: [K] the norm to which a slot's gradients are clipped.
         """
         norms = torch.stack([self._norm(row) for row in self.gradients])
         scales = torch.clamp((norms.float() + 1e-6) / max_norm, min=1.0)
@@ -128,7 +130,7 @@ class FoldedAdamW:
                 lr=rates[slot, number],
                 beta1=BETAS[0],
                 beta2=BETAS[1],
-                weight_decay=0.0,  # done above: the kernel's is a number
+                weight_decay=0.0,  # done above: the kernel takes a number, not a tensor
                 eps=EPSILON,
                 amsgrad=False,
                 maximize=False,
@@ -138,12 +140,12 @@ class FoldedAdamW:
         self.gradients.masked_fill_(stepping.bool()[:, None], 0.0)
 
     def _norm(self, row: torch.Tensor) -> torch.Tensor:
-        """Return the norm of one slot's gradients, from those of its parameters: the same for any K."""
+        """Return the norm of one slot's gradients, from those of its parameters: the same for every K."""
         norms = torch._foreach_norm([row[place] for place in self._places.values()])
         norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return norm
 
 
 def rates_dtype(device: torch.device) -> torch.dtype:
-    """Return what the fused kernel reads a learning rate as."""
+    """Return the dtype of the fused kernel's learning rate."""
     return torch.float64 if device.type == "cpu" else torch.float32

@@ -1,9 +1,9 @@
-"""Real tokens only: rows of different lengths lie end to end in one line of tokens for each slot.
+"""Packing: the real tokens of rows of different lengths lie end to end in one line of tokens for each slot.
 
-Padded rows go into the model and come out of its layers; in between, all layers see [K, tokens, ...], and only
-attention, to which a row is a row, gathers rows and hands tokens back. So a model is left as it is but for
-hooks at these doors; whether it then says the same is checked, not assumed (`hpo/finetune/folded/equivalence.py`).
-The line is as long for every batch, so that shapes, and with them a trial's numbers, are the study's.
+The model takes padded rows, and its last layer returns padded rows. In between all layers compute on [K, tokens, ...];
+only attention gathers rows from the line, and returns its output to the line. So a model needs only hooks at its
+beginning and its end. Whether its outputs stay the same is checked (`hpo/finetune/folded/equivalence.py`).
+The line has the same length for every batch of a study, so that shapes, and a trial's numbers, do not vary.
 """
 
 from __future__ import annotations
@@ -20,12 +20,21 @@ from transformers import PreTrainedModel
 
 
 class Packing:
-    """Where the tokens of some rows are.
+    """The positions of the tokens of some rows, in the line and in the rows.
 
     Args:
         lengths: [K, b] real tokens of each row.
-        tokens: Places of a slot's line, at least as many as its rows have tokens.
-        length: Places of a row.
+        tokens: Length of a slot's line; at least the number of the rows' tokens.
+        length: Length of a row.
+
+    Attributes:
+        filled: [K, tokens] whether there is a token; the end of the line may be empty.
+        positions: [K, tokens] position of each token in its row.
+        row: [K, tokens] row of each token, counted over all slots.
+        in_rows: [K, tokens] position of each token in the flattened rows.
+        real: [K * b, length] whether there is a token in the row.
+        in_line: [K * b, length] position of each token in the flattened lines.
+        shape: (K, tokens).
     """
 
     def __init__(self, lengths: torch.Tensor, tokens: int, length: int) -> None:
@@ -34,24 +43,24 @@ class Packing:
         starts = ends - lengths
         places = torch.arange(tokens, device=device).expand(slots, -1).contiguous()
         row = torch.searchsorted(ends, places, right=True)
-        self.filled = row < rows  # [K, tokens]; what fills the line up belongs to no row
+        self.filled = row < rows
         row = row.clamp(max=rows - 1)
-        self.positions = torch.where(self.filled, places - starts.gather(1, row), 0)  # [K, tokens] in the row
+        self.positions = torch.where(self.filled, places - starts.gather(1, row), 0)
         slot = torch.arange(slots, device=device)[:, None]
-        self.row = slot * rows + row  # [K, tokens] among those of all slots
+        self.row = slot * rows + row
         self.in_rows = torch.where(self.filled, self.row * length + self.positions, 0)
         columns = torch.arange(length, device=device)
-        self.real = (columns < lengths[..., None]).flatten(0, 1)  # [K * b, length]
+        self.real = (columns < lengths[..., None]).flatten(0, 1)
         self.in_line = (slot * tokens + starts).view(-1, 1) + columns
         self.in_line = torch.where(self.real, self.in_line, 0)
         self.shape = (slots, tokens)
 
     def to_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn [K, tokens, ...] into [K * b, length, ...], zero where a row has ended."""
+        """Turn [K, tokens, ...] into [K * b, length, ...], with zeros after the end of a row."""
         return _gathered(x, self.in_line, self.real, self.in_rows, self.filled)
 
     def to_line(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn [K * b, length, ...] into [K, tokens, ...], zero where the line is filled up."""
+        """Turn [K * b, length, ...] into [K, tokens, ...], with zeros at the end of the line."""
         return _gathered(x, self.in_rows, self.filled, self.in_line, self.real)
 
     def first(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,12 +68,12 @@ class Packing:
         return _gathered(x, self.in_line[:, :1], self.real[:, :1], self.row, self.filled & (self.positions == 0))
 
     def is_line(self, x: torch.Tensor) -> bool:
-        """Return whether something is still [K, tokens, ...]."""
+        """Return whether a tensor is [K, tokens, ...]."""
         return x.shape[:2] == self.shape
 
 
 class _Gather(torch.autograd.Function):
-    """Places of one arrangement in those of another; back the same way, so that no two gradients meet in one place."""
+    """Copies tokens from one arrangement to the other; the backward pass is a gather too, so it adds no gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, *places: torch.Tensor) -> torch.Tensor:
@@ -88,7 +97,7 @@ def _taken(x: torch.Tensor, index: torch.Tensor, valid: torch.Tensor) -> torch.T
     return found.masked_fill_(~valid.view(*valid.shape, *[1] * (x.ndim - 2)), 0)
 
 
-# ---------------------------------------------------------------- the doors
+# ---------------------------------------------------------------- in a model
 
 
 class _Packed(threading.local):
@@ -99,13 +108,13 @@ _packed = _Packed()
 
 
 def current() -> Packing | None:
-    """Return where the tokens of the present forward pass are, if they are packed."""
+    """Return the packing of the present forward pass, if its tokens are packed."""
     return _packed.now
 
 
 @contextmanager
 def packed(packing: Packing | None) -> Iterator[None]:
-    """Let the models that `install` changed compute on packed tokens."""
+    """Let models that `install` changed compute on packed tokens."""
     _packed.now = packing
     try:
         yield
@@ -114,14 +123,14 @@ def packed(packing: Packing | None) -> Iterator[None]:
 
 
 def install(model: PreTrainedModel, first_position: int) -> bool:
-    """Give a model the doors through which rows become a line of tokens and rows again.
+    """Give a model hooks that turn rows into a line of tokens, and the line into rows again.
 
     Args:
-        model: Goes on to take padded rows: `input_ids` and `attention_mask` [b, length].
-        first_position: What the model counts positions from.
+        model: Still takes padded rows: `input_ids` and `attention_mask` [b, length].
+        first_position: The number of a text's first position.
 
     Returns:
-        Whether it has them: a model has to take positions, and not to decode.
+        Whether the model has the hooks: it must take positions, and must not be an encoder-decoder.
     """
     base = model.base_model
     signature = inspect.signature(base.forward)
@@ -137,7 +146,7 @@ def install(model: PreTrainedModel, first_position: int) -> bool:
         for name in ("input_ids", "token_type_ids"):
             if given.get(name) is not None:
                 given[name] = packing.to_line(given[name])
-        # Transformers looks for several texts in a row only where no mask is given.
+        # Given a mask, transformers does not take the positions for those of several texts in a row.
         given["attention_mask"] = torch.ones_like(packing.positions)
         given["position_ids"] = packing.positions + first_position
         return (), given
@@ -149,7 +158,7 @@ def install(model: PreTrainedModel, first_position: int) -> bool:
         return output
 
     base.register_forward_pre_hook(enter, with_kwargs=True)
-    # Poolers get rows, where the base has one after its layers.
+    # After the layers, not after the base, so that a pooler gets rows.
     layers = getattr(base, "encoder", None) or getattr(base, "transformer", None) or base
     layers.register_forward_hook(leave)
     return True

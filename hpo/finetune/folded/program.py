@@ -1,12 +1,12 @@
-"""One micro-step of K trials as a program: the same operations on the same memory, whoever the trials are.
+"""One micro-step of K trials as a program: the same operations on the same memory, whatever the trials.
 
-every slot's micro-batch    gathered on the device; nothing where a slot waits for the others
-one forward, one backward   losses are summed over slots: each gets the gradient that it would get alone
-the slots whose batch is    step, each at rates of its own
-whole
+1. Gather every slot's micro-batch on the device; a slot that waits for the others has none.
+2. One forward and one backward pass. Losses are summed over slots, so each slot has the gradient that it has alone.
+3. The slots whose batch is complete step, each with its own learning rates.
 
-All that trials differ in is written into the program's tensors before: a segment's micro-batches in one copy, and
-from there one after the other. Nothing in it waits for the device, so that it can be recorded and replayed.
+All values in which trials differ are written into the program's tensors before: the micro-batches of a segment in one
+copy, from which each step takes its own. Nothing in the program waits for the device, so it can be recorded and
+replayed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """What the study's tensors are like, for any number of slots.
+    """The shape of a slot's micro-batches, the same for a whole study.
 
     Attributes:
-        rows: Of a micro-batch.
-        length: Tokens of a row.
-        line: Tokens of a micro-batch where they are packed; None where rows are padded.
+        rows: Rows of a micro-batch.
+        length: Tokens of a padded row.
+        line: Tokens of a micro-batch if they are packed; None if rows are padded.
     """
 
     rows: int
@@ -63,13 +63,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one slot does in one micro-step.
+    """The work of one slot in one micro-step.
 
     Attributes:
         rows: Row numbers.
-        batch: Rows of the whole batch, which the losses are divided by.
-        key: Of its dropout masks.
-        rates: Learning rates with which the batch's last micro-batch steps; None for those before it.
+        batch: Number of rows of the whole batch, by which the losses are divided.
+        key: Key of its dropout masks.
+        rates: Learning rates of the step after the batch's last micro-batch; None for earlier micro-batches.
     """
 
     rows: Array
@@ -85,17 +85,19 @@ class Program:
         template: The model of one trial.
         slots: K.
         trained: Names of the parameters that are trained.
-        head: Names of those that are not pretrained.
+        head: Names of the parameters that are not pretrained.
         tokens: The train split.
-        shape: Of a micro-batch.
-        loss: Of logits [n, ...], targets [n], label smoothing [n] and class weights [n, outputs] or None: [n].
+        shape: The shape of a micro-batch.
+        loss: Takes logits [n, ...], targets [n], label smoothing [n] and class weights [n, outputs] or None, and
+            returns [n].
         class_weights: Setting of `class_weights` -> weights [outputs]; nothing for a task without classes.
-        context: What the model runs within.
+        context: Takes dropout keys [K]; the model runs within the context that it returns.
         by_depth: Whether a trial may have layer-wise decay.
 
     Attributes:
         model: The folded model.
-        optimizer: What steps it.
+        optimizer: Its optimiser.
+        shape: As given.
         losses: [K], summed since `write`.
     """
 
@@ -125,7 +127,7 @@ class Program:
         self._class_weights = None if weights is None else weights.repeat(slots, 1)  # [K, outputs]
         self._plans = self._on_device(*self._blank(1))
         self._now = [plan[0].clone() for plan in self._plans]
-        self._replays: dict[tuple[bool, ...], Replay] = {}  # by where anything is dropped: elsewhere are no operations
+        self._replays: dict[tuple[bool, ...], Replay] = {}  # by `dropout.places`: the operations depend on it
 
     def load(self, slot: int, trial: PreTrainedModel, params: TrainingParams) -> dict[str, torch.Tensor]:
         """Put a trial into a slot, and return its weights; views."""
@@ -141,32 +143,37 @@ class Program:
     # ------------------------------------------------------------ a segment
 
     def _blank(self, steps: int) -> tuple[Array, Array]:
-        """Return what slots do that do nothing: rows and key [steps, K, b + 1]; shares, whether to step, and rates."""
-        slots = len(self.losses)
-        whole = np.zeros((steps, slots, self.shape.rows + 1), dtype=np.int64)
-        return whole, np.zeros((steps, slots, self.shape.rows + 1 + len(self.optimizer.depths)))
+        """Return plans of idle slots.
 
-    def _on_device(self, whole: Array, numbers: Array) -> list[torch.Tensor]:
-        plans = torch.from_numpy(whole), torch.from_numpy(numbers).to(self._dtype)
+        Returns:
+            Integers [steps, K, b + 1], row numbers and key; and numbers [steps, K, b + 1 + depths], weights of the
+            rows' losses, whether to step, and learning rates.
+        """
+        slots = len(self.losses)
+        integers = np.zeros((steps, slots, self.shape.rows + 1), dtype=np.int64)
+        return integers, np.zeros((steps, slots, self.shape.rows + 1 + len(self.optimizer.depths)))
+
+    def _on_device(self, integers: Array, numbers: Array) -> list[torch.Tensor]:
+        plans = torch.from_numpy(integers), torch.from_numpy(numbers).to(self._dtype)
         return [plan.to(self._device, non_blocking=True) for plan in plans]
 
     def write(self, plans: Mapping[int, Sequence[MicroBatch]]) -> int:
-        """Write down what slots do in a segment, and return its micro-steps.
+        """Copy the plans of a segment to the device, and return its number of micro-steps.
 
         Args:
-            plans: Slot -> its micro-batches; slots may have different numbers of them.
+            plans: Slot -> its micro-batches; their numbers may differ.
         """
         steps = max(map(len, plans.values()), default=0)
-        whole, numbers = self._blank(steps)
+        integers, numbers = self._blank(steps)
         rows = self.shape.rows
         for slot, plan in plans.items():
             for step, micro in enumerate(plan):
-                whole[step, slot, : len(micro.rows)] = micro.rows
-                whole[step, slot, rows] = micro.key
-                numbers[step, slot, : len(micro.rows)] = 1 / micro.batch  # 0 where a row is there to fill up
+                integers[step, slot, : len(micro.rows)] = micro.rows
+                integers[step, slot, rows] = micro.key
+                numbers[step, slot, : len(micro.rows)] = 1 / micro.batch  # 0 for rows that fill a micro-batch up
                 if micro.rates is not None:
                     numbers[step, slot, rows:] = 1.0, *micro.rates
-        self._plans = self._on_device(whole, numbers)
+        self._plans = self._on_device(integers, numbers)
         self._replay = self._replays.setdefault(dropout.places(self.model), Replay(self._micro_step, self._device))
         self.losses.zero_()
         self.model.train()
@@ -179,20 +186,20 @@ class Program:
         self._replay()
 
     def _micro_step(self) -> None:
-        whole, numbers = self._now
+        integers, numbers = self._now
         rows = self.shape.rows
         shares, stepping, rates = numbers[:, :rows], numbers[:, rows].float(), numbers[:, rows + 1 :]
         smoothing, weight_decay, max_norm = self._settings.unbind(1)
-        index = whole[:, :rows].reshape(-1)
+        index = integers[:, :rows].reshape(-1)
         inputs, targets = self._tokens.gather(index, self.shape.length)
-        with self._context(whole[:, rows]), packing.packed(self._packing(index, shares)):
+        with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
             logits = self.model(**inputs).logits
         logits = widened(logits)
         smoothing = smoothing.to(logits.dtype).repeat_interleave(rows)
         weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
         losses = self._loss(logits, targets, smoothing, weights).view(-1, rows)
         weighted = losses * shares.to(losses.dtype)
-        with warnings.catch_warnings():  # of gradients that lie as the weights do
+        with warnings.catch_warnings():  # gradients are views with the layout of the weights, on purpose
             warnings.filterwarnings("ignore", message="grad and param do not obey")
             weighted.sum().backward()  # type: ignore[no-untyped-call]
         self.losses += weighted.detach().sum(dim=1)

@@ -1,7 +1,7 @@
 """Trials that share a frozen pretrained model and train adapters: LoRA (Hu et al., 2021).
 
-The pretrained layers run once over the rows of all slots. Adapters and head, a percent of the parameters, are what
-has a slot for each trial.
+The pretrained layers run once over the rows of all slots. Only adapters and head, a percent of the parameters, are
+repeated for each slot.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ class LoraAdaptation:
     """Trains adapters and the head of a frozen model; see `Adaptation`.
 
     Args:
-        lora: Where adapters are.
+        lora: Where the adapters are.
+
+    Attributes:
+        lora: As given; after `install` with the names of the head.
 
     Raises:
-        MissingExtraError: `peft`, which says what is written, is not installed.
+        MissingExtraError: `peft`, whose format is written, is not installed.
     """
 
     shares_weights = True
@@ -40,10 +43,10 @@ class LoraAdaptation:
         self.lora = lora
 
     def install(self, setup: Setup) -> None:
-        """Freeze the model but for its head, and add adapters.
+        """Freeze the model except its head, and add adapters.
 
         Raises:
-            ModelError: The model has no layers of that kind.
+            ModelError: The model has no layers of the kind that `lora_targets` names.
         """
         model = setup.model
         pretrained = {name for name, _ in model.base_model.named_parameters(prefix=model.base_model_prefix)}
@@ -56,7 +59,7 @@ class LoraAdaptation:
         self.lora.start(model, params, seed)
 
     def owned(self, weights: dict[str, torch.Tensor], trained: Tensors) -> dict[str, torch.Tensor]:
-        """Return what is trained, and not the shared model."""
+        """Return the trained weights; the others are shared."""
         return {name: weights[name] for name in trained}
 
     def save(self, folder: Path, slot: Slot, weights: dict[str, torch.Tensor], setup: Setup) -> None:
@@ -64,11 +67,11 @@ class LoraAdaptation:
         peft_files.save(folder, slot.model, self.lora, weights, slot.params)
 
     def open(self, folder: Path, setup: Setup) -> PreTrainedModel:
-        """Add the adapters to the pretrained weights, as `hpo export` adds them."""
+        """Add the adapters to the pretrained weights, as `hpo export` does."""
         return peft_files.merged(folder)
 
     def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
-        """Compare two folded trials with two trials alone; see `hpo/finetune/folded/equivalence.py`."""
+        """Compare two folded trials with two separate ones; see `hpo/finetune/folded/equivalence.py`."""
         return equivalence.check(type(model), model.config, self.lora, packed)
 
     def usual(self) -> Mapping[str, Any]:

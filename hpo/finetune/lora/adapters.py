@@ -1,8 +1,8 @@
-"""LoRA (Hu et al., 2021): the pretrained weights stay as they are, and a product of two narrow matrices is learnt.
+"""LoRA (Hu et al., 2021): the pretrained weights are frozen, and a product of two narrow matrices is learnt.
 
-A target layer's output gets `scale * B A dropout(x)` added, scale = alpha / rank. All trials of a study have their
-adapters at the same layers and of the same rank, the largest; what a trial does not use of them is zero in A and in
-B, so that its gradient is exactly zero, and AdamW leaves it there.
+`scale * B A dropout(x)` is added to the output of a target layer, scale = alpha / rank. All trials of a study have
+adapters at the same layers and of the same rank, the largest of the space. The part that a trial does not use is zero
+in A and in B; so its gradient is exactly zero, and AdamW leaves it at zero.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from hpo.recipe.training_params import TrainingParams
 
 
 class Adapter(nn.Module):
-    """What is added to a layer's output; the same code holds one trial, or K of them.
+    """Computes what is added to a layer's output, for one trial or for K trials.
 
     Attributes:
         A: [rank, in], or [K, rank, in].
         B: [out, rank], or [K, out, rank].
         scale: [1], or [K, 1]; not trained.
-        dropout: On the input, with the trial's own masks.
+        dropout: Of the input, with masks from the trial's keys.
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
@@ -48,7 +48,7 @@ class Adapter(nn.Module):
 
 
 def _add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-    """Add a layer's adapter to its output, as a forward hook: model code sees the layer that it knows."""
+    """Add the output of a layer's adapter, as a forward hook; the model's code is unchanged."""
     adapter: Adapter = layer.adapter  # type: ignore[assignment]
     added: torch.Tensor = adapter(inputs[0])
     return output + added
@@ -61,7 +61,7 @@ class Lora:
     Attributes:
         targets: Names in `LORA_TARGETS` that trials may have; adapters are at the layers of all of them.
         rank: The largest rank that a trial may have.
-        head: Names of the parameters that train in full: what is not pretrained, and the classifier.
+        head: Names of the parameters that are trained in full: those that are not pretrained, and the classifier.
     """
 
     targets: tuple[str, ...]
@@ -69,10 +69,10 @@ class Lora:
     head: frozenset[str] = frozenset()
 
     def install(self, model: PreTrainedModel) -> None:
-        """Freeze a model but for its head, and give it adapters that add nothing.
+        """Freeze a model except its head, and give it adapters that add zero.
 
         Raises:
-            ModelError: Some targets are no layers of this model.
+            ModelError: A target names no layers of this model.
         """
         missing = [target for target in self.targets if not self.layers(model, [target])]
         if missing:
@@ -88,12 +88,12 @@ class Lora:
             layer.register_forward_hook(_add)
 
     def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:
-        """Put a model's adapters to where a trial starts: A uniform, as peft draws it, B zero.
+        """Put a model's adapters to where a trial starts: A is uniform, as peft draws it, and B is zero.
 
         Args:
-            model: One that `install` changed.
+            model: A model that `install` changed.
             params: The trial's hyperparameters.
-            seed: Of what is drawn.
+            seed: Seed of what is drawn.
         """
         generator, rank = torch.Generator().manual_seed(seed), params.lora_rank
         used = self.layers(model, [params.lora_targets])
@@ -110,7 +110,7 @@ class Lora:
             adapter.dropout.p = params.lora_dropout if name in used else 0.0
 
     def layers(self, model: PreTrainedModel, targets: Iterable[str]) -> dict[str, nn.Linear | Conv1D]:
-        """Return name -> layer of what some targets mean in a model."""
+        """Return name -> layer of all layers of a model that some targets name."""
         patterns = [re.compile(LORA_TARGETS[target], re.IGNORECASE) for target in targets]
         return {
             name: module

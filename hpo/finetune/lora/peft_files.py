@@ -1,4 +1,4 @@
-"""Adapters on disk, as `peft` writes and reads them, and put into the weights they belong to."""
+"""Reads and writes adapters in the format of `peft`, and merges them into the pretrained weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def library() -> Any:
         import peft
     except ImportError:
         raise MissingExtraError("A LoRA study (lora_rank in its space)", "lora") from None
-    # Of what it asks transformers, which nobody here can change.
+    # peft causes this warning; hpo cannot avoid it.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     return peft
 
@@ -45,21 +45,21 @@ def save(
     """Write a trial's adapters and head as a `peft` folder, with the model's configuration for its labels.
 
     Args:
-        folder: Where to.
-        model: One that `lora.install` changed; its weights are not read.
-        lora: Where adapters are.
+        folder: Where to write.
+        model: A model that `lora.install` changed; its weights are not read.
+        lora: Where the adapters are.
         weights: Name -> tensor of the trial: adapters and head.
         params: The trial's hyperparameters.
     """
     layers, rank = lora.layers(model, [params.lora_targets]), params.lora_rank
-    kept = {name: weights[name] for name in lora.head}
+    tensors = {name: weights[name] for name in lora.head}
     for name in layers:
-        kept[f"{name}.lora_A.weight"] = weights[f"{name}.adapter.A"][:rank]
-        kept[f"{name}.lora_B.weight"] = weights[f"{name}.adapter.B"][:, :rank]
+        tensors[f"{name}.lora_A.weight"] = weights[f"{name}.adapter.A"][:rank]
+        tensors[f"{name}.lora_B.weight"] = weights[f"{name}.adapter.B"][:, :rank]
     settings: peft.LoraConfig = library().LoraConfig(
         task_type="SEQ_CLS",
         inference_mode=True,
-        base_model_name_or_path=_place(model.name_or_path),
+        base_model_name_or_path=_absolute(model.name_or_path),
         r=rank,
         lora_alpha=params.lora_alpha,
         lora_dropout=params.lora_dropout,
@@ -70,28 +70,28 @@ def save(
     settings.save_pretrained(str(folder))
     model.config.save_pretrained(folder)
     save_file(
-        {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in kept.items()},
+        {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in tensors.items()},
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )
 
 
 def merged(folder: Path) -> PreTrainedModel:
-    """Return the model that a folder of `save` means, its adapters added to the pretrained weights.
+    """Return the model of a folder that `save` wrote: the pretrained model with the adapters added to its weights.
 
     Raises:
         MissingExtraError: `peft` is not installed.
-        ModelError: The pretrained model is not where it was, or the folder cannot be read.
+        ModelError: The pretrained model is no longer where it was, or the folder cannot be read.
     """
     peft = library()
-    if not (folder / WEIGHTS).is_file():  # peft would look for another format, which unpickles
+    if not (folder / WEIGHTS).is_file():  # else peft would look for a pickle, which can run code
         raise ModelError(f"the adapter in {folder} has no {WEIGHTS}; run the study again to have it written")
     base = None
     try:
         base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
         model, _ = from_pretrained(base, AutoConfig.from_pretrained(folder, **NO_CODE))
         whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except Exception as error:  # transformers, peft and safetensors each raise their own kinds
+    except Exception as error:  # transformers, peft and safetensors raise errors of many kinds
         first = str(error).partition("\n")[0]
         raise ModelError(
             f"the adapter in {folder} cannot be added to its pretrained model {base!r} ({first}); the model has to be "
@@ -101,21 +101,27 @@ def merged(folder: Path) -> PreTrainedModel:
 
 
 def merge(folder: Path, target: Path) -> None:
-    """Write what `merged` returns as a Hugging Face folder, with its tokenizer; see there."""
+    """Write the model that `merged` returns as a Hugging Face folder, with its tokenizer.
+
+    Raises:
+        MissingExtraError: `peft` is not installed.
+        ModelError: As of `merged`.
+    """
     merged(folder).save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, **NO_CODE).save_pretrained(target)
 
 
-def _place(name: str | None) -> str | None:
+def _absolute(name: str | None) -> str | None:
+    """Return a model's name, as an absolute path if it is a local folder."""
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
 
 
 def _trained_in_full(model: PreTrainedModel, head: frozenset[str]) -> list[str]:
-    """Return the modules that hold the head: all of whose parameters are of it, but not all of their parent's."""
+    """Return the largest modules all of whose parameters belong to the head."""
 
-    def inside(name: str) -> bool:
+    def in_head(name: str) -> bool:
         own = [f"{name}.{parameter}" for parameter, _ in model.get_submodule(name).named_parameters()]
         return bool(own) and head.issuperset(own)
 
-    names = [name for name, _ in model.named_modules() if name and inside(name)]
+    names = [name for name, _ in model.named_modules() if name and in_head(name)]
     return [name for name in names if name.rpartition(".")[0] not in names]

@@ -1,1 +1,1 @@
-"""Pretrained models: loaded, checked, and put back to where every trial starts."""
+"""Pretrained models: loading, checks, and the state in which every trial starts."""

@@ -1,8 +1,9 @@
-"""Dropout whose masks are the trial's own, whoever trains beside it.
+"""Dropout whose masks depend on the trial alone, not on the trials that train beside it.
 
 A mask element is a hash of a key (trial seed, step and micro-batch), of the number of the mask in the forward pass,
-and of the element's place: no generator has a state, so a program that is replayed with other keys draws other masks.
-A 64-bit hash makes four elements, and p is met to 1 in 65,536; on a CPU that is twice as fast as `bernoulli_`.
+and of the element's position. There is no generator with a state, so a program that is replayed with other keys draws
+other masks. A 64-bit hash makes four elements, and the precision of p is 1 in 65,536; on a CPU this is twice as fast
+as `bernoulli_`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-# Where models keep their probabilities: in modules, and in attributes that they hand to functions.
+# Attributes with which models say their dropout probabilities: of `nn.Dropout`, and of modules that call a function.
 RATES = ("p", "dropout", "attention_dropout", "activation_dropout")
 
 
 class SlotRates:
-    """The dropout probabilities of the slots of a folded model, at one place in it.
+    """The dropout probabilities of the slots of a folded model, at one place in the model.
 
-    They stay where they are on the device when a slot gets another trial.
+    Their memory on the device does not move when a slot gets another trial.
 
     Attributes:
-        thresholds: [K] int16; a draw below is dropped.
-        scales: [K] what is not dropped is multiplied by.
+        thresholds: [K] int16; an element whose draw is lower is dropped.
+        scales: [K] factors of elements that are not dropped.
     """
 
     def __init__(self, slots: int, device: torch.device) -> None:
@@ -66,7 +67,7 @@ _drawing = _Drawing()
 
 @contextmanager
 def drawing_from(keys: torch.Tensor) -> Iterator[None]:
-    """Let the masks of one forward pass in this thread come from these keys: [K] int64, one for each slot."""
+    """Draw the masks of one forward pass in this thread from these keys: [K] int64, one for each slot."""
     _drawing.keys, _drawing.masks = keys, 0
     try:
         yield
@@ -75,7 +76,7 @@ def drawing_from(keys: torch.Tensor) -> Iterator[None]:
 
 
 def key(seed: int, micro_batch: int = 0) -> int:
-    """Return the key of a micro-batch of a step, of which `seed` is the 32-bit seed."""
+    """Return the key of a micro-batch of a step; `seed` is the step's 32-bit seed."""
     return seed + (micro_batch << 32)
 
 
@@ -83,29 +84,29 @@ def drop(input: torch.Tensor, rates: Rates, rows: int = 0) -> torch.Tensor:
     """Zero elements with probability p and scale the rest up.
 
     Args:
-        input: [..., slots * rows, ...] where there are several rates.
+        input: [..., slots * rows, ...] if there is a rate for each slot.
         rates: One, or one for each slot.
-        rows: Which dimension the slots' rows are.
+        rows: The dimension of the rows.
     """
     number = _drawing.masks
-    _drawing.masks += 1  # where nothing is dropped too: that may be so for some neighbours only
+    _drawing.masks += 1  # even if nothing is dropped: other slots may drop here, and numbers must agree
     return input * _mask(input.shape, rates, input, rows, number) if rates else input
 
 
 def _mask(shape: torch.Size, rates: Rates, like: torch.Tensor, rows: int, number: int) -> torch.Tensor:
-    """Return a mask of 0 (with the slot's probability p) and 1 / (1 - p)."""
+    """Return a mask of 0 (with the slot's probability p), and of 1 / (1 - p) elsewhere."""
     if not isinstance(rates, SlotRates):
         draws = _draws(1, shape.numel(), number, like.device).view(shape)
         return _at_least(draws, _threshold(rates), like.dtype).mul_(1.0 / (1.0 - rates))
     slots = len(rates.scales)
-    own = (*shape[:rows], shape[rows] // slots, *shape[rows + 1 :])
+    of_one_slot = (*shape[:rows], shape[rows] // slots, *shape[rows + 1 :])
     draws = _draws(slots, shape.numel() // slots, number, like.device)
-    kept = _at_least(draws, rates.thresholds[:, None], like.dtype).mul_(rates.scales[:, None].to(like.dtype))
-    return kept.view(slots, *own).movedim(0, rows).reshape(shape)
+    mask = _at_least(draws, rates.thresholds[:, None], like.dtype).mul_(rates.scales[:, None].to(like.dtype))
+    return mask.view(slots, *of_one_slot).movedim(0, rows).reshape(shape)
 
 
 def _at_least(draws: torch.Tensor, threshold: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Return 1 where a draw is not below a threshold and 0 elsewhere; not by way of bool, which a CPU is slow with."""
+    """Return 1 where a draw is not below a threshold, else 0; without a bool tensor, which is slow on a CPU."""
     return torch.ge(draws, threshold, out=torch.empty(draws.shape, dtype=dtype, device=draws.device))
 
 
@@ -113,16 +114,16 @@ _GOLDEN, _FIRST, _SECOND, _MASK = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6
 
 
 def _draws(slots: int, count: int, number: int, device: torch.device) -> torch.Tensor:
-    """Return uniform int16 draws [slots, count]: SplitMix64 (Steele et al., 2014) of key and place, in four parts."""
+    """Return uniform int16 draws [slots, count]: SplitMix64 (Steele et al., 2014) of key and position."""
     keys = _drawing.keys
-    if keys is None:  # a pass of which nobody asks for the masks
+    if keys is None:  # a pass outside of `drawing_from`, whose masks do not matter
         keys = torch.zeros(slots, dtype=torch.int64, device=device)
     offset = (number * _MASK + 2**63) % 2**64 - 2**63
     words = torch.add((keys + offset)[:, None], torch.arange((count + 3) // 4, device=device), alpha=_GOLDEN)
     shifted = torch.empty_like(words)
     for bits, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
         torch.bitwise_right_shift(words, bits, out=shifted)
-        words.bitwise_xor_(shifted.bitwise_and_((1 << 64 - bits) - 1))  # without the sign that came in
+        words.bitwise_xor_(shifted.bitwise_and_((1 << 64 - bits) - 1))  # without the copies of the sign bit
         if factor is not None:
             words.mul_(factor)
     return words.view(torch.int16)[:, :count]
@@ -132,10 +133,10 @@ def _draws(slots: int, count: int, number: int, device: torch.device) -> torch.T
 
 
 class OwnFunction(TorchFunctionMode):
-    """Within it, `torch.nn.functional.dropout` draws the trial's own masks, for models that call it themselves."""
+    """Within it, `torch.nn.functional.dropout` draws masks from keys, for models whose code calls that function."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace dropout; leave everything else to torch."""
+        """Replace dropout; call every other function as it is."""
         if func is nn.functional.dropout:
             return _dropped(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -146,10 +147,15 @@ def _dropped(input: torch.Tensor, p: Rates = 0.5, training: bool = True, inplace
 
 
 class OwnDropout(nn.Dropout):
-    """`nn.Dropout` with the trial's own masks; `p` is a number, or one for each slot."""
+    """`nn.Dropout` with masks from keys.
+
+    Attributes:
+        p: One probability, or one for each slot.
+        rows_second: Whether inputs are [length, rows, hidden], as in XLNet.
+    """
 
     p: Rates  # type: ignore[assignment]
-    rows_second = False  # in [length, rows, hidden], as XLNet computes
+    rows_second = False
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Zero elements with probability `p` and scale the rest up, in training."""
@@ -157,7 +163,7 @@ class OwnDropout(nn.Dropout):
 
 
 def install(model: nn.Module) -> None:
-    """Put `OwnDropout` in the place of every `nn.Dropout` of a model."""
+    """Replace every `nn.Dropout` of a model by `OwnDropout`."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
@@ -167,7 +173,7 @@ def install(model: nn.Module) -> None:
 
 
 def rates(model: nn.Module) -> dict[tuple[str, str], float]:
-    """Return the probabilities that a model has, by module and attribute."""
+    """Return a model's dropout probabilities, by module and attribute."""
     found = {}
     for name, module in model.named_modules():
         for rate in RATES if isinstance(module, nn.Dropout) else RATES[1:]:
@@ -179,7 +185,7 @@ def rates(model: nn.Module) -> dict[tuple[str, str], float]:
 
 @contextmanager
 def everywhere(model: nn.Module, p: float) -> Iterator[None]:
-    """Let a model drop with one probability, wherever it can."""
+    """Set all dropout probabilities of a model to one value."""
     before = rates(model)
     try:
         for name, rate in before:
@@ -191,7 +197,7 @@ def everywhere(model: nn.Module, p: float) -> Iterator[None]:
 
 
 def set_rates(folded: nn.Module, slot: int, slots: int, trial: nn.Module) -> None:
-    """Give a slot of a folded model the dropout that a model of the trial's own has."""
+    """Give a slot of a folded model the dropout probabilities of a trial's model."""
     device = next(folded.parameters()).device
     for (name, rate), value in rates(trial).items():
         module = folded.get_submodule(name)
@@ -201,7 +207,7 @@ def set_rates(folded: nn.Module, slot: int, slots: int, trial: nn.Module) -> Non
 
 
 def places(folded: nn.Module) -> tuple[bool, ...]:
-    """Return where in a folded model anything is dropped, for any of its slots."""
+    """Return for every place in a folded model whether any slot drops there."""
     every = (getattr(module, rate, None) for module in folded.modules() for rate in RATES)
     return tuple(bool(rates) for rates in every if isinstance(rates, SlotRates))
 
@@ -216,18 +222,18 @@ def attention(
     causal: bool = False,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend with dropout on the probabilities, in float32 at least and with the scores written out.
+    """Attend with dropout on the probabilities, in float32 or more, and without a fused kernel.
 
-    PyTorch does the same for rows with dropout on a CPU, with a mask that costs more and is at one rate for all.
+    With dropout on a CPU PyTorch computes in the same way, with a slower mask that has one rate for all rows.
 
     Args:
         query: [b, heads, length, d].
         key: [b, heads or fewer, keys, d].
         value: As key.
-        attention_mask: [b, 1, length or 1, keys], True where a token may be attended to, or added to the scores.
+        attention_mask: [b, 1, length or 1, keys]; bool, True where a token may be attended to, or added to the scores.
         rates: Dropout probability, or one for each slot.
-        scaling: What scores are multiplied by.
-        causal: Whether a token attends to none after it, where there is no mask.
+        scaling: Factor of the scores.
+        causal: Without a mask, whether a token attends to no later tokens.
         bias: [b or 1, heads, length, keys], added to the scores.
 
     Returns:
@@ -235,7 +241,7 @@ def attention(
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     groups = query.shape[1] // key.shape[1]
-    # Heads one after the other, as products want them, at once: else each is copied twice.
+    # Contiguous, as products need them, in the same copy as the cast: else each is copied twice.
     query, key, value = (x.to(wide, memory_format=torch.contiguous_format) for x in (query, key, value))
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -244,7 +250,7 @@ def attention(
         scores = scores + bias
     if causal:
         attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attention_mask is not None and attention_mask.dtype == torch.bool:  # to add is cheaper than to fill
+    if attention_mask is not None and attention_mask.dtype == torch.bool:  # adding is cheaper than filling
         attention_mask = torch.where(attention_mask, 0.0, torch.finfo(torch.float32).min)
     if attention_mask is not None:
         scores = scores + attention_mask

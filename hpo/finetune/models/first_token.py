@@ -1,8 +1,8 @@
 """Compute only the first token after the last attention, where the classifier reads nothing else.
 
-BERT and its kin classify from the first token. What their last layer computes for the others after its
-attention (nine twelfths of the layer's multiplications) is thrown away. Whether a model is of that kind is
-checked, not assumed.
+BERT and similar models classify from the first token. What their last layer computes for the other tokens after its
+attention (nine twelfths of the layer's multiplications) is not used. A check of the outputs decides whether a model is
+of this kind.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.\d+$")
 
 
 def shorten(model: PreTrainedModel) -> bool:
-    """Let the last layer go on with the first token only, if the outputs stay the same.
+    """Let the last layer continue with the first token only, if the outputs stay the same.
 
     Args:
-        model: A sequence classifier; gets a hook on its last layer.
+        model: A sequence classifier; its last layer gets a hook.
 
     Returns:
-        Whether the model is now shorter.
+        Whether the model was changed.
     """
     layers = [module for name, module in model.named_modules() if _LAYER.search(name)]
-    joint = getattr(getattr(layers[-1], "attention", None), "output", None) if layers else None
-    if not isinstance(joint, nn.Module):
+    attention_output = getattr(getattr(layers[-1], "attention", None), "output", None) if layers else None
+    if not isinstance(attention_output, nn.Module):
         return False
     before = output_check.outputs(model)
-    hook = joint.register_forward_pre_hook(_first)
+    hook = attention_output.register_forward_pre_hook(_first)
     try:
         same = output_check.same(before, output_check.outputs(model))
-    except (RuntimeError, IndexError, TypeError):  # it wants the other tokens after all
+    except (RuntimeError, IndexError, TypeError):  # the model needs the other tokens
         same = False
     if not same:
         hook.remove()

@@ -1,4 +1,4 @@
-"""The pretrained model: found, read from disk once per study, and put back to its start for every trial."""
+"""Loads the pretrained model and its tokenizer, and replaces the model's attention."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-# Said each time: where nothing is said, transformers asks on the terminal whether to run what a folder brings along.
+# Given at each call: without it, transformers asks on the terminal whether to run code from a model's folder.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
-# RoBERTa and its kin count positions from the padding id on, so their tables hold fewer tokens than rows.
+# RoBERTa and similar models count positions from the padding id on, so a text may have fewer tokens than their tables
+# have rows.
 POSITIONS_AFTER_PADDING = {
     "roberta",
     "xlm-roberta",
@@ -60,12 +61,12 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers does, fused; on a CPU in float32, as its bf16 backward is three times slower there.
+    """Attend as transformers does, fused; on a CPU in float32, because the bf16 backward is three times slower there.
 
-    Packed tokens are gathered into rows, and what comes out is packed again.
+    Packed tokens are gathered into rows, and the output is packed again.
 
-    Fused attention draws one mask for all rows, so that dropout with a rate for each slot has its scores written out,
-    where all rates are zero too: fused or not must not depend on a trial's neighbours, as it shows in the last bit.
+    Fused attention has one dropout rate for all rows, so with a rate for each slot attention is not fused. That is so
+    even if all rates are zero: the last bits differ between the two, and must not depend on a trial's neighbours.
     """
     packing = packed_now()
     if packing is not None:
@@ -86,10 +87,10 @@ def _attention(
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """Make transformers' mask without its shortcuts for rows of one length, which ask the device and wait."""
+    """Make transformers' mask without its shortcuts for rows of one length, which wait for the device."""
     kwargs |= {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False}
     packing = packed_now()
-    if packing is not None:  # of the rows that the tokens are gathered into
+    if packing is not None:  # a mask for the rows that the tokens are gathered into
         rows, length = packing.real.shape
         kwargs |= {"batch_size": rows, "q_length": length, "kv_length": length, "attention_mask": packing.real}
     return sdpa_mask(*args, **kwargs)
@@ -99,7 +100,7 @@ AttentionInterface.register("hpo", _attention)
 AttentionMaskInterface.register("hpo", _mask)
 
 
-# ---------------------------------------------------------------- finding
+# ---------------------------------------------------------------- loading
 
 
 def _explained(name: str, folder: Path, what: str, error: Exception) -> ModelError:
@@ -131,9 +132,11 @@ def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     source = model_source(name, folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **NO_CODE)
-    except Exception as error:  # transformers, tokenizers and the Hub each raise their own kinds
+    except Exception as error:  # transformers, tokenizers and the Hub raise errors of many kinds
         raise _explained(name, folder, "tokenizer", error) from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # transformers returns such a tokenizer for a folder without one
         raise ModelError(
             f"model {name!r} has no tokenizer; save it beside the weights: tokenizer.save_pretrained(folder)"
         )
@@ -154,13 +157,13 @@ def load_model(
         folder: The study file's folder.
         task: Name in `TASKS`.
         labels: Label names; empty for regression.
-        pad: Padding token, for models whose configuration names none.
+        pad: Id of the padding token, for models whose configuration names none.
 
     Returns:
         The model in float32 on the CPU, and the names of the parameters that are not pretrained (the head).
 
     Raises:
-        ModelError: The model cannot be found or read, or has no weights as safetensors.
+        ModelError: The model cannot be found or read, or has no safetensors.
     """
     source = model_source(name, folder)
     names = list(labels)
@@ -180,13 +183,17 @@ def load_model(
 
 
 def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a sequence classifier with this module's attention; returns what was missing for it too."""
+    """Load a sequence classifier with this module's attention.
+
+    Returns:
+        The model, and transformers' loading info: missing and mismatched keys.
+    """
     options: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,
-        "use_safetensors": True,  # the other format unpickles
+        "use_safetensors": True,  # the other format is a pickle, which can run code
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # a head for other labels is drawn anew
+        "ignore_mismatched_sizes": True,  # a head for other labels is drawn again
         **NO_CODE,
     }
     model, info = AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager", **options)
@@ -195,31 +202,31 @@ def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str
 
 
 def attend(model: PreTrainedModel) -> None:
-    """Let a model attend with hpo's function, if it gives the outputs of transformers' own.
+    """Let a model attend with hpo's function, if its outputs are those of transformers' own function.
 
-    Some classes accept any attention function and then compute their own, with a mask that they misread.
+    Some classes accept any attention function, but then compute their own attention and misread the mask.
     """
     published = output_check.outputs(model)
     try:
         _attend_with(model, "hpo")
         if output_check.same(output_check.outputs(model), published):
             return
-    except (ValueError, RuntimeError):  # the class does not let its attention be replaced
+    except (ValueError, RuntimeError):  # the class does not allow its attention to be replaced
         pass
     _attend_with(model, "eager")
 
 
 def _attend_with(model: PreTrainedModel, name: str) -> None:
     for part in model.modules():
-        if isinstance(part, PreTrainedModel):  # T5's stacks have configurations of their own
+        if isinstance(part, PreTrainedModel):  # T5's encoder and decoder have configurations of their own
             part.set_attn_implementation(name)
 
 
 def longest_input(wanted: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
-    """Return the tokens a text is cut after: what was asked for, or the most the model takes."""
+    """Return the number of tokens after which a text is cut: the wanted number, or the most that the model takes."""
     limits = [wanted, int(tokenizer.model_max_length)]
     positions = getattr(config, "max_position_embeddings", None) or 0
-    if positions > 0:  # XLNet, which has no limit, says -1
+    if positions > 0:  # XLNet has no limit and says -1
         limits.append(positions - first_position(config))
     return min(limits)
 

@@ -1,7 +1,8 @@
 """Train only the embedding rows that the data uses.
 
-The table of a small model is half of its parameters, and a study's texts use a fraction of it. A row that no
-text uses gets no gradient: AdamW only decays it, which is one number a trial, applied when weights are kept.
+The embedding table of a small model is half of its parameters, and a study's texts use a fraction of it. A row that
+no text uses gets no gradient. AdamW only decays it by a factor, one number for each trial, which is applied when
+weights are written.
 """
 
 from __future__ import annotations
@@ -16,16 +17,22 @@ from transformers import PreTrainedModel
 
 Array = np.ndarray[Any, Any]
 
-# Special tokens keep their ids, as models compare ids with them; beyond this many the table stays whole.
+# The ids of special tokens must not change, because models compare ids with them, so rows up to the largest stay. If
+# that is more than this number of rows, the table is not cut.
 MOST_KEPT = 4096
 
 
 class Vocabulary:
-    """The rows in use of a model's token embedding; all of them where the table cannot be cut.
+    """The rows of a model's token embedding that are used; all rows where the table cannot be cut.
 
     Args:
         model: The model; its table is cut in place.
         used: The token ids of all texts.
+
+    Attributes:
+        name: Name of the table; None if there is no table that can be cut.
+        rows: Numbers of the rows that are used; None if the table is not cut.
+        whole: Copy of the whole table; there is none if the table is not cut.
     """
 
     def __init__(self, model: PreTrainedModel, used: Array) -> None:
@@ -43,7 +50,7 @@ class Vocabulary:
         self.cut(model)
 
     def cut(self, model: PreTrainedModel) -> None:
-        """Leave only the rows in use in a model's table."""
+        """Remove the unused rows from a model's table."""
         if self.rows is None:
             return
         module = model.get_input_embeddings()
@@ -52,7 +59,7 @@ class Vocabulary:
         module.num_embeddings = len(self.rows)
 
     def renumber(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return token ids as rows of the cut table."""
+        """Return token ids as row numbers of the cut table."""
         if self.rows is None:
             return ids
         return torch.searchsorted(self.rows.to(ids.device), ids.long()).to(ids.dtype)
@@ -62,7 +69,7 @@ class Vocabulary:
 
         Args:
             weights: Name -> tensor, of a model whose table is cut.
-            decay: What weight decay has left of an unused row: the product of 1 - rate x decay over the steps.
+            decay: Factor that weight decay has left of an unused row: the product of 1 - rate x decay over the steps.
         """
         if self.rows is None or self.name is None:
             return weights
@@ -72,7 +79,7 @@ class Vocabulary:
 
 
 def _table(model: PreTrainedModel) -> str | None:
-    """Return the name of the token embedding, if it is a plain table that nothing else shares."""
+    """Return the name of the token embedding, if it is a plain table that no other module shares."""
     module = model.get_input_embeddings()
     if type(module) is not nn.Embedding or module.max_norm is not None:
         return None

@@ -1,289 +1,244 @@
-"""A trial too large for one device: an array of one slot whose trial is trained by a group of processes.
+"""The engine of one process of a divided trial: it has a part of the weights and trains on a part of every batch.
 
-    leading process    runner, storage; holds no model             one pipe to each process of the group
-    process 0 ... n-1  each a `Shard`: its part of the weights      make the same moves, with collectives among them
-
-The leading process is not part of the group, so that nothing that happens in the group can stop it: a process that
-dies closes its pipe, and one that waits for another for ever is killed.
+Weights, gradients and optimiser state are divided over the processes (`hpo/finetune/sharded/divide.py`). All processes
+run the same commands in the same order, sent by the array that started them.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import multiprocessing
-import signal
-import time
-import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from pathlib import Path
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
-from hpo.config.schema import StudyConfig
-from hpo.core.errors import DivergedError, HpoError, ModelError, OutOfMemoryError
+from hpo.core.errors import GaveWayError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
-from hpo.core.trainer import Evaluation, Seen, TrialSpec
-from hpo.finetune import device
-from hpo.finetune.data.sources import Dataset
+from hpo.core.seeds import derived_seed
+from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.finetune.adaptation import Adaptation
+from hpo.finetune.data.batches import WINDOW, by_length
+from hpo.finetune.device import memory_error, out_of_memory, scoring_batch
+from hpo.finetune.engine import Trained
+from hpo.finetune.models import dropout
 from hpo.finetune.setup import Setup
-from hpo.finetune.sharded.process import HALT, SEEN, Place, ShardEngine, TooLargeError, serve
+from hpo.finetune.sharded.divide import DividedInitialState, copied_heads, divide, fill
+from hpo.finetune.slot import Slot
+from hpo.finetune.trial_model import begin, measured_seconds
 from hpo.tasks.classification import Outputs
 
-log = logging.getLogger(__name__)
+Array = np.ndarray[Any, Any]
 
-# Seconds that the other processes have to answer once one has failed: they may be waiting for it.
-GRACE = 5.0
-POLL = 0.1  # seconds between two looks at whether to halt
-
-
-class ShardLostError(HpoError):
-    """A process of the group has ended by itself."""
+SEEN = "seen"  # begins a message of the first process after each step: how far the trial is
+HALT = "halt"  # a message to the first process while it trains a segment: stop after this step
 
 
-@dataclass
-class _Group:
-    """The processes of a group, the pipes to them, and where they find each other."""
-
-    store: Any
-    processes: list[SpawnProcess] = field(default_factory=list)
-    pipes: list[Connection] = field(default_factory=list)
-
-    def end(self) -> None:
-        """Kill what is left."""
-        for process in self.processes:
-            process.kill()  # at once: one that waits in a collective hears nothing else
-        for process in self.processes:
-            process.join()
-        for pipe in self.pipes:
-            pipe.close()
-        self.store = None
-
-
-class ShardedArray:
-    """Trains one trial at a time over `shards` processes, each with a device of its own.
+class TooLargeError(GaveWayError):
+    """A pass over a micro-batch does not fit in memory; a pass over half of it may.
 
     Args:
-        config: The study's settings.
-        data: Its rows.
-        folder: The study file's folder.
-        horizon_epochs: Most epochs that the space allows.
-
-    Raises:
-        ModelError: The model cannot be loaded, or there are too few devices.
+        half: Rows of the smaller micro-batch.
     """
 
-    engine: type[ShardEngine] = ShardEngine
+    def __str__(self) -> str:
+        return f"out of memory; from here on at most {self.args[0]} examples in one pass of each process"
 
-    def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
-        self.shards, self.slots, self.stop_request = config.shards, 1, StopRequest()
-        where = _chosen(config)
-        precision = device.precision(config.precision, where)
-        config = config.model_copy(update={"device": "cpu", "precision": precision})
-        self.setup = Setup(config, data, folder)
-        self.setup.finish()
-        self.setup.release_model()  # the processes have it
-        self.setup.device = where
-        self.metric, self.micro_batch = self.setup.metric, config.micro_batch
-        self.notes: Sequence[str] = self.setup.notes
-        self.segment = self.setup.segment
-        self.horizon: int | None = len(data.splits["train"]) * horizon_epochs
-        self._threads = torch.get_num_threads()
-        threads = max(1, self._threads // self.shards)
-        self._given = config.model_copy(update={"threads": threads}), data, folder
-        self._trial: TrialSpec | None = None
-        self._loaded = False
-        self._seen: Seen | None = None
-        self._group: _Group | None = None
+
+@dataclass(frozen=True)
+class Place:
+    """A process's place in its group.
+
+    Attributes:
+        rank: Number of the process, from 0.
+        shards: How many processes there are.
+        port: Port on the loopback interface where the processes find each other.
+        device: Device type; on CUDA each process has the device of its rank.
+    """
+
+    rank: int
+    shards: int
+    port: int
+    device: str
+
+
+class ShardEngine:
+    """Holds one trial, whose model, optimiser and batches are divided over a process group; see `Engine`.
+
+    It is stopped by `HALT` from the pipe, not by `stop_request`; a segment that is stopped ends with an
+    InterruptedError.
+
+    Args:
+        setup: What trials share; its model is whole and on the CPU, and is divided and moved to the device here.
+        adaptation: What of the model they train.
+        place: This process's place in the group.
+        pipe: To the leading process.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        shards: How many processes there are.
+        micro_batch: Rows of one pass of this process.
+    """
+
+    window = WINDOW
+    notes: Sequence[str] = ()
+
+    def __init__(self, setup: Setup, adaptation: Adaptation, place: Place, pipe: Connection) -> None:
+        self.setup, self.adaptation = setup, adaptation
+        self.rank, self.shards, self._pipe = place.rank, place.shards, pipe
+        self.slots, self.micro_batch, self.threads = 1, setup.config.micro_batch, torch.get_num_threads()
+        self.occupied: dict[int, Slot] = {}
+        self.stop_request = StopRequest()
+        setup.use(torch.device(place.device))
+        heads = copied_heads(setup.model, setup.head)
+        divide(setup.model, self.shards, setup.device, setup.precision)
+        setup.initial = DividedInitialState(setup.model, setup.head, heads)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the results depend on besides the study file."""
-        return {**self.setup.facts, "shards": self.shards, "threads": self._threads}
-
-    def settle(self, facts: Mapping[str, Any]) -> None:
-        """Say the threads that the study was begun with; those of the processes divide what is here."""
-        threads = facts.get("threads")
-        if isinstance(threads, int) and threads > 0:
-            self._threads = threads
-
-    # ------------------------------------------------------------ the moves
+        """Nothing: the leading process reports what the results depend on."""
+        return {}
 
     def load(self, slot: int, trial: TrialSpec) -> None:
-        """Put a trial into the slot; the processes hear of it, and are started if there are none, at its first step."""
-        self._trial, self._loaded, self._seen = trial, False, None
-
-    def advance(self) -> dict[int, Evaluation | Exception]:
-        """Train the trial to its next boundary and score it on the validation split.
-
-        Raises:
-            ShardLostError: A process of the group has ended by itself.
-        """
-        if self._trial is None:
-            return {}
-        try:
-            if not self._loaded:
-                self._move("load", 0, self._trial)
-                self._loaded = True
-            return {0: self._move("train")}
-        except ShardLostError:  # not the trial's end but the study's
-            raise
-        except InterruptedError:  # stop_request: the trial is as it was when its segment began
-            return {}
-        except TooLargeError as error:
-            self.micro_batch = error.args[0]
-            return {0: error}
-        except Exception as error:
-            return {0: error}
-
-    def keep(self, slot: int, folder: Path) -> bool:
-        """Write the best evaluation's weights as a Hugging Face folder."""
-        return bool(self._move("keep", slot, folder.resolve()))
-
-    def seen(self, slot: int) -> Seen | None:
-        """Return how far the trial was after the last step that the processes told of; None before the first."""
-        return self._seen
-
-    def save(self, slot: int) -> None:
-        """A trial that stops is computed again from its seed."""
-        return
-
-    def pause(self, slot: int) -> bool:
-        """A trial is not set aside."""
-        return False
+        """Put a trial into the slot, at its start."""
+        self.occupied[slot] = begin(self.setup, self.adaptation, self.setup.model, trial, self.window)
 
     def unload(self, slot: int) -> None:
-        """Empty the slot; the processes stay for the next trial."""
-        self._trial = self._seen = None
-        if self._loaded and self._group is not None:
-            self._loaded = False
-            self._move("unload", slot)
+        """Empty the slot."""
+        self.occupied.pop(slot, None)
 
-    def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs of weights that `keep` wrote; while no trial is in training."""
-        outputs: Outputs = self._move("outputs_of", folder.resolve(), split)
-        return outputs
+    # ------------------------------------------------------------ training
+
+    def train(self) -> Mapping[int, Trained]:
+        """Train the trial to its boundary."""
+        outcomes: dict[int, Trained] = {}
+        for number, slot in self.occupied.items():
+            try:
+                outcomes[number] = self._segment(slot)
+            except Exception as error:
+                outcomes[number] = memory_error(error)
+        return outcomes
+
+    def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
+        """Return the outcomes."""
+        return outcomes
+
+    def _segment(self, slot: Slot) -> Outputs:
+        """Train to the boundary and return the model's outputs on the validation split."""
+        slot.model.train()
+        loss = torch.zeros((), device=self.setup.device)
+        while slot.seen < slot.boundary:
+            if self._halted():
+                raise InterruptedError("the study was interrupted")
+            loss += self._step(slot, next(slot.batches))
+            if self.rank == 0:
+                self._pipe.send((SEEN, (slot.seen, slot.boundaries[-1])))
+        dist.all_reduce(loss)
+        slot.loss = loss.item()
+        return self._predict("validation")
+
+    def _halted(self) -> bool:
+        """Return whether the first process has received `HALT`; the answer is the same in all processes."""
+        halt = torch.tensor(self.rank == 0 and self._pipe.poll())
+        if halt:
+            self._pipe.recv()
+        dist.broadcast(halt, 0)  # on the CPU, so that no process waits for a device
+        return bool(halt)
+
+    def _step(self, slot: Slot, rows: Array) -> torch.Tensor:
+        """Take one optimiser step and return this process's part of the batch's mean loss.
+
+        A lack of memory ends the group: the other processes are in the middle of the step and wait for this one.
+
+        Raises:
+            TooLargeError: The micro-batch does not fit in memory.
+            OutOfMemoryError: One example does not fit in memory.
+        """
+        seed = derived_seed(slot.trial.seed, "dropout", slot.step, self.rank)
+        torch.manual_seed(seed)
+        try:
+            loss = self._accumulate(slot, rows, seed)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if half := min(self.micro_batch, math.ceil(len(rows) / self.shards)) // 2:
+                raise TooLargeError(half) from error
+            raise OutOfMemoryError("one example at a time does not fit in memory") from error
+        slot.update(len(rows))
+        slot.model.zero_grad()
+        return loss
+
+    def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
+        """Add up the gradients of this process's rows; each loss is divided by the rows of the whole batch.
+
+        All processes pass over the same number of rows, because every pass has collectives. Rows that fill a process's
+        part up have weight 0.
+        """
+        total = torch.zeros((), device=self.setup.device)
+        own = self._divided(rows)[:, self.rank]
+        weight = torch.from_numpy(self._divided(np.arange(len(rows)), fill=-1)[:, self.rank] >= 0)
+        weight = weight.to(self.setup.device) / len(rows)
+        for number, start in enumerate(range(0, len(own), self.micro_batch)):
+            part = slice(start, start + self.micro_batch)
+            inputs, targets = self.setup.tokens["train"].batch(own[part])
+            with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
+                logits = slot.model(**inputs).logits
+            loss = (self.setup.losses(slot, logits, targets) * weight[part]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _divided(self, rows: Array, fill: int | None = None) -> Array:
+        """Return rows as [rows of a process, processes], filled up with `fill`, or with the last row."""
+        missing = -len(rows) % self.shards
+        return np.pad(rows, (0, missing), constant_values=rows[-1] if fill is None else fill).reshape(-1, self.shards)
+
+    # ------------------------------------------------------------ scoring and measuring
+
+    @torch.no_grad()  # not inference mode: `fully_shard` could not use its tensors in training
+    def _predict(self, split: str) -> Outputs:
+        """Return the model's outputs on a split, in every process; each process computes a part of the rows."""
+        model = self.setup.model.train(False)
+        tokens = self.setup.tokens[split]
+        size = scoring_batch(self.setup.device) * self.shards
+        chunks = [self._divided(rows) for rows in by_length(tokens.lengths, size)]
+        logits = []
+        for rows in chunks:
+            inputs, _ = tokens.batch(rows[:, self.rank])
+            with self.setup.autocast():
+                logits.append(model(**inputs).logits.float())
+        own = torch.cat(logits)
+        every = [torch.empty_like(own) for _ in range(self.shards)]
+        dist.all_gather(every, own)
+        gathered = torch.stack(every, dim=1).cpu().numpy()  # [rows of a process, processes, outputs], as the chunks
+        outputs = np.empty((len(tokens.lengths), gathered.shape[-1]), dtype=gathered.dtype)
+        outputs[np.concatenate(chunks)] = gathered
+        return self.setup.outputs(split, outputs)
+
+    def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Gather weights tensor by tensor; only the first process, which writes them, returns any."""
+        gathered = {}
+        for name, tensor in weights.items():
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.rank == 0:
+                gathered[name] = full.cpu()
+        return gathered
+
+    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
+        """Return the outputs on a split of a whole model; call it while no trial is in training."""
+        self.setup.vocabulary.cut(model)
+        fill(self.setup.model, model.state_dict())
+        return self._predict(split)
 
     def fastest_slots(self, most: int) -> int:
         """Return one: a trial is divided over all devices."""
         return 1
 
     def seconds_per_example(self) -> float:
-        """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
-        return float(self._move("seconds_per_example"))
-
-    # ------------------------------------------------------------ the group
-
-    def _move(self, name: str, *arguments: Any) -> Any:
-        """Let all processes make a move and return what the first one answers.
-
-        Raises:
-            ShardLostError: One of them has ended by itself.
-            Exception: One of them raised it. Where the others may wait for that one, all are ended; the next move
-                starts new ones.
-        """
-        try:
-            group = self._group or self._begun_group()
-            for pipe in group.pipes:
-                with suppress(OSError):  # it has ended, as its answer will say
-                    pipe.send((name, arguments))
-            return self._answers(group)
-        except _TOGETHER:
-            raise
-        except BaseException:
-            self._disband()
-            raise
-
-    def _disband(self) -> None:
-        if self._group is not None:
-            self._group.end()
-        self._group = None
-
-    def _begun_group(self) -> _Group:
-        """Start the processes and wait until each has its part of the model."""
-        log.info("starting %d processes that share the model", self.shards)
-        context = multiprocessing.get_context("spawn")
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-        self._group = group = _Group(store)
-        weakref.finalize(self, group.end)
-        config, *given = self._given
-        config = config.model_copy(update={"micro_batch": self.micro_batch})
-        for rank in range(self.shards):
-            ours, theirs = context.Pipe()
-            place = Place(rank, self.shards, store.port, self.setup.device.type)
-            process = context.Process(
-                target=serve, args=(self.engine, place, theirs, config, *given), name=f"shard {rank}", daemon=True
-            )
-            group.pipes.append(ours)
-            process.start()
-            group.processes.append(process)
-            theirs.close()  # or its end would not be seen
-        self._answers(group)
-        return group
-
-    def _answers(self, group: _Group) -> Any:
-        """Wait for what all processes answer; once one has failed, not for long."""
-        answers: dict[int, Any] = {}
-        deadline, told = math.inf, False
-        while len(answers) < self.shards and time.monotonic() < deadline:
-            if self.stop_request.is_set() and not told:
-                told = True
-                with suppress(OSError):
-                    group.pipes[0].send(HALT)
-            for pipe in wait([pipe for rank, pipe in enumerate(group.pipes) if rank not in answers], POLL):
-                assert isinstance(pipe, Connection)
-                rank = group.pipes.index(pipe)
-                try:
-                    answer = pipe.recv()
-                    if isinstance(answer, tuple) and answer[0] == SEEN:
-                        self._seen = answer[1]
-                        continue
-                    answers[rank] = answer
-                except (EOFError, OSError):
-                    answers[rank] = _lost(group.processes[rank])
-                if isinstance(answers[rank], Exception):
-                    deadline = min(deadline, time.monotonic() + GRACE)
-        if len(answers) < self.shards:
-            self._disband()
-        if failures := [answer for answer in answers.values() if isinstance(answer, Exception)]:
-            raise min(failures, key=_distance)
-        return answers[0]
-
-
-# What all processes find out together, between two steps: none of them waits for another.
-_TOGETHER = (DivergedError, InterruptedError)
-
-
-def _distance(failure: Exception) -> int:
-    """Return how far from the cause a failure is: what ends one process is a broken connection to the others."""
-    if isinstance(failure, ShardLostError):
-        return 0
-    if isinstance(failure, TooLargeError | OutOfMemoryError):
-        return 1
-    return 3 if isinstance(failure, _TOGETHER) else 2
-
-
-def _chosen(config: StudyConfig) -> torch.device:
-    """Return the kind of device, of which there must be one for each process."""
-    where = device.chosen(config.device)
-    if where.type == "mps":
-        raise ModelError("shards are for CUDA devices or CPU processes; write device: cpu")
-    if where.type == "cuda" and torch.cuda.device_count() < config.shards:
-        raise ModelError(f"shards: {config.shards} needs as many GPUs, and there are {torch.cuda.device_count()}")
-    return where
-
-
-def _lost(process: SpawnProcess) -> ShardLostError:
-    process.join(1)
-    code = process.exitcode
-    how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-    return ShardLostError(
-        f"the process of {process.name} has ended ({how}), and without it the trial cannot go on; the trial is put "
-        "back, and the same command goes on from here"
-    )
+        """Measure passes over a few batches, in which each process has its own rows."""
+        return measured_seconds(self.setup, self.setup.model) / self.shards

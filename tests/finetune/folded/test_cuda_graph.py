@@ -1,4 +1,4 @@
-"""When a program is run, recorded and replayed; with a stand-in for CUDA, that notes what is asked of it."""
+"""When a program is run, recorded and replayed; with a fake CUDA that records its calls."""
 
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ class Stream:
 
 @pytest.fixture
 def said(monkeypatch):
-    """What is asked of CUDA, and of the program."""
+    """The calls of CUDA and of the program."""
     calls = []
 
     class Graph:
@@ -23,7 +23,7 @@ def said(monkeypatch):
             calls.append("replayed")
 
     class Recording:
-        """Ends as CUDA's does: what went wrong within it comes out as the context of another error."""
+        """Ends as CUDA's recording does: an error within it becomes the context of another error."""
 
         def __init__(self, graph):
             calls.append("recording")
@@ -74,7 +74,7 @@ def failing(said, error):
     return Replay(program, torch.device("cuda"))
 
 
-def test_a_program_that_cannot_be_recorded_goes_on_without_and_says_so(said):
+def test_a_program_that_cannot_be_recorded_runs_without_with_a_warning(said):
     replay = failing(said, RuntimeError("operation not permitted when stream is capturing\nand more"))
     replay()
     replay()

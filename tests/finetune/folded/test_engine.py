@@ -28,13 +28,13 @@ from hpo.recipe.schedules import SCHEDULES
 
 @pytest.fixture(autouse=True, scope="module")
 def packed():
-    """These rows are of nearly one length; pack their tokens all the same."""
+    """Pack tokens although these rows have nearly the same length."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "WORTH_PACKING", 10.0)
         yield
 
 
-# ---------------------------------------------------------------- whose result it is
+# ---------------------------------------------------------------- independence of slots
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_trial_is_to_the_bit_the_same_whatever_the_slots_neighbours_and_refill
 
 
 @pytest.mark.bits
-def test_so_it_is_where_rows_are_padded(tmp_path, monkeypatch):
+def test_a_padded_trial_is_to_the_bit_the_same_too(tmp_path, monkeypatch):
     assert open_array(tmp_path).facts["program"] == "packed"
     monkeypatch.setattr(engine, "WORTH_PACKING", 0.0)
     alone = curves(open_array(tmp_path, slots=1))
@@ -61,7 +61,7 @@ def test_so_it_is_where_rows_are_padded(tmp_path, monkeypatch):
 
 
 @pytest.mark.bits
-def test_so_it_is_with_two_threads(tmp_path):
+def test_a_trial_with_two_threads_is_to_the_bit_the_same_too(tmp_path):
     alone = curves(open_array(tmp_path, slots=1, threads=2))
     array = open_array(tmp_path, slots=3, threads=2)
     assert array.engine.threads == torch.get_num_threads() == 2
@@ -70,7 +70,7 @@ def test_so_it_is_with_two_threads(tmp_path):
 
 
 @pytest.mark.parametrize("reproducible", [True, False])
-def test_where_products_depend_on_memory_it_is_said(tmp_path, monkeypatch, reproducible):
+def test_products_that_depend_on_memory_are_noted(tmp_path, monkeypatch, reproducible):
     monkeypatch.setattr(device, "reproducible_products", lambda: reproducible)
     assert (engine.DISPLACED in open_array(tmp_path).notes) == (not reproducible)
 
@@ -100,8 +100,8 @@ def test_another_seed_gives_another_trial(tmp_path, alone):
     assert array.advance()[0].metrics != alone[0][0][2]
 
 
-def test_a_folded_trial_is_close_to_a_trial_of_its_own(tmp_path):
-    """The same batches through a model of the trial's own, padded to their own length; without dropout."""
+def test_a_folded_trial_is_close_to_a_separate_trial(tmp_path):
+    """The same batches through a separate model, padded to their own length; without dropout."""
     params = [{**each, "dropout": 0.0, "learning_rate": each["learning_rate"] / 30} for each in MIXED]
     folded = curves(open_array(tmp_path, slots=5), params)
     plain = open_array(tmp_path, fold=False)
@@ -138,14 +138,14 @@ def test_a_whole_study_gives_the_same_table_with_one_slot_and_with_four(tmp_path
     assert {row[1] for row in tables[0]} == {TrialState.COMPLETE}
 
 
-# ---------------------------------------------------------------- what happens to a neighbour
+# ---------------------------------------------------------------- neighbours that fail
 
 
 def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
     array = open_array(tmp_path, slots=3)
     first = advanced_beside_nan(array)
     array.unload(1)
-    array.load(1, TrialSpec(3, MIXED[3], 103))  # the next trial finds nothing of it
+    array.load(1, TrialSpec(3, MIXED[3], 103))  # the next trial in the slot is not affected
     second = array.advance()
     for slot, (number, outcome) in {0: (0, first[0]), 2: (2, first[2]), 1: (3, second[1])}.items():
         assert (outcome.at, outcome.value, outcome.metrics) == alone[number][0], slot
@@ -194,7 +194,7 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
     [
         (FoldedEngine, "_train"),
         (FoldedEngine, "_predict_all"),
-        (Slot, "hold"),  # in which the best weights are copied
+        (Slot, "hold"),  # it copies the best weights
         (engine, "Program"),
     ],
 )
@@ -220,10 +220,10 @@ def test_a_study_that_runs_out_of_memory_ends_with_the_same_table(tmp_path, monk
     assert tables[0] == tables[1]
 
 
-# ---------------------------------------------------------------- what is kept, and what cannot fold
+# ---------------------------------------------------------------- written models, and models that cannot fold
 
 
-def test_what_is_kept_is_a_model_of_its_own(tmp_path):
+def test_written_weights_are_those_of_one_trial(tmp_path):
     array = open_array(tmp_path, slots=2)
     array.load(1, TrialSpec(0, MIXED[0], 100))
     outcome = array.advance()[1]
@@ -237,7 +237,7 @@ def test_what_is_kept_is_a_model_of_its_own(tmp_path):
 @pytest.mark.bits
 @pytest.mark.parametrize("kind", [kind for kind in tiny.SIZES if kind != "bert"])
 def test_other_architectures_train_folded(tmp_path, kind):
-    """With dropout where they have it or not: in modules, in functions, in attention."""
+    """With dropout in modules, in functions and in attention, or without."""
     tiny.save_model(tmp_path / "model", kind)
     trials = [{**MIXED[0], "epochs": 1}, {**MIXED[1], "dropout": 0.3}, {**MIXED[2], "epochs": 1, "dropout": 0.1}]
     one = curves(open_array(tmp_path, slots=1), trials)
@@ -255,7 +255,7 @@ def test_a_model_that_draws_masks_in_its_own_way_trains_one_trial_at_a_time_and_
     assert "trials train one after the other" in array.notes[0]
 
 
-# ---------------------------------------------------------------- against models of their own
+# ---------------------------------------------------------------- against separate models
 
 
 TRIAL = st.fixed_dictionaries(
@@ -276,7 +276,7 @@ TRIAL = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module", params=["bert-fp64", "bert-fp32", "deberta-v2-fp64", "qwen3-fp64"])
 def beside(request, tmp_path_factory):
-    """A folded array, one with a model a trial, and how close they are."""
+    """A folded array, an array with a model for each trial, and the tolerance."""
     folder = tmp_path_factory.mktemp("beside")
     kind, _, precision = request.param.rpartition("-")
     tiny.save_model(folder / "model", kind)
@@ -284,7 +284,7 @@ def beside(request, tmp_path_factory):
     def load(*args):
         model, head = load_model(*args)
         generator = torch.Generator().manual_seed(0)
-        for parameter in model.parameters():  # biases are 0 in a new model; one that is trained has none such
+        for parameter in model.parameters():  # biases are 0 in a new model, but not in a trained one
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
         return (model.double() if precision == "fp64" else model), head
 
@@ -300,8 +300,8 @@ def beside(request, tmp_path_factory):
 
 @given(trials=st.lists(TRIAL, min_size=3, max_size=3))
 @settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
-def test_folded_trials_are_trials_of_their_own(beside, trials):
-    """Whatever their settings, 20 steps and more: all weights equal to a share of each tensor's norm."""
+def test_folded_trials_equal_separate_trials(beside, trials):
+    """For any settings, after 20 steps or more: the error of each weight is small relative to its norm."""
     folded, plain, close = beside
     rows = len(plain.setup.tokens["train"].lengths)
     for params in trials:
@@ -321,13 +321,13 @@ def test_folded_trials_are_trials_of_their_own(beside, trials):
                 assert (weight - own).norm() <= close * size, name
 
 
-# ---------------------------------------------------------------- how many
+# ---------------------------------------------------------------- the number of slots
 
 
 @pytest.mark.parametrize(
     ("speeds", "fits", "most", "chosen"),
     [
-        ({1: 10, 2: 19, 4: 30, 8: 31, 16: 99}, 64, 20, 4),  # 8 gain too little, and 16 are not looked at
+        ({1: 10, 2: 19, 4: 30, 8: 31, 16: 99}, 64, 20, 4),  # 8 gain too little, so 16 are not tried
         ({1: 10, 2: 19, 4: 38, 8: 70}, 4, 20, 4),
         ({1: 10, 2: 19, 4: 38, 5: 47}, 64, 5, 5),
         ({1: 10, 2: 9}, 64, 20, 1),
@@ -346,7 +346,7 @@ def test_slots_are_doubled_while_that_is_faster_and_fits(tmp_path, monkeypatch, 
     assert array.fastest_slots(most) == chosen
 
 
-def test_a_measurement_leaves_no_trace(tmp_path, alone):
+def test_a_measurement_does_not_change_later_trials(tmp_path, alone):
     array = open_array(tmp_path, slots="auto")
     assert array.engine._speed(3) > 0
     assert array.fastest_slots(2) in (1, 2)
@@ -363,7 +363,7 @@ def test_a_study_remembers_how_many_slots_it_measured(tmp_path, monkeypatch):
         return run_study.run(study_spec.build({**raw, "trials": trials}, "test", tmp_path), url).array.slots
 
     monkeypatch.setattr(FoldedEngine, "fastest_slots", lambda self, most: min(most, 4))
-    assert slots(3) == 3  # as many as there are trials: nothing is known of more
+    assert slots(3) == 3  # as many as there are trials; more were not measured
     with monkeypatch.context() as patch:
         patch.setattr(FoldedEngine, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):

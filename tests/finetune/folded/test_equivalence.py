@@ -28,13 +28,13 @@ def checked(name: str, **changes) -> str | None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_what_folds_passes(name):
+def test_models_that_fold_pass(name):
     assert checked(name) is None
 
 
 @pytest.mark.parametrize("lora", [None, Lora(("all_linear",), 3)])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "modernbert", "qwen3", "xlnet"])
-def test_so_it_does_with_the_slots_in_one_product_as_on_a_gpu(name, lora, monkeypatch):
+def test_models_that_fold_pass_with_one_product_for_all_slots_as_on_a_gpu(name, lora, monkeypatch):
     monkeypatch.setattr(folded_layers, "_one_by_one", lambda x: False)
     monkeypatch.setattr(folded_layers, "_product", None)
     task, config = configuration(name)
@@ -50,7 +50,7 @@ def test_the_copy_has_two_layers_and_few_tokens():
     assert check(task._model_mapping[type(config)], config) is None
 
 
-def test_it_is_done_once_for_what_matters(monkeypatch):
+def test_equal_configurations_are_checked_once(monkeypatch):
     calls = []
     monkeypatch.setattr(equivalence, "_difference", lambda kind, *_: calls.append(kind))
     for layers, labels, width in [(2, 3, 32), (5, 3, 32), (5, 3, 64)]:
@@ -59,7 +59,7 @@ def test_it_is_done_once_for_what_matters(monkeypatch):
     assert len(calls) == 2
 
 
-def test_it_draws_nothing_from_the_callers_generator():
+def test_the_check_draws_nothing_from_the_callers_generator():
     torch.manual_seed(1)
     wanted = torch.rand(1)
     torch.manual_seed(1)
@@ -67,7 +67,7 @@ def test_it_draws_nothing_from_the_callers_generator():
     assert torch.equal(torch.rand(1), wanted)
 
 
-def test_a_module_in_the_way_is_named():
+def test_a_module_that_cannot_fold_is_named():
     config = AutoConfig.for_model("squeezebert", hidden_size=32, embedding_size=32, num_attention_heads=4)
     kind = configuration("bert")[0]._model_mapping[type(config)]
     assert "transformer.encoder.layers.0.attention.query (Conv1d) and 15 more" in str(check(kind, config))
@@ -97,7 +97,7 @@ def test_a_wrong_epsilon_is_caught(monkeypatch):
     forward = FoldedLayerNorm.forward
 
     def wrong(self, x):
-        eps, self.eps = self.eps, 1e-5  # in place of 1e-12
+        eps, self.eps = self.eps, 1e-5  # instead of 1e-12
         y = forward(self, x)
         self.eps = eps
         return y
@@ -114,7 +114,7 @@ def test_a_wrong_gradient_is_caught(monkeypatch):
     assert "the gradient of bert.embeddings.word_embeddings.weight" in str(checked("bert-masked"))
 
 
-def test_shared_positions_that_miss_their_rows_are_caught(monkeypatch):
+def test_shared_positions_added_to_the_wrong_rows_are_caught(monkeypatch):
     monkeypatch.setattr(folded_layers, "_SUMS", set())
     assert "BertForSequenceClassification does not run with two trials" in str(checked("bert"))
 

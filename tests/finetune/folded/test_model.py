@@ -56,18 +56,18 @@ def test_three_folded_slots_are_three_models(name, dtype, tolerance):
         wanted, found = gradients(model), gradients(together, slot)
         largest = max(gradient.norm() for gradient in wanted.values())
         for key, gradient in wanted.items():
-            # The bias of keys has no gradient but for rounding: it adds the same to all scores of a query.
+            # The gradient of key biases is only rounding: they add the same to all scores of a query.
             size = largest if is_key_bias(key) else gradient.norm()
             assert (found[key] - gradient).norm() <= tolerance * size, key
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_autocast_gives_layers_the_types_they_have_alone(name):
+def test_autocast_gives_folded_layers_the_types_of_plain_ones(name):
     (model,) = models(name, 1)
     together, inputs = fold(model, 2), flat(rows(model, 2))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         types = [types_of(each, inputs) for each in (model, together)]
-    assert types[1].items() <= types[0].items()  # DeBERTa's relative positions pass by some layers
+    assert types[1].items() <= types[0].items()  # DeBERTa's relative positions do not pass some layers
     assert torch.bfloat16 in types[0].values()
 
 
@@ -186,7 +186,7 @@ class Gate(nn.Module):
 
 
 class Sorted(nn.Module):
-    """Owns a vector, but its rows are not its own business."""
+    """Owns a vector, but computes over its first dimension, which is that of the slots when folded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,14 +204,14 @@ class Scaled(nn.Linear):
 
 
 class Halved(nn.Linear):
-    """One that does."""
+    """A subclass of a known layer that calls it."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input) / 2
 
 
 class ScaleAndShift(nn.Module):
-    """A layer nobody has heard of, of vectors only."""
+    """An unknown layer with vectors only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ def test_unknown_layers_fold_where_their_own_code_does(kind):
         torch.testing.assert_close(logits[slot], wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_packed_tokens_meet_their_slots_weights():
+def test_packed_tokens_are_multiplied_with_their_slots_weights():
     alone = models("gemma", 3)
     together = folded(alone)
     x, ids = torch.randn(3, 7, 32), torch.randint(5, 100, (3, 7))
@@ -288,7 +288,7 @@ def same_bits(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -
     return [key for key, tensor in wanted.items() if not torch.equal(found[key], tensor)]
 
 
-# Whose attention writes its scores out: the softmax's backward on a CPU depends on the threads at odd lengths.
+# With attention that is not fused: on a CPU the softmax's backward depends on the threads at odd lengths.
 WRITTEN_OUT = {"deberta-v3", "mpnet", "t5", "xlnet"}
 
 
@@ -333,7 +333,7 @@ def test_every_architecture_of_the_list_is_here():
 @pytest.mark.bits
 @pytest.mark.parametrize(("count", "inputs", "outputs"), [(132, 1536, 384), (200, 3072, 768), (384, 384, 1536)])
 def test_wide_layers_have_the_same_bits_however_many_slots_and_threads(count, inputs, outputs):
-    """With two threads a batched matmul of one is summed in another order than one of several."""
+    """With two threads a batched matmul of one matrix is summed in another order than one of several."""
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(3, count, inputs, generator=generator), torch.randn(3, outputs, inputs, generator=generator)
     threads, found = torch.get_num_threads(), []

@@ -1,4 +1,4 @@
-"""AdamW of several trials at once against torch's, a trial each."""
+"""AdamW of several trials at once against torch's AdamW for each trial."""
 
 import copy
 import math
@@ -18,7 +18,7 @@ PARAMS = [
     TrainingParams.of({"learning_rate": 3e-3, "weight_decay": 0.0, "schedule": "cosine", "max_grad_norm": 1e6}),
     TrainingParams.of({"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_ratio": 0.5}),
 ]
-# Which of the three step, micro-step by micro-step: as trials of different batch sizes do.
+# Which of the three trials step at each micro-step, as with different batch sizes.
 STEPPING = [[1, 0, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 0]]
 TOTAL = 8
 
@@ -92,7 +92,7 @@ def test_every_slot_steps_as_torch_s_adamw_would(models):
     torch.testing.assert_close(second, expected["exp_avg_sq"])
 
 
-def test_a_slot_that_waits_keeps_its_gradients_and_everything_else(models):
+def test_nothing_of_a_slot_that_waits_is_changed(models):
     model, together = folded_optimizer(models)
     model(torch.arange(12).view(3, 4) % 7).sum().backward()
     before = {name: getattr(together, name).clone() for name in ("weights", "gradients")}
@@ -105,7 +105,7 @@ def test_a_slot_that_waits_keeps_its_gradients_and_everything_else(models):
     assert together.moments(1, "classifier.weight")["step"] == 0
 
 
-def test_a_slot_of_nan_is_cleared_and_leaves_the_others_alone(models):
+def test_a_slot_of_nan_is_cleared_and_does_not_change_the_others(models):
     model, together = folded_optimizer(models)
     _, reference = folded_optimizer(copy.deepcopy(models))
     rates = torch.full((3, len(together.depths)), 0.1, dtype=torch.float64)
@@ -123,7 +123,7 @@ def test_a_slot_of_nan_is_cleared_and_leaves_the_others_alone(models):
     assert not together.weights.isnan().any()
 
 
-def test_embeddings_are_the_deepest_and_what_is_left_of_an_unused_row_is_known(models):
+def test_embeddings_are_the_deepest_and_unused_rows_decay_as_computed(models):
     _, together = folded_optimizer(models)
     rates = together.rates(0, TOTAL, replace(PARAMS[0], schedule="constant", warmup_ratio=0.0))
     assert together.depths == [0, 2, 3, 4]

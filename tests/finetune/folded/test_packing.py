@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from hpo.finetune.folded import packing
 
-LENGTHS = torch.tensor([[3, 1, 4], [2, 0, 2]])  # 0: a row that is there to fill up
+LENGTHS = torch.tensor([[3, 1, 4], [2, 0, 2]])  # 0: a row that fills a micro-batch up
 PACKING = packing.Packing(LENGTHS, tokens=9, length=5)
 
 
-def test_rows_lie_end_to_end_each_slot_in_a_line_of_its_own():
+def test_rows_lie_end_to_end_in_a_line_for_each_slot():
     rows = torch.arange(1.0, 31.0).view(6, 5, 1)
     line = PACKING.to_line(rows).squeeze(-1)
     assert line.tolist() == [[1, 2, 3, 6, 11, 12, 13, 14, 0], [16, 17, 26, 27, 0, 0, 0, 0, 0]]
@@ -24,7 +24,7 @@ def test_rows_lie_end_to_end_each_slot_in_a_line_of_its_own():
     spare=st.integers(0, 3),
 )
 @settings(max_examples=50, deadline=None, derandomize=True)
-def test_what_is_packed_comes_out_as_it_was(lengths, spare):
+def test_packed_tokens_are_unpacked_unchanged(lengths, spare):
     counts = torch.tensor(lengths)
     made = packing.Packing(counts, int(counts.sum(1).max()) + spare + 1, 6)
     rows = torch.randn(counts.numel(), 6, 2).masked_fill(~made.real[..., None], 0.0)
@@ -33,12 +33,12 @@ def test_what_is_packed_comes_out_as_it_was(lengths, spare):
 
 
 @pytest.mark.parametrize(("move", "shape"), [("to_rows", (2, 9, 2)), ("first", (2, 9, 2)), ("to_line", (6, 5, 2))])
-def test_gradients_go_back_the_way_that_values_came(move, shape):
+def test_gradients_are_those_of_the_values(move, shape):
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(getattr(PACKING, move), (x,))
 
 
-def test_nothing_is_packed_outside():
+def test_nothing_is_packed_outside_of_the_context():
     with packing.packed(PACKING):
         assert packing.current() is PACKING
     assert packing.current() is None

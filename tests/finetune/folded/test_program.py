@@ -1,4 +1,4 @@
-"""The micro-step as a program: what can be recorded once and replayed for every later trial."""
+"""The micro-step as a program that can be recorded once and replayed for every later trial."""
 
 from contextlib import nullcontext
 
@@ -27,7 +27,7 @@ from hpo.tasks.classification import TASKS
 @pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "qwen3"])
 def test_a_recorded_program_trains_every_later_trial_to_the_bit(tmp_path, monkeypatch, kind, worth):
-    """Other rows, rates, masks, batch sizes, epochs and dropout come in by memory alone."""
+    """Other rows, rates, masks, batch sizes, epochs and dropout are read from tensors only."""
     monkeypatch.setattr(engine, "WORTH_PACKING", worth)
     tiny.save_model(tmp_path / "model", kind)
     trials = [{**each, "epochs": 1} for each in MIXED]
@@ -39,7 +39,7 @@ def test_a_recorded_program_trains_every_later_trial_to_the_bit(tmp_path, monkey
     assert [number for number in expected if not same(expected[number], found[number])] == []
 
 
-def test_the_tape_tells_a_program_that_depends_on_the_host():
+def test_the_tape_detects_a_program_that_depends_on_the_host():
     step, total = 0, torch.zeros(2)
 
     def program():
@@ -57,13 +57,13 @@ def test_the_tape_tells_a_program_that_depends_on_the_host():
 
 
 def stepped(weights, gradients, *others, lr, found_inf, **settings):
-    """In the place of the fused kernel, which knows only tensors with values."""
+    """Replace the fused kernel, which needs tensors with values."""
     for weight, *like in zip(weights, gradients, *others[:2], strict=True):
         assert all(each.shape == weight.shape and each.is_contiguous() for each in like)
     assert lr.shape == found_inf.shape == ()
 
 
-def test_what_is_on_a_device_reads_nothing_of_the_host_but_numbers():
+def test_operations_on_a_device_read_only_numbers_of_the_host():
     here, there = torch.zeros(3), torch.zeros(3, device="meta")
     with tape.OnDevice():
         _ = there + torch.tensor(2.0)
@@ -82,15 +82,15 @@ def test_what_is_on_a_device_reads_nothing_of_the_host_but_numbers():
         ("xlnet", None, ("all_linear",)),
     ],
 )
-def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_path, monkeypatch, kind, line, targets):
-    """On tensors without values, which take the way of a GPU: any look at one is an error."""
+def test_a_program_on_a_gpu_reads_no_values_and_no_tensors_of_the_host(tmp_path, monkeypatch, kind, line, targets):
+    """On meta tensors, with the code for a GPU: reading a value is an error."""
     folder = tiny.save_model(tmp_path / "model", kind)
     model, head = load_model(str(folder), folder, "single_label", ["a", "b"], 0)
     first_token.shorten(model)
     dropout.install(model)
     monkeypatch.setattr(torch, "_fused_adamw_", stepped)
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    monkeypatch.setattr(folded, "_folds", lambda layer, kind: True)  # tried on values
+    monkeypatch.setattr(folded, "_folds", lambda layer, kind: True)  # it compares values
     meta = torch.device("meta")
     lengths = np.random.default_rng(0).integers(3, 15, 40)
     numbers = torch.empty(40, dtype=torch.int64, device=meta)
@@ -113,10 +113,10 @@ def test_what_runs_on_a_gpu_asks_for_no_value_and_needs_none_of_the_host(tmp_pat
         program.losses.tolist()
 
 
-def test_a_trial_moves_no_memory(tmp_path):
+def test_another_trial_moves_no_memory(tmp_path):
     array = open_array(tmp_path, slots=3)
     curves(array, MIXED[:3])
-    program = array.engine._program
+    program = array.engine.program
 
     def addresses():
         tensors = [*program.model.parameters(), *(p.grad for p in program.model.parameters() if p.grad is not None)]
@@ -127,7 +127,7 @@ def test_a_trial_moves_no_memory(tmp_path):
 
     before = addresses()
     curves(array, MIXED)
-    assert array.engine._program is program
+    assert array.engine.program is program
     assert addresses() == before
 
 

@@ -43,7 +43,7 @@ SPACE = {
     "lora_targets": list(LORA_TARGETS),
     "layer_decay": [1.0, 0.8],
 }
-# Trials that differ in everything, and more of them than slots.
+# Trials that differ in everything; more trials than slots.
 MIXED = [
     {"learning_rate": 3e-3, "epochs": 2, "batch_size": 8, "lora_rank": 2, "lora_alpha": 4.0, "lora_dropout": 0.2},
     {
@@ -77,7 +77,7 @@ def head_of(model):
 
 
 def under_our_names(model):
-    """Return what a peft model trains, by the names that it has here."""
+    """Return the trained parameters of a peft model, by hpo's names."""
     found = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -92,7 +92,7 @@ def under_our_names(model):
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "deberta-v3", "xlnet"])
 def test_three_slots_are_three_peft_models(tmp_path, name):
-    """Outputs and gradients, of adapters that do something: float64, to 1e-9."""
+    """Outputs and gradients, with adapters that are not zero: float64, to 1e-9."""
     (base,) = architectures.models(name, 1, torch.float64)
     base.config._name_or_path = str(tmp_path)
     targets = ("all_linear",) if name == "xlnet" else tuple(LORA_TARGETS)
@@ -134,7 +134,7 @@ def test_three_slots_are_three_peft_models(tmp_path, name):
 
 
 def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monkeypatch):
-    """Ten optimiser steps and more, clipped, decayed and scheduled, from the array's own start: float64, to 1e-9."""
+    """Ten optimiser steps or more, clipped, decayed and scheduled, from the array's start: float64, to 1e-9."""
 
     def load_in_float64(*args):
         model, head = load_model(*args)
@@ -214,7 +214,7 @@ def test_adapters_start_as_those_of_peft(tmp_path):
     assert all(torch.equal(adapters_of(model)[name].A[:6], a) for name, a in drawn.items())
 
 
-# ---------------------------------------------------------------- whose result it is
+# ---------------------------------------------------------------- independence of slots
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_a_trial_is_to_the_bit_the_same_whatever_the_slots_and_neighbours(tmp_pa
 
 
 def test_other_widths_and_families_are_the_same_to_the_bit_too(tmp_path):
-    """One product over all rows is not: how MKL sums depends on their number (seen at 8 rows of 384 and two labels)."""
+    """With one product over all rows they differ: MKL's sums depend on the number of rows (seen at 8 rows of 384)."""
     tiny.save_model(tmp_path / "model", "gpt2")
     one, three = (curves(open_array(tmp_path, slots=slots), MIXED[:3]) for slots in (1, 3))
     assert all(same(one[number], three[number]) for number in one)
@@ -264,7 +264,7 @@ def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
     for slot in range(3):
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
     with torch.no_grad():
-        for parameter in array.engine._program.model.parameters():
+        for parameter in array.engine.program.model.parameters():
             if parameter.requires_grad:
                 parameter[1] = math.nan
     outcomes = array.advance()
@@ -273,32 +273,32 @@ def test_a_slot_full_of_nan_leaves_the_others_as_they_are(tmp_path, alone):
         assert (outcomes[slot].at, outcomes[slot].value, outcomes[slot].metrics) == alone[slot][0]
 
 
-# ---------------------------------------------------------------- what is trained, and what is not
+# ---------------------------------------------------------------- what is trained
 
 
-def test_training_leaves_the_base_the_padded_ranks_and_the_targets_of_others_alone(tmp_path):
+def test_training_changes_neither_the_base_nor_unused_ranks_and_targets(tmp_path):
     array = open_array(tmp_path, slots=3)
     for slot in range(3):
         array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
     frozen = {
         name: p
-        for name, p in array.engine._program.model.named_parameters()
+        for name, p in array.engine.program.model.named_parameters()
         if not p.requires_grad and "adapter" not in name
     }
-    assert len(frozen) == len(array.setup.initial.pristine) - 3 * len(adapters_of(array.engine._program.model)) - len(
+    assert len(frozen) == len(array.setup.initial.pristine) - 3 * len(adapters_of(array.engine.program.model)) - len(
         array.adaptation.lora.head
     )
     assert all(p is array.setup.model.get_parameter(name) for name, p in frozen.items())  # one for all slots
-    before = {name: p.clone() for name, p in array.engine._program.model.named_parameters()}
+    before = {name: p.clone() for name, p in array.engine.program.model.named_parameters()}
     array.advance()
     assert all(torch.equal(p, before[name]) for name, p in frozen.items())
-    changed = {name for name, p in array.engine._program.model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {name for name, p in array.engine._program.model.named_parameters() if p.requires_grad}
+    changed = {name for name, p in array.engine.program.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name, p in array.engine.program.model.named_parameters() if p.requires_grad}
     for slot in range(3):
         params = DEFAULTS | MIXED[slot]
-        used = array.adaptation.lora.layers(array.engine._program.model, [params["lora_targets"]])
+        used = array.adaptation.lora.layers(array.engine.program.model, [params["lora_targets"]])
         assert used
-        for name, adapter in adapters_of(array.engine._program.model).items():
+        for name, adapter in adapters_of(array.engine.program.model).items():
             own, rank = name.removesuffix(".adapter") in used, params["lora_rank"]
             assert bool(adapter.B[slot, :, :rank].any()) == own
             assert bool(adapter.A[slot, :rank].any()) == own
@@ -320,7 +320,7 @@ def test_every_architecture_folds_with_adapters_or_is_found_not_to(name):
         assert wrong is None
 
 
-def test_what_does_not_fold_trains_with_one_slot(tmp_path, monkeypatch):
+def test_a_model_that_does_not_fold_trains_with_one_slot(tmp_path, monkeypatch):
     monkeypatch.setattr("hpo.finetune.folded.equivalence.check", lambda *given: "it does not")
     array = open_array(tmp_path, slots=2)
     assert isinstance(array.adaptation, LoraAdaptation)
@@ -345,11 +345,11 @@ def test_slots_are_not_measured_where_trials_would_differ(tmp_path, monkeypatch)
     assert array.fastest_slots(4) == 1
 
 
-# ---------------------------------------------------------------- what is kept
+# ---------------------------------------------------------------- written adapters
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "roberta"])
-def test_a_kept_adapter_loads_with_peft(tmp_path, kind):
+def test_a_written_adapter_loads_with_peft(tmp_path, kind):
     tiny.save_model(tmp_path / "model", kind)
     array = open_array(tmp_path, slots=2)
     for slot in range(2):
@@ -433,7 +433,7 @@ def test_a_study_runs_from_its_file_to_verdict_and_export(tmp_path, monkeypatch)
         ({"lora_rank": 8, "lora_targets": ["atention"]}, "lora_targets", "is not one of query_value, attention, all"),
     ],
 )
-def test_a_space_that_cannot_be_is_refused_when_it_is_read(space, place, said):
+def test_an_impossible_space_is_refused_when_it_is_read(space, place, said):
     parameters = {"learning_rate": [1e-4, 1e-3], "epochs": [1, 2], **space}
     for written, path in ((parameters, (place,)), ({"parameters": parameters}, ("parameters", place))):
         with pytest.raises(ConfigError) as raised:
@@ -450,7 +450,7 @@ def test_adapters_always_train_folded():
     assert study_spec.build({**raw, "objective": "m:f", "model": None, "data": None, "fold": None}, "test", None)
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch):
+def test_a_missing_model_or_package_is_named(tmp_path, monkeypatch):
     tiny.save_model(tmp_path / "model")
     array = open_array(tmp_path)
     array.load(0, TrialSpec(0, MIXED[0], 1))

@@ -7,7 +7,7 @@ from hpo.finetune.models import dropout
 
 
 def mask(shape, rates, number=0, rows=0):
-    """Return the mask that is the number-th of a forward pass."""
+    """Return mask `number` of a forward pass."""
     for _ in range(number):
         dropout.drop(torch.ones(1), 0.5)
     return dropout.drop(torch.ones(shape), rates, rows)
@@ -22,7 +22,7 @@ def test_mask_drops_a_share_p_and_keeps_the_mean(p):
 
 
 def test_draws_are_those_of_splitmix64():
-    """Whose published first numbers from the seed 1234567 these are."""
+    """Against its published first numbers for the seed 1234567."""
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     with dropout.drawing_from(torch.tensor([1234567])):
         draws = dropout._draws(1, 20, 0, torch.device("cpu"))
@@ -30,14 +30,14 @@ def test_draws_are_those_of_splitmix64():
     assert words[1:] == published
 
 
-def test_mask_elements_are_independent_of_those_beside_and_far_from_them():
+def test_mask_elements_are_independent_of_near_and_far_ones():
     drawn = (mask((1_000_000,), 0.5) > 0).double()
     for apart in (1, 2, 3, 4, 5, 8, 64, 384, 1024, 4096, 65536):
         correlation = torch.corrcoef(torch.stack([drawn[:-apart], drawn[apart:]]))[0, 1]
         assert abs(correlation) < 0.005, apart
 
 
-def test_masks_are_other_ones_for_another_seed_step_micro_batch_and_place_in_the_model():
+def test_masks_differ_by_seed_step_micro_batch_and_place_in_the_model():
     keys = [dropout.key(seed, micro_batch) for seed in (0, 1, 2, 2**31) for micro_batch in (0, 1, 2)]
     drawn = []
     for key in keys:
@@ -59,7 +59,7 @@ def test_same_key_same_mask():
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_a_slot_has_the_mask_that_it_has_alone_whatever_its_neighbours_drop(rows):
+def test_a_slots_mask_does_not_depend_on_its_neighbours(rows):
     rates = dropout.SlotRates(3, torch.device("cpu"))
     for slot, p in enumerate((0.3, 0.0, 0.6)):
         rates.set(slot, p)
@@ -78,7 +78,7 @@ def test_a_slot_has_the_mask_that_it_has_alone_whatever_its_neighbours_drop(rows
             assert (found == 0).any() == (p > 0)
 
 
-def test_module_is_silent_in_evaluation_and_masks_gradients_in_training():
+def test_module_does_nothing_in_evaluation_and_masks_gradients_in_training():
     module, x = dropout.OwnDropout(0.4), torch.ones(50, 50, requires_grad=True)
     assert module.train(False)(x) is x
     y = module.train(True)(x)

@@ -26,7 +26,7 @@ def test_a_model_that_reads_the_first_token_is_shortened_without_a_difference(tm
         torch.testing.assert_close(results[1][1][name], gradient)
 
 
-def test_a_model_that_reads_other_tokens_is_left_alone(tmp_path):
+def test_a_model_that_reads_other_tokens_is_not_changed(tmp_path):
     folder = tiny.save_model(tmp_path)
     model, _ = load_model(str(folder), folder, "single_label", ["a", "b"])
 

@@ -17,7 +17,7 @@ def test_our_attention_gives_the_outputs_of_transformers_own(tmp_path, kind):
     theirs.load_state_dict(ours.state_dict())
     ids = torch.randint(4, 70, (3, 9))
     mask = (torch.arange(9) < torch.tensor([9, 5, 2])[:, None]).long()
-    ids[torch.arange(3), mask.sum(dim=1) - 1] = 3  # where T5 and BART read their answer
+    ids[torch.arange(3), mask.sum(dim=1) - 1] = 3  # where T5 and BART classify
     inputs = {"input_ids": torch.where(mask == 1, ids, 0), "attention_mask": mask}
     with torch.no_grad():
         torch.testing.assert_close(ours.train(False)(**inputs).logits, theirs.train(False)(**inputs).logits)
@@ -43,7 +43,7 @@ def test_a_trial_starts_from_the_pretrained_weights_with_a_head_of_its_seed(tmp_
     assert model.classifier.bias.abs().max() == 0
 
 
-def test_dropout_is_set_everywhere_and_taken_back(tmp_path):
+def test_dropout_is_set_everywhere_and_reset(tmp_path):
     folder = tiny.save_model(tmp_path)
     model, head = load_model(str(folder), folder, "single_label", ["a", "b"])
     dropout.install(model)
@@ -68,7 +68,7 @@ def test_dropout_is_set_everywhere_and_taken_back(tmp_path):
         ("someone/some-model", "./bert-base-uncased"),
     ],
 )
-def test_a_model_that_cannot_be_had_gets_one_error_with_the_way_on(tmp_path, name, says):
+def test_a_model_that_cannot_be_loaded_gets_one_error_with_the_next_step(tmp_path, name, says):
     with pytest.raises(ModelError, match=says):
         load_tokenizer(name, tmp_path)
 

@@ -17,24 +17,24 @@ from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study
 from hpo.finetune.models import dropout
-from hpo.finetune.sharded.engine import ShardedArray, ShardLostError
-from hpo.finetune.sharded.process import ShardEngine
+from hpo.finetune.sharded.array import ShardedArray, ShardLostError
+from hpo.finetune.sharded.engine import ShardEngine
 
 pytestmark = pytest.mark.slow  # processes that each import torch
 
 EXACT = {"learning_rate": 1e-2, "epochs": 3, "dropout": 0.0, "class_weights": "balanced"}
-EXACT |= {"layer_decay": 0.9, "max_grad_norm": 0.3, "warmup_ratio": 0.0}  # some steps are clipped, and others not
-LONG = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}  # more steps than any test waits for
-NO_ROOM, COMPARED = 40, 41  # batch sizes that mean something to `Watched`
+EXACT |= {"layer_decay": 0.9, "max_grad_norm": 0.3, "warmup_ratio": 0.0}  # some steps are clipped, others are not
+LONG = {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}  # more steps than a test waits for
+NO_ROOM, COMPARED = 40, 41  # batch sizes with a meaning for `Watched`
 
 
 class Watched(ShardEngine):
-    """A shard that can run out of memory, and that can compare its masks with the other's."""
+    """An engine that can run out of memory, and that can compare its masks with those of the other process."""
 
     def _accumulate(self, slot, rows, seed):
         size = slot.params.batch_size
         if size == NO_ROOM and self.rank == 1 and self.micro_batch > 4:
-            raise torch.OutOfMemoryError("out of memory")  # while the other process is in the midst of a collective
+            raise torch.OutOfMemoryError("out of memory")  # while the other process waits in a collective
         if size == COMPARED:
             masks = [torch.zeros(64), torch.zeros(64)]
             with self.setup.masked(dropout.key(seed)):
@@ -62,12 +62,12 @@ def single(folder):
 def sharded(folder):
     array = opened(folder, shards=2, micro_batch=6)
     assert isinstance(array, ShardedArray)
-    array.engine = Watched
+    array.engine_class = Watched
     yield array
-    array._disband()
+    array.close()
 
 
-def test_how_far_the_trial_is_comes_from_its_processes(sharded):
+def test_the_processes_report_progress(sharded):
     sharded.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8}, 0))
     assert sharded.seen(0) is None
     assert sharded.advance()[0].at == 60
@@ -101,20 +101,20 @@ def curve(evaluations):
     return [(e.at, e.of, e.last, e.value) for e in evaluations]
 
 
-# ---------------------------------------------------------------- what is trained
+# ---------------------------------------------------------------- results
 
 
-@pytest.mark.parametrize("size", [16, 7, 59])  # 60 rows: batches that are halved, that are not, and one of one row
+@pytest.mark.parametrize("size", [16, 7, 59])  # 60 rows: batches of even and odd size, and one of one row
 def test_a_divided_trial_is_the_trial_of_one_process(folder, single, sharded, size, tmp_path):
     params = {**EXACT, "batch_size": size}
     alone = trained(single, params, tmp_path / "alone")
     together = trained(sharded, params, tmp_path / "together")
-    assert np.ptp([e.value for e in alone]) > 5e-5  # or an equal curve would say nothing
+    assert np.ptp([e.value for e in alone]) > 5e-5  # else an equal curve would prove nothing
     np.testing.assert_allclose(curve(together), curve(alone), atol=1e-5)
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "together"))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        if name.endswith("key.bias"):  # no output depends on it: its gradient is rounding, which Adam makes a step of
+        if name.endswith("key.bias"):  # its gradient is only rounding, which AdamW turns into steps
             continue
         torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     config_files = [(tmp_path / name / "config.json").read_text() for name in ("alone", "together")]
@@ -158,10 +158,10 @@ def test_a_study_runs_over_two_processes(folder, single, sharded, tmp_path, monk
         run_study.run(study_spec.build({**raw, "shards": 1}, "test", folder), "sqlite:///hpo.db")
 
 
-# ---------------------------------------------------------------- what ends it
+# ---------------------------------------------------------------- trials that end early
 
 
-def test_all_processes_halt_at_the_same_step_and_go_on_with_the_next_trial(single, sharded):
+def test_all_processes_stop_at_the_same_step_and_train_the_next_trial(single, sharded):
     sharded.load(0, TrialSpec(0, LONG, 1))
     sharded.advance()
     before = [process.pid for process in sharded._group.processes]
@@ -184,12 +184,12 @@ def test_a_trial_that_diverges_ends_alone(sharded):
     assert sharded._group is not None
 
 
-def test_memory_that_lacks_in_one_process_halves_the_micro_batch_of_all(single, sharded):
+def test_a_lack_of_memory_in_one_process_halves_the_micro_batch_of_all(single, sharded):
     params = {**EXACT, "batch_size": NO_ROOM}
     began = time.monotonic()
     with pytest.raises(GaveWayError, match="at most 3 examples") as caught:
         trained(sharded, params)
-    assert "in _accumulate" in caught.value.__notes__[0]  # where it was raised, in the other process
+    assert "in _accumulate" in caught.value.__notes__[0]  # the traceback of the other process
     assert time.monotonic() - began < 30
     np.testing.assert_allclose(curve(trained(sharded, params)), curve(trained(single, params)), atol=1e-5)
     assert sharded.micro_batch == 3
@@ -205,7 +205,7 @@ def test_a_process_that_is_killed_ends_the_study_with_an_error(sharded):
         advanced_until_it_raises(sharded)
     assert time.monotonic() - began < 15
     assert not any(process.is_alive() for process in processes)
-    sharded.unload(0)  # as the runner does; there is nothing left to tell
+    sharded.unload(0)  # as the runner does, although there are no processes
 
 
 LEADER = """
@@ -224,12 +224,12 @@ while True:
 """
 
 
-def test_nothing_is_left_of_a_study_whose_leading_process_is_killed(folder):
+def test_no_process_survives_the_leading_process(folder):
     command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{LEADER}", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as leader:
         assert leader.stdout.readline().startswith("trains")
         leader.kill()
-        leader.communicate(timeout=15)  # until nobody has its output open any more
+        leader.communicate(timeout=15)  # until no process has its output open
 
 
 def test_more_shards_than_gpus_are_refused(folder, monkeypatch):

@@ -1,0 +1,81 @@
+"""What engines do with the model of one trial: put it to a trial's start, predict with it, measure its speed."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from transformers import PreTrainedModel
+
+from hpo.core.seeds import derived_seed
+from hpo.core.trainer import TrialSpec
+from hpo.finetune import optimizer as optimizers
+from hpo.finetune.adaptation import Adaptation
+from hpo.finetune.data.batches import epoch_batches
+from hpo.finetune.device import widened
+from hpo.finetune.setup import Setup
+from hpo.finetune.slot import Slot
+from hpo.recipe.training_params import TrainingParams
+from hpo.tasks.classification import Outputs
+
+log = logging.getLogger(__name__)
+
+
+def reset(
+    setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: TrialSpec, params: TrainingParams
+) -> None:
+    """Put a model to where a trial starts: pretrained weights, and a head and adapters drawn from the trial's seed."""
+    setup.initial.start(model, derived_seed(trial.seed, "head"), params.dropout)
+    adaptation.start(model, params, derived_seed(trial.seed, "adapters"))
+
+
+def begin(setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: TrialSpec, window: int) -> Slot:
+    """Return a trial that trains a model with an optimiser of its own: at its start, or where its checkpoint left it.
+
+    Args:
+        setup: What trials share.
+        adaptation: What of the model is trained.
+        model: The trial's model; changed in place.
+        trial: The trial.
+        window: As in `epoch_batches`.
+
+    Raises:
+        ValueError: The checkpoint is another trial's, or another model's.
+        KeyError: The checkpoint lacks something.
+    """
+    params = TrainingParams.of(trial.params)
+    reset(setup, adaptation, model, trial, params)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = optimizers.build(parameters, setup.head, params)
+    weights = adaptation.owned(model.state_dict(), parameters)
+    slot = setup.new_slot(
+        trial, params, model, weights, parameters, lambda name: optimizer.state[parameters[name]], window
+    )
+    slot.optimizer = optimizer
+    return slot
+
+
+def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Outputs:
+    """Return the outputs of a whole model, whose vocabulary is cut to the study's."""
+    model.to(setup.device)  # type: ignore[arg-type]
+    setup.vocabulary.cut(model)
+    return setup.predict(model, split)
+
+
+def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
+    """Return the seconds per example of forward and backward passes over a few batches; no weight is changed."""
+    log.info("measuring how fast a trial trains")
+    tokens = setup.tokens["train"]
+    batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
+    model.train()
+    examples, began = 0, 0.0
+    for i, rows in enumerate(batches[:6]):
+        if i == 2:  # the first two warm up
+            examples, began = 0, time.perf_counter()
+        inputs, targets = tokens.batch(rows)
+        with setup.autocast():
+            logits = model(**inputs).logits
+        setup.task.loss(widened(logits), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
+        model.zero_grad(set_to_none=True)
+        examples += len(rows)
+    return (time.perf_counter() - began) / examples if began else 0.0
