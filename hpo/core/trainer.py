@@ -118,7 +118,7 @@ class TrialArray(Protocol):
         Returns:
             Slot -> its evaluation; or the exception that ended its trial, alone: `StopIteration` when it had
             no more to do (its value, if any, is the trial's result), a `TrialEndedError` when it is to be told
-            PRUNED, a `GaveWayError` when it is to wait again, untold, because `slots` had to become fewer; any
+            PRUNED, a `ArrayShrankError` when it is to wait again, untold, because `slots` had to become fewer; any
             other when it failed. Slots that `halted` stopped before the end of their segment are left out, and
             stay loaded as they are.
         """

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
-from hpo.core.errors import GoneError, MissingExtraError, StorageError
+from hpo.core.errors import MissingExtraError, StorageError, StorageGoneError
 from hpo.storage.file_lock import LockFolder, refuse_network
 from hpo.storage.postgres_session import open_session
 from hpo.storage.study_cache import READING
@@ -44,14 +44,14 @@ class SameFile:
         """Check that it still is.
 
         Raises:
-            GoneError: It was deleted, or replaced.
+            StorageGoneError: It was deleted, or replaced.
         """
         try:
             what = None if os.path.samestat(self._opened, os.stat(self._path)) else "replaced by another file"
         except OSError as error:
             what = f"deleted or moved ({error.strerror})"
         if what is not None:
-            raise GoneError(
+            raise StorageGoneError(
                 f"the storage {redacted(self._url)} is gone: {self._path} was {what} while it was in use, so that the "
                 "results since then are not in it. Put the file back, from a copy if need be, and run the same command "
                 "again to go on; without it, the same command begins the study anew"
@@ -164,7 +164,7 @@ class _JournalLock(BaseJournalFileLock):
         """Wait for the lock, then cut off a record that its writer did not finish: the next would be glued to it.
 
         Raises:
-            GoneError: The journal was deleted or replaced.
+            StorageGoneError: The journal was deleted or replaced.
             TimeoutError: Another process has kept the lock for long; it may be asked for again.
         """
         if not self._lock.acquire(limit=WAIT):

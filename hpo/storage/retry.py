@@ -9,7 +9,7 @@ import tenacity
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from hpo.core.errors import AwayError, GoneError, HeldError, StorageError, hidden
+from hpo.core.errors import StorageAwayError, StorageError, StorageGoneError, StorageHeldError, hidden
 from hpo.core.interrupts import StopRequest
 from hpo.storage.urls import redacted
 
@@ -38,7 +38,7 @@ class Retry:
         """Return the answer, as soon as there is one.
 
         Raises:
-            AwayError: The storage did not come back.
+            StorageAwayError: The storage did not come back.
             StorageError: It cannot do what it is asked for: its disk is full, above all.
         """
         patient = tenacity.Retrying(
@@ -59,7 +59,7 @@ class Retry:
             ) from None
 
     def _give_up(self, state: tenacity.RetryCallState) -> NoReturn:
-        raise AwayError(
+        raise StorageAwayError(
             f"the storage{self._where} was away for {state.seconds_since_start or 0:.0f} s ({_said(_error(state))}). "
             "Start it, and run the same command again to go on"
         ) from None
@@ -68,7 +68,7 @@ class Retry:
 def _away(error: BaseException) -> bool:
     """Return whether a storage may answer if it is asked again."""
     if isinstance(error, StorageError):  # of the locks: their server cannot be reached
-        return not isinstance(error, AwayError | GoneError | HeldError)
+        return not isinstance(error, StorageAwayError | StorageGoneError | StorageHeldError)
     if isinstance(error, TimeoutError):  # a journal's lock
         return True
     cause = _cause(error)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from hpo.core.errors import HeldError
+from hpo.core.errors import StorageHeldError
 from hpo.storage.file_lock import FileLock, LockFolder
 from hpo.storage.postgres_session import holders, open_session
 from hpo.storage.urls import FILES, POSTGRESQL, path_of, redacted, scheme_of
@@ -217,7 +217,7 @@ def starting(url: str | None, study: str | None = None) -> Iterator[None]:
     already would wait for itself.
 
     Raises:
-        HeldError: Another process has kept it for `LIMIT` seconds.
+        StorageHeldError: Another process has kept it for `LIMIT` seconds.
         StorageError: The storage is on a network file system, or its server cannot be reached.
     """
     what = "make the tables" if study is None else f"make study {study!r} or its rows"
@@ -246,8 +246,8 @@ def _wait(session: Any, url: str, key: int, what: str) -> None:
         time.sleep(PACE)
 
 
-def _held(url: str, holder: str, what: str) -> HeldError:
-    return HeldError(
+def _held(url: str, holder: str, what: str) -> StorageHeldError:
+    return StorageHeldError(
         f"storage {redacted(url)}: {holder} has held the lock to {what} for {LIMIT:g} s. It may be stopped: let it go "
         "on (kill -CONT) or end it (kill -9), and run the same command again"
     )

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy
 from optuna.storages import JournalStorage, RDBStorage
 
-from hpo.core.errors import GoneError, StorageError
+from hpo.core.errors import StorageError, StorageGoneError
 from hpo.storage import backends
 
 CANARY = "c4n4ry-p4ss"
@@ -180,7 +180,7 @@ def test_a_journal_that_vanished_is_an_error_that_holds_nobody_up() -> None:
     kept = backends.connect("journal:///it.log")
     Path("it.log").unlink()
     for name in ("one", "two"):
-        with pytest.raises(GoneError, match="deleted or moved"):
+        with pytest.raises(StorageGoneError, match="deleted or moved"):
             optuna.create_study(storage=kept, study_name=name)
 
 
@@ -292,7 +292,9 @@ def test_what_would_be_written_to_a_file_that_is_gone_is_an_error(url: str, how:
         lambda: study.trials,
         lambda: optuna.get_all_study_names(kept),
     ):
-        with pytest.raises(GoneError, match=rf"the storage {url} is gone: /\S+/it.db was {said}.*Put the file back"):
+        with pytest.raises(
+            StorageGoneError, match=rf"the storage {url} is gone: /\S+/it.db was {said}.*Put the file back"
+        ):
             use()
     assert Path("it.db").exists() == before  # nothing takes its place
 
@@ -301,7 +303,7 @@ def test_what_would_be_written_to_a_file_that_is_gone_is_an_error(url: str, how:
 def test_a_file_that_is_moved_away_and_back_is_the_same(url: str) -> None:
     kept = backends.connect(url)
     os.rename("it.db", "away")
-    with pytest.raises(GoneError):
+    with pytest.raises(StorageGoneError):
         optuna.create_study(storage=kept, study_name="kept")
     os.rename("away", "it.db")
     optuna.create_study(storage=kept, study_name="kept")

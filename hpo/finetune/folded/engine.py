@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hpo.core.errors import GaveWayError, NotFoldableError, OutOfMemoryError
+from hpo.core.errors import ArrayShrankError, NotFoldableError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
@@ -115,7 +115,7 @@ class FoldedEngine:
         """Put a trial into an empty slot: at its start, or where its checkpoint has it go on from.
 
         Raises:
-            GaveWayError: There is no memory for so many slots; there are fewer now.
+            ArrayShrankError: There is no memory for so many slots; there are fewer now.
             OutOfMemoryError: There is none for one.
         """
         params, template = TrainingParams.of(trial.params), self.setup.model
@@ -157,7 +157,7 @@ class FoldedEngine:
         # Not in the handler, where the traceback holds on to what was built.
         if self.slots == 1:
             raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
-        raise GaveWayError(self._halved())
+        raise ArrayShrankError(self._halved())
 
     @contextmanager
     def _context(self, keys: torch.Tensor) -> Iterator[None]:
@@ -283,7 +283,7 @@ class FoldedEngine:
             try:
                 with device.threaded(self.threads):
                     speed = self._speed(slots)
-            except (GaveWayError, OutOfMemoryError):
+            except (ArrayShrankError, OutOfMemoryError):
                 break
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -327,7 +327,7 @@ class FoldedEngine:
         if self.slots == self.micro_batch == 1:
             return dict.fromkeys(occupied, OutOfMemoryError("one example at a time does not fit in memory"))
         self._forget()
-        return dict.fromkeys(occupied, GaveWayError(self._halved()))
+        return dict.fromkeys(occupied, ArrayShrankError(self._halved()))
 
     def _halved(self) -> str:
         """Halve the slots, then the micro-batch, and return what is said of it."""

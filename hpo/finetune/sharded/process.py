@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from hpo.config.schema import StudyConfig
-from hpo.core.errors import GaveWayError, OutOfMemoryError
+from hpo.core.errors import ArrayShrankError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
@@ -59,7 +59,7 @@ HALT = "halt"  # what may come down the pipe while a segment is trained
 TIMEOUT = timedelta(minutes=10)
 
 
-class TooLargeError(GaveWayError):
+class TooLargeError(ArrayShrankError):
     """A pass over a micro-batch does not fit in memory; one of half its size, the argument, may."""
 
     def __str__(self) -> str:
