@@ -22,7 +22,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo.core.comparison import Comparison
 from hpo.core.errors import ArrayShrankError, HpoError, LostTrialError, StorageAwayError
 from hpo.core.events import Observer, Silent
 from hpo.core.interrupts import StopRequest, handling_signals, watchdog
@@ -32,6 +31,7 @@ from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.slot_checkpoints import SlotCheckpoints
 from hpo.execution.trial_outcomes import RETRIED, retries, state_of
+from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision
 from hpo.search.stopping import Rules, out_of_patience
 from hpo.search.trial_order import PAUSED, TrialOrder

@@ -16,7 +16,7 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial
 
-from hpo.core.comparison import Comparison, Key
+from hpo.search.comparison import Comparison, Key
 
 Value = TypeVar("Value")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpo.core.comparison import Comparison
+from hpo.search.comparison import Comparison
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.core.comparison import Comparison
+from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
 from hpo.space.search_space import SearchSpace
 from hpo.storage.study_cache import StudyCache

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from hpo.core.errors import ConfigError, Problem, nearest
 from hpo.recipe.hyperparameters import Hyperparameter, defaults
-from hpo.space.search_space import Categorical, Float, Int, Parameter, Params, Scalar, SearchSpace
+from hpo.space.parameters import Categorical, Float, Int, Parameter, Scalar
+from hpo.space.search_space import Params, SearchSpace
 
 
 def parse(

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from hpo.core.comparison import METRICS_AT, Comparison
+from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
 from hpo.search.pruners import make
+from hpo.storage.step_metrics import METRICS_AT
 
 HIGHER, LOWER = Comparison("maximize"), Comparison("minimize")
 GO_ON, PRUNE, WAIT = Decision.GO_ON, Decision.PRUNE, Decision.WAIT

@@ -12,8 +12,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from hpo.core.errors import ConfigError, nearest
 from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS
+from hpo.space.parameters import MOST_POINTS, Categorical, Float, Int, Parameter
 from hpo.space.parser import parse
-from hpo.space.search_space import MOST_POINTS, Categorical, Float, Int, Parameter, SearchSpace
+from hpo.space.search_space import SearchSpace
 
 # Optuna lowers an end that is off the lattice, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:The distribution is specified by:UserWarning")

@@ -6,8 +6,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.core.comparison import METRICS_AT, Comparison, metrics_at
 from hpo.core.errors import ConfigError, DivergedError
+from hpo.search.comparison import Comparison
+from hpo.storage.step_metrics import METRICS_AT, metrics_at
 
 
 def row(
