@@ -35,8 +35,8 @@ def row(number, state, curve, x=None, **attrs):
     return made
 
 
-def rungs(first=1, factor=2, bootstrap=0, shares=lambda row: True):
-    return Rungs(first, factor, bootstrap, shares)
+def rungs(first=1, factor=2, bootstrap=0, in_bracket=lambda row: True):
+    return Rungs(first, factor, bootstrap, in_bracket)
 
 
 def at(*values):
@@ -144,7 +144,7 @@ def test_earlier_rounds_count_and_their_twins_that_trained_too():
 
 
 def test_brackets_decide_and_wait_for_themselves_alone():
-    mine = rungs(shares=lambda row: row.number % 2 == 0)
+    mine = rungs(in_bracket=lambda row: row.number % 2 == 0)
     rows = [row(0, "R", at(0.5)), row(1, "R", {}), row(2, "R", at(0.4)), row(3, "C", at(0.9))]
     assert [decide(rows, n, 1, mine, 4, HIGHER) for n in (0, 2)] == [GO_ON, PRUNE]
 
@@ -246,7 +246,7 @@ def test_the_rungs_of_successive_halving_are_the_pruners():
     asha = make("asha", {"min_resource": 3, "reduction_factor": 5, "min_early_stopping_rate": 1, "bootstrap_count": 2})
     found = rungs_of(asha, study_of(), row(0, "R", {}), 7)
     assert (found.first, found.factor, found.bootstrap) == (15, 5, 2)
-    assert found.shares(row(9, "R", {}))
+    assert found.in_bracket(row(9, "R", {}))
     guessed = rungs_of(make("asha", {"min_resource": "auto"}), study_of(), row(0, "R", {}), 7)
     assert (guessed.first, guessed.factor) == (7, 4)
 
@@ -258,7 +258,7 @@ def test_the_rungs_of_hyperband_are_those_of_the_trials_bracket():
     firsts = [one.first for one in found]
     assert set(firsts) == {1, 3, 9}
     for one, first in zip(found, firsts, strict=True):
-        assert [one.shares(other) for other in rows] == [first == another for another in firsts]
+        assert [one.in_bracket(other) for other in rows] == [first == another for another in firsts]
         assert one.factor == 3
 
 
