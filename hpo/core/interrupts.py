@@ -57,9 +57,7 @@ def handling_signals(request: StopRequest) -> Iterator[None]:
             raise KeyboardInterrupt
         heard = True
         request.set()
-        os.write(
-            2, b"\nstopping after the step under way; once more to stop at once\n"
-        )  # unlike print, it takes no lock
+        os.write(2, b"\nstopping after the step under way; once more to stop at once\n")  # print takes a lock
 
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in numbers}

@@ -18,7 +18,7 @@ from hpo.space.search_space import Params, SearchSpace
 from hpo.storage.study_cache import StudyCache, fruitless
 
 SUSPECT, MOST_DEATHS = 3, 10
-"""Processes that died in a frozen in one trial: from which number on it runs alone, and at which it fails."""
+"""Processes that died in one trial, one after the other: from `SUSPECT` on it runs alone; at `MOST_DEATHS` it fails."""
 
 
 class TrialSource:
@@ -102,7 +102,7 @@ class TrialSource:
     def _told_untrained(self, trial: Trial, frozen: FrozenTrial) -> bool:
         """Tell a trial in which too many processes died, or that its rung prunes; return whether it was told."""
         if fruitless(frozen) >= MOST_DEATHS:
-            detail = f"{MOST_DEATHS} processes in a frozen died in this trial"
+            detail = f"{MOST_DEATHS} processes in a row died in this trial"
             self._tell(trial, TrialState.FAIL, {"reason": "killed", "detail": detail})
             return True
         if self._order.is_paused(frozen) and (decision := self._order.paused(frozen)) is not Decision.WAIT:
