@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 import pytest
 
 from hpo.core import errors
-from hpo.core.errors import ConfigError, HpoError, MissingExtraError, Problem, TrialEndedError
+from hpo.core.errors import ConfigError, HpoError, MissingExtraError, Problem, TrialEndedError, nearest
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,15 @@ def test_what_ends_a_trial_is_no_error_of_the_user_and_has_its_own_reason() -> N
     kinds = [TrialEndedError, *TrialEndedError.__subclasses__()]
     assert len({kind.reason for kind in kinds}) == len(kinds)
     assert not any(issubclass(kind, HpoError) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "said"),
+    [
+        ("learnig_rate", ["learning_rate"], "; did you mean learning_rate?"),
+        (7, ["b", "a"], "; one of a, b"),
+        ("Learning-Rate", ["learning_rate"], "; did you mean learning_rate?"),
+    ],
+)
+def test_the_nearest_name_is_offered(name: Any, names: list[str], said: str) -> None:
+    assert nearest(name, names) == said

@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.samplers import BaseSampler
 from optuna.testing import pytest_samplers as suites
 
 from hpo.core.errors import MissingExtraError
-from hpo.core.seeds import derived_seed
 from hpo.search.samplers import MAX_REDRAWS, SAMPLERS, TrialSeededSampler, factory, make
 from hpo.space.parser import parse
 from hpo.space.search_space import SearchSpace
@@ -184,17 +181,6 @@ def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_function_can_be_added_to_the_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SAMPLERS, "mine", lambda seed: optuna.samplers.RandomSampler(seed))
     assert run(opened("mine", RANGES), RANGES, 3) == run(opened("random", RANGES), RANGES, 3)
-
-
-@given(st.lists(st.integers(0, 99) | st.text("ab", max_size=2), min_size=1, max_size=4))
-def test_a_derived_seed_is_a_function_of_its_path(parts: list[int | str]) -> None:
-    assert derived_seed(*parts) == derived_seed(*parts)
-    assert 0 <= derived_seed(*parts) < 2**32
-    assert derived_seed(*parts, "more") != derived_seed(*parts)
-
-
-def test_derived_seeds_do_not_change_between_versions() -> None:
-    assert derived_seed(0, 3, "trial") == 2268388570
 
 
 # ---------------------------------------------------------------- the peer's own suite
