@@ -22,7 +22,7 @@ def test_every_point_is_one_that_optuna_can_store(parameter: Parameter) -> None:
 
 
 @given(FINITE, st.floats(0, 50), st.sampled_from([0.1, 0.05, 0.3, 1e-3, 7.0]))
-def test_the_last_point_of_a_lattice_is_optunas_last(low: float, width: float, step: float) -> None:
+def test_the_last_point_of_a_range_with_steps_is_optunas(low: float, width: float, step: float) -> None:
     parameter = Float(round(low, 3), round(low, 3) + round(width, 3), step=step)
     top = parameter.distribution().high  # type: ignore[attr-defined]
     points = parameter.points()

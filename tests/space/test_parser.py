@@ -80,7 +80,7 @@ def test_a_range_has_the_kind_of_its_hyperparameter() -> None:
         ({"x": []}, "x: needs at least one value"),
         ({"x": [16, 32, 16]}, "x: has a value twice: [16, 32, 16]"),
         ({"x": [1, 1.0]}, "x: has a value twice: [1, 1.0]"),
-        ({"x": [1, True]}, "x: has a value twice: [1, True]"),  # Optuna could not tell them apart
+        ({"x": [1, True]}, "x: has a value twice: [1, True]"),  # equal values to Optuna
         ({"x": {"values": 3}}, "x: values: Input should be a valid list"),
         ({"x": object()}, "x: must be a value, a list or a range, not object"),
         ({"x": 1, "y": 2}, "searches nothing: give at least one parameter a range or a list"),
@@ -106,7 +106,7 @@ def test_a_range_has_the_kind_of_its_hyperparameter() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(raw: Any, said: str) -> None:
+def test_a_problem_has_its_path(raw: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(raw, source="here")
     assert caught.value.source == "here"
@@ -144,7 +144,7 @@ def test_names_alone_can_be_checked() -> None:
         parse({"lrr": [1, 2]}, names=["lr"])
 
 
-def test_all_problems_come_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     raw = {
         "extra": 1,
         "parameters": {
@@ -173,7 +173,7 @@ def test_a_controlling_parameter_comes_before_those_it_controls() -> None:
     assert list(parse({**chain, "d": [1, 2], "e": [1, 2]}).parameters) == ["d", "e", "c", "b", "a"]
 
 
-def test_the_baseline_holds_what_is_searched_and_the_file_wins_over_the_defaults() -> None:
+def test_the_baseline_has_searched_parameters_and_the_file_overrides_defaults() -> None:
     raw = {
         "parameters": {"learning_rate": [1e-5, 2e-5], "batch_size": [16, 32], "epochs": 9},
         "baseline": {"epochs": 4},
@@ -192,7 +192,7 @@ def test_a_value_that_is_not_finite_is_refused(value: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("value", "ends"), [((0, 1), "{'low': 0, 'high': 1}"), ((0.5, 1e-5), "{'low': 1e-05, 'high': 0.5}")]
 )
-def test_a_pair_of_numbers_is_refused_with_both_of_its_readings(value: Any, ends: str) -> None:
+def test_a_pair_of_numbers_is_refused_with_both_possible_meanings(value: Any, ends: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse({"x": value, "y": [1, 2]})
     (problem,) = caught.value.problems
@@ -201,5 +201,5 @@ def test_a_pair_of_numbers_is_refused_with_both_of_its_readings(value: Any, ends
 
 
 @pytest.mark.parametrize("value", [("a", "b"), (8, 16, 32), (True, False)])
-def test_a_tuple_that_can_be_no_range_is_a_choice(value: Any) -> None:
+def test_a_tuple_that_cannot_be_a_range_is_a_choice(value: Any) -> None:
     assert parse({"x": value}).parameters["x"] == Categorical(list(value))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The distribution is specified by
 
 
 @given(spaces())
-def test_what_is_suggested_is_active_contained_and_complete(space: SearchSpace) -> None:
+def test_suggested_parameters_are_active_in_the_space_and_complete(space: SearchSpace) -> None:
     for params, trial in trials(space):
         searched = {name: value for name, value in params.items() if name not in space.fixed}
         assert searched == trial.params
@@ -29,7 +29,7 @@ def test_what_is_suggested_is_active_contained_and_complete(space: SearchSpace) 
 
 
 @given(spaces())
-def test_the_size_is_that_of_the_grid_and_no_point_comes_twice(space: SearchSpace) -> None:
+def test_the_size_is_that_of_the_grid_whose_points_are_distinct(space: SearchSpace) -> None:
     grid = space.grid()
     if grid is None:
         assert space.size == math.inf
@@ -58,7 +58,7 @@ def test_the_first_trial_is_a_point_with_the_conditions_respected(space: SearchS
         ("power", {"schedule": "poly", "epochs": 2}, False),  # all conditions must hold
     ],
 )
-def test_a_condition_is_on_the_values_decided_before(name: str, params: dict[str, Any], active: bool) -> None:
+def test_a_condition_is_on_the_values_of_earlier_parameters(name: str, params: dict[str, Any], active: bool) -> None:
     assert parse(CONDITIONAL).active(name, params) is active
 
 
@@ -86,7 +86,7 @@ def test_inactive_parameters_are_not_suggested() -> None:
         assert ("power" in trial.params) == (params["schedule"] != "linear")
 
 
-def test_a_huge_range_of_whole_numbers_costs_nothing() -> None:
+def test_a_large_range_of_whole_numbers_is_not_listed() -> None:
     space = parse({"seed": {"low": 0, "high": 2**40}})
     assert space.size == 2**40 + 1
     assert space.contains({"seed": 2**40})
@@ -136,7 +136,7 @@ def test_the_first_trial_is_the_published_default_or_what_is_closest(
         ({"a": 1, "b": 0.25, "c": 9.9}, True),
         ({"a": 3}, False),
         ({"b": 0.3}, False),
-        ({"c": 99.0}, True),  # a continuous range is not asked
+        ({"c": 99.0}, True),  # a continuous range is not checked
         ({"other": 1}, True),
         ({}, True),
     ],
@@ -155,7 +155,7 @@ def test_the_only_value_is_known_without_drawing(raw: dict[str, Any]) -> None:
     assert space.only_value("x") == 5
 
 
-def test_what_has_too_many_points_to_write_out_is_not_written_out() -> None:
+def test_a_space_of_too_many_points_is_not_listed() -> None:
     space = parse({"a": {"low": 0.0, "high": 1.0, "step": 1e-9}, "b": {"low": 1, "high": 10**12}})
     assert space.grid() is None
     assert space.size == math.inf
@@ -163,6 +163,6 @@ def test_what_has_too_many_points_to_write_out_is_not_written_out() -> None:
     assert not space.contains({"a": 0.25, "b": 10**12 + 1})
 
 
-def test_a_lattice_of_the_most_points_is_written_out() -> None:
+def test_a_range_of_the_most_points_is_listed() -> None:
     space = parse({"a": {"low": 0.0, "high": 1.0, "step": 1 / MOST_POINTS}})
     assert space.size == MOST_POINTS + 1
