@@ -9,17 +9,18 @@ if TYPE_CHECKING:
     from hpo.core.errors import HpoError
     from hpo.core.trainer import Evaluation
     from hpo.execution.run_study import optimize
-    from hpo.space.search_space import Categorical, Float, Int, SearchSpace
+    from hpo.space.parameters import Categorical, Float, Int
+    from hpo.space.search_space import SearchSpace
 
 __version__ = "0.1.0"
 
 # Name -> module: imported when first asked for, so that `import hpo` costs nothing.
 _PLACES = {
-    "Categorical": "hpo.space.search_space",
+    "Categorical": "hpo.space.parameters",
     "Evaluation": "hpo.core.trainer",
-    "Float": "hpo.space.search_space",
+    "Float": "hpo.space.parameters",
     "HpoError": "hpo.core.errors",
-    "Int": "hpo.space.search_space",
+    "Int": "hpo.space.parameters",
     "SearchSpace": "hpo.space.search_space",
     "optimize": "hpo.execution.run_study",
 }

@@ -97,6 +97,8 @@ def test_no_module_imports_itself_through_others() -> None:
 @pytest.mark.parametrize(
     ("package", "never"),
     [
+        ("core", {"optuna", "torch", "transformers"}),
+        ("recipe", {"optuna", "torch", "transformers"}),
         ("finetune", {"optuna", "plotly", "typer", "rich"}),  # training knows no search
         ("tasks", {"optuna", "transformers"}),
         ("search", {"torch", "transformers"}),  # search knows no training

@@ -19,9 +19,10 @@ from plotly.offline import get_plotlyjs
 from hpo.analysis.findings import findings
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.report_page import DRAW, PAGE, SORT, STYLE
+from hpo.analysis.trial_summary import finite_value, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.core.errors import HpoError
-from hpo.core.formatting import duration, finite_value, number, plain, remarks, seconds
+from hpo.core.formatting import duration, number, plain
 from hpo.storage.snapshot import Results
 
 # Plotly's own bar offers to upload the chart; a report must not.

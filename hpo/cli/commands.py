@@ -22,12 +22,13 @@ from rich.text import Text
 
 from hpo.analysis import preflight
 from hpo.analysis.findings import findings
+from hpo.analysis.trial_summary import finite_value, remarks
 from hpo.analysis.verdict import judge
 from hpo.analysis.verdict_text import as_text, sentences, tables
 from hpo.config import study_spec, yaml
 from hpo.core.errors import ConfigError, Problem, StudyError, nearest
 from hpo.core.events import Observer
-from hpo.core.formatting import columns, duration, finite_value, plain, remarks
+from hpo.core.formatting import columns, duration, plain
 from hpo.execution import ray_worker, run_study, supervisor
 from hpo.execution.checkpoint_store import used
 from hpo.execution.processes import LOOK, joined, processes_of

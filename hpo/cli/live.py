@@ -19,10 +19,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpo.analysis.trial_summary import finite_value, remarks, seconds
 from hpo.cli.progress import Progress
 from hpo.core.errors import hidden
 from hpo.core.events import Observer
-from hpo.core.formatting import duration, finite_value, number, plain, remarks, seconds, wrapped
+from hpo.core.formatting import duration, number, plain, wrapped
 from hpo.core.trainer import Evaluation, Seen
 
 RECENT = 8  # ended trials that stay in sight

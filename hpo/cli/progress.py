@@ -9,7 +9,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.core.formatting import finite_value, plain, seconds
+from hpo.analysis.trial_summary import finite_value, seconds
+from hpo.core.formatting import plain
 from hpo.core.trainer import Evaluation, Seen
 
 

@@ -17,14 +17,15 @@ from pydantic import ValidationError
 
 from hpo.config import inputs, yaml
 from hpo.config.schema import FINE_TUNING, DataConfig, StudyConfig
-from hpo.core.comparison import TIE_BREAK, Comparison
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts, trains_adapters
 from hpo.search import pruners, samplers
+from hpo.search.comparison import TIE_BREAK, Comparison
 from hpo.search.plugins import argument_problems, name_and_arguments
+from hpo.space.parameters import MOST_POINTS
 from hpo.space.parser import parse
-from hpo.space.search_space import MOST_POINTS, SearchSpace
+from hpo.space.search_space import SearchSpace
 from hpo.tasks.classification import TASKS
 from hpo.tasks.metrics import METRICS, suggested
 

@@ -1,1 +1,1 @@
-"""What every other package uses: errors, seeds, the seam between training and search."""
+"""Used by every other package: errors, events, seeds, formatting, the interface between training and search."""

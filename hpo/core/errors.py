@@ -1,14 +1,14 @@
 """The error tree: every message names the value, the place and the next step.
 
-HpoError                 what a user can mend; the command line prints it and exits with code 2
+HpoError                 what a user can correct; the command line prints it and exits with code 2
 ├── ConfigError          a study or search-space file, with every problem and its line
 ├── DataError            files, columns, labels, splits
 ├── ModelError           a model or tokenizer that cannot be loaded
 ├── NotFoldableError     a model with modules that cannot hold several trials at once
 ├── StorageError         a storage that cannot be opened
-│   ├── AwayError        a storage that does not answer any more
-│   ├── GoneError        a storage whose file was deleted or replaced
-│   └── HeldError        a storage that another process does not let go of
+│   ├── StorageAwayError   a storage that has stopped answering
+│   ├── StorageGoneError   a storage whose file was deleted or replaced
+│   └── StorageHeldError   a storage that another process has locked for long
 ├── StudyError           a study that is missing, differs from its file, or is in use
 └── MissingExtraError    an optional dependency, with the command that installs it
 
@@ -16,8 +16,8 @@ TrialEndedError          raised inside a trial; the trial is told PRUNED with `r
 ├── DivergedError        the loss or the score is not a finite number
 └── OutOfMemoryError     the trial does not fit even with one example at a time
 
-GaveWayError             the array shrinks: the trial goes back to waiting, untold
-LostTrialError           the trial belongs to another process by now: it is dropped, and nothing written
+ArrayShrankError         a slot was removed; its trial is not told, and waits to run again
+LostTrialError           another process owns the trial now; this process drops it and writes nothing
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ _secrets: set[str] = set()
 
 
 def hide(secret: str) -> None:
-    """Let no message show a password from here on, in whichever way it is written."""
+    """Remove a secret from every message from now on, in its plain and its URL-quoted forms."""
     if secret:
         _secrets.update({secret, quote(secret, safe=""), quote(secret), quote_plus(secret)})
 
 
 def hidden(text: str) -> str:
-    """Return text without passwords: those that are known by their value, others where a URL or a string has them.
+    """Return text without passwords: those given to `hide`, and any in a URL or after `password=`.
 
-    The text of a driver with a colon or an at sign stays as it is. A password of fewer than six characters, which may
-    be any word, is hidden where an assignment, a URL or quotation marks have it.
+    Other text with a colon or an at sign, such as a driver's message, is not changed. A password of fewer than six
+    characters may be an ordinary word; it is hidden only in an assignment, a URL or quotation marks.
     """
     for secret in sorted(_secrets, key=len, reverse=True):
         before, after = (r"(?<!\w)", r"(?!\w)") if len(secret) >= 6 else ("(?<=[:='\"])", "(?=[@&'\"])")
         text = re.sub(before + re.escape(secret) + after, "***", text)
-    # To the last @ of the word. Else, as a password may have blanks, to the next one, but not from a port on.
+    # Up to the last @ of the word. A password may have blanks: else up to the next @, unless a port comes first.
     to_the_at = r"(?:\S*|(?!\d+\b)(?:(?!://).)*?)@"
     without = re.sub(rf"(\w://[^\s:/@]*):(?!\s){to_the_at}", r"\1:***@", text)
     return re.sub(r"(?i)(password\s*=\s*)('.*'|[^&\s]*)", r"\1***", without)
 
 
 class HpoError(Exception):
-    """An error that the user can mend; printed without a traceback, and without a password."""
+    """An error that the user can correct; it is printed without a traceback and without passwords."""
 
     def __init__(self, message: str) -> None:
         super().__init__(hidden(message))
@@ -100,23 +100,23 @@ class ModelError(HpoError):
 
 
 class NotFoldableError(HpoError):
-    """A model cannot hold several trials at once; says what stands in the way."""
+    """The model cannot hold several trials at once; the message names the cause."""
 
 
 class StorageError(HpoError):
     """The storage cannot be opened."""
 
 
-class AwayError(StorageError):
-    """The storage was there, and has not answered for long."""
+class StorageAwayError(StorageError):
+    """The storage was open and has not answered for a long time."""
 
 
-class GoneError(StorageError):
-    """The storage's file was deleted or replaced while it was open; what is written to it would be lost."""
+class StorageGoneError(StorageError):
+    """The storage's file was deleted or replaced while it was open; further writes would be lost."""
 
 
-class HeldError(StorageError):
-    """Another process has kept a lock of the storage for long; it is named."""
+class StorageHeldError(StorageError):
+    """Another process has held a lock of the storage for a long time; the message names the process."""
 
 
 class StudyError(HpoError):
@@ -131,7 +131,7 @@ class MissingExtraError(HpoError):
 
 
 class TrialEndedError(Exception):
-    """Ends one trial, told PRUNED, so that the sampler learns from it; the study goes on."""
+    """Ends one trial. It is told PRUNED, so that the sampler learns from it, and the study continues."""
 
     reason = "ended"
 
@@ -148,12 +148,12 @@ class OutOfMemoryError(TrialEndedError):
     reason = "out_of_memory"
 
 
-class GaveWayError(Exception):
-    """A trial left its slot because the array had to shrink; it goes back to waiting, untold, and starts again."""
+class ArrayShrankError(Exception):
+    """The array removed a trial's slot. The trial is not told; it waits and runs again."""
 
 
 class LostTrialError(Exception):
-    """A trial is not this process's any more; whoever owns it trains it."""
+    """Another process owns the trial now and trains it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"trial {number} belongs to another process")
@@ -161,13 +161,13 @@ class LostTrialError(Exception):
 
 
 def nearest(name: Any, names: Iterable[str]) -> str:
-    """Return `; did you mean X?` for an error message, or all the names where none is close."""
+    """Return `; did you mean X?` for an error message, or all the names if none is close."""
     offered = list(names)
-    spellings = {_spelled(other): other for other in offered}
-    close = difflib.get_close_matches(_spelled(str(name)), spellings, 1, 0.5)
+    spellings = {_normalised(other): other for other in offered}
+    close = difflib.get_close_matches(_normalised(str(name)), spellings, 1, 0.5)
     return f"; did you mean {spellings[close[0]]}?" if close else f"; one of {', '.join(sorted(offered))}"
 
 
-def _spelled(name: str) -> str:
-    """Return a name as it is compared: without case, a dash as an underscore."""
+def _normalised(name: str) -> str:
+    """Return a name in lower case with underscores for dashes, for comparison."""
     return name.casefold().replace("-", "_")

@@ -1,4 +1,4 @@
-"""How a process that trains is asked to end: by a signal, or by its own watchdog."""
+"""Requests to stop a process that trains: a signal asks it to stop, and a watchdog ends a process that hangs."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from types import FrameType
 from typing import NoReturn
 
 STALLED = 70
-"""Exit code of a process that its watchdog has ended."""
+"""Exit code of a process that its watchdog ended."""
 
 TICK = 1.0  # seconds
 
 
 class StopRequest:
-    """A flag that asks for an end after the step under way; whoever looks at it shows that he is alive.
+    """A flag that asks training to stop after the current step. Reading it tells the watchdog that training is alive.
 
-    A `threading.Event` has a lock, which a signal's handler must not wait for.
+    It is no `threading.Event`, because an event has a lock, and a signal handler must not wait for a lock.
     """
 
     def __init__(self) -> None:
         self._asked = False
-        self.silent = 0  # ticks since anybody has looked
+        self.silent = 0  # ticks since the flag was last read
 
     def set(self) -> None:
-        """Ask for an end."""
+        """Ask to stop."""
         self._asked = True
 
     def is_set(self) -> bool:
-        """Return whether an end is asked for."""
+        """Return whether a stop was asked for."""
         self.silent = 0
         return self._asked
 
 
 @contextmanager
 def handling_signals(request: StopRequest) -> Iterator[None]:
-    """Set `request` at the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt wherever the program is.
+    """Set `request` at the first SIGINT or SIGTERM; raise KeyboardInterrupt at the second.
 
-    What ignores a signal, such as a job in the background of a shell, goes on ignoring it. In a thread that is not
-    the main one nothing is changed.
+    A process that ignores a signal, such as a shell's background job, still ignores it. Outside the main thread nothing
+    is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -57,7 +57,7 @@ def handling_signals(request: StopRequest) -> Iterator[None]:
             raise KeyboardInterrupt
         heard = True
         request.set()
-        os.write(2, b"\nstopping after the step under way; once more to stop at once\n")  # takes no lock
+        os.write(2, b"\nstopping after the step under way; once more to stop at once\n")  # print takes a lock
 
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in numbers}
@@ -70,13 +70,14 @@ def handling_signals(request: StopRequest) -> Iterator[None]:
 
 @contextmanager
 def watchdog(request: StopRequest, limit: float | None) -> Iterator[None]:
-    """End the process when nobody has looked at `request` for a while, so that others adopt its trials.
+    """End the process if `request` is not read for some time, so that other processes adopt its trials.
 
-    Ticks are counted, not time: none passes while the process is stopped (SIGSTOP, a suspended machine).
+    The watchdog counts its own ticks instead of time, so that the time of a stopped process (SIGSTOP, a suspended
+    machine) does not count.
 
     Args:
-        request: What is looked at after every step of training.
-        limit: Seconds of silence after which the process ends; None never ends it.
+        request: The flag that training reads after every step.
+        limit: Seconds without a read after which the process ends; None never ends it.
     """
     closed = threading.Event()
 

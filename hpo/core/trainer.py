@@ -1,13 +1,13 @@
-"""The seam between training and search: training yields evaluations and never imports Optuna.
+"""The interface between training and search: training yields evaluations and never imports Optuna.
 
-    def objective(params):                     # a custom objective, all of it
+    def objective(params):                     # a complete custom objective
         model = build(params)
         for epoch in range(10):
             fit_one_epoch(model, params["learning_rate"])
             yield score(model)                 # reported; the pruner may stop here
 
-The runner knows one shape only, the `TrialArray`: slots that each hold a trial and advance together, one
-segment (the stretch between two evaluations) at a time. A generator is an array whose slots hold generators.
+The runner uses one interface only, the `TrialArray`: slots that each hold a trial and advance together by one
+segment, which is the training between two evaluations. For generators, it is an array whose slots hold generators.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 Score = float | int
 Seen = tuple[int, int | None]
-"""Examples that a trial has seen, and those of its whole training, if known."""
+"""Examples that a trial has seen, and examples of its whole training, if known."""
 Objective = Callable[[Mapping[str, Any]], "Iterator[Evaluation | Score] | Evaluation | Score"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The score of a model at a point of its training.
+    """The score of a model at a step of its training.
 
     Attributes:
-        value: What the study optimises.
+        value: The value that the study optimises.
         at: Examples seen; None counts the evaluations of the trial: 1, 2, ...
-        metrics: Other scores, kept with the trial.
-        of: Examples of the whole trial, if known; shows as progress.
-        last: Whether the trial has ended with this evaluation.
-        notes: Facts to keep with the trial, e.g. `{"collapsed": True}`.
+        metrics: Other scores, stored with the trial.
+        of: Examples of the whole trial, if known; shown as progress.
+        last: Whether this is the trial's last evaluation.
+        notes: Facts to store with the trial, e.g. `{"collapsed": True}`.
     """
 
     value: float
@@ -51,12 +51,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrialCheckpoint:
-    """What a trial needs to go on from its last whole step.
+    """The state of a trial after a completed step, from which it can go on.
 
     Attributes:
-        trial: Its number.
-        state: What JSON can say: steps, examples seen, the history of its evaluations. It has no NaN and no infinity.
-        tensors: Name -> weights, the optimiser's moments; on the CPU when read.
+        trial: The trial's number.
+        state: JSON values without NaN and infinity: steps, examples seen, the history of its evaluations.
+        tensors: Name -> weights and the optimiser's moments; on the CPU when read.
     """
 
     trial: int
@@ -66,13 +66,13 @@ class TrialCheckpoint:
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What an array needs to know of a trial.
+    """A trial as an array loads it.
 
     Attributes:
         number: The trial's number in its study.
-        params: All its hyperparameters, fixed ones too.
-        seed: Seed of everything random in it.
-        checkpoint: Where to go on from; None starts afresh.
+        params: All its hyperparameters, with the fixed ones.
+        seed: The seed of all its random draws.
+        checkpoint: The checkpoint to go on from; None starts at the first step.
     """
 
     number: int
@@ -85,11 +85,11 @@ class TrialArray(Protocol):
     """Slots that train trials together.
 
     Attributes:
-        slots: How many trials it holds at once.
+        slots: The number of trials that it holds together.
         segment: Steps (examples) between two evaluations; the smallest resource of a rung.
         horizon: Steps of the longest trial that the space allows, if known.
-        notes: What the user should know of how it runs.
-        stop_request: Once set, `advance` returns as soon as the step under way is done.
+        notes: Messages to the user about how trials are run.
+        stop_request: Once it is set, `advance` returns after the current step.
     """
 
     slots: int
@@ -100,46 +100,50 @@ class TrialArray(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the results depend on besides the study file; kept with the study, and compared when it is resumed."""
+        """What the results depend on besides the study file.
+
+        Facts are stored with the study and compared when it is resumed.
+        """
 
     def settle(self, facts: Mapping[str, Any]) -> None:
-        """Take over from a study's facts what may be chosen anew in every process; `facts` then says so."""
+        """Adopt those of a study's facts that each process may choose; `facts` then returns them."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into an empty slot.
 
         Raises:
-            Exception: Any; of a trial with a checkpoint, that it does not fit. The slot is as empty as it was.
+            Exception: Any error, or a checkpoint that does not fit. The slot is then still empty.
         """
 
     def advance(self) -> dict[int, Evaluation | Exception]:
         """Train every occupied slot to the end of its segment.
 
         Returns:
-            Slot -> its evaluation; or the exception that ended its trial, alone: `StopIteration` when it had
-            no more to do (its value, if any, is the trial's result), a `TrialEndedError` when it is to be told
-            PRUNED, a `GaveWayError` when it is to wait again, untold, because `slots` had to become fewer; any
-            other when it failed. Slots that `halted` stopped before the end of their segment are left out, and
-            stay loaded as they are.
+            Slot -> its evaluation, or the exception that ended only this trial. `StopIteration`: the trial is
+            complete, and the exception's value, if any, is its result. `TrialEndedError`: it is to be told PRUNED.
+            `ArrayShrankError`: the array has fewer slots now; the trial is not told, and waits again. Any other
+            exception: the trial failed. A slot that `stop_request` stopped before the end of its segment is left
+            out, and stays loaded.
         """
 
     def seen(self, slot: int) -> Seen | None:
-        """Return how far the slot's trial is; None for an empty slot. Any thread may ask at any time."""
+        """Return the progress of the slot's trial; None for an empty slot. Any thread may call it at any time."""
 
     def save(self, slot: int) -> TrialCheckpoint | None:
-        """Return what the slot's trial needs to go on from here, in CPU memory of its own.
+        """Return a checkpoint of the slot's trial; None if the array cannot make one.
 
-        Whoever writes it has time: training may go on meanwhile. None if the array cannot keep its trials.
+        It is in CPU memory of its own, so that training may go on while it is written.
         """
 
     def pause(self, slot: int) -> bool:
-        """Empty a slot but hold on to its trial, which goes on where it was once `load` is called with its number.
+        """Empty a slot and hold its trial in memory, so that `load` with its number continues it.
 
-        False, and the slot stays as it is, if the array holds only what is in slots.
+        Returns:
+            False, with the slot unchanged, if the array can hold trials in slots only.
         """
 
     def keep(self, slot: int, folder: Path) -> bool:
-        """Write the weights of the slot's best evaluation; False if the array has none to keep."""
+        """Save the weights of the slot's best evaluation; return False if the array has none."""
 
     def unload(self, slot: int) -> None:
-        """Empty a slot, whatever state its trial is in; nothing happens to an empty one."""
+        """Empty a slot in any state; an empty slot stays empty."""

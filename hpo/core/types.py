@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Literal
 
 Direction = Literal["maximize", "minimize"]
-"""Which way a value is better."""
+"""Whether a higher or a lower value is better."""

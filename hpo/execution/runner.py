@@ -22,8 +22,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpo.core.comparison import Comparison
-from hpo.core.errors import AwayError, GaveWayError, HpoError, LostTrialError
+from hpo.core.errors import ArrayShrankError, HpoError, LostTrialError, StorageAwayError
 from hpo.core.events import Observer, Silent
 from hpo.core.interrupts import StopRequest, handling_signals, watchdog
 from hpo.core.trainer import Evaluation, Seen, TrialArray
@@ -32,6 +31,7 @@ from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.slot_checkpoints import SlotCheckpoints
 from hpo.execution.trial_outcomes import RETRIED, retries, state_of
+from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision
 from hpo.search.stopping import Rules, out_of_patience
 from hpo.search.trial_order import PAUSED, TrialOrder
@@ -105,7 +105,7 @@ class Runner:
                 if isinstance(error, KeyboardInterrupt) and self.stop_request.is_set():
                     self.ledger.close()  # the second signal: what ran is adopted by others
                     raise
-                if isinstance(error, AwayError):
+                if isinstance(error, StorageAwayError):
                     self.stop_request.set()  # it has been waited for long enough
                 self._close()
                 raise
@@ -198,7 +198,7 @@ class Runner:
             try:
                 evaluations = history(kept)
                 self.array.load(slot, replace(running.spec, checkpoint=kept))
-            except GaveWayError as error:
+            except ArrayShrankError as error:
                 self._settle(slot, error)
                 return
             except Exception as error:  # a checkpoint is a cache
@@ -246,7 +246,7 @@ class Runner:
     def _settle(self, slot: int, outcome: Evaluation | Exception | None) -> None:
         """Do with a slot what its outcome means, or its last evaluation; a lost trial leaves it without a word."""
         try:
-            if isinstance(outcome, GaveWayError):
+            if isinstance(outcome, ArrayShrankError):
                 self._note(str(outcome))
                 self._put_back(slot)
             else:
@@ -402,7 +402,7 @@ class Runner:
         for number in self.ledger.owned:  # also what is held, or was being drawn
             try:
                 self.ledger.put_back(number)
-            except AwayError:  # none of the others would fare better
+            except StorageAwayError:  # none of the others would fare better
                 return
             except (LostTrialError, HpoError):
                 continue

@@ -29,7 +29,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study_spec import StudySpec
-from hpo.core.errors import GoneError, StudyError
+from hpo.core.errors import StorageGoneError, StudyError
 from hpo.core.events import Observer
 from hpo.core.interrupts import STALLED
 from hpo.core.trainer import Evaluation, Seen
@@ -338,7 +338,7 @@ class _Follower:
             return False
         try:
             rows = self._rows()
-        except GoneError:
+        except StorageGoneError:
             raise
         except Exception:  # it is away, or not there yet; the workers wait for it, and say so
             rows = []

@@ -1,1 +1,1 @@
-"""What a trial is made of: hyperparameters, their defaults, learning-rate schedules."""
+"""The recipe of a trial: hyperparameters, their defaults, learning-rate schedules, class weights."""

@@ -1,4 +1,4 @@
-"""Class weights: pure functions of how many examples each class has, and the dict that names them."""
+"""Class weights: functions of the number of examples in each class, and the dict that names them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Array = np.ndarray[Any, Any]
 
 
 def _balanced(counts: Array) -> Array:
-    """Return n / (k * count) as scikit-learn does, k being the classes with examples: over the rows the mean is 1."""
+    """Return n / (k * count) as scikit-learn does, k being the classes with examples; the mean over examples is 1."""
     share = counts / counts.sum()
     return np.where(counts > 0, 1 / (np.count_nonzero(counts) * np.where(counts > 0, share, 1.0)), 1.0)
 
@@ -20,4 +20,4 @@ CLASS_WEIGHTS: dict[str, Callable[[Array], Array]] = {
     "none": lambda counts: np.ones(len(counts)),
     "balanced": _balanced,
 }
-"""How much an example's loss counts by its class: [classes] examples of each class -> [classes] weights."""
+"""Name -> function from the examples of each class, [classes], to the weights of their losses, [classes]."""

@@ -1,7 +1,7 @@
-"""What the built-in fine-tuning objective reads: one entry a hyperparameter, none of it imports torch.
+"""The hyperparameters of the built-in fine-tuning objective, one entry each.
 
-The defaults are the published ones of BERT's `run_classifier.py` (Devlin et al., 2019): they are the baseline
-that every study runs first, so that "tuned" always has something to beat.
+The defaults are those of BERT's `run_classifier.py` (Devlin et al., 2019). They are the baseline: every study runs them
+first, and compares its best trial with them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Hyperparameter:
     Attributes:
         kind: `float`, `int` or `str`.
         default: The published default; None leaves the model's own configuration as it is.
-        low: Smallest value allowed.
-        high: Largest value allowed.
+        low: The smallest allowed value.
+        high: The largest allowed value.
         low_open: Whether `low` itself is excluded.
         high_open: Whether `high` itself is excluded.
-        choices: The values allowed, for `str`.
-        says: What it does, in a line.
+        choices: The allowed values, for `str`.
+        says: Its description, in one line.
     """
 
     kind: type
@@ -61,9 +61,9 @@ class Hyperparameter:
         return f"{'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
 
 
-# What LoRA adapts, as a pattern that the name of a linear layer matches; the classifier is never among them.
+# Name -> pattern that the names of the adapted linear layers match; the classifier is never adapted.
 LORA_TARGETS: dict[str, str] = {
-    # Hu et al. adapt these two; where a model holds them in one matrix with the keys, that one.
+    # Hu et al. adapt these two; in models with one matrix for queries, keys and values, that matrix.
     "query_value": r"(^|\.)((q|v|query|value)(_proj|_lin)?|c_attn|Wqkv|qkv_proj|query_key_value)$",
     "attention": r"attn|attention",
     "all_linear": r"",
@@ -102,34 +102,38 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
 
 DEFAULTS: dict[str, Value] = {name: entry.default for name, entry in HYPERPARAMETERS.items()}
 
-OF_ADAPTERS: dict[str, Value] = {"learning_rate": 5e-4}
-"""What other defaults adapters have than whole models: Hu et al., 2021, table 9 (RoBERTa base on GLUE)."""
+ADAPTER_DEFAULTS: dict[str, Value] = {"learning_rate": 5e-4}
+"""The defaults that differ where adapters are trained: Hu et al., 2021, table 9 (RoBERTa base on GLUE)."""
 
-OF_SCHEDULES = {"num_cycles": "cosine_with_restarts", "power": "polynomial", "decay_ratio": "warmup_stable_decay"}
-"""Hyperparameters that one schedule alone reads."""
+READ_BY_SCHEDULE = {"num_cycles": "cosine_with_restarts", "power": "polynomial", "decay_ratio": "warmup_stable_decay"}
+"""Hyperparameters that only one schedule reads -> that schedule."""
 
 
 def trains_adapters(names: Container[str]) -> bool:
-    """Return whether trials with hyperparameters of these names train LoRA adapters, not whole models."""
+    """Return whether trials with these hyperparameters train LoRA adapters, not whole models."""
     return "lora_rank" in names
 
 
 def defaults(names: Container[str]) -> dict[str, Value]:
-    """Return what hyperparameters are where nothing is said of them, in a space of these names."""
-    return DEFAULTS | OF_ADAPTERS if trains_adapters(names) else DEFAULTS
+    """Return the defaults of all hyperparameters, in a space with these names."""
+    return DEFAULTS | ADAPTER_DEFAULTS if trains_adapters(names) else DEFAULTS
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a trial of these settings trains with: they and the defaults that say something beside them."""
+    """Return these settings and the defaults of the other hyperparameters that the trial reads."""
     everything = {**defaults(settings), **settings}
-    unread = {name for name, schedule in OF_SCHEDULES.items() if everything["schedule"] != schedule}
+    unread = {name for name, schedule in READ_BY_SCHEDULE.items() if everything["schedule"] != schedule}
     if "lora_rank" not in settings:
         unread |= {name for name in HYPERPARAMETERS if name.startswith("lora_")}
     return {name: value for name, value in everything.items() if name not in unread or name in settings}
 
 
 def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return name -> what is wrong with a parameter beside the others of its space, as the space is written."""
+    """Return name -> why a parameter conflicts with the rest of its space.
+
+    Args:
+        parameters: Name -> parameter as the space is written.
+    """
     if "lora_rank" not in parameters:
         lora = [name for name in parameters if str(name).startswith("lora_") and name in HYPERPARAMETERS]
         return dict.fromkeys(lora, "is read with lora_rank only; give lora_rank a value too, or leave this out")

@@ -1,8 +1,8 @@
-"""Learning-rate schedules: pure functions of the step, and the dict that names them.
+"""Learning-rate schedules: functions of the step, and the dict that names them.
 
-Each maps (step, warm-up steps, total steps, params) to the multiplier of the peak learning rate. They equal
-`transformers.optimization`'s schedules of the same names, which a test shows step by step; there, `constant` is
-`constant_with_warmup`, and `polynomial` ends at 1e-7 unless `lr_end` says 0.
+Each maps (step, warm-up steps, total steps, params) to a factor of the peak learning rate. They are equal to the
+schedules of the same names in `transformers.optimization`, as a test shows step by step. There, `constant` is called
+`constant_with_warmup`, and `polynomial` ends at 1e-7 unless `lr_end` is 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Schedule = Callable[[int, int, int, "TrainingParams"], float]
 
 
 def _progress(step: int, warmup: int, total: int) -> float:
-    """Share of the steps after warm-up that is done, in [0, 1]."""
+    """Return the share of the steps after warm-up that are done, in [0, 1]."""
     return min(1.0, (step - warmup) / max(1, total - warmup))
 
 
@@ -52,7 +52,7 @@ def polynomial(step: int, warmup: int, total: int, params: TrainingParams) -> fl
 
 def inverse_sqrt(step: int, warmup: int, total: int, params: TrainingParams) -> float:
     """Fall as 1 / sqrt(step), continuous with the end of warm-up (Vaswani et al., 2017)."""
-    timescale = warmup or 10_000  # as transformers does without warm-up
+    timescale = warmup or 10_000  # the value that transformers uses without warm-up
     return 1.0 / math.sqrt((step + timescale - warmup) / timescale)
 
 
@@ -79,7 +79,7 @@ def warmup_steps(ratio: float, total: int) -> int:
 
 
 def multiplier(step: int, total: int, params: TrainingParams) -> float:
-    """Return what the peak learning rate is multiplied by at an optimiser step.
+    """Return the factor of the peak learning rate at an optimiser step.
 
     Args:
         step: Optimiser steps already taken, from 0.

@@ -1,4 +1,4 @@
-"""The hyperparameters of one trial of the built-in objective, typed, with every default filled in."""
+"""The hyperparameters of one trial of the built-in objective, typed and complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpo.recipe.hyperparameters import defaults
 
 @dataclass(frozen=True)
 class TrainingParams:
-    """What training reads of a trial; the fields are the entries of `HYPERPARAMETERS`, which describes each."""
+    """The hyperparameters that training reads; `HYPERPARAMETERS` describes each field."""
 
     learning_rate: float
     batch_size: int
@@ -34,12 +34,12 @@ class TrainingParams:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> TrainingParams:
-        """Return the parameters of a trial; what it does not give has its default.
+        """Return the parameters of a trial, with defaults for those that are not given.
 
         Args:
             given: Name -> value, as the search space suggests it.
 
         Raises:
-            TypeError: A name is no hyperparameter of the built-in objective.
+            TypeError: A name is not a hyperparameter of the built-in objective.
         """
         return cls(**{**defaults(given), **given})

@@ -1,4 +1,4 @@
-"""What a search space allows of trials, as far as training prepares for it before the first one starts."""
+"""The limits that a search space sets for trials, for which training prepares before the first trial starts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class TrialLimits:
     """The limits of a study's trials.
 
     Attributes:
-        epochs: The most epochs.
+        epochs: The largest number of epochs.
         smallest_batch: The smallest batch size.
-        layer_decay: Whether a trial may have layer-wise decay.
-        lora_rank: The largest rank of adapters; None where whole models are trained.
-        lora_targets: All the names in `LORA_TARGETS` that a trial may have.
+        layer_decay: Whether a trial may use layer-wise learning-rate decay.
+        lora_rank: The largest rank of adapters; None if whole models are trained.
+        lora_targets: The names in `LORA_TARGETS` that a trial may use.
     """
 
     epochs: int

@@ -1,4 +1,4 @@
-"""Samplers and pruners as a study file names them: `median`, or `{name: median, n_startup_trials: 3}`."""
+"""Settings that name a sampler or a pruner: `median`, or `{name: median, n_startup_trials: 3}`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ import numpy
 import optuna
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-# Optuna's annotations take names from here, but it imports them for type checkers only.
-_ROOMS = (collections.abc, typing, optuna, optuna.distributions, optuna.trial, optuna.samplers, optuna.samplers.nsgaii)
-_NAMES = {name: thing for room in _ROOMS for name, thing in vars(room).items()} | {"np": numpy}
+# The names in Optuna's annotations, which Optuna imports for type checkers only.
+_MODULES = (
+    collections.abc,
+    typing,
+    optuna,
+    optuna.distributions,
+    optuna.trial,
+    optuna.samplers,
+    optuna.samplers.nsgaii,
+)
+_NAMES = {name: value for module in _MODULES for name, value in vars(module).items()} | {"np": numpy}
 
 
 def name_and_arguments(setting: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -27,32 +35,34 @@ def name_and_arguments(setting: str | Mapping[str, Any]) -> tuple[str, dict[str,
 
 
 def argument_problems(build: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return argument -> what is wrong with its value, by the annotations of what takes it."""
+    """Return argument -> what is wrong with its value, according to the annotations of `build`."""
     hints = _hints(build)
-    return {key: wrong for key, value in arguments.items() if key in hints and (wrong := _wrong(value, hints[key]))}
+    return {
+        key: wrong for key, value in arguments.items() if key in hints and (wrong := _type_problem(value, hints[key]))
+    }
 
 
 def _hints(build: Callable[..., Any]) -> dict[str, Any]:
     function = build.__init__ if inspect.isclass(build) else build
     try:
         return typing.get_type_hints(function, localns=_NAMES)
-    except (NameError, TypeError):  # annotated with what only its module knows: its own checks must do
+    except (NameError, TypeError):  # annotated with a name that only its module knows; it checks its arguments itself
         return {}
 
 
-def _wrong(value: Any, hint: Any) -> str | None:
+def _type_problem(value: Any, hint: Any) -> str | None:
     adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
     try:
         adapter.validate_python(value)
     except ValidationError:
-        return f"must be {_words(hint)}, not {value!r}"
+        return f"must be {_described(hint)}, not {value!r}"
     return None
 
 
-def _words(hint: Any) -> str:
-    """Return a type as a reader of a study file would say it."""
+def _described(hint: Any) -> str:
+    """Return a type in the words of a study file."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return " or ".join(_words(part) for part in typing.get_args(hint))
+        return " or ".join(_described(part) for part in typing.get_args(hint))
     plain = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", types.NoneType: "null"}
     origin = typing.get_origin(hint) or hint
     if hint in plain:

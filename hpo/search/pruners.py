@@ -1,4 +1,4 @@
-"""The pruners: name -> factory. Steps are examples seen, so trials of different batch sizes compare."""
+"""The pruners: name -> factory. A step is one example seen, so that trials of different batch sizes compare."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def patient(
     segment: int = 1,
     horizon: int | None = None,
 ) -> BasePruner:
-    """Prune after `patience` evaluations without improvement, and only if the wrapped pruner would."""
+    """Prune after `patience` evaluations without improvement, if the wrapped pruner prunes too."""
     inner = None
     if wrapped is not None:
         name, arguments = name_and_arguments(wrapped)
@@ -44,7 +44,7 @@ PRUNERS: dict[str, PrunerFactory] = {
 
 
 def _defaults(name: str, segment: int, horizon: int | None) -> dict[str, Any]:
-    """Arguments that a study file may leave out; resources are counted in steps as they are reported."""
+    """Return the arguments that a study file may leave out; resources are in steps, as they are reported."""
     defaults: dict[str, dict[str, Any]] = {
         "percentile": {"percentile": 25.0},
         "wilcoxon": {"p_threshold": 0.1},
@@ -76,8 +76,8 @@ def make(name: str, arguments: Mapping[str, Any], segment: int = 1, horizon: int
 
     Args:
         name: A key of `PRUNERS` or a class of `optuna.pruners`.
-        arguments: Passed to it.
-        segment: Steps between two reports: the smallest resource a rung can have.
+        arguments: Its arguments.
+        segment: Steps between two reports; the smallest resource of a rung.
         horizon: Steps of the longest trial, if known.
 
     Raises:
@@ -87,7 +87,7 @@ def make(name: str, arguments: Mapping[str, Any], segment: int = 1, horizon: int
     if build is None:
         raise ValueError(f"no pruner is called {name!r}; one of {', '.join(PRUNERS)}, or a class of optuna.pruners")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the user has named it
         try:
             return build(**(_defaults(name, segment, horizon) | dict(arguments)))
         except TypeError as error:

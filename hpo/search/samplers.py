@@ -1,7 +1,7 @@
-"""The samplers: name -> factory, and the wrapper that seeds each trial on its own and redraws duplicates.
+"""The samplers: name -> factory, and the wrapper that seeds each trial separately and redraws duplicates.
 
-Every draw comes from a fresh sampler, seeded from (study seed, trial number, attempt), so that a resumed study
-neither repeats its trials (as one seed for all would) nor depends on which process asks.
+Every draw comes from a new sampler, seeded from (study seed, trial number, attempt). A resumed study therefore does not
+repeat trials, as it would with one seed, and draws do not depend on the process that asks.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ MAX_REDRAWS = 10
 
 
 class ReplayedCmaEs(optuna.samplers.CmaEsSampler):
-    """CMA-ES that tells its optimizer every generation again from the trials' values.
+    """CMA-ES that rebuilds its optimizer from the values of the trials, generation by generation.
 
-    Optuna's own unpickles the optimizer from an attribute of a trial: whoever writes to the storage could run code.
+    Optuna's own sampler unpickles the optimizer from a trial's attribute: write access to the storage would be enough
+    to run code here.
     """
 
     _completed: list[FrozenTrial]
@@ -59,14 +60,14 @@ SAMPLERS: dict[str, SamplerFactory] = {
     "tpe": optuna.samplers.TPESampler,
     "random": optuna.samplers.RandomSampler,
     "qmc": optuna.samplers.QMCSampler,
-    # The points are planned as waiting trials; what is left to draw are trials beyond the grid.
+    # The points of the grid are planned as waiting trials; trials beyond the grid are drawn at random.
     "grid": optuna.samplers.RandomSampler,
     "gp": optuna.samplers.GPSampler,
     "cmaes": ReplayedCmaEs,
 }
 
-# A quasi-random sequence is one sequence: its seed is the study's, its position is kept in the storage.
-ONE_SEED_A_STUDY = ("qmc", "QMCSampler", "BruteForceSampler")
+# Samplers of one sequence for the whole study: seeded with the study's seed, with the position in the storage.
+ONE_SEED_PER_STUDY = ("qmc", "QMCSampler", "BruteForceSampler")
 
 
 def factory(name: str) -> SamplerFactory | None:
@@ -89,27 +90,27 @@ def make(name: str, arguments: Mapping[str, Any], seed: int = 0) -> BaseSampler:
     build = factory(name)
     if build is None:
         raise ValueError(f"no sampler is called {name!r}; one of {', '.join(SAMPLERS)}, or a class of optuna.samplers")
-    if build is optuna.samplers.GridSampler:  # it can visit a point twice, and never one again that failed
+    if build is optuna.samplers.GridSampler:  # it can visit a point twice, and never retries one that failed
         raise ValueError("GridSampler is not used here; write grid, and the values in the space")
     if build is ReplayedCmaEs and importlib.util.find_spec("cmaes") is None:
-        raise MissingExtraError(f"The sampler {name}", "samplers")  # Optuna would say so in the middle of a trial
+        raise MissingExtraError(f"The sampler {name}", "samplers")  # Optuna would raise it during a trial
     takes_seed = "seed" in inspect.signature(build).parameters
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it was asked for by name
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the user has named it
         return build(**({"seed": seed} if takes_seed else {}) | dict(arguments))
 
 
 def problem(name: str, arguments: Mapping[str, Any], space: SearchSpace) -> str | None:
-    """Return why a sampler cannot draw from a space, found out by two draws in memory."""
+    """Return why a sampler cannot draw from a space, tested by two draws in memory; None if it can."""
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what is said of real draws is said when they are made
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the real draws give the same warnings
     study = optuna.create_study(sampler=TrialSeededSampler(name, arguments, space, 0))
     try:
         for value in range(2):
             trial = study.ask()
             space.suggest(trial)
             study.tell(trial, value)
-    except Exception as error:  # each sampler raises its own kinds
+    except Exception as error:  # each sampler raises its own types
         return f"{name} cannot draw from this space ({error})"
     finally:
         optuna.logging.set_verbosity(verbosity)
@@ -117,15 +118,15 @@ def problem(name: str, arguments: Mapping[str, Any], space: SearchSpace) -> str 
 
 
 class TrialSeededSampler(BaseSampler):
-    """Draws all parameters of a trial at once, from a sampler seeded for that trial.
+    """Draws all parameters of a trial together, from a sampler seeded for that trial.
 
-    A proposal equal to an earlier trial's is drawn again, `MAX_REDRAWS` times at most. The runner tells a
-    duplicate that is left the earlier value, untrained.
+    A proposal equal to an earlier trial is drawn again, at most `MAX_REDRAWS` times. A duplicate that remains is not
+    trained; it is told the value of the earlier trial.
 
     Args:
         name: A key of `SAMPLERS` or a class of `optuna.samplers`.
-        arguments: Passed to it.
-        space: The search space; needed to know which parameters a condition makes active.
+        arguments: Its arguments.
+        space: The search space; its conditions decide which parameters are active.
         seed: The study's seed.
     """
 
@@ -133,22 +134,24 @@ class TrialSeededSampler(BaseSampler):
         self.name, self.arguments, self.space, self.seed = name, dict(arguments), space, seed
 
     def _fresh(self, number: int, attempt: int) -> BaseSampler:
-        of_trial = derived_seed(self.seed, number, "sampler", attempt)
-        if self.name not in ONE_SEED_A_STUDY:
-            return make(self.name, self.arguments, of_trial)
-        # What is not part of the sequence, such as a conditional parameter, is drawn for each trial on its own.
-        beside = {"independent_sampler": optuna.samplers.RandomSampler(of_trial)} if "Brute" not in self.name else {}
-        return make(self.name, beside | self.arguments, self.seed)
+        trial_seed = derived_seed(self.seed, number, "sampler", attempt)
+        if self.name not in ONE_SEED_PER_STUDY:
+            return make(self.name, self.arguments, trial_seed)
+        # Parameters outside the sequence, such as conditional ones, are drawn separately for each trial.
+        independent = (
+            {"independent_sampler": optuna.samplers.RandomSampler(trial_seed)} if "Brute" not in self.name else {}
+        )
+        return make(self.name, independent | self.arguments, self.seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the whole space, conditional parameters too: this sampler draws them together."""
+        """Return the whole space with conditional parameters, which `sample_relative` draws too."""
         return self.space.distributions()
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw a proposal that no earlier trial has, if `MAX_REDRAWS` redraws find one."""
-        earlier = study._get_trials(deepcopy=False, use_cache=True)  # one read a trial: the sampler's own
+        """Draw a proposal; if another trial has the same parameters, draw again at most `MAX_REDRAWS` times."""
+        earlier = study._get_trials(deepcopy=False, use_cache=True)
         seen = [other.params for other in earlier if other.number != trial.number and other.params]
         params: dict[str, Any] = {}
         for attempt in range(1 + MAX_REDRAWS):
@@ -179,6 +182,6 @@ class TrialSeededSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw one parameter that is not in the space (an objective may suggest more by itself)."""
+        """Draw a parameter that the objective suggests and the space does not have."""
         seed = derived_seed(self.seed, trial.number, param_name)
         return optuna.samplers.RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpo.core.comparison import Comparison
+from hpo.search.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -13,14 +13,14 @@ class Rules:
     """When trials and the study end.
 
     Attributes:
-        budget: Rows of the study.
+        budget: Trials of the study.
         seed: The study's seed.
-        timeout: Seconds after which running trials are put back.
-        patience: Evaluations without a better one after which a trial ends.
+        timeout: Seconds after which running trials return to waiting.
+        patience: Evaluations without improvement after which a trial ends.
         max_consecutive_failures: Failed trials in a row after which the study stops.
-        round_size: Trials of a round; None runs free.
+        round_size: Trials of a round; None runs without rounds.
         stall_timeout: Seconds without a step of training after which the process ends itself.
-        compared: What the pruner compares; None is the values, and the loss where they are equal.
+        compared: What the pruner compares. None compares the values, and the loss where they are equal.
     """
 
     budget: int
@@ -44,7 +44,7 @@ def out_of_patience(values: Sequence[float], patience: int | None, direction: st
 
     Args:
         values: The trial's scores so far.
-        patience: Evaluations to wait; None waits for ever.
+        patience: Evaluations to wait; None never runs out.
         direction: `maximize` or `minimize`.
     """
     if patience is None or not values:

@@ -1,4 +1,4 @@
-"""Which trial is run next: taken, drawn, and not the repetition of another one."""
+"""The next trial to run: owned by this process, with its parameters drawn, and not a duplicate."""
 
 from __future__ import annotations
 
@@ -19,107 +19,120 @@ from hpo.storage.study_cache import StudyCache
 from hpo.storage.trial_ownership import fruitless
 
 SUSPECT, MOST_DEATHS = 3, 10
-"""Processes in a row that died in a trial: when it is run alone, and when it has failed."""
+"""Processes that died in one trial, one after the other: from `SUSPECT` on it runs alone; at `MOST_DEATHS` it fails."""
 
 
 class TrialSource:
-    """Gives out trials that may run; those that need no training it tells.
+    """Returns trials that may run, and tells those that need no training.
 
     Args:
-        study: The study, over a ledger.
-        turns: Whose turn it is.
-        space: What trials are made of.
+        study: The study, with a `StudyCache` as its storage.
+        order: The order of its trials.
+        space: The search space.
         seed: The study's seed.
         tell: Ends a trial: (trial, state, attributes, value).
     """
 
     def __init__(
-        self, study: optuna.Study, turns: TrialOrder, space: SearchSpace, seed: int, tell: Callable[..., None]
+        self, study: optuna.Study, order: TrialOrder, space: SearchSpace, seed: int, tell: Callable[..., None]
     ) -> None:
         assert isinstance(study._storage, StudyCache)
-        self._ledger, self._turns, self._space, self._seed, self._tell = study._storage, turns, space, seed, tell
+        self._cache, self._order, self._space, self._seed, self._tell = study._storage, order, space, seed, tell
 
     def draw_round(self) -> None:
-        """Draw all that a round lacks, in order, and add the rows it lacks, unless somebody else is doing it."""
+        """Draw the parameters that a round lacks, in order, and add the trials that it lacks.
+
+        If another process owns one of the trials, it does this work, and this process stops.
+        """
         while True:
-            for row in self._turns.to_draw():
-                if self._ledger.take(row.number, run=False) is None:
+            for frozen in self._order.to_draw():
+                if self._cache.take(frozen.number, run=False) is None:
                     return
                 with suppress(LostTrialError):
-                    self._drawn(Trial(self._turns.seen_by(row.number), row._trial_id))
-                    self._ledger.release(row.number)
-            if not self._turns.in_rounds or not self._turns.lacks_rows():
+                    self._draw(Trial(self._order.seen_by(frozen.number), frozen._trial_id))
+                    self._cache.release(frozen.number)
+            if not self._order.in_rounds or not self._order.lacks_trials():
                 return
-            self._ledger.add_row()
+            self._cache.add_row()
 
     def next(self, running: Collection[int]) -> tuple[Trial, TrialSpec] | None:
         """Return the next trial to run, owned by this process; None if there is none now.
 
         Args:
-            running: Numbers of the trials beside which it would run.
+            running: Numbers of the trials that this process runs now.
         """
-        if any(fruitless(self._ledger.row(number)) >= SUSPECT for number in running):
-            return None  # it runs alone
-        while (row := self._taken(running)) is not None:
+        if any(fruitless(self._cache.row(number)) >= SUSPECT for number in running):
+            return None  # a suspect trial runs alone
+        while (frozen := self._take(running)) is not None:
             with suppress(LostTrialError):
-                if (given := self._given(row)) is not None:
-                    return given
+                if (prepared := self._prepare(frozen)) is not None:
+                    return prepared
         return None
 
-    def _taken(self, running: Collection[int]) -> FrozenTrial | None:
-        """Return the first row whose turn it is and that has no owner, taken and set running."""
-        if not self._turns.in_rounds and self._turns.lacks_rows():
-            self._ledger.add_row()
-        for row in self._turns.ready():
-            alone = fruitless(row) + (row.state == TrialState.RUNNING) >= SUSPECT
-            if row.number in self._ledger.owned or (alone and running):
+    def _take(self, running: Collection[int]) -> FrozenTrial | None:
+        """Take ownership of the first trial that is ready and has no owner, and set it running."""
+        if not self._order.in_rounds and self._order.lacks_trials():
+            self._cache.add_row()
+        for frozen in self._order.ready():
+            alone = fruitless(frozen) + (frozen.state == TrialState.RUNNING) >= SUSPECT
+            if frozen.number in self._cache.owned or (alone and running):
                 continue
-            if (taken := self._ledger.take(row.number)) is not None:
+            if (taken := self._cache.take(frozen.number)) is not None:
                 return taken
         return None
 
-    def _given(self, row: FrozenTrial) -> tuple[Trial, TrialSpec] | None:
-        """Draw what a taken trial lacks, and return it; None if it was told, or given back until another has ended."""
-        trial = Trial(self._turns.seen_by(row.number), row._trial_id)
-        if fruitless(row) >= MOST_DEATHS:
+    def _prepare(self, frozen: FrozenTrial) -> tuple[Trial, TrialSpec] | None:
+        """Draw the parameters that an owned trial lacks, and return it.
+
+        Returns:
+            None if the trial was told without training, or returned to waiting because its original is unfinished.
+        """
+        trial = Trial(self._order.seen_by(frozen.number), frozen._trial_id)
+        if self._told_untrained(trial, frozen):
+            return None
+        params = self._draw(trial)
+        frozen = self._cache.row(frozen.number)
+        if (original := self._order.finished_original(frozen)) is not None:
+            self._tell_duplicate(trial, original)
+            return None
+        if self._order.unfinished_original(frozen, self._order.rows()) is not None:
+            self._cache.put_back(frozen.number)
+            return None
+        return trial, TrialSpec(frozen.number, params, derived_seed(self._seed, frozen.number, "trial"))
+
+    def _told_untrained(self, trial: Trial, frozen: FrozenTrial) -> bool:
+        """Tell a trial in which too many processes died, or that its rung prunes; return whether it was told."""
+        if fruitless(frozen) >= MOST_DEATHS:
             detail = f"{MOST_DEATHS} processes in a row died in this trial"
             self._tell(trial, TrialState.FAIL, {"reason": "killed", "detail": detail})
-            return None
-        if self._turns.is_paused(row) and (decision := self._turns.paused(row)) is not Decision.WAIT:
-            tied = self._turns.tied(row, row.system_attrs[PAUSED])
+            return True
+        if self._order.is_paused(frozen) and (decision := self._order.paused(frozen)) is not Decision.WAIT:
+            tied = self._order.tied(frozen, frozen.system_attrs[PAUSED])
             if decision is Decision.PRUNE:
                 self._tell(trial, TrialState.PRUNED, {"reason": "pruner"} | tied)
-                return None
-            self._ledger.note(row.number, tied)
-        params = self._drawn(trial)
-        row = self._ledger.row(row.number)
-        if (earlier := self._turns.earlier(row)) is not None:
-            self._tell_duplicate(trial, earlier)
-            return None
-        if self._turns.original(row, self._turns.rows()) is not None:
-            self._ledger.put_back(row.number)
-            return None
-        return trial, TrialSpec(row.number, params, derived_seed(self._seed, row.number, "trial"))
+                return True
+            self._cache.note(frozen.number, tied)
+        return False
 
-    def _drawn(self, trial: Trial) -> Params:
+    def _draw(self, trial: Trial) -> Params:
         try:
-            with warnings.catch_warnings(), self._ledger.together():
-                warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may lie outside
+            with warnings.catch_warnings(), self._cache.together():
+                warnings.filterwarnings("ignore", "Fixed parameter")  # the published default may be outside the space
                 return self._space.suggest(trial)
         except (HpoError, LostTrialError, OSError):
             raise
-        except Exception as error:  # of a sampler with arguments or a space that it cannot work with
+        except Exception as error:  # from a sampler that cannot work with its arguments or the space
             kind = type(error).__name__
             raise StudyError(
                 f"the sampler cannot draw trial {trial.number} ({kind}: {error}); see `sampler`"
             ) from error
 
-    def _tell_duplicate(self, trial: Trial, earlier: FrozenTrial) -> None:
-        """Tell a duplicate its original's value; one of a pruned trial is pruned too, or it would look complete."""
-        attrs = {"duplicate_of": earlier.user_attrs.get("duplicate_of", earlier.number)}
-        if earlier.state == TrialState.COMPLETE:
-            self._tell(trial, TrialState.COMPLETE, attrs, earlier.value)
+    def _tell_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
+        """Tell a duplicate its original's value; if the original was pruned, tell it PRUNED with the last report."""
+        attrs = {"duplicate_of": original.user_attrs.get("duplicate_of", original.number)}
+        if original.state == TrialState.COMPLETE:
+            self._tell(trial, TrialState.COMPLETE, attrs, original.value)
             return
-        if earlier.value is not None and earlier.last_step is not None:
-            trial.report(earlier.value, earlier.last_step)
+        if original.value is not None and original.last_step is not None:
+            trial.report(original.value, original.last_step)
         self._tell(trial, TrialState.PRUNED, attrs)

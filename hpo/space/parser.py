@@ -1,4 +1,4 @@
-"""Reading a search space from plain values, as YAML or Python gives them: every problem at once.
+"""Reads a search space from plain values of YAML or Python, and reports all problems together.
 
 learning_rate: {low: 1e-5, high: 1e-3, log: true}   # a range
 batch_size: [16, 32]                                # a choice
@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from hpo.core.errors import ConfigError, Problem, nearest
 from hpo.recipe.hyperparameters import Hyperparameter, defaults
-from hpo.space.search_space import Categorical, Float, Int, Parameter, Params, Scalar, SearchSpace
+from hpo.space.parameters import Categorical, Float, Int, Parameter, Scalar
+from hpo.space.search_space import Params, SearchSpace
 
 
 def parse(
@@ -32,11 +33,11 @@ def parse(
         raw: Either `{parameters: ..., baseline: ..., source: ...}` or the parameters alone. Each is a scalar
             (fixed), a list (choices), a mapping (`low`/`high` or `values`, and `when`), or a parameter object.
         known: The hyperparameters that the objective reads, with their ranges; None does not check.
-        names: The names that the objective reads, where their ranges are not known.
-        source: What to call the space in an error.
+        names: The names that the objective reads, if their ranges are unknown.
+        source: The name of the space in an error message.
 
     Raises:
-        ConfigError: With every problem found.
+        ConfigError: The space has problems; the error has all of them.
     """
     whole = "parameters" in raw
     prefix: tuple[str, ...] = ("parameters",) if whole else ()
@@ -50,7 +51,8 @@ def parse(
         raise ConfigError(source, [*problems, Problem(prefix, "must map parameter names to values or ranges")])
     searched, fixed = _parameters(parameters, known or {}, {*(known or {}), *(names or ())}, prefix, problems)
     problems += _baseline_problems(baseline, parameters, known or {})
-    ordered = _ordered(searched, fixed, prefix, problems)
+    problems += _condition_problems(searched, fixed, prefix)
+    ordered = _ordered(searched, prefix, problems)
     if not searched and not problems:
         problems.append(Problem(prefix, "searches nothing: give at least one parameter a range or a list"))
     if problems:
@@ -71,7 +73,10 @@ def _parameters(
     prefix: tuple[str, ...],
     problems: list[Problem],
 ) -> tuple[dict[str, Parameter], Params]:
-    """Return what is searched and what is fixed; `read`, unless it is empty, are the names that may occur."""
+    """Return what is searched and what is fixed.
+
+    `read` are the names that the objective reads; if it is empty, names are not checked.
+    """
     searched: dict[str, Parameter] = {}
     fixed: Params = {}
     for name, value in raw.items():
@@ -95,7 +100,7 @@ def _parameters(
 def _baseline_problems(
     baseline: Any, parameters: Mapping[str, Any], known: Mapping[str, Hyperparameter]
 ) -> list[Problem]:
-    """Check the values of the published default that a space gives itself."""
+    """Return the problems of the published default that a space names."""
     if not isinstance(baseline, Mapping):
         return [Problem(("baseline",), "must map parameter names to values")]
     problems = []
@@ -108,6 +113,7 @@ def _baseline_problems(
 
 
 def _parameter(value: Any, hyperparameter: Hyperparameter | None) -> Parameter | Scalar | None:
+    """Return a parameter, or the scalar at which it is fixed."""
     if isinstance(value, get_args(Parameter)):
         return value  # type: ignore[no-any-return]
     if isinstance(value, float) and not math.isfinite(value):
@@ -138,6 +144,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _messages(error: ValueError) -> list[str]:
+    """Return the messages of an error, one for each field that Pydantic found wrong."""
     if not isinstance(error, ValidationError):
         return [str(error)]
     return [
@@ -160,26 +167,10 @@ def _range_problems(path: tuple[str, ...], parsed: Any, hyperparameter: Hyperpar
     return [Problem(path, wrong) for value in values if (wrong := hyperparameter.problem(value))]
 
 
-def _ordered(
-    searched: dict[str, Parameter], fixed: Params, prefix: tuple[str, ...], problems: list[Problem]
-) -> dict[str, Parameter]:
-    """Put each parameter after those that its condition names; keep the file's order otherwise."""
+def _ordered(searched: dict[str, Parameter], prefix: tuple[str, ...], problems: list[Problem]) -> dict[str, Parameter]:
+    """Put each parameter after those that its condition names, otherwise in the order of the file."""
     ordered: dict[str, Parameter] = {}
     waiting = dict(searched)
-    for name, parameter in searched.items():
-        for other, wanted in parameter.when.items():
-            path = (*prefix, name, "when", other)
-            if other in fixed:
-                possible: Sequence[Any] | None = [fixed[other]]
-            elif other in searched:
-                possible = searched[other].points()
-            else:
-                problems.append(Problem(path, f"is not a parameter of this space{nearest(other, searched)}"))
-                continue
-            wishes = wanted if isinstance(wanted, list) else [wanted]
-            never = [wish for wish in wishes if possible is not None and wish not in possible]
-            if never:
-                problems.append(Problem(path, f"is never {', '.join(map(repr, never))}{_offer(possible)}"))
     while waiting:
         ready = [n for n, p in waiting.items() if not any(other in waiting for other in p.when)]
         if not ready:
@@ -190,5 +181,26 @@ def _ordered(
     return ordered
 
 
-def _offer(possible: Sequence[Any] | None) -> str:
+def _condition_problems(searched: dict[str, Parameter], fixed: Params, prefix: tuple[str, ...]) -> list[Problem]:
+    """Return the conditions on an unknown parameter or on a value that its parameter never has."""
+    problems = []
+    for name, parameter in searched.items():
+        for other, wanted in parameter.when.items():
+            path = (*prefix, name, "when", other)
+            if other in fixed:
+                possible: Sequence[Any] | None = [fixed[other]]
+            elif other in searched:
+                possible = searched[other].points()
+            else:
+                problems.append(Problem(path, f"is not a parameter of this space{nearest(other, searched)}"))
+                continue
+            required = wanted if isinstance(wanted, list) else [wanted]
+            never = [value for value in required if possible is not None and value not in possible]
+            if never:
+                problems.append(Problem(path, f"is never {', '.join(map(repr, never))}{_choices(possible)}"))
+    return problems
+
+
+def _choices(possible: Sequence[Any] | None) -> str:
+    """Return the values to choose from, if they are few."""
     return f"; it is one of {', '.join(map(repr, possible))}" if possible is not None and len(possible) < 20 else ""

@@ -33,7 +33,7 @@ class _JournalLock(BaseJournalFileLock):
         """Wait for the lock, then remove an unfinished record at the end: the next record would be joined to it.
 
         Raises:
-            GoneError: The journal was deleted or replaced.
+            StorageGoneError: The journal was deleted or replaced.
             TimeoutError: Another process has held the lock for `LOCK_TIMEOUT` seconds. The call may be repeated.
         """
         if not self._lock.acquire(limit=LOCK_TIMEOUT):

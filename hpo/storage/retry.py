@@ -9,7 +9,7 @@ import tenacity
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from hpo.core.errors import AwayError, GoneError, HeldError, StorageError, hidden
+from hpo.core.errors import StorageAwayError, StorageError, StorageGoneError, StorageHeldError, hidden
 from hpo.core.interrupts import StopRequest
 from hpo.storage.urls import redacted
 
@@ -38,7 +38,7 @@ class Retry:
         """Return the call's result, after as many attempts as it needs.
 
         Raises:
-            AwayError: The storage did not come back in time.
+            StorageAwayError: The storage did not come back in time.
             StorageError: The storage has a problem that waiting does not solve, for example a full disk.
         """
         retrying = tenacity.Retrying(
@@ -60,7 +60,7 @@ class Retry:
         return LONGEST_WAIT_WHEN_STOPPING if self._stop_request.is_set() else LONGEST_WAIT
 
     def _give_up(self, state: tenacity.RetryCallState) -> NoReturn:
-        raise AwayError(
+        raise StorageAwayError(
             f"the storage{self._where} was away for {state.seconds_since_start or 0:.0f} s ({_reason(_error(state))}). "
             "Start it, and run the same command again to go on"
         ) from None
@@ -69,7 +69,7 @@ class Retry:
 def _is_away(error: BaseException) -> bool:
     """Return whether a storage may answer if the call is repeated."""
     if isinstance(error, StorageError):  # the server that holds the locks cannot be reached
-        return not isinstance(error, AwayError | GoneError | HeldError)
+        return not isinstance(error, StorageAwayError | StorageGoneError | StorageHeldError)
     if isinstance(error, TimeoutError):  # from a journal's lock
         return True
     cause = _cause(error)

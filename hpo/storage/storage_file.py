@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hpo.core.errors import GoneError
+from hpo.core.errors import StorageGoneError
 from hpo.storage.urls import path_of, redacted
 
 
@@ -24,14 +24,14 @@ class StorageFile:
         """Check that the path still leads to the file that was opened.
 
         Raises:
-            GoneError: The file was deleted, moved or replaced.
+            StorageGoneError: The file was deleted, moved or replaced.
         """
         try:
             problem = None if os.path.samestat(self._opened, os.stat(self._path)) else "replaced by another file"
         except OSError as error:
             problem = f"deleted or moved ({error.strerror})"
         if problem is not None:
-            raise GoneError(
+            raise StorageGoneError(
                 f"the storage {redacted(self._url)} is gone: {self._path} was {problem} while it was in use, so that "
                 "the results since then are not in it. Put the file back, from a copy if need be, and run the same "
                 "command again to go on; without it, the same command begins the study anew"

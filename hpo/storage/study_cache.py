@@ -20,11 +20,11 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.core.comparison import METRICS_AT, metrics_at
 from hpo.core.errors import LostTrialError
 from hpo.core.interrupts import StopRequest
 from hpo.storage.databases import READING
 from hpo.storage.retry import Retry
+from hpo.storage.step_metrics import METRICS_AT, metrics_at
 from hpo.storage.trial_changes import Change
 from hpo.storage.trial_locks import starting
 from hpo.storage.trial_ownership import ATTEMPT, TrialOwnership, adoption_of

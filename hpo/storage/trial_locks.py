@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from hpo.core.errors import HeldError
+from hpo.core.errors import StorageHeldError
 from hpo.storage.file_lock import FileLock, LockFolder
 from hpo.storage.postgres_session import holders, open_session
 from hpo.storage.urls import FILES, POSTGRESQL, path_of, redacted, scheme_of
@@ -217,7 +217,7 @@ def starting(url: str | None, study: str | None = None) -> Iterator[None]:
     itself.
 
     Raises:
-        HeldError: Another process has held it for `LONGEST_WAIT` seconds.
+        StorageHeldError: Another process has held it for `LONGEST_WAIT` seconds.
         StorageError: The storage is on a network file system, or its server cannot be reached.
     """
     purpose = "make the tables" if study is None else f"make study {study!r} or its rows"
@@ -246,8 +246,8 @@ def _wait(session: Any, url: str, key: int, purpose: str) -> None:
         time.sleep(POLL)
 
 
-def _held_error(url: str, holder: str, purpose: str) -> HeldError:
-    return HeldError(
+def _held_error(url: str, holder: str, purpose: str) -> StorageHeldError:
+    return StorageHeldError(
         f"storage {redacted(url)}: {holder} has held the lock to {purpose} for {LONGEST_WAIT:g} s. It may be "
         "stopped: let it go on (kill -CONT) or end it (kill -9), and run the same command again"
     )

@@ -15,8 +15,8 @@ from hpo.core.errors import ConfigError
 from hpo.recipe.hyperparameters import HYPERPARAMETERS
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
+from hpo.space.parameters import Categorical, Float
 from hpo.space.parser import parse
-from hpo.space.search_space import Categorical, Float
 from hpo.tasks.classification import TASKS
 from hpo.tasks.metrics import METRICS
 

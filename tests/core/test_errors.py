@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 import pytest
 
 from hpo.core import errors
-from hpo.core.errors import ConfigError, HpoError, MissingExtraError, Problem, TrialEndedError
+from hpo.core.errors import ConfigError, HpoError, MissingExtraError, Problem, TrialEndedError, nearest
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_a_missing_extra_says_what_to_install() -> None:
     assert "pip install 'hpo[postgresql]'" in str(MissingExtraError("A PostgreSQL storage", "postgresql"))
 
 
-def test_the_tree_at_the_top_names_every_error_under_its_parent() -> None:
+def test_the_tree_in_the_docstring_has_every_error_under_its_parent() -> None:
     assert errors.__doc__ is not None
     defined = {
         name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)
@@ -49,7 +50,19 @@ def test_the_tree_at_the_top_names_every_error_under_its_parent() -> None:
         above[depth] = kind
 
 
-def test_what_ends_a_trial_is_no_error_of_the_user_and_has_its_own_reason() -> None:
+def test_errors_that_end_a_trial_are_not_user_errors_and_have_their_own_reasons() -> None:
     kinds = [TrialEndedError, *TrialEndedError.__subclasses__()]
     assert len({kind.reason for kind in kinds}) == len(kinds)
     assert not any(issubclass(kind, HpoError) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "said"),
+    [
+        ("learnig_rate", ["learning_rate"], "; did you mean learning_rate?"),
+        (7, ["b", "a"], "; one of a, b"),
+        ("Learning-Rate", ["learning_rate"], "; did you mean learning_rate?"),
+    ],
+)
+def test_the_nearest_name_is_offered(name: Any, names: list[str], said: str) -> None:
+    assert nearest(name, names) == said

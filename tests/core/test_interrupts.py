@@ -15,18 +15,18 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_asks_for_an_end_and_the_second_ends(number, capfd):
-    halt, before = StopRequest(), signal.getsignal(number)
-    with handling_signals(halt):
+def test_the_first_signal_asks_to_stop_and_the_second_interrupts(number, capfd):
+    request, before = StopRequest(), signal.getsignal(number)
+    with handling_signals(request):
         signal.raise_signal(number)
-        assert halt.is_set()
+        assert request.is_set()
         assert "once more to stop at once" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
 
 
-def test_two_different_signals_are_two():
+def test_two_different_signals_count_as_two():
     with handling_signals(StopRequest()):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -35,19 +35,19 @@ def test_two_different_signals_are_two():
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_is_ignored_stays_ignored(number):
-    halt, before = StopRequest(), signal.signal(number, signal.SIG_IGN)
+    request, before = StopRequest(), signal.signal(number, signal.SIG_IGN)
     try:
-        with handling_signals(halt):
+        with handling_signals(request):
             signal.raise_signal(number)
             signal.raise_signal(number)
             assert signal.getsignal(number) is signal.SIG_IGN
-        assert not halt.is_set()
+        assert not request.is_set()
         assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(number, before)
 
 
-def test_in_another_thread_nothing_changes():
+def test_outside_the_main_thread_no_handler_is_changed():
     before, inside = [signal.getsignal(number) for number in SIGNALS], []
 
     def work():
@@ -60,13 +60,13 @@ def test_in_another_thread_nothing_changes():
     assert inside == before
 
 
-def test_without_a_limit_nobody_watches():
+def test_without_a_limit_there_is_no_watchdog():
     before = threading.active_count()
     with watchdog(StopRequest(), None):
         assert threading.active_count() == before
 
 
-def test_the_watch_ends_with_what_it_watches():
+def test_the_watchdog_ends_with_its_context():
     before = threading.active_count()
     with watchdog(StopRequest(), 100.0):
         assert threading.active_count() == before + 1
@@ -81,17 +81,17 @@ import sys, time
 import hpo.core.interrupts
 from hpo.core.interrupts import StopRequest, watchdog
 hpo.core.interrupts.TICK = 0.02
-halt = StopRequest()
+request = StopRequest()
 
 def a_step_that_hangs():
     time.sleep(60)
 
-with watchdog(halt, {limit}):
+with watchdog(request, {limit}):
     print("began", flush=True)
     {then}
 print("ended", flush=True)
 """
-LOOKING = "end = time.monotonic() + 1.5\n    while time.monotonic() < end: time.sleep(0.01); halt.is_set()"
+READING = "end = time.monotonic() + 1.5\n    while time.monotonic() < end: time.sleep(0.01); request.is_set()"
 
 
 def start(then, limit):
@@ -102,7 +102,7 @@ def start(then, limit):
     return process
 
 
-def test_a_process_in_which_nothing_progresses_ends_and_says_where_it_was():
+def test_a_process_without_progress_ends_with_a_traceback():
     process = start("a_step_that_hangs()", 0.3)
     said, error = process.communicate(timeout=30)
     assert (process.returncode, said) == (STALLED, "")
@@ -110,14 +110,14 @@ def test_a_process_in_which_nothing_progresses_ends_and_says_where_it_was():
     assert "a_step_that_hangs" in error
 
 
-def test_a_process_that_looks_at_the_halt_goes_on():
-    process = start(LOOKING, 0.5)
+def test_a_process_that_reads_the_request_goes_on():
+    process = start(READING, 0.5)
     assert process.communicate(timeout=30) == ("ended\n", "")
     assert process.returncode == 0
 
 
 def test_time_in_which_the_process_is_stopped_does_not_count():
-    process = start(LOOKING, 0.5)
+    process = start(READING, 0.5)
     os.kill(process.pid, signal.SIGSTOP)
     time.sleep(1.2)
     os.kill(process.pid, signal.SIGCONT)
@@ -125,11 +125,11 @@ def test_time_in_which_the_process_is_stopped_does_not_count():
     assert process.returncode == 0
 
 
-def test_a_halt_that_was_asked_for_before_is_seen():
-    halt = StopRequest()
-    assert not halt.is_set()
-    halt.silent = 9
-    halt.set()
-    assert halt.silent == 9  # who asks is not who works
-    assert halt.is_set()
-    assert halt.silent == 0
+def test_reading_the_request_resets_the_ticks_and_setting_it_does_not():
+    request = StopRequest()
+    assert not request.is_set()
+    request.silent = 9
+    request.set()
+    assert request.silent == 9  # setting is not reading
+    assert request.is_set()
+    assert request.silent == 0

@@ -12,18 +12,19 @@ import pytest
 from optuna.trial import TrialState
 
 import hpo
+from hpo.analysis.trial_summary import remarks
 from hpo.config import study_spec
-from hpo.core.comparison import METRICS_AT, Comparison
 from hpo.core.errors import ConfigError
-from hpo.core.formatting import remarks
 from hpo.core.trainer import Evaluation
 from hpo.execution.checkpoint_store import Checkpoints, Kept
 from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
+from hpo.search.comparison import Comparison
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
 from hpo.search.stopping import Rules
 from hpo.space.parser import parse
+from hpo.storage.step_metrics import METRICS_AT
 
 SPACE = parse({"x": list(range(8))})
 HALVING = {"reduction_factor": 4}

@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_run_classifier() -> None:
     assert DEFAULTS["max_grad_norm"] == 1.0
 
 
-def test_adapters_start_from_a_rate_of_their_own(tmp_path: Path) -> None:
+def test_adapters_have_their_own_default_learning_rate(tmp_path: Path) -> None:
     settings = {"name": "s", "model": "m", "data": {"train": "x.csv"}}
     rates = {"low": 1e-5, "high": 1e-2, "log": True}
     for space, rate in ({"learning_rate": rates}, 5e-5), ({"learning_rate": rates, "lora_rank": [2, 4]}, 5e-4):
@@ -37,7 +37,7 @@ def test_adapters_start_from_a_rate_of_their_own(tmp_path: Path) -> None:
     assert defaults({"learning_rate"}) == DEFAULTS
 
 
-def test_the_schedules_offered_are_those_there_are() -> None:
+def test_the_choices_of_schedule_are_all_schedules() -> None:
     assert HYPERPARAMETERS["schedule"].choices == tuple(SCHEDULES)
 
 
@@ -66,12 +66,12 @@ def test_the_schedules_offered_are_those_there_are() -> None:
         ("schedule", ["linear"], f"['linear'] is not one of {', '.join(SCHEDULES)}"),
     ],
 )
-def test_a_value_outside_its_range_is_named(name: str, value: Any, said: str | None) -> None:
+def test_the_problem_of_a_value_outside_its_range(name: str, value: Any, said: str | None) -> None:
     assert HYPERPARAMETERS[name].problem(value) == said
 
 
 @given(st.floats(-2, 2), st.floats(-1, 0), st.floats(0, 1), st.booleans(), st.booleans())
-def test_open_and_closed_ends_mean_what_the_interval_says(
+def test_values_are_allowed_as_the_interval_notation_says(
     value: float, low: float, high: float, low_open: bool, high_open: bool
 ) -> None:
     entry = Hyperparameter(float, 0.0, "", low=low, high=high, low_open=low_open, high_open=high_open)

@@ -72,7 +72,7 @@ def test_equals_transformers_for_any_trial(
     name: str, warmup: int, rest: int, cycles: int, power: float, decay: float
 ) -> None:
     total = max(1, warmup + rest)
-    ratio = (warmup - 0.5) / total if warmup else 0.0  # the half step keeps the rounding out of this test
+    ratio = (warmup - 0.5) / total if warmup else 0.0  # the half step makes the result independent of rounding
     params = {"num_cycles": cycles, "power": power, "decay_ratio": decay}
     multipliers = ours(name, ratio, total, params)
     assert multipliers == pytest.approx(theirs(name, warmup, total, params), abs=1e-12)
@@ -93,7 +93,7 @@ def test_warm_up_is_rounded_as_transformers_does(ratio: float, total: int) -> No
 
 
 def test_a_warm_up_of_one_is_the_whole_trial() -> None:
-    assert warmup_steps(1.0, 40) == 40  # where transformers would read 1 as a single step
+    assert warmup_steps(1.0, 40) == 40  # transformers would take 1 as one step
 
 
 def test_an_unknown_schedule_cannot_run() -> None:

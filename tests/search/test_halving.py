@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from hpo.core.comparison import METRICS_AT, Comparison
+from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
 from hpo.search.pruners import make
+from hpo.storage.step_metrics import METRICS_AT
 
 HIGHER, LOWER = Comparison("maximize"), Comparison("minimize")
 GO_ON, PRUNE, WAIT = Decision.GO_ON, Decision.PRUNE, Decision.WAIT
@@ -20,7 +21,7 @@ X = CategoricalDistribution(tuple(range(-1, 100)))
 
 
 def row(number, state, curve, x=None, **attrs):
-    """Return a row; its parameter is its number unless told, -1 is none yet."""
+    """Return a trial. Its parameter is `x`, or its number if that is None; -1 is a trial without parameters."""
     x = number if x is None else x
     made = create_trial(
         state=STATES.get(state, TrialState.COMPLETE),
@@ -34,12 +35,12 @@ def row(number, state, curve, x=None, **attrs):
     return made
 
 
-def rungs(first=1, factor=2, bootstrap=0, shares=lambda row: True):
-    return Rungs(first, factor, bootstrap, shares)
+def rungs(first=1, factor=2, bootstrap=0, in_bracket=lambda row: True):
+    return Rungs(first, factor, bootstrap, in_bracket)
 
 
 def at(*values):
-    """Return a curve of a value a step."""
+    """Return a curve with one value at each step."""
     return dict(enumerate(values, 1))
 
 
@@ -51,7 +52,7 @@ def at(*values):
         ({1: 0.1, 2: 0.2}, [0.2]),
         ({2: 0.2, 3: 0.3, 4: 0.4}, [0.2, 0.4]),
         ({3: 0.3, 5: 0.5}, [0.3, 0.5]),  # the first evaluation at a rung or beyond it
-        ({9: 0.9}, [0.9, 0.9, 0.9]),  # one that skips some is theirs too
+        ({9: 0.9}, [0.9, 0.9, 0.9]),  # an evaluation that skips rungs counts at each
         ({8: 0.8, 2: 0.2}, [0.2, 0.8, 0.8]),
     ],
 )
@@ -66,62 +67,62 @@ REACHED = [row(n, "R", at(value)) for n, value in enumerate((0.4, 0.1, 0.3, 0.2)
 @pytest.mark.parametrize(
     ("what", "rows", "expected"),
     [
-        ("who is alone is promoted", ALONE, [GO_ON]),
-        ("a mate that has not reached it is waited for", [*ALONE, row(1, "R", {})], [WAIT]),
-        ("one that has not started too", [*ALONE, row(1, "W", {}, -1)], [WAIT]),
-        ("one that has ended is not", [*ALONE, row(1, "F", {}), row(2, "P", {})], [GO_ON]),
-        ("one that ended beyond it counts", [*ALONE, row(1, "C", at(0.6, 0.1))], [PRUNE]),
-        ("one that failed beyond it counts", [*ALONE, row(1, "F", at(0.6))], [PRUNE]),
-        ("one that was put back counts where it was", [*ALONE, row(1, "W", at(0.6))], [PRUNE]),
+        ("a trial alone is promoted", ALONE, [GO_ON]),
+        ("waits for a trial of the round that has not reached the rung", [*ALONE, row(1, "R", {})], [WAIT]),
+        ("waits for one that has not started", [*ALONE, row(1, "W", {}, -1)], [WAIT]),
+        ("does not wait for one that has ended", [*ALONE, row(1, "F", {}), row(2, "P", {})], [GO_ON]),
+        ("one that completed after the rung counts", [*ALONE, row(1, "C", at(0.6, 0.1))], [PRUNE]),
+        ("one that failed after the rung counts", [*ALONE, row(1, "F", at(0.6))], [PRUNE]),
+        ("one that returned to waiting counts with its report", [*ALONE, row(1, "W", at(0.6))], [PRUNE]),
         ("the best half is promoted", REACHED, [GO_ON, PRUNE, GO_ON, PRUNE]),
-        ("of equals all", [row(n, "R", at(0.5)) for n in range(4)], [GO_ON] * 4),
+        ("equal trials are all promoted", [row(n, "R", at(0.5)) for n in range(4)], [GO_ON] * 4),
         (
-            "of the second equals too",
+            "equal second trials are promoted too",
             [row(n, "R", at(v)) for n, v in enumerate((0.9, 0.5, 0.5, 0.4))],
             [GO_ON] * 3 + [PRUNE],
         ),
-        ("of three one", REACHED[:3], [GO_ON, PRUNE, PRUNE]),
-        ("the next round is not waited for", [*REACHED, row(4, "W", {}, -1)], [GO_ON, PRUNE, GO_ON, PRUNE]),
+        ("of three trials one is promoted", REACHED[:3], [GO_ON, PRUNE, PRUNE]),
+        ("does not wait for the next round", [*REACHED, row(4, "W", {}, -1)], [GO_ON, PRUNE, GO_ON, PRUNE]),
         (
-            "a told duplicate counts for nothing",
+            "a told duplicate does not count",
             [*REACHED[:3], row(3, "C", at(0.9), 0, duplicate_of=0)],
             [GO_ON, PRUNE, PRUNE],
         ),
-        ("a twin is not waited for", [*REACHED[:3], row(3, "W", {}, 0)], [GO_ON, PRUNE, PRUNE]),
+        ("does not wait for a duplicate", [*REACHED[:3], row(3, "W", {}, 0)], [GO_ON, PRUNE, PRUNE]),
         (
-            "a twin whose original failed trains, and counts for itself alone",
+            "a duplicate whose original failed trains, and counts in its own decision only",
             [row(0, "F", at(0.4)), *REACHED[1:3], row(3, "R", at(0.5), 0)],
             [None, PRUNE, PRUNE, GO_ON],
         ),
         (
-            "its original may have failed on the way to the rung",
+            "its original may have failed before the rung",
             [row(0, "F", {}), *REACHED[1:3], row(3, "R", at(0.5), 0)],
             [None, PRUNE, GO_ON, GO_ON],
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_becomes_of_those_that_have_reached_a_rung(what, rows, expected):
+def test_decisions_at_a_rung(what, rows, expected):
     for number, decision in enumerate(expected):
         if decision is not None:
             assert decide(rows, number, 1, rungs(), 4, HIGHER) is decision, number
 
 
-def test_a_loss_is_better_when_it_is_lower():
+def test_with_minimize_lower_values_are_promoted():
     assert [decide(REACHED, n, 1, rungs(), 4, LOWER) for n in range(4)] == [PRUNE, GO_ON, PRUNE, GO_ON]
 
 
 def test_a_value_between_rungs_decides_nothing():
     rows = [row(0, "R", at(0.1, 0.1, 0.0)), row(1, "R", at(0.0, 0.2))]
-    assert decide(rows, 0, 3, rungs(), 2, HIGHER) is GO_ON  # rung 2 lost, but that was decided at 2
+    assert decide(rows, 0, 3, rungs(), 2, HIGHER) is GO_ON  # the rung at 2 was decided at step 2
     assert decide(rows, 0, 2, rungs(), 2, HIGHER) is PRUNE
-    assert decide(rows, 0, 1, rungs(), 2, HIGHER) is GO_ON  # what it reported later does not count
+    assert decide(rows, 0, 1, rungs(), 2, HIGHER) is GO_ON  # later reports do not count
 
 
-def test_an_evaluation_that_skips_rungs_has_to_stand_at_each():
+def test_an_evaluation_that_skips_rungs_is_decided_at_each():
     best = row(0, "R", {4: 0.5})
     for other, expected in (
-        (at(0.4), WAIT),  # still on its way to the second rung
+        (at(0.4), WAIT),  # has not reached the second rung
         (at(0.6), PRUNE),
         (at(0.4, 0.4), WAIT),
         (at(0.4, 0.6), PRUNE),
@@ -130,29 +131,29 @@ def test_an_evaluation_that_skips_rungs_has_to_stand_at_each():
         assert decide([best, row(1, "R", other)], 0, 4, rungs(), 2, HIGHER) is expected
 
 
-def test_as_long_as_a_rung_has_no_more_than_the_bootstrap_none_is_promoted():
+def test_no_trial_is_promoted_from_a_rung_with_at_most_bootstrap_trials():
     assert {decide(REACHED, n, 1, rungs(bootstrap=4), 4, HIGHER) for n in range(4)} == {PRUNE}
     assert decide(REACHED, 0, 1, rungs(bootstrap=3), 4, HIGHER) is GO_ON
 
 
-def test_earlier_rounds_count_and_their_twins_that_trained_too():
+def test_earlier_rounds_count_with_their_duplicates_that_trained():
     earlier = [row(0, "P", at(0.8)), row(1, "F", at(0.7), 0), row(2, "C", at(0.9), 5, duplicate_of=0)]
     later = [row(3, "R", at(0.5)), row(4, "R", at(0.6)), row(5, "R", at(0.9))]
     assert [decide([*earlier, *later], n, 1, rungs(), 3, HIGHER) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
     assert [decide(later, n, 1, rungs(factor=3), 3, HIGHER) for n in (3, 4, 5)] == [PRUNE, PRUNE, GO_ON]
 
 
-def test_brackets_decide_and_wait_for_themselves_alone():
-    mine = rungs(shares=lambda row: row.number % 2 == 0)
+def test_brackets_decide_and_wait_independently():
+    mine = rungs(in_bracket=lambda row: row.number % 2 == 0)
     rows = [row(0, "R", at(0.5)), row(1, "R", {}), row(2, "R", at(0.4)), row(3, "C", at(0.9))]
     assert [decide(rows, n, 1, mine, 4, HIGHER) for n in (0, 2)] == [GO_ON, PRUNE]
 
 
-# ---------------------------------------------------------------- whoever is faster
+# ---------------------------------------------------------------- independence of the order of reports
 
 
 def simulated(trials, size, factor, bootstrap, brackets, order):
-    """Run trials (parameter, curve, whether it fails after it) in rounds; `order` chooses who is next."""
+    """Run trials (parameter, curve, whether it fails after it) in rounds; `order` chooses the next one."""
     rows = [row(n, "W", {}, x) for n, (x, _, _) in enumerate(trials)]
     paused = {}
 
@@ -176,7 +177,7 @@ def simulated(trials, size, factor, bootstrap, brackets, order):
             alike = {n: [m for m in range(n) if rows[m].params == rows[n].params] for n in running}
             free = [n for n in running if all(rows[m].state.is_finished() for m in alike[n])]
             free = [n for n in free if n not in paused or decision(n) is not WAIT]
-            assert free, "all wait for each other"
+            assert free, "all trials wait"
             number = order.choice(free)
             told = [m for m in alike[number] if rows[m].state != TrialState.FAIL]
             _, curve, fails = trials[number]
@@ -211,7 +212,7 @@ VALUES = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=6)
     brackets=st.lists(st.integers(0, 1), min_size=1, max_size=5),
     seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)),
 )
-@example(  # the original of a twin fails in another bracket
+@example(  # the original of a duplicate fails in another bracket
     trials=[(0, [1.0], True), (0, [4.0] * 3, False), (2, [1.0], False), (3, [2.0] * 3, False)],
     size=4,
     factor=2,
@@ -219,14 +220,12 @@ VALUES = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=6)
     brackets=[0, 1],
     seeds=(0, 3),
 )
-def test_what_becomes_of_a_round_does_not_depend_on_the_order_of_reports(
-    trials, size, factor, bootstrap, brackets, seeds
-):
+def test_the_results_of_a_round_do_not_depend_on_the_order_of_reports(trials, size, factor, bootstrap, brackets, seeds):
     one, other = (simulated(trials, size, factor, bootstrap, brackets, random.Random(seed)) for seed in seeds)
     assert one == other
 
 
-# ---------------------------------------------------------------- from a pruner
+# ---------------------------------------------------------------- the rungs of a pruner
 
 
 def study_of(*rows, name="s"):
@@ -241,11 +240,11 @@ def test_pruners_without_rungs_have_none():
         assert rungs_of(make(name, arguments), study_of(), row(0, "R", {}), 1) is None
 
 
-def test_the_rungs_of_successive_halving_are_the_pruners():
+def test_the_rungs_of_successive_halving_have_the_arguments_of_the_pruner():
     asha = make("asha", {"min_resource": 3, "reduction_factor": 5, "min_early_stopping_rate": 1, "bootstrap_count": 2})
     found = rungs_of(asha, study_of(), row(0, "R", {}), 7)
     assert (found.first, found.factor, found.bootstrap) == (15, 5, 2)
-    assert found.shares(row(9, "R", {}))
+    assert found.in_bracket(row(9, "R", {}))
     guessed = rungs_of(make("asha", {"min_resource": "auto"}), study_of(), row(0, "R", {}), 7)
     assert (guessed.first, guessed.factor) == (7, 4)
 
@@ -257,7 +256,7 @@ def test_the_rungs_of_hyperband_are_those_of_the_trials_bracket():
     firsts = [one.first for one in found]
     assert set(firsts) == {1, 3, 9}
     for one, first in zip(found, firsts, strict=True):
-        assert [one.shares(other) for other in rows] == [first == another for another in firsts]
+        assert [one.in_bracket(other) for other in rows] == [first == another for another in firsts]
         assert one.factor == 3
 
 
@@ -272,7 +271,7 @@ def test_hyperband_knows_its_brackets_once_a_trial_has_completed():
 
 
 def reporting(number, state, value, loss, at=1):
-    """Return a row with a loss beside its value."""
+    """Return a trial with a loss stored beside its value."""
     made = row(number, state, {at: value})
     made.system_attrs[METRICS_AT] = {"loss": {str(at): loss}}
     return made
@@ -288,31 +287,31 @@ def decisions(rows, compared=HIGHER, size=4, factor=2):
     ]
 
 
-def test_of_equal_values_the_lower_losses_are_promoted_whatever_their_numbers():
+def test_among_equal_values_the_lower_losses_are_promoted_in_any_order_of_numbers():
     rows = [reporting(n, "R", 0.9, loss) for n, loss in enumerate((0.4, 0.3, 0.2, 0.1))]
     assert decisions(rows) == [(PRUNE, "loss"), (PRUNE, "loss"), (GO_ON, "loss"), (GO_ON, "loss")]
-    assert decisions(rows, LOWER) == decisions(rows)  # a loss is better when it is lower, whatever the value
+    assert decisions(rows, LOWER) == decisions(rows)  # a lower loss is better in both directions
 
 
-def test_only_trials_at_the_line_are_part_of_a_tie():
+def test_only_trials_at_the_limit_are_part_of_a_tie():
     rows = [reporting(n, "R", *pair) for n, pair in enumerate([(0.9, 0.9), (0.5, 0.2), (0.5, 0.1), (0.4, 0.1)])]
     assert decisions(rows) == [(GO_ON, None), (PRUNE, "loss"), (GO_ON, "loss"), (PRUNE, None)]
 
 
-def test_equal_in_both_all_are_promoted_and_it_is_a_tie():
+def test_trials_equal_in_value_and_loss_are_all_promoted_as_a_tie():
     rows = [reporting(n, "R", 0.9, 0.1) for n in range(4)]
     assert decisions(rows) == [(GO_ON, "all")] * 4
     rows[3] = reporting(3, "R", 0.9, 0.2)
     assert decisions(rows) == [(GO_ON, "all")] * 3 + [(PRUNE, "loss")]
-    assert decisions([row(n, "R", at(0.9)) for n in range(4)]) == [(GO_ON, "all")] * 4  # nothing beside the value
+    assert decisions([row(n, "R", at(0.9)) for n in range(4)]) == [(GO_ON, "all")] * 4  # no stored loss
 
 
-def test_equals_on_one_side_of_the_line_are_no_tie():
+def test_equal_trials_on_one_side_of_the_limit_are_no_tie():
     rows = [row(n, "R", at(value)) for n, value in enumerate((0.9, 0.9, 0.1, 0.1))]
     assert decisions(rows) == [(GO_ON, None), (GO_ON, None), (PRUNE, None), (PRUNE, None)]
 
 
-def test_what_is_pruned_on_orders_trials_in_the_place_of_the_value():
+def test_the_metric_of_prune_on_orders_trials_in_place_of_the_value():
     rows = [reporting(n, "R", *pair) for n, pair in enumerate([(0.9, 0.9), (0.8, 0.1), (0.7, 0.1), (0.6, 0.2)])]
     found = decisions(rows, Comparison("minimize", "loss"))
     assert found == [(PRUNE, None), (GO_ON, None), (GO_ON, None), (PRUNE, None)]
@@ -320,7 +319,7 @@ def test_what_is_pruned_on_orders_trials_in_the_place_of_the_value():
     assert decisions(rows, Comparison("minimize", "loss"))[1:] == [(GO_ON, "all")] * 3
 
 
-# ---------------------------------------------------------------- free-running, as Optuna's pruner
+# ---------------------------------------------------------------- without rounds, as Optuna's pruner
 
 
 @given(
@@ -330,8 +329,8 @@ def test_what_is_pruned_on_orders_trials_in_the_place_of_the_value():
     bootstrap=st.integers(0, 2),
     direction=st.sampled_from(["maximize", "minimize"]),
 )
-def test_free_running_a_rung_decides_as_optunas_pruner_does(curves, factor, first, bootstrap, direction):
-    """Of trials that run one after the other; where values are equal Optuna promotes all, and so do we."""
+def test_without_rounds_decisions_are_those_of_optunas_pruner(curves, factor, first, bootstrap, direction):
+    """The trials run one after the other. Among equal values all are promoted, as by Optuna."""
     pruner = optuna.pruners.SuccessiveHalvingPruner(first, factor, bootstrap_count=bootstrap)
     study = optuna.create_study(direction=direction, pruner=pruner)
     for curve in curves:

@@ -49,21 +49,21 @@ def test_an_argument_must_be_of_its_annotated_type(arguments: dict[str, Any], pr
     assert argument_problems(of, arguments) == problems
 
 
-@pytest.mark.parametrize("room", [samplers, pruners])
-def test_every_annotation_of_optuna_can_be_read(room: Any) -> None:
-    """A new version whose annotations name something else must not silently end the check."""
-    builds = {name: room.factory(name) for name in room.names()}
+@pytest.mark.parametrize("module", [samplers, pruners])
+def test_every_annotation_of_optuna_can_be_read(module: Any) -> None:
+    """A new version of Optuna with other names in its annotations must not disable the check silently."""
+    builds = {name: module.factory(name) for name in module.names()}
     unread = [name for name, build in builds.items() if build.__init__ is not object.__init__ and not _hints(build)]
     assert set(unread) <= {"none", "NopPruner"}
 
 
-def test_an_annotation_that_cannot_be_read_is_left_to_the_class() -> None:
+def test_an_argument_with_an_unreadable_annotation_is_not_checked() -> None:
     def build(x: Unknown) -> None:  # type: ignore[name-defined]  # noqa: F821
         pass
 
     assert argument_problems(build, {"x": 3}) == {}
 
 
-def test_an_object_is_accepted_where_one_is_wanted() -> None:
+def test_an_object_of_the_annotated_class_is_accepted() -> None:
     inner = optuna.pruners.MedianPruner()
     assert argument_problems(optuna.pruners.PatientPruner, {"wrapped_pruner": inner, "patience": 1}) == {}

@@ -82,7 +82,7 @@ def test_trials_of_different_batch_sizes_compare_at_the_same_examples_seen() -> 
     pruner = make("median", SLOW, segment=80, horizon=320)
     assert pruned_at(pruner, [small, large]) == [None, 80]
     by_steps = [{at // size: value for at, value in curve.items()} for curve, size in ((small, 16), (large, 80))]
-    assert pruned_at(make("median", SLOW), by_steps) == [None, None]  # the trap that counting examples avoids
+    assert pruned_at(make("median", SLOW), by_steps) == [None, None]  # counting steps, the trials would not be compared
 
 
 @pytest.mark.parametrize("name", ["asha", "successive_halving"])
@@ -125,7 +125,7 @@ def test_hyperband_waits_for_a_complete_trial_where_the_horizon_is_not_known() -
         ("patient", {"wrapped": {"name": "median", "n_startup": 1}}, "unexpected keyword argument 'n_startup'"),
     ],
 )
-def test_what_cannot_be_built_is_a_value_error(name: str, arguments: dict[str, Any], said: str) -> None:
+def test_a_pruner_that_cannot_be_built_is_a_value_error(name: str, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make(name, arguments)
 

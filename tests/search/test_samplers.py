@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.samplers import BaseSampler
 from optuna.testing import pytest_samplers as suites
 
 from hpo.core.errors import MissingExtraError
-from hpo.core.seeds import derived_seed
 from hpo.search.samplers import MAX_REDRAWS, SAMPLERS, TrialSeededSampler, factory, make
 from hpo.space.parser import parse
 from hpo.space.search_space import SearchSpace
@@ -82,7 +79,7 @@ def test_inactive_parameters_are_never_drawn_and_active_ones_are_of_the_space(na
 
 
 @pytest.mark.parametrize("name", ["qmc", "random", "tpe"])
-def test_a_conditional_parameter_is_drawn_anew_in_every_trial(name: str) -> None:
+def test_a_conditional_parameter_has_a_new_value_in_every_trial(name: str) -> None:
     params = run(opened(name, CONDITIONAL), CONDITIONAL, 30)
     powers = [p["power"] for p in params if "power" in p]
     assert len(powers) > 3
@@ -90,12 +87,12 @@ def test_a_conditional_parameter_is_drawn_anew_in_every_trial(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["random", "tpe", "BruteForceSampler"])
-def test_no_point_of_a_small_space_comes_twice_while_there_are_others(name: str) -> None:
+def test_no_point_of_a_small_space_is_repeated_while_others_remain(name: str) -> None:
     points = run(opened(name, SMALL), SMALL, 5)
     assert len({tuple(params.items()) for params in points}) == 5
 
 
-def test_a_duplicate_is_drawn_again_ten_times_and_then_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_duplicate_is_redrawn_ten_times_and_then_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[tuple[int, int]] = []
     fresh = TrialSeededSampler._fresh
 
@@ -110,7 +107,7 @@ def test_a_duplicate_is_drawn_again_ten_times_and_then_let_through(monkeypatch: 
     assert [attempt for number, attempt in attempts if number == 2] == list(range(1 + MAX_REDRAWS))
 
 
-def test_waiting_rows_do_not_disturb_and_fixed_parameters_win() -> None:
+def test_enqueued_parameters_are_used_and_do_not_change_other_draws() -> None:
     study = opened("random", CONDITIONAL)
     study.enqueue_trial({"schedule": "poly", "lr": 1e-3, "power": 1.0, "single": 7})
     study.enqueue_trial({})
@@ -151,7 +148,7 @@ def test_any_class_of_optuna_can_be_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tpee", "BaseSampler", "nsgaii", "BaseGASampler", ""])
-def test_what_is_no_sampler_is_not_found(name: str) -> None:
+def test_other_names_are_not_samplers(name: str) -> None:
     assert factory(name) is None
     with pytest.raises(ValueError, match=f"no sampler is called {name!r}; one of tpe, random"):
         make(name, {}, 0)
@@ -186,33 +183,22 @@ def test_a_function_can_be_added_to_the_samplers(monkeypatch: pytest.MonkeyPatch
     assert run(opened("mine", RANGES), RANGES, 3) == run(opened("random", RANGES), RANGES, 3)
 
 
-@given(st.lists(st.integers(0, 99) | st.text("ab", max_size=2), min_size=1, max_size=4))
-def test_a_derived_seed_is_a_function_of_its_path(parts: list[int | str]) -> None:
-    assert derived_seed(*parts) == derived_seed(*parts)
-    assert 0 <= derived_seed(*parts) < 2**32
-    assert derived_seed(*parts, "more") != derived_seed(*parts)
+# ---------------------------------------------------------------- Optuna's own suite
 
-
-def test_derived_seeds_do_not_change_between_versions() -> None:
-    assert derived_seed(0, 3, "trial") == 2268388570
-
-
-# ---------------------------------------------------------------- the peer's own suite
-
-ELSEWHERE = parse({"not_in_the_suite": {"low": 0.0, "high": 1.0}})
+OTHER = parse({"not_in_the_suite": {"low": 0.0, "high": 1.0}})
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 class TestConformance(suites.BasicSamplerTestCase):
-    """The suite's objectives suggest what they like, so all of it is drawn outside the space."""
+    """The parameters of the suite's objectives are not in the space, so each is drawn independently."""
 
     @pytest.fixture(params=["random", "tpe"])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
-        return lambda: TrialSeededSampler(request.param, {}, ELSEWHERE, 0)
+        return lambda: TrialSeededSampler(request.param, {}, OTHER, 0)
 
 
-def test_trials_that_are_asked_at_once_keep_away_from_each_other() -> None:
-    """TPE counts a trial that runs as a bad one (its `constant_liar`, Optuna's default)."""
+def test_trials_asked_together_are_spread_out() -> None:
+    """TPE counts a running trial as a bad one: `constant_liar`, Optuna's default."""
     space = parse({"x": {"low": 0.0, "high": 10.0}})
 
     def spread(told_in_between: bool) -> float:
@@ -227,7 +213,7 @@ def test_trials_that_are_asked_at_once_keep_away_from_each_other() -> None:
                 trial = study.ask()
                 xs.append(space.suggest(trial)["x"])
                 if told_in_between:
-                    study.tell(trial, state=optuna.trial.TrialState.FAIL)  # which TPE does not look at
+                    study.tell(trial, state=optuna.trial.TrialState.FAIL)  # TPE ignores failed trials
             distances.append(float(np.ptp(xs)))
         return float(np.mean(distances))
 

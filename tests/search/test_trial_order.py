@@ -23,8 +23,8 @@ OPEN = parse({"x": {"low": 0.0, "high": 100.0}})
 R, W, C, P, F = (getattr(TrialState, name) for name in ("RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"))
 
 
-def turns_of(rows, size=None, budget=None, space=OPEN, pruner="none", **arguments):
-    """Return the turns of a study with rows of (state, params, curve, system attributes), the last ones optional."""
+def order_of(rows, size=None, budget=None, space=OPEN, pruner="none", **arguments):
+    """Return the order of a study with trials of (state, params, curve, system attributes), the last ones optional."""
     study = optuna.create_study(storage=InMemoryStorage(), direction="maximize", pruner=make(pruner, arguments))
     study.sampler = TrialSeededSampler("random", {}, space, 0)
     distributions = space.distributions() if space is not OPEN else {"x": FloatDistribution(0.0, 100.0)}
@@ -40,8 +40,8 @@ def turns_of(rows, size=None, budget=None, space=OPEN, pruner="none", **argument
                 system_attrs=attrs,
             )
         )
-    ledger = StudyCache(study)
-    study = optuna.Study(study.study_name, ledger, sampler=study.sampler, pruner=study.pruner)
+    cache = StudyCache(study)
+    study = optuna.Study(study.study_name, cache, sampler=study.sampler, pruner=study.pruner)
     return TrialOrder(study, space, budget or len(rows), size)
 
 
@@ -50,7 +50,7 @@ def x(value):
 
 
 def fixed(value):
-    """Return the attributes of a row that was planned with its parameters."""
+    """Return the attributes of a trial that was planned with its parameters."""
     return {"fixed_params": x(value)}
 
 
@@ -58,22 +58,22 @@ def numbers(rows):
     return [row.number for row in rows]
 
 
-# ---------------------------------------------------------------- whose turn it is
+# ---------------------------------------------------------------- which trials are ready
 
 
-def test_free_running_every_unfinished_row_may_start():
-    turns = turns_of([(C, x(1.0)), (W,), (R, x(2.0)), (F, x(3.0)), (W,)])
-    assert numbers(turns.ready()) == [1, 2, 4]
-    assert list(turns.to_draw()) == []
-    assert turns.unfinished()
+def test_without_rounds_every_unfinished_trial_may_start():
+    order = order_of([(C, x(1.0)), (W,), (R, x(2.0)), (F, x(3.0)), (W,)])
+    assert numbers(order.ready()) == [1, 2, 4]
+    assert list(order.to_draw()) == []
+    assert order.unfinished()
 
 
 @pytest.mark.parametrize(
     ("rows", "ready", "to_draw"),
     [
         ([(W,)] * 6, [], [0, 1]),
-        ([(W, x(1.0)), (W,), (W,)], [0], [1]),  # the first depends on none
-        ([(W,), (W, x(1.0)), (W,)], [], [0]),  # which might repeat the second, and goes first
+        ([(W, x(1.0)), (W,), (W,)], [0], [1]),  # the first depends on no other
+        ([(W,), (W, x(1.0)), (W,)], [], [0]),  # it may become the second's original
         ([(W, x(1.0)), (W, x(2.0)), (W,)], [0, 1], []),
         ([(W, {}, {}, fixed(1.0)), (W, {}, {}, fixed(2.0)), (W,)], [0, 1], []),
         ([(C, x(1.0)), (R, x(2.0)), (W,)], [1], []),
@@ -82,56 +82,56 @@ def test_free_running_every_unfinished_row_may_start():
         ([(C, x(1.0)), (C, x(2.0))], [], []),
     ],
 )
-def test_a_round_begins_when_the_one_before_has_ended_and_is_drawn_in_order(rows, ready, to_draw):
-    turns = turns_of(rows, size=2)
-    assert numbers(turns.ready()) == ready
-    assert numbers(turns.to_draw()) == to_draw
+def test_a_round_begins_when_the_previous_has_ended_and_is_drawn_in_order(rows, ready, to_draw):
+    order = order_of(rows, size=2)
+    assert numbers(order.ready()) == ready
+    assert numbers(order.to_draw()) == to_draw
 
 
-def test_a_trial_that_was_killed_while_it_was_drawn_is_drawn_to_its_end():
-    turns = turns_of([(W, x(0)), (W,)], size=2, space=TWO, budget=2)
-    assert numbers(turns.to_draw()) == [0, 1]
-    assert list(turns.ready()) == []
+def test_a_partly_drawn_trial_is_completed():
+    order = order_of([(W, x(0)), (W,)], size=2, space=TWO, budget=2)
+    assert numbers(order.to_draw()) == [0, 1]
+    assert list(order.ready()) == []
 
 
-def test_rows_beyond_the_budget_neither_run_nor_count():
+def test_trials_beyond_the_budget_neither_run_nor_count():
     rows = [(C, x(1.0)), (W, x(2.0)), (W, x(2.0)), (C, x(2.0)), (W,)]
-    turns = turns_of(rows, budget=2)
-    assert numbers(turns.rows()) == [0, 1]
-    assert numbers(turns.ready()) == [1]
-    assert turns.earlier(turns.rows()[1]) is None
-    assert not turns_of(rows, budget=1).unfinished()
-    assert numbers(turns_of([(W,)] * 3, budget=2, size=3).to_draw()) == [0, 1]
+    order = order_of(rows, budget=2)
+    assert numbers(order.rows()) == [0, 1]
+    assert numbers(order.ready()) == [1]
+    assert order.finished_original(order.rows()[1]) is None
+    assert not order_of(rows, budget=1).unfinished()
+    assert numbers(order_of([(W,)] * 3, budget=2, size=3).to_draw()) == [0, 1]
 
 
 @given(states=st.lists(st.sampled_from([R, W, C, P, F]), min_size=1, max_size=8), size=st.integers(1, 4))
-def test_in_rounds_only_the_first_unfinished_round_moves(states, size):
+def test_in_rounds_only_trials_of_the_first_unfinished_round_run(states, size):
     rows = [(state, {} if state == W else x(float(n))) for n, state in enumerate(states)]
-    turns = turns_of(rows, size=size)
+    order = order_of(rows, size=size)
     first = next((n for n, state in enumerate(states) if not state.is_finished()), None)
-    moving = numbers([*turns.ready(), *turns.to_draw()])
-    assert turns.unfinished() == (first is not None) == bool(moving)
+    moving = numbers([*order.ready(), *order.to_draw()])
+    assert order.unfinished() == (first is not None) == bool(moving)
     assert {n // size for n in moving} <= {first // size if moving else None}
     assert all(not states[n].is_finished() for n in moving)
 
 
-# ---------------------------------------------------------------- what a trial may see
+# ---------------------------------------------------------------- what a proposal sees
 
 
-def test_a_proposal_sees_earlier_rounds_alone():
-    turns = turns_of([(C, x(1.0)), (P, x(2.0)), (R, x(3.0)), (W,)], size=2)
-    assert numbers(turns.seen_by(3).get_trials()) == numbers(turns.seen_by(2).get_trials()) == [0, 1]
-    assert turns.seen_by(1).get_trials() == []
+def test_a_proposal_sees_only_earlier_rounds():
+    order = order_of([(C, x(1.0)), (P, x(2.0)), (R, x(3.0)), (W,)], size=2)
+    assert numbers(order.seen_by(3).get_trials()) == numbers(order.seen_by(2).get_trials()) == [0, 1]
+    assert order.seen_by(1).get_trials() == []
 
 
-def test_free_running_a_proposal_sees_what_has_been_drawn_since_the_last_one():
-    turns = turns_of([(R, x(1.0)), (R,)])
-    seen = turns.seen_by(0)
+def test_without_rounds_a_proposal_sees_parameters_drawn_since_the_last_one():
+    order = order_of([(R, x(1.0)), (R,)])
+    seen = order.seen_by(0)
     assert [row.params for row in seen._get_trials(deepcopy=False, use_cache=True)] == [x(1.0), {}]
-    ledger = seen._storage
-    ledger.take(1)
-    ledger.set_trial_param(ledger.row(1)._trial_id, "x", 2.0, FloatDistribution(0.0, 100.0))
-    assert [row.params for row in turns.seen_by(1)._get_trials(use_cache=True)] == [x(1.0), x(2.0)]
+    cache = seen._storage
+    cache.take(1)
+    cache.set_trial_param(cache.row(1)._trial_id, "x", 2.0, FloatDistribution(0.0, 100.0))
+    assert [row.params for row in order.seen_by(1)._get_trials(use_cache=True)] == [x(1.0), x(2.0)]
 
 
 # ---------------------------------------------------------------- duplicates
@@ -139,7 +139,7 @@ def test_free_running_a_proposal_sees_what_has_been_drawn_since_the_last_one():
 
 @pytest.mark.parametrize(
     ("states", "free", "rounds"),
-    [  # of equal trials: for whom each has to wait
+    [  # trials of equal parameters: the one that each has to wait for
         ([W, W], [None, None], [None, 0]),
         ([R, W], [None, 0], [None, 0]),
         ([W, R], [1, None], [None, 0]),
@@ -148,29 +148,29 @@ def test_free_running_a_proposal_sees_what_has_been_drawn_since_the_last_one():
         ([F, R, R], [None, None, 1], [None, None, 1]),
     ],
 )
-def test_of_equal_trials_one_goes_first(states, free, rounds):
+def test_of_trials_with_equal_parameters_one_goes_first(states, free, rounds):
     for size, expected in ((None, free), (9, rounds)):
-        turns = turns_of([(state, x(1.0)) for state in states], size=size)
-        rows = turns.rows()
-        found = [turns.original(row, rows) for row in rows if not row.state.is_finished()]
+        order = order_of([(state, x(1.0)) for state in states], size=size)
+        rows = order.rows()
+        found = [order.unfinished_original(row, rows) for row in rows if not row.state.is_finished()]
         assert [other and other.number for other in found] == expected[-len(found) :]
-        waits = {row.number for row in rows if not row.state.is_finished() and turns.original(row, rows)}
-        assert numbers(turns.ready()) == [r.number for r in rows if not r.state.is_finished() and r.number not in waits]
+        waits = {row.number for row in rows if not row.state.is_finished() and order.unfinished_original(row, rows)}
+        assert numbers(order.ready()) == [r.number for r in rows if not r.state.is_finished() and r.number not in waits]
 
 
-def test_what_is_not_drawn_waits_for_nobody():
-    turns = turns_of([(R,), (R,), (W,)])
-    assert [turns.original(row, turns.rows()) for row in turns.rows()] == [None] * 3
+def test_trials_without_parameters_wait_for_none():
+    order = order_of([(R,), (R,), (W,)])
+    assert [order.unfinished_original(row, order.rows()) for row in order.rows()] == [None] * 3
 
 
-def test_a_planned_row_waits_for_the_running_one_that_it_repeats():
-    turns = turns_of([(R, x(1.0)), (W, {}, {}, fixed(1.0)), (W, {}, {}, fixed(2.0))])
-    assert numbers(turns.ready()) == [0, 2]
+def test_a_planned_trial_waits_for_its_running_original():
+    order = order_of([(R, x(1.0)), (W, {}, {}, fixed(1.0)), (W, {}, {}, fixed(2.0))])
+    assert numbers(order.ready()) == [0, 2]
 
 
 @pytest.mark.parametrize(
     ("states", "free", "rounds"),
-    [  # whose result counts for the middle one of three equal trials
+    [  # the original of the middle one of three trials of equal parameters
         ([C, R, W], 0, 0),
         ([P, R, C], 0, 0),
         ([F, R, W], None, None),
@@ -179,12 +179,12 @@ def test_a_planned_row_waits_for_the_running_one_that_it_repeats():
         ([W, R, F], None, None),
     ],
 )
-def test_whose_result_counts_for_a_trial_too(states, free, rounds):
+def test_the_original_whose_result_a_duplicate_is_told(states, free, rounds):
     for size, expected in ((None, free), (3, rounds)):
-        turns = turns_of([(state, x(1.0)) for state in states], size=size)
-        found = turns.earlier(turns.rows()[1])
+        order = order_of([(state, x(1.0)) for state in states], size=size)
+        found = order.finished_original(order.rows()[1])
         assert (found and found.number) == expected
-        assert turns_of([(C, x(2.0)), (R, x(1.0))], size=size).earlier(turns.rows()[1]) is None
+        assert order_of([(C, x(2.0)), (R, x(1.0))], size=size).finished_original(order.rows()[1]) is None
 
 
 # ---------------------------------------------------------------- finite spaces
@@ -192,25 +192,25 @@ def test_whose_result_counts_for_a_trial_too(states, free, rounds):
 
 def test_a_finite_space_is_used_up_when_every_point_has_its_trial():
     whole = [(C, x(0)), (F, x(1)), (R, x(2)), (W, {}, {}, fixed(3))]
-    turns = turns_of([*whole, (W,), (W,)], space=SPACE)
-    assert turns.used_up(turns.rows())
-    assert numbers(turns.rows()) == [0, 1, 2, 3]  # what has nothing left to draw does not run
-    assert not turns.lacks_rows()
-    assert not turns_of([*whole[:3], (C, x(2)), (W,)], space=SPACE).used_up(turns.rows()[:3])
+    order = order_of([*whole, (W,), (W,)], space=SPACE)
+    assert order.used_up(order.rows())
+    assert numbers(order.rows()) == [0, 1, 2, 3]  # a trial without a point left does not run
+    assert not order.lacks_trials()
+    assert not order_of([*whole[:3], (C, x(2)), (W,)], space=SPACE).used_up(order.rows()[:3])
 
 
 @pytest.mark.parametrize("size", [None, 2])
-def test_a_point_that_is_half_drawn_is_none(size):
+def test_a_partly_drawn_trial_is_not_a_point_of_the_space(size):
     full = [(C, {"x": 0, "y": 0}), (C, {"x": 0, "y": 1}), (C, {"x": 1, "y": 0})]
-    turns = turns_of([*full, (W, {"x": 1}), (W,)], space=TWO, size=size)
-    assert numbers(turns.rows()) == [0, 1, 2, 3, 4]
-    assert not turns.used_up(turns.rows())
+    order = order_of([*full, (W, {"x": 1}), (W,)], space=TWO, size=size)
+    assert numbers(order.rows()) == [0, 1, 2, 3, 4]
+    assert not order.used_up(order.rows())
 
 
-def test_a_published_default_outside_the_space_is_none_of_its_points():
+def test_a_published_default_outside_the_space_is_not_one_of_its_points():
     rows = [(C, {}, {}, fixed(9)), *[(C, x(n)) for n in range(3)]]
-    turns = turns_of([*rows, (W,)], space=SPACE, budget=9)
-    assert not turns.used_up(turns.rows())
+    order = order_of([*rows, (W,)], space=SPACE, budget=9)
+    assert not order.used_up(order.rows())
 
 
 @pytest.mark.parametrize(
@@ -218,81 +218,81 @@ def test_a_published_default_outside_the_space_is_none_of_its_points():
     [
         ([(C, x(0)), (C, x(0)), (C, x(1)), (C, x(2))], 9, True),
         ([(C, x(0)), (C, x(0)), (C, x(1)), (C, x(2))], 4, False),
-        ([(C, x(0)), (C, x(0)), (C, x(1)), (W,)], 9, False),  # it may still be drawn well
+        ([(C, x(0)), (C, x(0)), (C, x(1)), (W,)], 9, False),  # it may still be drawn as a new point
         ([(C, x(0)), (C, x(3)), (C, x(1)), (C, x(2))], 9, False),
-        ([(W, {}, {}, fixed(n)) for n in range(4)], 9, False),  # a grid, planned whole
+        ([(W, {}, {}, fixed(n)) for n in range(4)], 9, False),  # a completely planned grid
     ],
 )
-def test_rows_lack_where_duplicates_took_those_that_the_space_needs(rows, budget, lacks):
-    assert turns_of(rows, space=SPACE, budget=budget).lacks_rows() is lacks
+def test_trials_are_lacking_when_duplicates_used_those_that_the_space_needs(rows, budget, lacks):
+    assert order_of(rows, space=SPACE, budget=budget).lacks_trials() is lacks
 
 
 # ---------------------------------------------------------------- pruning
 
 
 def asha(rows, size=2, **arguments):
-    return turns_of(rows, size, pruner="asha", reduction_factor=2, **arguments)
+    return order_of(rows, size, pruner="asha", reduction_factor=2, **arguments)
 
 
-def test_a_paused_row_has_its_turn_when_its_rung_is_decided():
+def test_a_paused_trial_is_ready_when_its_rung_is_decided():
     here = {PAUSED: 1}
     waiting = asha([(R, x(0.0), {1: 0.5}, here), (R, x(1.0))])
     assert numbers(waiting.ready()) == [1]
     assert waiting.paused(waiting.rows()[0]) is Decision.WAIT
     for mate, decision in ((0.4, Decision.GO_ON), (0.6, Decision.PRUNE)):
-        turns = asha([(W, x(0.0), {1: 0.5}, here), (R, x(1.0), {1: mate})])
-        assert turns.is_paused(turns.rows()[0])
-        assert turns.paused(turns.rows()[0]) is decision
-        assert 0 in numbers(turns.ready())  # to go on, or to be told
+        order = asha([(W, x(0.0), {1: 0.5}, here), (R, x(1.0), {1: mate})])
+        assert order.is_paused(order.rows()[0])
+        assert order.paused(order.rows()[0]) is decision
+        assert 0 in numbers(order.ready())  # to go on or to be told
 
 
-def test_a_row_that_has_gone_on_is_paused_no_more():
-    turns = asha([(R, x(0.0), {1: 0.5, 2: 0.5}, {PAUSED: 1}), (R, x(1.0))])
-    assert not turns.is_paused(turns.rows()[0])
-    assert not turns_of([(R, x(0.0), {1: 0.5}, {PAUSED: 1})]).is_paused(turns.rows()[0])  # free-running, nobody is
+def test_a_trial_that_went_on_is_not_paused():
+    order = asha([(R, x(0.0), {1: 0.5, 2: 0.5}, {PAUSED: 1}), (R, x(1.0))])
+    assert not order.is_paused(order.rows()[0])
+    assert not order_of([(R, x(0.0), {1: 0.5}, {PAUSED: 1})]).is_paused(order.rows()[0])  # without rounds
 
 
-def test_a_trial_that_is_trained_again_meets_the_decisions_of_before():
-    turns = asha([(R, x(0.0), {1: 0.5, 2: 0.1, 3: 0.9}), (C, x(1.0), {1: 0.4, 2: 0.3})])
-    row = turns.rows()[0]
-    assert [turns.pruned(row, step) for step in (1, 2)] == [Decision.GO_ON, Decision.PRUNE]
-    free = turns_of([(C, x(1.0), {1: 1.0}), (R, x(0.0), {1: 0.0, 2: 0.0})], pruner="median", n_startup_trials=1)
-    assert free.pruned(free.rows()[1], 1) is Decision.GO_ON  # it went on from there before
+def test_a_trial_that_is_trained_again_gets_the_same_decisions():
+    order = asha([(R, x(0.0), {1: 0.5, 2: 0.1, 3: 0.9}), (C, x(1.0), {1: 0.4, 2: 0.3})])
+    row = order.rows()[0]
+    assert [order.pruned(row, step) for step in (1, 2)] == [Decision.GO_ON, Decision.PRUNE]
+    free = order_of([(C, x(1.0), {1: 1.0}), (R, x(0.0), {1: 0.0, 2: 0.0})], pruner="median", n_startup_trials=1)
+    assert free.pruned(free.rows()[1], 1) is Decision.GO_ON  # it went on at this step before
 
 
-def test_a_rung_waits_for_rows_that_are_still_to_be_added_to_the_round():
+def test_a_rung_waits_for_trials_that_are_still_to_be_added_to_the_round():
     rows = [(R, x(0), {1: 0.5}), (R, x(1), {1: 0.1}), (W, x(0))]
-    turns = asha(rows, size=4, space=SPACE, budget=9)
-    assert turns.lacks_rows()
-    assert turns.pruned(turns.rows()[0], 1) is Decision.WAIT
-    assert asha(rows, size=3, space=SPACE, budget=9).pruned(turns.rows()[0], 1) is Decision.GO_ON
-    assert asha(rows, size=4, space=SPACE, budget=3).pruned(turns.rows()[0], 1) is Decision.GO_ON
+    order = asha(rows, size=4, space=SPACE, budget=9)
+    assert order.lacks_trials()
+    assert order.pruned(order.rows()[0], 1) is Decision.WAIT
+    assert asha(rows, size=3, space=SPACE, budget=9).pruned(order.rows()[0], 1) is Decision.GO_ON
+    assert asha(rows, size=4, space=SPACE, budget=3).pruned(order.rows()[0], 1) is Decision.GO_ON
 
 
-def test_the_median_of_earlier_rounds_prunes_and_mates_do_not():
+def test_the_median_is_that_of_earlier_rounds_only():
     earlier = [(C, x(0.0), {1: 0.5}), (C, x(1.0), {1: 0.7})]
-    turns = turns_of([*earlier, (R, x(2.0), {1: 0.4}), (C, x(3.0), {1: 0.0})], 2, pruner="median", n_startup_trials=1)
-    assert turns.pruned(turns.rows()[2], 1) is Decision.PRUNE
-    first = turns_of([(R, x(0.0), {1: 0.4}), (C, x(1.0), {1: 0.7})], 2, pruner="median", n_startup_trials=1)
+    order = order_of([*earlier, (R, x(2.0), {1: 0.4}), (C, x(3.0), {1: 0.0})], 2, pruner="median", n_startup_trials=1)
+    assert order.pruned(order.rows()[2], 1) is Decision.PRUNE
+    first = order_of([(R, x(0.0), {1: 0.4}), (C, x(1.0), {1: 0.7})], 2, pruner="median", n_startup_trials=1)
     assert first.pruned(first.rows()[0], 1) is Decision.GO_ON
 
 
 def test_hyperband_has_its_brackets_from_the_first_round_in_which_a_trial_completed_with_a_curve():
     rows = [(C, x(0.0)), (C, x(1.0), {1: 0.5, 8: 0.6}), (C, x(2.0), {64: 0.6}), (R, x(3.0), {1: 0.1})]
-    turns = turns_of(rows, 1, pruner="hyperband", reduction_factor=2)
-    turns.pruned(turns.rows()[3], 1)
-    assert turns._study.pruner._max_resource == 9
+    order = order_of(rows, 1, pruner="hyperband", reduction_factor=2)
+    order.pruned(order.rows()[3], 1)
+    assert order._study.pruner._max_resource == 9
 
 
 # ---------------------------------------------------------------- the published default
 
 
-def with_baseline(turns):
-    """Make the first row the published default."""
-    ledger = turns._ledger
-    ledger.take(0, run=False)
-    ledger.set_trial_user_attr(ledger.row(0)._trial_id, "baseline", True)
-    return turns
+def with_baseline(order):
+    """Make the first trial the published default."""
+    cache = order._cache
+    cache.take(0, run=False)
+    cache.set_trial_user_attr(cache.row(0)._trial_id, "baseline", True)
+    return order
 
 
 @pytest.mark.parametrize("size", [None, 4])
@@ -306,59 +306,59 @@ def with_baseline(turns):
         ("patient", {"patience": 0, "wrapped": {"name": "asha", "reduction_factor": 2}}),
     ],
 )
-def test_the_published_default_is_never_pruned_and_waits_for_nobody(pruner, arguments, size):
+def test_the_published_default_is_never_pruned_and_never_waits(pruner, arguments, size):
     falling = {1: 0.2, 2: 0.1}
     rows = [(R, x(0.0), falling), *[(C, x(float(n)), {1: 0.9, 2: 0.9}) for n in (1, 2)], (R, x(3.0), {})]
-    turns = with_baseline(turns_of(rows, size, pruner=pruner, **arguments))
-    assert [turns.pruned(turns.rows()[0], step) for step in (1, 2)] == [Decision.GO_ON] * 2
-    assert turns.tied(turns.rows()[0], 2) == {}
+    order = with_baseline(order_of(rows, size, pruner=pruner, **arguments))
+    assert [order.pruned(order.rows()[0], step) for step in (1, 2)] == [Decision.GO_ON] * 2
+    assert order.tied(order.rows()[0], 2) == {}
 
 
-def test_what_the_published_default_reports_counts_at_a_rung():
+def test_reports_of_the_published_default_count_at_a_rung():
     rows = [(R, x(0.0), {1: 0.9}), (R, x(1.0), {1: 0.5})]
     for size in (None, 2):
-        turns = with_baseline(asha(rows, size))
-        assert turns.pruned(turns.rows()[1], 1) is Decision.PRUNE
-        assert with_baseline(asha([(R, x(0.0), {1: 0.1}), rows[1]], size)).pruned(turns.rows()[1], 1) is Decision.GO_ON
+        order = with_baseline(asha(rows, size))
+        assert order.pruned(order.rows()[1], 1) is Decision.PRUNE
+        assert with_baseline(asha([(R, x(0.0), {1: 0.1}), rows[1]], size)).pruned(order.rows()[1], 1) is Decision.GO_ON
 
 
-def test_a_rung_waits_for_the_published_default_which_goes_on_meanwhile():
-    turns = with_baseline(asha([(R, x(0.0)), (R, x(1.0), {1: 0.5})]))
-    assert turns.pruned(turns.rows()[1], 1) is Decision.WAIT
-    paused = with_baseline(asha([(W, x(0.0), {1: 0.1}, {PAUSED: 1}), (R, x(1.0))]))  # as an earlier version left it
+def test_a_rung_waits_for_the_published_default_which_itself_goes_on():
+    order = with_baseline(asha([(R, x(0.0)), (R, x(1.0), {1: 0.5})]))
+    assert order.pruned(order.rows()[1], 1) is Decision.WAIT
+    paused = with_baseline(asha([(W, x(0.0), {1: 0.1}, {PAUSED: 1}), (R, x(1.0))]))  # as an earlier version stored it
     assert paused.paused(paused.rows()[0]) is Decision.GO_ON
 
 
 @pytest.mark.parametrize("size", [None, 9])
-def test_the_published_default_is_trained_itself_and_others_wait_for_it(size):
-    turns = with_baseline(turns_of([(W, {}, {}, fixed(1.0)), (R, x(1.0)), (P, x(1.0), {1: 0.1})], size))
-    assert turns.original(turns.rows()[0], turns.rows()) is None
-    assert turns.earlier(turns.rows()[0]) is None
-    assert turns.original(turns.rows()[1], turns.rows()).number == 0
+def test_the_published_default_is_always_trained_and_its_duplicates_wait(size):
+    order = with_baseline(order_of([(W, {}, {}, fixed(1.0)), (R, x(1.0)), (P, x(1.0), {1: 0.1})], size))
+    assert order.unfinished_original(order.rows()[0], order.rows()) is None
+    assert order.finished_original(order.rows()[0]) is None
+    assert order.unfinished_original(order.rows()[1], order.rows()).number == 0
 
 
 # ---------------------------------------------------------------- ties
 
 
 @pytest.mark.parametrize("size", [None, 2])
-def test_a_decision_that_was_a_tie_is_kept_beside_earlier_ones(size):
+def test_ties_are_added_to_those_of_earlier_steps(size):
     rows = [(R, x(0.0), {1: 0.5, 2: 0.5}), (R, x(1.0), {1: 0.5, 2: 0.4})]
-    turns = asha(rows, size)
-    assert turns.tied(turns.rows()[0], 1) == {TIES: {"1": "all"}}
-    assert turns.tied(turns.rows()[0], 2) == {}
-    turns._ledger.take(0)
-    turns._ledger.note(0, {TIES: {"0": "loss"}})
-    assert turns.tied(turns.rows()[0], 1) == {TIES: {"0": "loss", "1": "all"}}
-    assert turns_of(rows, size, pruner="median").tied(turns.rows()[0], 1) == {}
+    order = asha(rows, size)
+    assert order.tied(order.rows()[0], 1) == {TIES: {"1": "all"}}
+    assert order.tied(order.rows()[0], 2) == {}
+    order._cache.take(0)
+    order._cache.note(0, {TIES: {"0": "loss"}})
+    assert order.tied(order.rows()[0], 1) == {TIES: {"0": "loss", "1": "all"}}
+    assert order_of(rows, size, pruner="median").tied(order.rows()[0], 1) == {}
 
 
-def test_an_evaluation_that_was_read_by_half_is_read_again():
-    turns = asha([(R, x(0.0), {1: 0.5}), (R, x(1.0), {1: 0.5})])
+def test_an_evaluation_that_was_read_incompletely_is_read_again():
+    order = asha([(R, x(0.0), {1: 0.5}), (R, x(1.0), {1: 0.5})])
     for number, loss in enumerate((0.2, 0.1)):
-        turns._ledger.take(number)
-        turns._ledger.report(number, 1, 0.5, {"loss": loss})
-    turns._ledger.release(1)
-    whole = turns._ledger.row(1)
-    turns._ledger._rows[1] = half = copy.copy(whole)
-    half.system_attrs = {}  # Optuna read the attributes, the other process wrote, and Optuna read the values
-    assert turns.pruned(turns.rows()[0], 1) is Decision.PRUNE
+        order._cache.take(number)
+        order._cache.report(number, 1, 0.5, {"loss": loss})
+    order._cache.release(1)
+    whole = order._cache.row(1)
+    order._cache._rows[1] = half = copy.copy(whole)
+    half.system_attrs = {}  # as if another process wrote between Optuna's reads of attributes and of values
+    assert order.pruned(order.rows()[0], 1) is Decision.PRUNE

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo.core.errors import GoneError, StorageError
+from hpo.core.errors import StorageError, StorageGoneError
 from hpo.storage import backends
 
 
@@ -89,5 +89,5 @@ def test_a_journal_that_was_deleted_is_an_error_and_its_lock_is_free() -> None:
     storage = backends.connect("journal:///it.log")
     Path("it.log").unlink()
     for name in ("one", "two"):
-        with pytest.raises(GoneError, match="deleted or moved"):
+        with pytest.raises(StorageGoneError, match="deleted or moved"):
             optuna.create_study(storage=storage, study_name=name)

@@ -18,7 +18,7 @@ import optuna
 import pytest
 
 import hpo
-from hpo.core.errors import AwayError, StorageError
+from hpo.core.errors import StorageAwayError, StorageError
 from hpo.storage import backends, retry, trial_locks, urls
 
 SECRET = "c4n4ry@:/%p4ss word"  # with characters that have a meaning in a URL
@@ -433,7 +433,7 @@ def test_the_reason_why_a_storage_is_away_is_reported_without_the_password(monke
     def fails() -> None:
         raise psycopg.OperationalError(f"{DRIVER}, with {SECRET}")
 
-    with pytest.raises(AwayError) as caught:
+    with pytest.raises(StorageAwayError) as caught:
         retry.Retry(url, waits=notes.append)(fails)
     assert f"({DRIVER}, with ***)" in str(caught.value)
     assert not shows(str(caught.value))

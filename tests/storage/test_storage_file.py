@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo.core.errors import GoneError
+from hpo.core.errors import StorageGoneError
 from hpo.storage import backends
 
 
@@ -46,7 +46,9 @@ def test_using_a_file_that_is_gone_is_an_error(url: str, how: Any) -> None:
         lambda: study.trials,
         lambda: optuna.get_all_study_names(storage),
     ):
-        with pytest.raises(GoneError, match=rf"the storage {url} is gone: /\S+/it.db was {said}.*Put the file back"):
+        with pytest.raises(
+            StorageGoneError, match=rf"the storage {url} is gone: /\S+/it.db was {said}.*Put the file back"
+        ):
             use()
     assert Path("it.db").exists() == before  # no new file was made
 
@@ -55,7 +57,7 @@ def test_using_a_file_that_is_gone_is_an_error(url: str, how: Any) -> None:
 def test_a_file_that_is_moved_away_and_back_is_the_same(url: str) -> None:
     storage = backends.connect(url)
     os.rename("it.db", "away")
-    with pytest.raises(GoneError):
+    with pytest.raises(StorageGoneError):
         optuna.create_study(storage=storage, study_name="kept")
     os.rename("away", "it.db")
     optuna.create_study(storage=storage, study_name="kept")

@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo.core.errors import AwayError, LostTrialError, StorageError
+from hpo.core.errors import LostTrialError, StorageAwayError, StorageError
 from hpo.core.interrupts import StopRequest
 from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
@@ -497,7 +497,7 @@ def test_a_storage_that_stays_away_is_given_up_sooner_after_a_stop_request(monke
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(lost_server()))
     if stopped:
         request.set()
-    with pytest.raises(AwayError, match="was away for") as raised:
+    with pytest.raises(StorageAwayError, match="was away for") as raised:
         cache.set_trial_user_attr(row, "a", 1)
     assert least < clock.seconds < most
     assert "postgresql://u:***@h/d" in str(raised.value)
@@ -518,7 +518,7 @@ def test_a_run_whose_storage_stays_away_waits_for_it_once(monkeypatch, clock):
 
     monkeypatch.setattr(study._storage, "set_trial_state_values", only_start)
     fail(monkeypatch, study._storage, 10**9, lambda: wrapped(lost_server()), "set_trial_intermediate_value")
-    with pytest.raises(AwayError):
+    with pytest.raises(StorageAwayError):
         runner.run()
     assert clock.seconds < retry.LONGEST_WAIT + 20
     assert {row.state for row in study.trials} == {TrialState.RUNNING}
@@ -533,7 +533,7 @@ def test_a_problem_that_waiting_does_not_solve_is_an_error_at_once(monkeypatch, 
     fail(monkeypatch, study._storage, 1, BROKEN[kind])
     with pytest.raises(StorageError, match=r"storage postgresql://u:\*\*\*@h/d cannot be read or written") as raised:
         cache.set_trial_user_attr(row, "a", 1)
-    assert not isinstance(raised.value, AwayError)
+    assert not isinstance(raised.value, StorageAwayError)
     assert clock.seconds == 0
     cache.set_trial_user_attr(row, "a", 1)  # the trial is still owned
     assert study.trials[0].user_attrs["a"] == 1

@@ -16,7 +16,7 @@ import optuna
 import pytest
 
 import hpo
-from hpo.core.errors import HeldError, StorageError
+from hpo.core.errors import StorageError, StorageHeldError
 from hpo.storage import backends, databases, file_lock, journal, postgres_session, retry, trial_locks
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import locks_for, starting
@@ -480,7 +480,9 @@ def test_a_process_stopped_in_its_start_up_blocks_no_reader_and_no_other_study(
     run("there", 2)  # resumed
     run("there", 3)
     run("other", 2)
-    with pytest.raises(HeldError, match=rf"process {owner.pid} on \S+ has held the lock to make study 'stuck'.*-CONT"):
+    with pytest.raises(
+        StorageHeldError, match=rf"process {owner.pid} on \S+ has held the lock to make study 'stuck'.*-CONT"
+    ):
         run("stuck", 1)
     owner.send_signal(signal.SIGCONT)
     assert said(owner) == "out"
@@ -498,7 +500,7 @@ def test_a_process_stopped_while_it_makes_tables_blocks_no_reader_and_is_named(
     assert code == 0, printed
     code, printed = call("show", "there", "--storage", url)
     assert (code, "it has none" in printed) == (2, True), printed
-    with pytest.raises(HeldError, match=rf"process {owner.pid} on \S+ has held the lock to make the tables"):
+    with pytest.raises(StorageHeldError, match=rf"process {owner.pid} on \S+ has held the lock to make the tables"):
         backends.connect(url)
     owner.kill()
     owner.wait()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hpo.core.errors import GaveWayError, NotFoldableError, OutOfMemoryError
+from hpo.core.errors import ArrayShrankError, NotFoldableError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
@@ -125,7 +125,7 @@ class FoldedEngine:
         """Put a trial into an empty slot: at its start, or where its checkpoint left it.
 
         Raises:
-            GaveWayError: So many slots do not fit in memory; their number is now halved.
+            ArrayShrankError: So many slots do not fit in memory; their number is now halved.
             OutOfMemoryError: One slot does not fit in memory.
         """
         params, template = TrainingParams.of(trial.params), self.setup.model
@@ -149,7 +149,7 @@ class FoldedEngine:
         """Return the program, with all slots empty.
 
         Raises:
-            GaveWayError: So many slots do not fit in memory; their number is now halved.
+            ArrayShrankError: So many slots do not fit in memory; their number is now halved.
             OutOfMemoryError: One slot does not fit in memory.
         """
         try:
@@ -171,7 +171,7 @@ class FoldedEngine:
         # Outside of the handler, in which the traceback keeps the tensors alive.
         if self.slots == 1:
             raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
-        raise GaveWayError(self._halved())
+        raise ArrayShrankError(self._halved())
 
     @contextmanager
     def _context(self, keys: torch.Tensor) -> Iterator[None]:
@@ -292,7 +292,7 @@ class FoldedEngine:
             try:
                 with device.threaded(self.threads):
                     speed = self._speed(slots)
-            except (GaveWayError, OutOfMemoryError):
+            except (ArrayShrankError, OutOfMemoryError):
                 break
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -335,7 +335,7 @@ class FoldedEngine:
         if self.slots == self.micro_batch == 1:
             return dict.fromkeys(occupied, OutOfMemoryError("one example at a time does not fit in memory"))
         self._forget()
-        return dict.fromkeys(occupied, GaveWayError(self._halved()))
+        return dict.fromkeys(occupied, ArrayShrankError(self._halved()))
 
     def _halved(self) -> str:
         """Halve the slots, or the micro-batch of one slot, and return a message about it."""

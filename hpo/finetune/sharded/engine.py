@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from hpo.core.errors import GaveWayError, OutOfMemoryError
+from hpo.core.errors import ArrayShrankError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
@@ -39,7 +39,7 @@ SEEN = "seen"  # begins a message of the first process after each step: how far 
 HALT = "halt"  # a message to the first process while it trains a segment: stop after this step
 
 
-class TooLargeError(GaveWayError):
+class TooLargeError(ArrayShrankError):
     """A pass over a micro-batch does not fit in memory; a pass over half of it may.
 
     Args:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from trials import MIXED, SPACE, advanced_beside_nan, curves, open_array, same
 
 from hpo.config import study_spec
-from hpo.core.errors import GaveWayError, OutOfMemoryError
+from hpo.core.errors import ArrayShrankError, OutOfMemoryError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.execution import run_study
@@ -167,9 +167,9 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
         for slot in range(array.slots):
             array.load(slot, TrialSpec(slot, MIXED[slot], 100 + slot))
         outcomes = array.advance()
-        if not isinstance(outcomes[0], GaveWayError):
+        if not isinstance(outcomes[0], ArrayShrankError):
             break
-        assert all(isinstance(outcome, GaveWayError) for outcome in outcomes.values())
+        assert all(isinstance(outcome, ArrayShrankError) for outcome in outcomes.values())
         said.append(str(outcomes[0]))
         for slot in outcomes:
             array.unload(slot)
@@ -183,7 +183,7 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
     for _ in range(2):
         array.unload(0)
         array.load(0, TrialSpec(0, MIXED[0], 100))
-        assert isinstance(array.advance()[0], GaveWayError)
+        assert isinstance(array.advance()[0], ArrayShrankError)
     array.unload(0)
     array.load(0, TrialSpec(0, MIXED[0], 100))
     assert isinstance(array.advance()[0], OutOfMemoryError)

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from hpo.config import study_spec
-from hpo.core.errors import GaveWayError, ModelError, StudyError
+from hpo.core.errors import ArrayShrankError, ModelError, StudyError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study
@@ -187,7 +187,7 @@ def test_a_trial_that_diverges_ends_alone(sharded):
 def test_a_lack_of_memory_in_one_process_halves_the_micro_batch_of_all(single, sharded):
     params = {**EXACT, "batch_size": NO_ROOM}
     began = time.monotonic()
-    with pytest.raises(GaveWayError, match="at most 3 examples") as caught:
+    with pytest.raises(ArrayShrankError, match="at most 3 examples") as caught:
         trained(sharded, params)
     assert "in _accumulate" in caught.value.__notes__[0]  # the traceback of the other process
     assert time.monotonic() - began < 30

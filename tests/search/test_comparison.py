@@ -6,8 +6,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.core.comparison import METRICS_AT, Comparison, metrics_at
 from hpo.core.errors import ConfigError, DivergedError
+from hpo.search.comparison import Comparison
+from hpo.storage.step_metrics import METRICS_AT, metrics_at
 
 
 def row(
@@ -39,13 +40,13 @@ def test_a_trial_without_a_loss_comes_last_among_equals() -> None:
     assert compared.curve(row({1: 0.5})) == compared.curve(row({1: 0.5}))
 
 
-def test_a_metric_takes_the_place_of_the_value() -> None:
+def test_a_metric_is_compared_in_place_of_the_value() -> None:
     compared = Comparison("minimize", "loss")
     assert compared.curve(row({1: 0.5, 2: 0.6}, {"1": 3.0})) == {1: (3.0,)}
     assert Comparison("maximize", "loss").curve(row({1: 0.5}, {"1": 3.0})) == {1: (-3.0,)}
 
 
-def test_a_pruner_sees_the_metric_in_the_place_of_the_value_and_the_row_stays_as_it_is() -> None:
+def test_a_pruner_sees_the_metric_as_the_value_and_the_trial_is_not_changed() -> None:
     given = row({1: 0.5, 2: 0.6}, {"1": 3.0, "2": 2.0})
     seen = Comparison("minimize", "loss").seen(given)
     assert seen is not None
@@ -62,7 +63,7 @@ def test_a_completed_trial_without_the_metric_is_not_seen() -> None:
     assert running.intermediate_values == {}
 
 
-def test_only_what_pruning_needs_is_kept() -> None:
+def test_only_the_metrics_that_pruning_needs_are_stored() -> None:
     metrics = {"loss": 0.5, "accuracy": 0.9}
     assert Comparison("maximize").kept(metrics) == {"loss": 0.5}
     assert Comparison("maximize", "accuracy").kept(metrics) == {"accuracy": 0.9}
@@ -77,7 +78,7 @@ def test_metrics_are_added_step_by_step() -> None:
     assert one.system_attrs[METRICS_AT] == {"loss": {"1": 3.0}}
 
 
-def test_an_evaluation_that_lacks_the_metric_is_the_users_to_mend() -> None:
+def test_an_evaluation_without_the_metric_is_a_user_error() -> None:
     compared = Comparison("minimize", "los")
     with pytest.raises(ConfigError, match=r"prune_on: 'los' is not a metric .* \(it reports loss, steps\)"):
         compared.require({"loss": 1.0, "steps": 2.0})

@@ -1,0 +1,89 @@
+"""How a pruner compares trials: by their intermediate values, or by another metric reported with them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.core.errors import ConfigError, DivergedError, Problem
+from hpo.storage.step_metrics import METRICS_AT
+
+TIE_BREAK = "loss"
+"""The metric that orders trials of equal value. Lower is better."""
+
+Key = tuple[float, ...]
+"""What orders trials at a step. Lower is better."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a pruner compares.
+
+    Attributes:
+        direction: `maximize` or `minimize`, of what is compared.
+        metric: A metric that is compared in place of the value. None compares the values, and the loss where values
+            are equal.
+    """
+
+    direction: str
+    metric: str | None = None
+
+    def kept(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of an evaluation that are stored with its step."""
+        name = self.metric or TIE_BREAK
+        return {name: metrics[name]} if name in metrics and math.isfinite(metrics[name]) else {}
+
+    def require(self, metrics: Mapping[str, float]) -> None:
+        """Check that an evaluation can be compared.
+
+        Raises:
+            ConfigError: The metric is missing.
+            DivergedError: The metric is not finite.
+        """
+        if self.metric is None:
+            return
+        if self.metric not in metrics:
+            reported = f"it reports {', '.join(metrics)}" if metrics else "it reports none"
+            message = f"{self.metric!r} is not a metric that the objective reports beside the value ({reported})"
+            raise ConfigError("the study", [Problem(("prune_on",), f"{message}; see `metrics` of hpo.Evaluation")])
+        if not math.isfinite(metrics[self.metric]):
+            raise DivergedError(f"{self.metric}, which prune_on names, is {metrics[self.metric]}")
+
+    def curve(self, trial: FrozenTrial) -> dict[int, Key]:
+        """Return step -> key of a trial's evaluations, without those that lack the metric."""
+        sign = -1 if self.direction == "maximize" else 1
+        stored = {int(step): value for step, value in self._stored(trial).items()}
+        if self.metric is not None:
+            return {step: (sign * value,) for step, value in stored.items()}
+        values = trial.intermediate_values
+        return {step: (sign * value, stored.get(step, math.inf)) for step, value in values.items()}
+
+    def lacks_metrics(self, trial: FrozenTrial) -> bool:
+        """Return whether no metric is stored with a trial's last evaluation."""
+        return trial.last_step is not None and str(trial.last_step) not in self._stored(trial)
+
+    def seen(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """Return a trial as Optuna's pruners see it, with the metric as its value.
+
+        Returns:
+            None for a completed trial without the metric.
+        """
+        if self.metric is None:
+            return trial
+        seen = copy.copy(trial)
+        seen.intermediate_values = {int(step): value for step, value in self._stored(trial).items()}
+        if trial.state == TrialState.COMPLETE:
+            if not seen.intermediate_values:
+                return None
+            choose = max if self.direction == "maximize" else min
+            seen.values = [choose(seen.intermediate_values.values())]
+        return seen
+
+    def _stored(self, trial: FrozenTrial) -> Mapping[str, float]:
+        """Return step -> the metric that is stored there."""
+        found: Mapping[str, float] = trial.system_attrs.get(METRICS_AT, {}).get(self.metric or TIE_BREAK, {})
+        return found
