@@ -534,7 +534,7 @@ def impatient(monkeypatch):
         raise Stuck
 
     monkeypatch.setattr("hpo.execution.runner.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    monkeypatch.setattr("hpo.execution.checkpoint_store.FIRST", 0)
+    monkeypatch.setattr("hpo.execution.checkpoint_writer.FIRST", 0)
 
 
 @pytest.mark.parametrize("pruner", PRUNING)
@@ -804,9 +804,9 @@ class Saving:
         self._held = {}
 
     def load(self, slot, trial):
-        if trial.kept is not None and trial.kept.trial != trial.number:
+        if trial.checkpoint is not None and trial.checkpoint.trial != trial.number:
             raise ValueError("another's")
-        self._held[slot] = [trial.number, trial.kept.state["step"] if trial.kept else 0]
+        self._held[slot] = [trial.number, trial.checkpoint.state["step"] if trial.checkpoint else 0]
 
     def advance(self):
         outcomes = {}
@@ -881,7 +881,7 @@ def test_a_paused_trial_that_somebody_else_has_adopted_is_dropped():
     def objective(params):
         if params["x"] == 3:  # trial 0 has paused by now; its owner has been overtaken
             trial = study.trials[0]._trial_id
-            runner.ledger._locks.release(0)
+            runner.cache._locks.release(0)
             study._storage.set_trial_system_attr(trial, ATTEMPT, [1, 1, 1])
         yield params["x"]
         yield params["x"]
@@ -901,7 +901,7 @@ def test_a_trial_that_is_lost_in_a_segment_is_dropped_and_its_neighbours_are_rep
         try:
             yield 1.0
             if params["x"] == 2 and not left:  # its owner is overtaken
-                runner.ledger._locks.release(1)
+                runner.cache._locks.release(1)
                 study._storage.set_trial_system_attr(study.trials[1]._trial_id, ATTEMPT, [1, 1, 1])
             yield 2.0
             assert 2.0 in study.trials[0].intermediate_values.values()  # in the storage
