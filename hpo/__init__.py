@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpo.core.errors import HpoError
     from hpo.core.trainer import Evaluation
-    from hpo.execution.run_study import optimize
+    from hpo.execution.optimize import optimize
     from hpo.space.search_space import Categorical, Float, Int, SearchSpace
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ _PLACES = {
     "HpoError": "hpo.core.errors",
     "Int": "hpo.space.search_space",
     "SearchSpace": "hpo.space.search_space",
-    "optimize": "hpo.execution.run_study",
+    "optimize": "hpo.execution.optimize",
 }
 
 __all__ = ["Categorical", "Evaluation", "Float", "HpoError", "Int", "SearchSpace", "optimize"]
