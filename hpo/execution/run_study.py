@@ -24,8 +24,8 @@ from hpo.execution.study_setup import (
     open_study,
     plan,
     planned_rows,
-    record,
     resumed,
+    store_config,
     stored_facts,
 )
 from hpo.execution.trial_arrays import open_array
@@ -134,7 +134,7 @@ def open_planned(
                 array.settle(stored_facts(study.config.name, storage))  # another process may have created it by now
                 opened = open_study(study, storage, array.facts)
                 plan(opened, study)
-        array.notes = (*array.notes, *record(opened, study))
+        array.notes = (*array.notes, *store_config(opened, study))
         if study.config.objective is None and "label_shares" not in opened.user_attrs:
             opened.set_user_attr("label_shares", cast("ScorableArray", array).setup.data.label_shares)
         return opened, planned_rows(study)[1]
