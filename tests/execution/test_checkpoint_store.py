@@ -240,7 +240,7 @@ def test_a_forged_manifest_reads_no_other_file_and_nothing_is_unpickled(
         forge(kept, place, lambda body, name=name: body["slots"]["0"].update(sha256=name, bytes=0))
         assert kept.load("array")[0] is None
         assert kept.found() == {}
-        kept._sweep(place)  # which reads names too
+        kept._delete_unnamed_files(place)  # which reads names too
     assert outside.exists()
     for data in (pickle.dumps(Poison()), b"\x80\x02]", b"\xff" * 100):
         kept.save("array", made(1))
