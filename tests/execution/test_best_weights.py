@@ -28,7 +28,7 @@ def written(folder):
 
 
 def finish(weights, rows, number, value, **attrs):
-    """Keep, tell and sweep, as a runner does."""
+    """Save, tell and delete what is not needed, as a runner does."""
     weights.save(row(number, "RUNNING", **attrs), value, rows, written)
     rows[number] = row(number, "COMPLETE", value, **attrs)
     weights.delete_unneeded(rows)
@@ -54,7 +54,7 @@ def running(count):
         (-1, 0, [0.5, 0.1], []),
     ],
 )
-def test_the_best_are_kept_whatever_the_order_in_which_they_end(tmp_path, sign, most, values, kept):
+def test_the_best_are_saved_whatever_the_order_in_which_they_end(tmp_path, sign, most, values, kept):
     for turn, order in enumerate(itertools.permutations(range(len(values)))):
         folder = tmp_path / str(turn)
         weights, rows = Weights(folder, most, sign), running(len(values))
@@ -77,7 +77,7 @@ def test_only_what_may_be_among_the_best_is_written(values, most, sign, tmp_path
     shutil.rmtree(folder)
 
 
-def test_the_published_default_is_kept_however_bad(tmp_path):
+def test_the_published_default_is_saved_however_bad(tmp_path):
     weights, rows = Weights(tmp_path, 1, -1), running(3)
     finish(weights, rows, 1, 0.9)
     finish(weights, rows, 0, 0.1, baseline=True)
@@ -109,7 +109,10 @@ def test_what_another_process_writes_stays_and_what_a_killed_one_left_goes(tmp_p
         written(tmp_path / name)
     finish(weights, rows, 0, 0.9)
     assert names(tmp_path) == [".1", ".3", ".x", "0", "2", "notes", "x1"]
-    rows[2], rows[3] = row(2, "COMPLETE", 0.1), row(3, "COMPLETE", 0.95)  # 3: kept by another, told, not renamed
+    rows[2], rows[3] = (
+        row(2, "COMPLETE", 0.1),
+        row(3, "COMPLETE", 0.95),
+    )  # 3: saved by another process, told, not renamed
     written(tmp_path / "3")
     weights.delete_unneeded(rows)
     assert names(tmp_path) == [".1", ".x", "3", "notes", "x1"]

@@ -30,7 +30,7 @@ STUDY = {"name": "study", "settings": {"seed": 1}}
 
 
 def made(step: int, size: int = 5) -> Checkpoint:
-    """Return what an array of two slots would keep after some steps."""
+    """Return a checkpoint of an array of two slots after some steps."""
     draw = torch.Generator().manual_seed(step)
 
     def kept(trial: int) -> TrialCheckpoint:
@@ -490,7 +490,7 @@ def torn(place: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, without_tensors, torn, shutil.rmtree])
-def test_of_what_is_kept_of_a_trial_the_damaged_is_passed_over(
+def test_a_damaged_checkpoint_of_a_trial_is_passed_over(
     kept: Checkpoints, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     for step in (10, 20, 30):

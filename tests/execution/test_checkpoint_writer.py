@@ -104,7 +104,7 @@ def test_one_is_written_at_a_time_and_training_does_not_wait(disk: Disk, writer:
     writer.offer("array", lambda: pytest.fail("it was taken"))
 
 
-def test_why_nothing_was_written_is_kept_once_and_training_goes_on(disk: Disk, writer: CheckpointWriter) -> None:
+def test_the_first_problem_is_stored_and_training_goes_on(disk: Disk, writer: CheckpointWriter) -> None:
     disk.reason = "the disk is full"
     writer.offer("array", lambda: disk.taken(0))
     writer._wait()

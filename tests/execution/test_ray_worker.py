@@ -307,11 +307,11 @@ def supervise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     return run
 
 
-def test_one_that_never_found_a_place_does_not_keep_the_others_waiting(supervise: Any) -> None:
+def test_a_worker_without_resources_does_not_hold_up_the_end(supervise: Any) -> None:
     assert supervise([[None, None, 0]], [[None]]) == ["started", "started", "terminated", "killed"]
 
 
-def test_whoever_is_lost_is_replaced(supervise: Any) -> None:
+def test_a_lost_worker_is_replaced(supervise: Any) -> None:
     assert supervise([[None, local_worker.LOST], [0]], [[None] * 9 + [0]]).count("started") == 3
 
 

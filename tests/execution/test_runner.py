@@ -373,7 +373,7 @@ class Keeping(GeneratorArray):
         return True
 
 
-def test_the_weights_of_the_best_and_of_the_published_default_are_kept(tmp_path):
+def test_the_weights_of_the_best_and_of_the_published_default_are_saved(tmp_path):
     study = study_of()
     study.enqueue_trial({"x": 1}, user_attrs={"baseline": True})
     for x in (0, 2, 3):
@@ -395,7 +395,7 @@ def test_a_trial_that_cannot_be_loaded_fails_alone():
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
-def test_of_equal_trials_the_weights_of_the_lowest_number_are_kept_whoever_ends_first(tmp_path):
+def test_of_equal_trials_the_weights_of_the_lowest_number_are_saved_in_any_order(tmp_path):
     def objective(params):
         for _ in range(4 - params["x"]):  # the later trial ends first
             yield 0.5
@@ -436,7 +436,7 @@ def test_a_sampler_that_cannot_draw_is_an_error_that_names_it():
     assert states(study) == ["WAITING", "WAITING"]
 
 
-# ---------------------------------------------------------------- rounds: whoever is faster, whatever happens
+# ---------------------------------------------------------------- rounds: the same results at any speed
 
 INFINITE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]})
 FINITE = parse({"x": [0, 1, 2, 3], "kind": ["a", "b"]})
@@ -875,7 +875,7 @@ def test_a_checkpoint_of_no_use_is_none(impatient, tmp_path):
     assert (3, 1) in second.trained
 
 
-def test_a_paused_trial_that_somebody_else_has_adopted_is_dropped():
+def test_a_paused_trial_that_another_process_has_adopted_is_dropped():
     log = Log()
 
     def objective(params):

@@ -24,7 +24,7 @@ from pathlib import Path
 def objective(params):
     Path("by").mkdir(exist_ok=True)
     (Path("by") / str(os.getpid())).touch()
-    while len(list(Path("by").iterdir())) < int(Path("awaited").read_text()):  # so that nobody comes too late
+    while len(list(Path("by").iterdir())) < int(Path("awaited").read_text()):  # until the awaited processes have begun
         time.sleep(0.05)
     for step in range(1, 4):
         time.sleep(0.2)
@@ -34,7 +34,7 @@ def objective(params):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder with a study of an objective that takes its time, and waits for who is awaited."""
+    """Return a working folder with a study of a slow objective, which waits until enough processes run it."""
     monkeypatch.chdir(tmp_path)
     Path("slow.py").write_text(OBJECTIVE)
     Path("awaited").write_text("1")
@@ -70,7 +70,7 @@ def ended(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_workers_run_a_study_together_and_who_is_killed_is_replaced(folder: Path) -> None:
+def test_workers_run_a_study_together_and_a_killed_one_is_replaced(folder: Path) -> None:
     Path("awaited").write_text("3")
     running = start("run", "s.yaml", "--workers", "2", "--storage", "sqlite:///hpo.db")
     os.kill(processes(2)[0], signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
+def test_workers_end_with_their_supervisor(folder: Path, sent: int) -> None:
     Path("awaited").write_text("2")
     running = start("run", "s.yaml", "--workers", "2", "--set", "trials=400")  # for longer than is waited below
     pids = processes(2)
