@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpo.core.errors import HpoError
     from hpo.core.trainer import Evaluation
-    from hpo.execution.run_study import optimize
+    from hpo.execution.optimize import optimize
     from hpo.space.parameters import Categorical, Float, Int
     from hpo.space.search_space import SearchSpace
 
@@ -22,7 +22,7 @@ _PLACES = {
     "HpoError": "hpo.core.errors",
     "Int": "hpo.space.parameters",
     "SearchSpace": "hpo.space.search_space",
-    "optimize": "hpo.execution.run_study",
+    "optimize": "hpo.execution.optimize",
 }
 
 __all__ = ["Categorical", "Evaluation", "Float", "HpoError", "Int", "SearchSpace", "optimize"]

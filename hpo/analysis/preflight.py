@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 
 from hpo.config.study_spec import StudySpec
-from hpo.execution.run_study import open_array
 from hpo.execution.study_setup import planned_rows
+from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import name_and_arguments
 

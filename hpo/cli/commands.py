@@ -29,7 +29,7 @@ from hpo.config import study_spec, yaml
 from hpo.core.errors import ConfigError, Problem, StudyError, nearest
 from hpo.core.events import Observer
 from hpo.core.formatting import columns, duration, plain
-from hpo.execution import ray_worker, run_study, supervisor
+from hpo.execution import local_worker, ray_worker, run_study, supervisor
 from hpo.execution.checkpoint_store import used
 from hpo.execution.processes import LOOK, joined, processes_of
 from hpo.execution.retrain import lacks_weights, retrain
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the commands say themselves what matters
 
-WORKER_STORAGE = supervisor.STORAGE
+WORKER_STORAGE = local_worker.STORAGE
 
 ENDING = 120.0  # seconds to wait for processes that were asked to end
 
@@ -234,8 +234,8 @@ class _Notes(Observer):
 
 def work(study: study_spec.StudySpec, url: str, watch: Observer) -> bool:
     """Be one of the processes that run a study; return whether too many trials failed."""
-    if os.environ.get(supervisor.SUPERVISED):  # who is asked in its place
-        supervisor.end_with_supervisor()
+    if os.environ.get(local_worker.SUPERVISED):  # who is asked in its place
+        local_worker.end_with_supervisor()
         return run_study.run(study, url, watch).failed
     with joined(url, study.config.name, _end):
         return run_study.run(study, url, watch).failed

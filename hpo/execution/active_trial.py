@@ -1,4 +1,4 @@
-"""A trial in a slot, and what has been heard of it."""
+"""A trial in a slot, with its evaluations so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution.trial_outcomes import finite_score
 from hpo.search.stopping import best_index
 
-HISTORY = "history"  # of the evaluations, in the state that is kept of a trial, beside what its array says there
+HISTORY = "history"  # key of the evaluations in a checkpoint's state, beside the keys of the array
 
 
 @dataclass
@@ -21,11 +21,12 @@ class ActiveTrial:
     """A trial in a slot.
 
     Attributes:
-        trial: As the study has it.
-        spec: As the array has it.
+        trial: The trial of the study.
+        spec: The trial as the array gets it.
         started: When it was put into the slot, by the monotonic clock.
         evaluations: All so far, those before a checkpoint too.
-        returned: Whether the last one is what its objective returned: the trial's value, though others be better.
+        returned: Whether the objective returned the last evaluation: then it is the trial's value, even if another is
+            better.
     """
 
     trial: Trial
@@ -45,45 +46,45 @@ class ActiveTrial:
         return [evaluation.value for evaluation in self.evaluations]
 
     def step(self, index: int = -1) -> int:
-        """Return the step of an evaluation: the examples seen, or how many evaluations there had been."""
+        """Return the step of an evaluation: the examples seen, or its position, counted from 1."""
         at = self.evaluations[index].at
         return index % len(self.evaluations) + 1 if at is None else at
 
-    def hear(self, evaluation: Evaluation) -> Evaluation:
-        """Keep an evaluation and return it, with plain numbers.
+    def record(self, evaluation: Evaluation) -> Evaluation:
+        """Add an evaluation and return it, with plain numbers.
 
         Raises:
             DivergedError: Its score is not finite.
             TypeError: A score is not a number.
-            ValueError: A metric is not.
+            ValueError: A metric is not a number.
         """
         metrics = {name: float(value) for name, value in evaluation.metrics.items()}
         self.evaluations.append(replace(evaluation, value=finite_score(evaluation.value), metrics=metrics))
         return self.evaluations[-1]
 
-    def hear_returned(self, value: Any) -> None:
-        """Keep what the objective returned, if it returned anything.
+    def record_returned(self, value: Any) -> None:
+        """Add what the objective returned; None adds nothing.
 
         Raises:
             DivergedError: It is not finite.
             TypeError: It is not a number.
-            ValueError: It is nothing, and nothing was heard before.
+            ValueError: It is None, and there was no evaluation before.
         """
         if value is not None:
             given = value if isinstance(value, Evaluation) else Evaluation(value)
             last = self.evaluations[-1].at if self.evaluations else None
-            self.hear(replace(given, at=last if given.at is None else given.at))
+            self.record(replace(given, at=last if given.at is None else given.at))
             self.returned = True
         if not self.evaluations:
             raise ValueError("the objective ended without yielding or returning a score")
 
     def facts(self, direction: str, before: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what is said of the trial besides its curve: of the evaluation that counts, the best one.
+        """Return the attributes of the trial: of the evaluation that counts, the best one.
 
         Args:
             direction: `maximize` or `minimize`.
-            before: The trial's attributes, as they were written when it paused; a note that was true of an evaluation
-                which counts no more is set to None, as attributes cannot be deleted.
+            before: The trial's attributes, as they were written when it paused. A note of an evaluation that does not
+                count any more is set to None, as attributes cannot be deleted.
         """
         facts: dict[str, Any] = {"seconds": round(before.get("seconds", 0.0) + time.monotonic() - self.started, 3)}
         if self.evaluations:
@@ -96,15 +97,15 @@ class ActiveTrial:
                 facts["metrics"] = dict(best.metrics)
         return facts
 
-    def remembered(self, kept: TrialCheckpoint) -> TrialCheckpoint:
-        """Return what an array keeps of the trial together with what was heard of it."""
-        return replace(kept, state={**kept.state, HISTORY: [asdict(e) for e in self.evaluations]})
+    def with_history(self, checkpoint: TrialCheckpoint) -> TrialCheckpoint:
+        """Return a checkpoint of the trial with the evaluations so far added to its state."""
+        return replace(checkpoint, state={**checkpoint.state, HISTORY: [asdict(e) for e in self.evaluations]})
 
 
-def history(kept: TrialCheckpoint) -> list[Evaluation]:
-    """Return the evaluations that `ActiveTrial.remembered` put there.
+def history(checkpoint: TrialCheckpoint) -> list[Evaluation]:
+    """Return the evaluations that `ActiveTrial.with_history` added.
 
     Raises:
-        KeyError, TypeError: There are none, or not such.
+        KeyError, TypeError: There are none, or they are not evaluations.
     """
-    return [Evaluation(**said) for said in kept.state[HISTORY]]
+    return [Evaluation(**fields) for fields in checkpoint.state[HISTORY]]

@@ -1,22 +1,20 @@
-"""What is kept of arrays of trials, as files. It is a cache: whatever is wrong with it, it is not there.
+"""Checkpoints of arrays of trials, as files. They are a cache: a damaged or missing one costs time, not results.
 
-    <folder>/<array>/manifest.json             every slot's trial and state; replaced as a whole
-    <folder>/<array>/<SHA-256>.safetensors     a slot's tensors, under the name of what is in them
+    <folder>/<array>/manifest.json             the trial and state of every slot; replaced as a whole
+    <folder>/<array>/<SHA-256>.safetensors     the tensors of one slot, named by their digest
 
-Each array's folder has one writer, the process that holds the locks of its trials.
+Each array's folder has one writer: the process that holds the locks of its trials.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
-import threading
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,17 +26,15 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 LIMIT = 20 * 10**9  # bytes
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # of an array
-FIRST = 60  # seconds of a process without one: they protect what is soon done again, and a short study pays for none
-REST = 20  # times as long as one checkpoint took, the next one waits: writing takes less than 5 % of the time
-ABANDONED = 3600  # seconds after which files without a manifest are nobody's: none takes as long to write
+ABANDONED = 3600  # seconds after which a folder without a manifest is deleted: no checkpoint takes as long to write
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is kept of an array, as one.
+    """A checkpoint of an array.
 
     Attributes:
-        slots: Slot -> what is in it.
+        slots: Slot -> the checkpoint of its trial.
         state: What belongs to the array and to no slot, in JSON.
     """
 
@@ -50,9 +46,9 @@ class Checkpoints:
     """The checkpoints of one study.
 
     Args:
-        folder: Where they are; an array's is a folder inside.
-        fingerprint: What tells this study from all others, in JSON; under another nothing is read.
-        limit: Bytes that they may take in all. It is looked at before writing: what several workers write at the
+        folder: Where they are, in a folder for each array.
+        fingerprint: Identifies the study, in JSON. A checkpoint with another fingerprint is ignored.
+        limit: Bytes that all of them may take. It is checked before writing, so several processes that write at the
             same moment may exceed it for that moment.
     """
 
@@ -60,18 +56,18 @@ class Checkpoints:
         self._folder, self._limit = folder, limit
         self._study = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
-    def save(self, array: str, kept: Checkpoint) -> str | None:
-        """Replace an array's checkpoint; killed at any moment, the one before or the new one is there.
+    def save(self, array: str, checkpoint: Checkpoint) -> str | None:
+        """Replace an array's checkpoint. If the process is killed meanwhile, the old or the new one is there.
 
         Returns:
-            Why nothing was written, and the one before stays; None if it was.
+            Why nothing was written, in which case the old one stays; None if it was written.
 
         Raises:
-            TypeError: A state is more than JSON can say.
-            ValueError: So it is too with NaN or an infinity in it.
+            TypeError: A state has a value that JSON has not.
+            ValueError: A state has a NaN or an infinity.
         """
         place = self._place(array)
-        needed = sum(tensor.nbytes for slot in kept.slots.values() for tensor in slot.tensors.values())
+        needed = sum(tensor.nbytes for slot in checkpoint.slots.values() for tensor in slot.tensors.values())
         if (taken := used(self._folder)) + needed > self._limit:
             return (
                 f"no checkpoint was written: {self._folder} holds {taken / 1e9:.1f} GB, {needed / 1e9:.1f} GB more "
@@ -79,42 +75,42 @@ class Checkpoints:
             )
         try:
             place.mkdir(parents=True, exist_ok=True)
-            slots = {number: _written(place, slot) for number, slot in kept.slots.items()}
-            body = {"format": FORMAT, "study": self._study, "state": kept.state, "slots": slots}
-            _replace(place / MANIFEST, _dumped({"checksum": _checksum(body), "body": body}).encode())
-        except OSError as error:  # a full disk, above all
+            slots = {number: _write_slot(place, slot) for number, slot in checkpoint.slots.items()}
+            body = {"format": FORMAT, "study": self._study, "state": checkpoint.state, "slots": slots}
+            _replace(place / MANIFEST, _to_json({"checksum": _checksum(body), "body": body}).encode())
+        except OSError as error:  # mostly a full disk
             return f"no checkpoint was written: {place}: {error.strerror or error}"
         finally:
-            self._sweep(place)
+            self._delete_unnamed_files(place)
         return None
 
     def load(self, array: str) -> tuple[Checkpoint | None, str]:
-        """Return an array's checkpoint; None, and why, if there is none that can be relied on."""
+        """Return an array's checkpoint; None, and the reason, if there is no valid one."""
         return self._read(self._place(array), with_tensors=True)
 
     def of(self, trial: int) -> TrialCheckpoint | None:
-        """Return what is kept of a trial where it is furthest; None if there is nothing that can be relied on."""
-        found = [(slot, name, n) for name, kept in self.found().items() for n, slot in kept.slots.items()]
-        own = [(_step(slot), name, n) for slot, name, n in found if slot.trial == trial]
+        """Return the checkpoint of a trial that has the most steps; None if there is no valid one."""
+        every = [(slot, name, n) for name, array in self.found().items() for n, slot in array.slots.items()]
+        own = [(_step(slot), name, n) for slot, name, n in every if slot.trial == trial]
         for _, name, number in sorted(own, reverse=True):
             try:
                 place = self._place(name)
-                return _kept(place, self._body(place)["slots"][str(number)], with_tensors=True)
-            except Exception:  # as in `_read`
+                return _read_slot(place, self._body(place)["slots"][str(number)], with_tensors=True)
+            except Exception:  # damaged: the next one, if there is another
                 continue
         return None
 
     def found(self) -> dict[str, Checkpoint]:
-        """Return the checkpoints of all arrays, without tensors: whose trials are kept where."""
+        """Return the checkpoints of all arrays by name, without tensors."""
         read = {place.name: self._read(place, with_tensors=False)[0] for place in self._places()}
         return {name: checkpoint for name, checkpoint in read.items() if checkpoint is not None}
 
     def drop(self, array: str) -> None:
-        """Delete an array's checkpoint; nothing happens if there is none."""
+        """Delete an array's checkpoint, if there is one."""
         shutil.rmtree(self._place(array), ignore_errors=True)
 
-    def sweep(self, unfinished: Container[int]) -> None:
-        """Delete what no unfinished trial needs, and what a killed worker left that never came to a manifest."""
+    def delete_unneeded(self, unfinished: Container[int]) -> None:
+        """Delete the checkpoints without unfinished trials, and what killed processes left without a manifest."""
         found = self.found()
         for place in self._places():
             if place.name in found:
@@ -135,13 +131,13 @@ class Checkpoints:
     def _read(self, place: Path, *, with_tensors: bool) -> tuple[Checkpoint | None, str]:
         try:
             body = self._body(place)
-            slots = {int(number): _kept(place, entry, with_tensors) for number, entry in body["slots"].items()}
+            slots = {int(number): _read_slot(place, entry, with_tensors) for number, entry in body["slots"].items()}
             return Checkpoint(slots, body["state"]), ""
-        except Exception as error:  # whatever it is: what the checkpoint held is computed again
+        except Exception as error:  # a checkpoint is a cache: any damage means that there is none
             return None, f"no checkpoint in {place} ({type(error).__name__}: {error})"
 
     def _body(self, place: Path) -> dict[str, Any]:
-        """Return what a manifest says, if it is whole and this study's."""
+        """Return the content of a manifest, if it is undamaged and of this study."""
         manifest = json.loads((place / MANIFEST).read_bytes())
         body: dict[str, Any] = manifest["body"]
         if manifest["checksum"] != _checksum(body):
@@ -150,88 +146,22 @@ class Checkpoints:
             raise ValueError("it is another study's, or was written with other settings or another version of hpo")
         return body
 
-    def _sweep(self, place: Path) -> None:
-        """Delete the files that no manifest names: the former checkpoint's, or those of one that came to nothing."""
+    def _delete_unnamed_files(self, place: Path) -> None:
+        """Delete the files that the manifest does not name: of the checkpoint before, or of a failed attempt."""
         named = {MANIFEST}
         try:
             named |= {f"{entry['sha256']}.safetensors" for entry in self._body(place)["slots"].values()}
-        except Exception as error:  # as in `_read`: it is of no use, unless it only cannot be read now
+        except Exception as error:  # an invalid manifest names no files
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-                return
+                return  # it cannot be read now; later it may be valid
         for path in place.glob("*"):
             if path.name not in named:
                 with suppress(OSError):
                     path.unlink()
 
 
-class Writer:
-    """Writes checkpoints beside the training, from its second minute on: one at a time, less than 5 % of the time.
-
-    Args:
-        checkpoints: Where they go.
-        clock: Seconds, from any beginning.
-
-    Attributes:
-        problem: Why the first checkpoint that was not written was not; None as long as all were.
-    """
-
-    def __init__(self, checkpoints: Checkpoints, clock: Callable[[], float] = time.monotonic) -> None:
-        self.problem: str | None = None
-        self._checkpoints, self._clock = checkpoints, clock
-        self._due = clock() + FIRST
-        self._thread: threading.Thread | None = None
-
-    def offer(self, array: str, take: Callable[[], Checkpoint]) -> None:
-        """Write an array's checkpoint in the background, if it is time for one; returns at once if it is not.
-
-        Args:
-            array: Its name.
-            take: Returns the checkpoint, in memory that training does not change; called here, before the return.
-        """
-        if (self._thread is not None and self._thread.is_alive()) or self._clock() < self._due:
-            return
-        began = self._clock()
-        try:
-            kept = take()
-        except Exception as error:  # no memory for a copy, above all
-            self._not_written(f"no checkpoint was taken ({type(error).__name__}: {error})")
-            self._pace(began)
-            return
-        # A daemon, so that a disk that hangs does not keep the process.
-        self._thread = threading.Thread(target=self._write, args=(array, kept, began), name="checkpoint", daemon=True)
-        self._thread.start()
-
-    def flush(self, array: str, kept: Checkpoint) -> None:
-        """Write an array's checkpoint now, after what is under way."""
-        self._wait()
-        self._write(array, kept, self._clock())
-
-    def close(self) -> None:
-        """Wait for what is under way, and write nothing that is offered from here on."""
-        self._wait()
-        self._due = math.inf
-
-    def _wait(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-
-    def _write(self, array: str, kept: Checkpoint, began: float) -> None:
-        try:
-            self._not_written(self._checkpoints.save(array, kept))
-        except Exception as error:  # checkpoints are a cache: training goes on without
-            self._not_written(f"no checkpoint was written ({type(error).__name__}: {error})")
-        self._pace(began)
-
-    def _not_written(self, reason: str | None) -> None:
-        self.problem = self.problem or reason
-
-    def _pace(self, began: float) -> None:
-        ended = self._clock()
-        self._due = ended + REST * (ended - began)
-
-
 def used(folder: Path) -> int:
-    """Return the bytes that the files below a folder take; 0 if there is none."""
+    """Return the bytes of all files below a folder; 0 if there is none."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -248,50 +178,54 @@ def _last_written(place: Path) -> float:
     return max(times)
 
 
-def _step(kept: TrialCheckpoint) -> int:
-    step = kept.state.get("step")
+def _step(checkpoint: TrialCheckpoint) -> int:
+    step = checkpoint.state.get("step")
     return step if isinstance(step, int) else 0
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_dumped(body).encode()).hexdigest()
+    return hashlib.sha256(_to_json(body).encode()).hexdigest()
 
 
-def _dumped(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _written(place: Path, slot: TrialCheckpoint) -> dict[str, Any]:
+def _write_slot(place: Path, slot: TrialCheckpoint) -> dict[str, Any]:
     """Write a slot's tensors, and return its entry in the manifest."""
     from safetensors.torch import save
 
-    # Copies: tied weights share their memory, which the format refuses; read again, they are equal, not one.
+    # The format refuses tied weights, which share memory. They are copied, and are separate tensors when read.
     data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in slot.tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     _replace(place / f"{digest}.safetensors", data)
     return {"trial": slot.trial, "state": slot.state, "sha256": digest, "bytes": len(data)}
 
 
-def _kept(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> TrialCheckpoint:
-    """Return what a manifest's entry stands for, its file compared with what it says."""
+def _read_slot(place: Path, entry: Mapping[str, Any], with_tensors: bool) -> TrialCheckpoint:
+    """Return the checkpoint of a manifest's entry, after checking the size of its file, and the digest if it is read.
+
+    Raises:
+        ValueError: The entry or the file is damaged.
+    """
     if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
         raise ValueError(f"{entry['sha256']!r} is no SHA-256")
     path = place / f"{entry['sha256']}.safetensors"
     if path.stat().st_size != entry["bytes"]:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {entry['bytes']}")
-    kept = TrialCheckpoint(int(entry["trial"]), entry["state"])
+    without_tensors = TrialCheckpoint(int(entry["trial"]), entry["state"])
     if not with_tensors:
-        return kept
+        return without_tensors
     from safetensors.torch import load
 
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path.name} is damaged")
-    return TrialCheckpoint(kept.trial, kept.state, load(data))
+    return TrialCheckpoint(without_tensors.trial, without_tensors.state, load(data))
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Replace a file as a whole: whoever reads it, after whatever crash, reads the one before or the new one."""
+    """Replace a file as a whole: after any crash, it has the old or the new content."""
     unfinished = path.with_name(f".{path.name}")
     with open(unfinished, "wb") as file:
         file.write(data)

@@ -34,12 +34,12 @@ def imported(name: str, folder: Path) -> Callable[..., Any]:
     sys.path[:] = [*places, *(place for place in sys.path if place not in places)]
     spec = importlib.machinery.PathFinder.find_spec(module, places)
     if spec is not None and getattr(sys.modules.get(module), "__file__", None) != spec.origin:
-        sys.modules.pop(module, None)  # another study's module of the same name
+        sys.modules.pop(module, None)  # a module of the same name from another folder
     try:
         loaded = importlib.import_module(module)
     except SyntaxError as error:
         raise problem(f"{name!r} cannot be imported: {error}") from None
-    except (Exception, SystemExit) as error:  # whatever the module does when it is run
+    except (Exception, SystemExit) as error:  # importing runs the module's code
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise problem(f"{name!r}: {error}; looked in {folder} and in the working folder") from None
         raise problem(f"{name!r} cannot be imported: {_raised(error, places)}") from None
@@ -52,7 +52,7 @@ def imported(name: str, folder: Path) -> Callable[..., Any]:
 
 
 def _raised(error: BaseException, places: Sequence[str]) -> str:
-    """Return an exception with the file and line that it comes from, the last one in the user's own folders."""
+    """Return an exception with the file and line that raised it: the last one in the user's own folders."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     own = [f for f in frames if any(map(Path(f.filename).is_relative_to, places)) and "site-packages" not in f.filename]
     last = (own or frames)[-1]

@@ -1,4 +1,4 @@
-"""An array whose slots hold generators: how custom objectives run."""
+"""The array that runs custom objectives: each slot holds a generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from hpo.core.trainer import Evaluation, Objective, Seen, TrialCheckpoint, Trial
 
 
 class GeneratorArray:
-    """An array whose slots hold generators: how custom objectives run."""
+    """An array whose slots hold the generators of a custom objective.
+
+    Args:
+        objective: Yields the scores of a trial, or returns one.
+        slots: How many trials run at once, one step of each in turn.
+    """
 
     def __init__(self, objective: Objective, slots: int = 1) -> None:
         self.objective = objective
@@ -22,13 +27,13 @@ class GeneratorArray:
         self.facts: Mapping[str, Any] = {}
         self.notes: Sequence[str] = ()
         self.stop_request = StopRequest()
-        self._numbers: dict[int, int] = {}  # slot -> its trial's
+        self._numbers: dict[int, int] = {}  # slot -> number of its trial
         self._running: dict[int, Generator[Any, None, Any]] = {}
         self._paused: dict[int, Generator[Any, None, Any]] = {}  # by trial
-        self._seen: dict[int, Seen] = {}  # by trial, as far as it says
+        self._seen: dict[int, Seen] = {}  # by trial, from its last evaluation
 
     def settle(self, facts: Mapping[str, Any]) -> None:
-        """A custom objective chooses nothing anew."""
+        """Nothing to take over: a custom objective chooses nothing anew."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Put a trial into a slot; the objective starts, or goes on if it was paused, at the next `advance`."""
@@ -38,26 +43,26 @@ class GeneratorArray:
         self._seen.setdefault(trial.number, (0, None))
 
     def advance(self) -> dict[int, Evaluation | Exception]:
-        """Run every generator to its next `yield`; what runs within one cannot be halted."""
+        """Run every generator to its next `yield`; a stop request has no effect within one."""
         outcomes: dict[int, Evaluation | Exception] = {}
         for slot, generator in self._running.items():
             if self.stop_request.is_set():
                 break
             try:
-                outcomes[slot] = said = _evaluation(next(generator))
-                self._seen[self._numbers[slot]] = said.at or 0, said.of
-            except Exception as error:  # the runner decides what each kind means for the trial
+                outcomes[slot] = evaluation = _evaluation(next(generator))
+                self._seen[self._numbers[slot]] = evaluation.at or 0, evaluation.of
+            except Exception as error:  # the runner decides what it means for the trial
                 outcomes[slot] = error
-            except SystemExit as error:  # the trial's end, not the study's
+            except SystemExit as error:  # ends the trial, not the study
                 outcomes[slot] = RuntimeError(f"the objective called sys.exit({error.code!r})")
         return outcomes
 
     def seen(self, slot: int) -> Seen | None:
-        """Return how far the slot's trial was when it last yielded."""
+        """Return how far the slot's trial was at its last evaluation."""
         return self._seen.get(self._numbers.get(slot, -1))
 
     def save(self, slot: int) -> TrialCheckpoint | None:
-        """Where a generator stands cannot be kept."""
+        """Return None: a generator cannot be saved."""
         return None
 
     def pause(self, slot: int) -> bool:
@@ -66,7 +71,7 @@ class GeneratorArray:
         return True
 
     def keep(self, slot: int, folder: Path) -> bool:
-        """A custom objective keeps what it wants itself."""
+        """Return False: a custom objective saves its weights itself, if at all."""
         return False
 
     def unload(self, slot: int) -> None:

@@ -1,8 +1,8 @@
-"""The source of a custom objective, which tells an edited one, or another file's, from the one of earlier trials.
+"""A digest of a custom objective's source, which changes when the objective is edited or is that of another file.
 
-What counts is the function, or the class of a method, and whatever it uses of its own file, through any number of
-names; comments, docstrings and layout do not count. Nor do other files, values that a closure or a `partial` holds, and
-the rest of the file: a script that asks for more trials goes on.
+The digest covers the function, or the class of a method, and the statements of its file that it uses, directly or
+through other names. It does not cover comments, docstrings, layout, other files, values held by a closure or a
+`partial`, and the rest of the file: so a script that is edited to ask for more trials can resume its study.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def source_digest(objective: Any) -> str | None:
-    """Return a digest of an objective's source; None where it cannot be read: `python -c`, a prompt, compiled code."""
+    """Return a digest of an objective's source; None if it cannot be read: `python -c`, a prompt, compiled code."""
     while isinstance(objective, functools.partial):
         objective = objective.func
     if not inspect.isroutine(objective):
@@ -40,7 +40,7 @@ def source_digest(objective: Any) -> str | None:
 
 
 def _definition(tree: ast.Module, code: CodeType) -> ast.AST | None:
-    """Return where a function is defined, or the class that it is a method of; None if that cannot be told."""
+    """Return the definition of a function, or the class that it is a method of; None if there is no single one."""
     found = []
     for parent in ast.walk(tree):
         for node in ast.iter_child_nodes(parent):
@@ -51,11 +51,11 @@ def _definition(tree: ast.Module, code: CodeType) -> ast.AST | None:
                 same = isinstance(node, ast.Lambda) and (code.co_name, code.co_firstlineno) == ("<lambda>", node.lineno)
             if same:
                 found.append(parent if isinstance(parent, ast.ClassDef) else node)
-    return found[0] if len(found) == 1 else None  # two lambdas in one line
+    return found[0] if len(found) == 1 else None  # several: two lambdas in one line
 
 
 def _used(tree: ast.Module, found: ast.AST) -> list[ast.stmt]:
-    """Return the statements of a file that bind what a definition uses, in their order."""
+    """Return the statements of a file that bind the names that a definition uses, in the order of the file."""
     binding = [(statement, _bound(statement)) for statement in tree.body]
     names, used = _read(found), list[ast.stmt]()
     while new := [one for one, bound in binding if bound & names and one not in used and one is not found]:
@@ -69,7 +69,7 @@ def _read(node: ast.AST) -> set[str]:
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """Return the names of the module that a statement binds."""
+    """Return the module-level names that a statement binds."""
     if isinstance(statement, Definition):
         return {statement.name}
     bound = set[str]()

@@ -1,4 +1,4 @@
-"""What takes the place of arguments that `hpo.optimize` does not have and Optuna's functions do."""
+"""Error messages for arguments that Optuna's functions have and `hpo.optimize` has not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from hpo.core.errors import Problem, nearest
 from hpo.search import pruners, samplers
 
-# Argument of `optuna.create_study` or `Study.optimize` -> what to write for it.
+# Argument of `optuna.create_study` or `Study.optimize` -> what to write instead.
 REPLACED = {
-    "n_trials": "write trials=N: rows of the study in all, those of earlier runs included",
+    "n_trials": "write trials=N: trials of the study in all, those of earlier runs included",
     "callbacks": "write watch=W, a subclass of hpo.core.events.Observer; its ended(trial) is called after each trial",
     "n_jobs": "leave it out: trials run one after the other; run the script several times with one storage=URL instead",
     "catch": "leave it out: a trial that raises fails, and the study goes on until max_consecutive_failures",
@@ -23,7 +23,7 @@ REPLACED = {
     "directions": "write direction=...: a study has one objective value",
 }
 
-_SHORT = {"GridSampler": "grid", "PatientPruner": "patient"}  # classes that are not the entries of these names
+_SHORT = {"GridSampler": "grid", "PatientPruner": "patient"}  # classes whose short name builds another class
 
 
 def argument_problems(given: Iterable[str], known: Iterable[str]) -> list[Problem]:
@@ -40,14 +40,14 @@ def argument_problems(given: Iterable[str], known: Iterable[str]) -> list[Proble
 
 
 def object_problems(sampler: Any, pruner: Any) -> list[Problem]:
-    """Return a problem for a sampler and a pruner given as objects, which cannot be kept with the study."""
+    """Return a problem for a sampler and a pruner given as objects, which cannot be stored with the study."""
     kinds: dict[str, tuple[Any, ModuleType, Mapping[str, Callable[..., Any]]]] = {
         "sampler": (sampler, samplers, samplers.SAMPLERS),
         "pruner": (pruner, pruners, pruners.PRUNERS),
     }
     return [
-        Problem((kind,), _instead(kind, given, room.factory, entries))
-        for kind, (given, room, entries) in kinds.items()
+        Problem((kind,), _instead(kind, given, module.factory, entries))
+        for kind, (given, module, entries) in kinds.items()
         if not isinstance(given, str | Mapping)
     ]
 
@@ -58,16 +58,16 @@ def _instead(
     factory: Callable[[str], Callable[..., Any] | None],
     entries: Mapping[str, Callable[..., Any]],
 ) -> str:
-    """Return what to write for an object or a class: its short name, else that of its class."""
-    what = given if inspect.isclass(given) else type(given)
-    build = factory(what.__name__)
-    short = next((name for name, entry in entries.items() if entry is build and build is not None), what.__name__)
-    short = _SHORT.get(what.__name__, short)
-    is_own = build is None and hasattr(what, "sample_independent" if kind == "sampler" else "prune")
+    """Return what to write instead of an object or a class: its short name, else that of its class."""
+    cls = given if inspect.isclass(given) else type(given)
+    build = factory(cls.__name__)
+    short = next((name for name, entry in entries.items() if entry is build and build is not None), cls.__name__)
+    short = _SHORT.get(cls.__name__, short)
+    is_own = build is None and hasattr(cls, "sample_independent" if kind == "sampler" else "prune")
     if is_own:
-        place = f"hpo.{kind}s.{kind.upper()}S"
-        return f"is a {what.__name__} object; add its class to {place} under a name, and write {kind}=that name"
+        place = f"hpo.search.{kind}s.{kind.upper()}S"
+        return f"is a {cls.__name__} object; add its class to {place} under a name, and write {kind}=that name"
     if build is None:
         return f"must be a name or a mapping, e.g. {kind}={next(iter(entries))!r}, not {given!r}"
     arguments = f"{{'name': {short!r}, ARGUMENT: VALUE}}"
-    return f"is a {what.__name__} object, which cannot be kept with the study; write {kind}={short!r} or {arguments}"
+    return f"is a {cls.__name__} object, which cannot be stored with the study; write {kind}={short!r} or {arguments}"

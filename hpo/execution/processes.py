@@ -1,8 +1,8 @@
-"""The processes that run a study: they are known by locks, and asked to end by another.
+"""The processes that run a study: how they are listed, and how `hpo stop` asks them to end.
 
-Each holds a lock for as long as it runs, which says who it is. Whoever asks them to end holds the study's stop lock,
-at which they look every second, until they have ended. Both are freed with their owner, so no request is left for a
-process that is started later.
+Each process holds a lock while it runs, which names it. The process that asks them to end holds the study's stop lock
+until they have ended; they check it every second. Both locks are released when their owner ends, so a request does
+not reach a process that is started later.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from hpo.storage.postgres_session import holders, open_session
 from hpo.storage.trial_locks import TAKE_START, digest_of, key_of, on_disk
 from hpo.storage.urls import POSTGRESQL, path_of, scheme_of
 
-LOOK = 1.0  # seconds between two looks at whether an end is asked for
+LOOK = 1.0  # seconds between two checks of the stop lock
 
 
 class Processes(ABC):
-    """The processes of one study, as one of them or another process sees them."""
+    """The processes of one study, for one of them or another process."""
 
     @abstractmethod
     def join(self) -> None:
-        """Be one of them from here on."""
+        """Register this process as one of them."""
 
     @abstractmethod
     def asked(self) -> bool:
-        """Return whether somebody asks them to end."""
+        """Return whether they are asked to end."""
 
     @abstractmethod
     def ask(self) -> None:
-        """Ask them to end, until `close`."""
+        """Ask them to end; the request stands until `close`."""
 
     @abstractmethod
     def running(self) -> list[str]:
-        """Return those that run: `process 12 on host`."""
+        """Return the names of those that run: `process 12 on host`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Be none of them any more, and ask nobody."""
+        """Unregister this process, and withdraw its request."""
 
 
 class FileProcesses(Processes):
-    """Processes of this machine: a locked file each, beside the storage's file."""
+    """Processes of this machine: each locks a file of its own beside the storage's file."""
 
     def __init__(self, folder: LockFolder, study: str) -> None:
         self._folder, self._place = folder, f"{study}-processes"
@@ -56,18 +56,18 @@ class FileProcesses(Processes):
         self._stop = folder.lock(self._place, "stop")
 
     def join(self) -> None:
-        """Lock a file that nobody else has, once there is a storage."""
+        """Lock a file of its own, once the storage exists."""
         if self._member is None and self._folder.database.exists():
             member = self._folder.lock(self._place, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
             self._member = member if member.acquire(limit=LOOK) else None
-            self.running()  # deletes what killed processes have left
+            self.running()  # deletes the files of killed processes
 
     def asked(self) -> bool:
-        """Return whether somebody holds the stop file."""
+        """Return whether the stop file is locked."""
         return self._stop.is_held()
 
     def ask(self) -> None:
-        """Lock the stop file, unless somebody else holds it."""
+        """Lock the stop file, unless another process has locked it."""
         if not self._stop.held():
             self._stop.acquire(limit=LOOK)
 
@@ -75,7 +75,7 @@ class FileProcesses(Processes):
         """Return the holders of the files that are locked, and delete the others."""
         found = []
         if self._folder.path.exists():
-            self._folder.make(self._folder.path)  # or a folder that is closed to this user would seem empty
+            self._folder.make(self._folder.path)  # raises if this user cannot read it: it would seem empty
         for path in sorted((self._folder.path / self._place).glob("[0-9]*")):
             lock = self._folder.lock(self._place, path.name)
             if lock.is_held():
@@ -85,7 +85,7 @@ class FileProcesses(Processes):
         return found
 
     def close(self) -> None:
-        """Release the stop file, and delete the file of this process."""
+        """Release the stop file, and delete this process's own file."""
         self._stop.release()
         if self._member is not None:
             self._member.remove()
@@ -93,7 +93,7 @@ class FileProcesses(Processes):
 
 
 class ServerProcesses(Processes):
-    """Processes of any machine: advisory locks of PostgreSQL, which all of them share, on a connection each."""
+    """Processes of any machine: each shares an advisory lock of PostgreSQL, on a connection of its own."""
 
     def __init__(self, url: str, study: str) -> None:
         self._url = url
@@ -101,25 +101,25 @@ class ServerProcesses(Processes):
         self._opened: Any = None
 
     def join(self) -> None:
-        """Share the lock of those that run, over a new connection where the old one is gone."""
+        """Share the lock of those that run, over a new connection if the old one was closed."""
         if self._opened is None:
             self._session.execute("SELECT pg_advisory_lock_shared(%s::bigint)", [self._running])
 
     def asked(self) -> bool:
-        """Ask the server whether somebody holds the stop lock."""
+        """Ask the server whether the stop lock is held."""
         return bool(holders(self._session, self._stop))
 
     def ask(self) -> None:
-        """Take the stop lock, unless somebody has it, this process too."""
+        """Take the stop lock, unless this or another process holds it."""
         if not self.asked():
             self._session.execute(TAKE_START, [self._stop])
 
     def running(self) -> list[str]:
-        """Ask the server who holds the lock of those that run."""
+        """Ask the server which processes share the lock of those that run."""
         return holders(self._session, self._running)
 
     def close(self) -> None:
-        """Close the connection, and with it all locks."""
+        """Close the connection, which releases its locks."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
@@ -146,12 +146,12 @@ def processes_of(url: str | None, study: str) -> Processes | None:
 
 @contextmanager
 def joined(url: str | None, study: str, end: Callable[[], object]) -> Iterator[None]:
-    """Be one of the processes of a study.
+    """Register as one of the processes of a study.
 
     Args:
         url: URL of the storage; None for one in memory.
         study: The study's name.
-        end: Called once, in another thread, when somebody asks the processes to end.
+        end: Called once, in another thread, when the processes are asked to end.
     """
     processes, over = processes_of(url, study), threading.Event()
     if processes is None:
@@ -163,11 +163,11 @@ def joined(url: str | None, study: str, end: Callable[[], object]) -> Iterator[N
         yield
     finally:
         over.set()
-        follower.join(2 * LOOK)  # not for as long as a server may be away
+        follower.join(2 * LOOK)  # it may hang in a call to the server
 
 
 def _follow(processes: Processes, over: threading.Event, end: Callable[[], object]) -> None:
-    """Stay one of the processes until it is over; a storage that is away is joined again later."""
+    """Stay registered until `over` is set; if the storage cannot be reached, register again later."""
     asked = False
     while not over.is_set():
         try:
@@ -176,7 +176,7 @@ def _follow(processes: Processes, over: threading.Event, end: Callable[[], objec
                 asked = True
                 os.write(2, b"\nhpo stop asks this process to end\n")
                 end()
-        except Exception:  # of the storage, which whoever trains meets too, and says so
+        except Exception:  # of the storage: the training thread meets it too, and reports it
             with suppress(Exception):
                 processes.close()
         over.wait(LOOK)

@@ -1,8 +1,8 @@
-"""The workers of a study as actors of a Ray cluster, with a GPU each where it has GPUs.
+"""The workers of a study as actors of a Ray cluster, with a GPU each if the cluster has GPUs.
 
-Ray says only where: an actor starts `hpo worker` as a process of its own, in which signals, exit codes and the
-watchdog mean what they always do, and which leaves nothing behind on the GPU. If the actor dies, Ray ends its
-processes; should one stay, its standard input ends, and it puts its trials back.
+Ray only chooses the node: an actor starts `hpo worker` as a process of its own, so signals, exit codes and the watchdog
+work as on one machine, and the process's GPU memory is freed when it ends. If the actor dies, Ray ends its processes.
+If one survives that, its standard input ends, and it puts its trials back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 from hpo.config.study_spec import StudySpec
 from hpo.core.errors import HpoError, MissingExtraError, StorageError, StudyError
 from hpo.core.events import Observer
-from hpo.execution.supervisor import LOST, LocalWorker, Outcome, Worker, log_of, supervise
+from hpo.execution.local_worker import LOST, LocalWorker, Worker
+from hpo.execution.supervisor import Outcome, log_of, supervise
 from hpo.storage.urls import POSTGRESQL, redacted, scheme_of
 
 
@@ -34,24 +35,24 @@ def run(
     last: Callable[[], Outcome],
     address: str | None = None,
 ) -> Outcome:
-    """Run a study on a cluster until every row has ended.
+    """Run a study on a cluster until every trial has ended.
 
     Args:
         study: The validated study.
         arguments: Of `hpo worker`, the study first.
-        url: URL of the storage; PostgreSQL only, which all nodes reach.
-        count: How many workers; those that find no place wait for one.
+        url: URL of the storage; PostgreSQL only, which all nodes can reach.
+        count: How many workers; those for which no resources are free wait.
         watch: Told of what the storage shows.
-        last: What is to be done then, on the cluster too: this machine may have no GPU. It is pickled.
-        address: Of the cluster; if None, `RAY_ADDRESS` or the one that this machine belongs to.
+        last: Called on the cluster once all workers have ended, as this machine may have no GPU. It is pickled.
+        address: Of the cluster; if None, `RAY_ADDRESS` or the cluster that this machine belongs to.
 
     Returns:
         What `last` returns.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        HpoError: There is no cluster, the storage is not one for several machines, a worker says what the user has to
-            mend, or they die without getting anywhere.
+        HpoError: There is no cluster, the storage is for one machine only, a worker has ended with an error that the
+            user has to correct, or workers die before any trial ends.
         KeyboardInterrupt: After the workers have put their trials back.
     """
     if scheme_of(url) not in POSTGRESQL:
@@ -69,7 +70,7 @@ def run(
             partial(_RayWorker, host, Path.cwd(), arguments, url, log_of(study, place)) for place in range(count)
         ]
         supervise(study, starters, url, watch)
-        done, problem = ray.get(ray.remote(_there).options(**needs).remote(Path.cwd(), last))
+        done, problem = ray.get(ray.remote(_finish_on_node).options(**needs).remote(Path.cwd(), last))
     if problem:
         raise StudyError(problem)
     outcome: Outcome = done
@@ -78,7 +79,7 @@ def run(
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Connect to a cluster that exists, and yield the module `ray`."""
+    """Connect to a running cluster, and yield the module `ray`."""
     try:
         import ray
     except ImportError:
@@ -88,14 +89,14 @@ def _connected(address: str | None) -> Iterator[Any]:
     host, _, port = place.rpartition("//")[2].rpartition(":")
     try:
         if port.isdecimal():
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would retry for minutes
         ray.init(place, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise StudyError(
             f"no Ray cluster answers at {place} ({error}). Start one with `ray start --head`, or name one that this "
             "machine has joined: --address host:port"
         ) from None
-    signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process where it stands
+    signal.signal(signal.SIGTERM, handler)  # Ray's handler would end the process at once
     try:
         yield ray
     finally:
@@ -110,7 +111,7 @@ def _needs(study: StudySpec, cluster: dict[str, float]) -> dict[str, float]:
 
 
 def _note_waiting(watch: Observer, count: int, needs: dict[str, float], free: dict[str, float]) -> None:
-    """Say how many workers find no place yet: there may be one later, and a cluster that can grow does."""
+    """Note how many workers have to wait for resources, which a cluster may free or add later."""
     places = min(int(free.get(name.removeprefix("num_").upper()[:-1], 0) // need) for name, need in needs.items())
     if places < count:
         kind = "GPUs" if "num_gpus" in needs else "CPUs"
@@ -121,16 +122,16 @@ def _note_waiting(watch: Observer, count: int, needs: dict[str, float], free: di
 
 
 class Host:
-    """An actor: one process, where Ray has put it, for as long as it lasts."""
+    """An actor that starts one worker on its node, and lives as long as the worker."""
 
     def __init__(self, folder: Path, arguments: Sequence[str], url: str, log: Path) -> None:
         self._worker: LocalWorker | None = None
-        self._problem = _entered(folder)
+        self._problem = _enter(folder)
         if not self._problem:
             self._worker = LocalWorker(arguments, url, log)
 
     def ended(self) -> tuple[int, str]:
-        """Wait for the end of the process; return its exit code and its last words."""
+        """Wait for the end of the process; return its exit code and its error."""
         return (2, self._problem) if self._worker is None else (self._worker.wait(), self._worker.last_words())
 
     def terminate(self) -> None:
@@ -139,17 +140,17 @@ class Host:
             self._worker.terminate()
 
 
-def _there(folder: Path, last: Callable[[], Outcome]) -> tuple[Outcome | None, str]:
-    """Return what a function returns, or the user's problem as text: not every exception can be pickled."""
+def _finish_on_node(folder: Path, last: Callable[[], Outcome]) -> tuple[Outcome | None, str]:
+    """Return what a function returns, or its error as text: not every exception can be pickled."""
     try:
-        problem = _entered(folder)
+        problem = _enter(folder)
         return (None, problem) if problem else (last(), "")
     except HpoError as error:
         return None, str(error)
 
 
-def _entered(folder: Path) -> str:
-    """Work in a folder from here on; return why not."""
+def _enter(folder: Path) -> str:
+    """Change the working folder; return the problem, if there is one."""
     try:
         os.chdir(folder)
     except OSError as error:
@@ -157,44 +158,44 @@ def _entered(folder: Path) -> str:
     return ""
 
 
-# ---------------------------------------------------------------- seen from here
+# ---------------------------------------------------------------- on this machine
 
 
 class _RayWorker(Worker):
-    """A worker on whatever node has room for it; until one has, it only waits."""
+    """A worker on a node that Ray chooses; it waits until a node has free resources."""
 
     def __init__(self, host: Any, *given: Any) -> None:
         self._actor = host.remote(*given)
         self._begun = self._actor.__ray_ready__.remote()
         self._ended = self._actor.ended.remote()
         self._code: int | None = None
-        self._said = ""
+        self._error = ""
 
     def poll(self) -> int | None:
-        """Return the process's exit code; if its actor is lost, so is it."""
+        """Return the process's exit code; `LOST` if its actor was lost."""
         import ray
 
         if self._code is None and _ready(self._ended):
             try:
-                self._code, self._said = ray.get(self._ended)
+                self._code, self._error = ray.get(self._ended)
             except ray.exceptions.RayError as error:
-                self._code, self._said = LOST, str(error)
-            self.kill()  # its place is free now; an actor that is only cut off must not stay
+                self._code, self._error = LOST, str(error)
+            self.kill()  # frees its resources; the process of an actor that is only disconnected must end
         return self._code
 
     def last_words(self) -> str:
-        """Return what its process said last, or what Ray says of its actor."""
-        return self._said
+        """Return the error of its process, or Ray's error about its actor."""
+        return self._error
 
     def terminate(self) -> None:
-        """Ask its process to end; if there is none yet, there will be none."""
+        """Ask its process to end; if it has not started, it never will."""
         if _ready(self._begun):
             self._actor.terminate.remote()
         else:
             self.kill()
 
     def kill(self) -> None:
-        """End its actor at once, and with it the process."""
+        """End its actor at once, and so the process."""
         import ray
 
         ray.kill(self._actor)

@@ -1,12 +1,12 @@
-"""The loop: take, load, advance, report, prune or stop or go on, tell.
+"""The loop that runs the trials of a study in the slots of an array.
 
-while a row is unfinished:
-    fill the free slots             a row whose turn it is; the sampler draws what it lacks; duplicates are told
-    advance the array one segment
-    settle each slot's outcome      report -> last? patience? pruner? -> tell, keep the weights, free the slot
-    offer a checkpoint              written in the background; what it lacks is computed again
+while a trial is unfinished:
+    fill the free slots             with trials that may start; the sampler draws parameters; duplicates end at once
+    train one segment               all slots together
+    act on each slot's outcome      report; last, out of patience or pruned: tell, save the weights, free the slot
+    offer a checkpoint              written in the background; work since the last one is repeated after a crash
 
-Any number of processes run this loop on one study: a trial belongs to whoever holds its lock.
+Any number of processes run this loop on one study: a trial belongs to the process that holds its lock.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from hpo.execution.active_trial import ActiveTrial, history
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.slot_checkpoints import SlotCheckpoints
+from hpo.execution.trial_decisions import TrialDecisions
 from hpo.execution.trial_outcomes import RETRIED, retries, state_of
 from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision
-from hpo.search.stopping import Rules, out_of_patience
+from hpo.search.stopping import Rules
 from hpo.search.trial_order import PAUSED, TrialOrder
 from hpo.search.trial_source import TrialSource
 from hpo.space.search_space import SearchSpace
@@ -41,21 +42,21 @@ from hpo.storage.study_cache import StudyCache
 
 log = logging.getLogger(__name__)
 
-POLL = 0.25  # seconds between two looks at what other processes do
+POLL = 0.25  # seconds between two checks of what other processes have done
 
 
 class Runner:
-    """Runs the unfinished rows of a study through an array.
+    """Runs the unfinished trials of a study through an array.
 
     Args:
-        study: An open study, its rows planned, its pruner and sampler set.
-        space: What its trials are made of.
-        array: What trains them.
-        rules: When things end.
-        watch: Told of everything.
+        study: An open study, its trials planned, its pruner and sampler set.
+        space: The study's search space.
+        array: Trains the trials.
+        rules: The budget, and when trials and the study stop.
+        watch: Told of all events.
         url: URL of the storage; None if no other process sees it.
-        weights: Where the weights of the best trials are kept; None keeps none.
-        checkpoints: Where trials are kept that have not ended; None computes again what is lost.
+        weights: Saves the weights of the best trials; None saves none.
+        checkpoints: The checkpoints of unfinished trials; without them an interrupted trial restarts.
     """
 
     def __init__(
@@ -73,28 +74,31 @@ class Runner:
         self.watch: Observer = watch or Silent()
         self.weights = weights
         self.stop_request = self.array.stop_request = StopRequest()
-        self.ledger = StudyCache(study, url, self.stop_request, self._note)
-        self.study = optuna.Study(study.study_name, self.ledger, sampler=study.sampler, pruner=study.pruner)
+        self.cache = StudyCache(study, url, self.stop_request, self._note_once)
+        self.study = optuna.Study(study.study_name, self.cache, sampler=study.sampler, pruner=study.pruner)
         self.direction = study.direction.name.lower()
         self.compared = rules.compared or Comparison(self.direction)
-        self.turns = TrialOrder(self.study, space, rules.budget, rules.round_size, array.segment, self.compared)
-        self.intake = TrialSource(self.study, self.turns, space, rules.seed, self._tell)
+        self.order = TrialOrder(self.study, space, rules.budget, rules.round_size, array.segment, self.compared)
+        self.source = TrialSource(self.study, self.order, space, rules.seed, self._tell)
+        self.decisions = TrialDecisions(
+            self.cache, self.order, rules, self.compared, self.direction, lambda message: self.watch.note(message)
+        )
         self.stopped: str | None = None
         self._slots: dict[int, ActiveTrial] = {}
-        self._keeper = SlotCheckpoints(array, self._slots, checkpoints)
-        self._held: dict[int, ActiveTrial] = {}  # paused, and kept by the array outside its slots
+        self._checkpoints = SlotCheckpoints(array, self._slots, checkpoints)
+        self._paused: dict[int, ActiveTrial] = {}  # by number; the array holds them outside its slots
         self._failures = self._told = 0
-        self._settled = True  # whether all is told of where the array is; else a checkpoint would leave a gap
-        self._noted = ""
+        self._all_recorded = True  # whether every outcome is recorded; if not, a checkpoint would lack evaluations
+        self._last_note = ""
 
     def run(self) -> str | None:
-        """Run until every row has ended.
+        """Run until every trial has ended.
 
         Returns:
             Why the study stopped early, or None.
 
         Raises:
-            KeyboardInterrupt: After the first SIGINT or SIGTERM everything has been put back; at the second, nothing.
+            KeyboardInterrupt: After the first SIGINT or SIGTERM, once all trials are put back; at the second, at once.
         """
         self.watch.follow(self.seen)
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
@@ -103,10 +107,10 @@ class Runner:
                 self._loop(deadline)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) and self.stop_request.is_set():
-                    self.ledger.close()  # the second signal: what ran is adopted by others
+                    self.cache.close()  # the second signal: other processes adopt the trials
                     raise
                 if isinstance(error, StorageAwayError):
-                    self.stop_request.set()  # it has been waited for long enough
+                    self.stop_request.set()  # so that closing does not wait for the storage once more
                 self._close()
                 raise
             self._close()
@@ -116,40 +120,40 @@ class Runner:
         return self.stopped
 
     def _loop(self, deadline: float) -> None:
-        while self._stop(deadline) is None:
+        while self._stop_reason(deadline) is None:
             told = self._told
-            self._fill()
-            if not self._slots:  # as far as was known
-                self.ledger.refresh()
-                self._fill()
+            self._fill_slots()
+            if not self._slots:  # by what was last read of the study
+                self.cache.refresh()
+                self._fill_slots()
             if self._slots:
-                self._advance()
+                self._train_segment()
             elif self._told > told:
-                continue  # which may be what the next ones waited for
-            elif self.turns.unfinished():
+                continue  # other trials may have waited for the ones told
+            elif self.order.unfinished():
                 log.info("waiting for the trials that other processes run")
-                time.sleep(max(POLL, 4 * self.ledger.took))  # others run what is left
+                time.sleep(max(POLL, 4 * self.cache.took))
             else:
                 return
 
     def seen(self) -> dict[int, Seen]:
-        """Return how far each trial is that is in a slot, by its number. Any thread may ask at any time."""
-        told = {running.number: self.array.seen(slot) for slot, running in list(self._slots.items())}
-        return {number: seen for number, seen in told.items() if seen is not None}
+        """Return how far each trial in a slot is, by its number. Any thread may call this at any time."""
+        every = {active.number: self.array.seen(slot) for slot, active in list(self._slots.items())}
+        return {number: seen for number, seen in every.items() if seen is not None}
 
     def _close(self) -> None:
-        """Put back what runs here, and leave nothing that nobody needs."""
+        """Put back all trials of this process, and delete unneeded checkpoints."""
         self._put_all_back()
-        self.ledger.close()
-        self._keeper.close({row.number for row in self.turns.rows() if not row.state.is_finished()})
+        self.cache.close()
+        self._checkpoints.close({row.number for row in self.order.rows() if not row.state.is_finished()})
 
     @property
     def failed(self) -> bool:
-        """Whether trials failed in a row until the study had to stop."""
+        """Whether so many trials failed in a row that the study had to stop."""
         return self._failures >= self.rules.max_consecutive_failures
 
-    def _stop(self, deadline: float) -> str | None:
-        """Return, and keep, why no more is to be done."""
+    def _stop_reason(self, deadline: float) -> str | None:
+        """Return why the study has to stop now, and store it in `stopped`; None if it goes on."""
         if self.stop_request.is_set():
             self.stopped = "stopped by a signal; run the same command again to go on"
         elif self.failed:
@@ -163,258 +167,219 @@ class Runner:
             self.stopped = "the time is up; run the same command again to go on"
         return self.stopped
 
-    def _note(self, message: str) -> None:
-        """Say something once, however often it comes in a row."""
-        if message != self._noted:
+    def _note_once(self, message: str) -> None:
+        """Pass a message on, unless it is the same as the last one."""
+        if message != self._last_note:
             self.watch.note(message)
-        self._noted = message
+        self._last_note = message
 
     def _note_exhausted(self) -> None:
         rows = self.study.get_trials(deepcopy=False)
-        if sum(row.state.is_finished() for row in rows) < self.rules.budget and self.turns.used_up(rows):
+        if sum(row.state.is_finished() for row in rows) < self.rules.budget and self.order.used_up(rows):
             self.watch.note(f"the search space is exhausted: all of its {self.space.size:g} points have been tried")
 
     # ------------------------------------------------------------ filling slots
 
-    def _fill(self) -> None:
-        self.ledger.refresh(now=False)
-        self.intake.draw_round()
-        self._resume_held()
-        while (slot := self._free()) is not None and (given := self.intake.next(self._numbers())) is not None:
+    def _fill_slots(self) -> None:
+        self.cache.refresh(now=False)
+        self.source.draw_round()
+        self._resume_paused()
+        while (slot := self._free_slot()) is not None and (given := self.source.next(self._numbers())) is not None:
             self._load(slot, ActiveTrial(*given))
 
-    def _free(self) -> int | None:
-        """Return an empty slot; there may be fewer slots after a load than before."""
+    def _free_slot(self) -> int | None:
+        """Return an empty slot. The array may have fewer slots after a load than before."""
         return next((slot for slot in range(self.array.slots) if slot not in self._slots), None)
 
     def _numbers(self) -> list[int]:
-        return [running.number for running in self._slots.values()]
+        return [active.number for active in self._slots.values()]
 
-    def _load(self, slot: int, running: ActiveTrial) -> None:
-        """Put a trial into a slot: from its checkpoint if there is one that serves, else from its seeds."""
-        self._slots[slot] = running
-        self.watch.started(running.number, running.spec.params)
-        if (kept := self._keeper.of(running.number)) is not None:
+    def _load(self, slot: int, active: ActiveTrial) -> None:
+        """Put a trial into a slot: from its checkpoint if that can be used, else from its seed."""
+        self._slots[slot] = active
+        self.watch.started(active.number, active.spec.params)
+        if (checkpoint := self._checkpoints.of(active.number)) is not None:
             try:
-                evaluations = history(kept)
-                self.array.load(slot, replace(running.spec, checkpoint=kept))
+                evaluations = history(checkpoint)
+                self.array.load(slot, replace(active.spec, checkpoint=checkpoint))
             except ArrayShrankError as error:
-                self._settle(slot, error)
+                self._act_on(slot, error)
                 return
             except Exception as error:  # a checkpoint is a cache
-                self._note(f"trial {running.number} begins anew: its checkpoint is of no use ({error})")
+                self._note_once(f"trial {active.number} begins anew: its checkpoint cannot be used ({error})")
             else:
-                running.evaluations = evaluations
-                self._settle(slot, None)  # its owner may have died between the evaluation and what followed from it
+                active.evaluations = evaluations
+                self._act_on(slot, None)  # the former owner may have died between the evaluation and its consequences
                 return
         try:
-            self.array.load(slot, running.spec)
-        except Exception as error:  # the trial's, not the study's
-            self._settle(slot, error)
+            self.array.load(slot, active.spec)
+        except Exception as error:  # ends the trial, not the study
+            self._act_on(slot, error)
 
-    # ------------------------------------------------------------ a segment
+    # ------------------------------------------------------------ training a segment
 
-    def _advance(self) -> None:
-        self._settled = False
-        outcomes = {slot: self._heard(self._slots[slot], outcome) for slot, outcome in self.array.advance().items()}
-        self.ledger.refresh(now=False)
-        with suppress(LostTrialError), self.ledger.together():  # who is lost meets that again when its slot is settled
+    def _train_segment(self) -> None:
+        self._all_recorded = False
+        outcomes = {slot: self._recorded(self._slots[slot], outcome) for slot, outcome in self.array.advance().items()}
+        self.cache.refresh(now=False)
+        with suppress(LostTrialError), self.cache.together():  # a lost trial raises again when its slot is acted on
             for slot, outcome in outcomes.items():
                 if isinstance(outcome, Evaluation):
-                    self._report(self._slots[slot])
+                    self.decisions.report(self._slots[slot])
         for slot, outcome in outcomes.items():
-            self._settle(slot, outcome)
-        self._settled = True
+            self._act_on(slot, outcome)
+        self._all_recorded = True
         if not self.stop_request.is_set():
-            self._keeper.offer()
-        if self._keeper.problem:
-            self._note(self._keeper.problem)
+            self._checkpoints.offer()
+        if self._checkpoints.problem:
+            self._note_once(self._checkpoints.problem)
 
-    def _heard(self, running: ActiveTrial, outcome: Evaluation | Exception) -> Evaluation | Exception:
-        """Keep an evaluation, and return it; or what is wrong with it."""
+    def _recorded(self, active: ActiveTrial, outcome: Evaluation | Exception) -> Evaluation | Exception:
+        """Record an evaluation, and return it; if it is invalid, return the error."""
         if isinstance(outcome, Exception):
             return outcome
         try:
-            heard = running.hear(outcome)
-            if not heard.last:  # else there is nothing left to prune
-                self.compared.require(heard.metrics)
-            self.watch.evaluated(running.number, heard)
+            evaluation = active.record(outcome)
+            if not evaluation.last:  # the last one cannot be pruned
+                self.compared.require(evaluation.metrics)
+            self.watch.evaluated(active.number, evaluation)
         except Exception as error:
             return error
-        return heard
+        return evaluation
 
-    def _settle(self, slot: int, outcome: Evaluation | Exception | None) -> None:
-        """Do with a slot what its outcome means, or its last evaluation; a lost trial leaves it without a word."""
+    def _act_on(self, slot: int, outcome: Evaluation | Exception | None) -> None:
+        """End, pause, retry or go on with the trial of a slot; drop it if another process owns it by now."""
         try:
             if isinstance(outcome, ArrayShrankError):
-                self._note(str(outcome))
+                self._note_once(str(outcome))
                 self._put_back(slot)
             else:
-                self._judge(slot, outcome)
+                self._decide(slot, outcome)
         except LostTrialError as error:
             self.watch.note(f"{error}, and is dropped here")
             self._unload(slot)
 
-    def _judge(self, slot: int, outcome: Evaluation | Exception | None) -> None:
-        running = self._slots[slot]
+    def _decide(self, slot: int, outcome: Evaluation | Exception | None) -> None:
         try:
-            ended = self._state_after(running, outcome)
+            decision = self.decisions.after(self._slots[slot], outcome)
         except (HpoError, LostTrialError):  # of the storage, not of the trial
             raise
-        except Exception as error:  # what training raised, as the state that it means
+        except Exception as error:  # raised in training
             if not self._retried(slot, error):
                 self._end(slot, *state_of(error))
             return
-        if isinstance(ended, Decision):  # to wait
+        if isinstance(decision, Decision):  # WAIT
             self._pause(slot)
-        elif ended is not None:
-            self._end(slot, *ended)
-
-    def _state_after(
-        self, running: ActiveTrial, outcome: Evaluation | Exception | None
-    ) -> tuple[TrialState, dict[str, Any]] | Decision | None:
-        """Return the state a trial ends with, and attributes; None if it goes on, WAIT if it has to pause."""
-        if isinstance(outcome, StopIteration):
-            running.hear_returned(outcome.value)
-            return TrialState.COMPLETE, {}
-        if isinstance(outcome, Exception):
-            raise outcome
-        return self._state_at(running) if running.evaluations else None
-
-    def _state_at(self, running: ActiveTrial) -> tuple[TrialState, dict[str, Any]] | Decision | None:
-        """Return what follows from the last evaluation, which is reported if it has not been yet."""
-        last = running.evaluations[-1]
-        step = self._report(running)
-        if last.last:
-            return TrialState.COMPLETE, {}
-        if out_of_patience(running.values, self.rules.patience, self.direction):
-            return TrialState.COMPLETE, {"stopped_early_at": step}
-        decision = self.turns.pruned(self._row(running.trial), step)
-        if decision is Decision.WAIT:
-            return decision
-        self.ledger.note(running.number, self.turns.tied(self._row(running.trial), step))
-        return (TrialState.PRUNED, {"reason": "pruner"}) if decision is Decision.PRUNE else None
-
-    def _report(self, running: ActiveTrial) -> int:
-        """Report the last evaluation, and return its step; one that a former owner has reported must be the same."""
-        value, step = running.values[-1], running.step()
-        before = self._row(running.trial).intermediate_values.get(step)
-        if before is not None and before != value:
-            self.watch.note(
-                f"trial {running.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
-                "the objective is not a function of its parameters and seed alone"
-            )
-        self.ledger.report(running.number, step, value, self.compared.kept(running.evaluations[-1].metrics))
-        return step
+        elif decision is not None:
+            self._end(slot, *decision)
 
     # ------------------------------------------------------------ pausing, in rounds
 
     def _pause(self, slot: int) -> None:
-        """Take a trial out of its slot until its round has reached its rung."""
-        running = self._slots[slot]
-        trial = running.trial
-        # Before the checkpoint: who went on from that one alone would be past the rung without having met it.
-        with self.ledger.together():
-            self.ledger.note(trial.number, self._facts(running))
-            self.ledger.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
+        """Take a trial out of its slot until the other trials of its round have reached its rung."""
+        active = self._slots[slot]
+        trial = active.trial
+        # Before the checkpoint: a process that resumed from a checkpoint alone would skip the rung's decision.
+        with self.cache.together():
+            self.cache.note(trial.number, self._facts(active))
+            self.cache.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
         if self.array.pause(slot):
-            self._held[running.number] = running
+            self._paused[active.number] = active
             del self._slots[slot]
             return
-        self._keeper.part(slot)
+        self._checkpoints.write_paused(slot)
         self._put_back(slot)
 
-    def _resume_held(self) -> None:
-        """Let trials that the array holds go on, or be pruned, now that their rungs are decided."""
-        for number, running in sorted(self._held.items()):
-            row = self.ledger.row(number)
-            decision = self.turns.paused(row)
-            if decision is Decision.WAIT or (free := self._free()) is None:
+    def _resume_paused(self) -> None:
+        """Resume or prune the paused trials that the array holds and whose rungs are decided."""
+        for number, active in sorted(self._paused.items()):
+            decision = self.order.paused(self.cache.row(number))
+            if decision is Decision.WAIT or (free := self._free_slot()) is None:
                 continue
-            del self._held[number]
-            running.started = time.monotonic()
-            self._slots[free] = running
-            self.array.load(free, running.spec)
-            with suppress(LostTrialError):  # who is lost meets that again when its slot is settled
-                self.ledger.note(running.number, self.turns.tied(row, running.step()))
+            del self._paused[number]
+            active.started = time.monotonic()
+            self._slots[free] = active
+            self.array.load(free, active.spec)
+            with suppress(LostTrialError):  # a lost trial raises again when its slot is acted on
+                self.decisions.note_tie(active, active.step())
             if decision is Decision.PRUNE:
-                self._settle(free, optuna.TrialPruned())
+                self._act_on(free, optuna.TrialPruned())
 
     # ------------------------------------------------------------ ending
 
     def _end(self, slot: int, state: TrialState, attrs: Mapping[str, Any]) -> None:
-        """Tell a trial, keep its weights if they are among the best, and free the slot."""
-        running = self._slots[slot]
-        facts = {**self._facts(running), **attrs}
+        """Tell a trial, save its weights if they are among the best, and free the slot."""
+        active = self._slots[slot]
+        facts = {**self._facts(active), **attrs}
         value = facts.get("best_value")
         if state == TrialState.COMPLETE and self.weights is not None:
             assert value is not None
             rows = self.study.get_trials(deepcopy=False)
-            self.weights.keep(self._row(running.trial), value, rows, lambda folder: self.array.keep(slot, folder))
-        self._tell(running.trial, state, facts, value if state == TrialState.COMPLETE else None)
+            self.weights.save(self._row(active.trial), value, rows, lambda folder: self.array.keep(slot, folder))
+        self._tell(active.trial, state, facts, value if state == TrialState.COMPLETE else None)
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
         self._unload(slot)
 
-    def _facts(self, running: ActiveTrial) -> dict[str, Any]:
-        """Return what is said of a trial besides its curve."""
-        return running.facts(self.direction, self._row(running.trial).user_attrs)
+    def _facts(self, active: ActiveTrial) -> dict[str, Any]:
+        """Return the attributes of a trial."""
+        return active.facts(self.direction, self._row(active.trial).user_attrs)
 
     def _tell(self, trial: Trial, state: TrialState, attrs: Mapping[str, Any], value: float | None = None) -> None:
-        """Tell a trial, give it up, and forget what was kept of it."""
-        with self.ledger.together():
-            self.ledger.note(trial.number, attrs)
+        """Tell a trial, release its lock, and delete weights and checkpoints that are not needed any more."""
+        with self.cache.together():
+            self.cache.note(trial.number, attrs)
             self.study.tell(trial, value, state)
         self._told += 1
-        self.ledger.release(trial.number)
+        self.cache.release(trial.number)
         if self.weights is not None:
-            self.weights.sweep(self.study.get_trials(deepcopy=False))
-        self._keeper.drop(trial.number)
+            self.weights.delete_unneeded(self.study.get_trials(deepcopy=False))
+        self._checkpoints.drop(trial.number)
         self.watch.ended(self._row(trial))
 
     def _retried(self, slot: int, error: Exception) -> bool:
-        """Put a trial back whose failure may pass; False if it may not, or has been met too often."""
-        running = self._slots[slot]
-        before = self._row(running.trial).system_attrs.get(RETRIED, 0)
+        """Put a failed trial back to be retried; False if its error is final, or its retries are used up."""
+        active = self._slots[slot]
+        before = self._row(active.trial).system_attrs.get(RETRIED, 0)
         if before >= retries(error):
             return False
-        self.ledger.set_trial_system_attr(running.trial._trial_id, RETRIED, before + 1)
-        self.watch.note(f"trial {running.number} is run again: {type(error).__name__}: {error}")
+        self.cache.set_trial_system_attr(active.trial._trial_id, RETRIED, before + 1)
+        self.watch.note(f"trial {active.number} is run again: {type(error).__name__}: {error}")
         self._put_back(slot)
         return True
 
     def _put_back(self, slot: int) -> None:
-        """Let a trial wait again, with its parameters; it begins anew, or from its checkpoint."""
+        """Set the trial of a slot WAITING, with its parameters; it starts again from its checkpoint or its seed."""
         number = self._slots[slot].number
-        self._unload(slot, give_up=False)
-        self.ledger.put_back(number)
+        self._unload(slot, release=False)
+        self.cache.put_back(number)
 
     def _put_all_back(self) -> None:
-        """Let all that runs here wait again, from where it is; what cannot be said is found by whoever comes next."""
+        """Write a checkpoint, and set all trials of this process WAITING; those that fail to be are adopted later."""
         with suppress(Exception):  # a checkpoint is a cache
-            if self._settled:
-                self._keeper.flush()
+            if self._all_recorded:
+                self._checkpoints.flush()
         for slot in list(self._slots):
-            self._unload(slot, give_up=False)
-        for running in self._held.values():
-            self.array.load(0, running.spec)
-            self.array.unload(0)  # so that its `finally` cleans up
-        self._held.clear()
-        for number in self.ledger.owned:  # also what is held, or was being drawn
+            self._unload(slot, release=False)
+        for active in self._paused.values():
+            self.array.load(0, active.spec)
+            self.array.unload(0)  # runs the `finally` of its generator
+        self._paused.clear()
+        for number in self.cache.owned:  # also paused trials, and one that was being drawn
             try:
-                self.ledger.put_back(number)
-            except StorageAwayError:  # none of the others would fare better
+                self.cache.put_back(number)
+            except StorageAwayError:  # the storage cannot be reached: the others would fail too
                 return
             except (LostTrialError, HpoError):
                 continue
 
-    def _unload(self, slot: int, *, give_up: bool = True) -> None:
-        running = self._slots.pop(slot)
+    def _unload(self, slot: int, *, release: bool = True) -> None:
+        active = self._slots.pop(slot)
         try:
             self.array.unload(slot)
-        except Exception as error:  # an objective's `finally`; its trial has ended, the study goes on
+        except Exception as error:  # raised by an objective's `finally`; the study goes on
             self.watch.note(f"cleaning up after a trial raised {type(error).__name__}: {error}")
-        if give_up:
-            self.ledger.release(running.number)
+        if release:
+            self.cache.release(active.number)
 
     def _row(self, trial: Trial) -> FrozenTrial:
-        return self.ledger.row(trial.number)
+        return self.cache.row(trial.number)

@@ -1,4 +1,4 @@
-"""What is kept of the trials in an array's slots, so that they go on elsewhere; without a folder, nothing is."""
+"""Checkpoints of the trials in an array's slots, from which any process can continue them."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from collections.abc import Container, Mapping
 
 from hpo.core.trainer import TrialArray, TrialCheckpoint
 from hpo.execution.active_trial import ActiveTrial
-from hpo.execution.checkpoint_store import Checkpoint, Checkpoints, Writer
+from hpo.execution.checkpoint_store import Checkpoint, Checkpoints
+from hpo.execution.checkpoint_writer import CheckpointWriter
 
 
 class SlotCheckpoints:
-    """Keeps the trials of one array in checkpoints.
+    """Writes and reads the checkpoints of the trials of one array.
 
     Args:
-        array: What trains them.
-        slots: Its slots, as they are at any time.
-        checkpoints: Where trials are kept; None computes again what is lost.
+        array: Trains the trials.
+        slots: Slot -> its trial; the runner changes it.
+        checkpoints: The study's checkpoints; without them nothing is written, and an interrupted trial restarts.
     """
 
     def __init__(self, array: TrialArray, slots: Mapping[int, ActiveTrial], checkpoints: Checkpoints | None) -> None:
         self._array, self._slots, self._checkpoints = array, slots, checkpoints
-        self._writer = None if checkpoints is None else Writer(checkpoints)
-        self._name = uuid.uuid4().hex  # of the array, among those of other processes
+        self._writer = None if checkpoints is None else CheckpointWriter(checkpoints)
+        self._name = uuid.uuid4().hex  # differs from the arrays of other processes
 
     @property
     def problem(self) -> str | None:
-        """Why a checkpoint was not written, if there was one."""
+        """Why a checkpoint could not be written; None if all were."""
         return None if self._writer is None else self._writer.problem
 
     def of(self, number: int) -> TrialCheckpoint | None:
-        """Return what is kept of a trial where it is furthest, by whatever array; None if there is nothing."""
+        """Return the checkpoint of a trial that has the most steps, whichever array wrote it; None if there is none."""
         return None if self._checkpoints is None else self._checkpoints.of(number)
 
     def offer(self) -> None:
-        """Write all slots in the background, if it is time for it; returns at once if it is not."""
+        """Write all slots in the background if a checkpoint is due; returns without waiting for it."""
         if self._writer is not None and self._slots:
             self._writer.offer(self._name, self._all)
 
@@ -43,29 +44,29 @@ class SlotCheckpoints:
         if self._writer is not None and self._slots:
             self._writer.flush(self._name, self._all())
 
-    def part(self, slot: int) -> None:
-        """Write the trial of one slot now, under a name of its own, as it is to leave the array."""
-        if self._writer is not None and (kept := self._kept(slot)) is not None:
-            self._writer.flush(_own_name(kept.trial), Checkpoint({0: kept}))
+    def write_paused(self, slot: int) -> None:
+        """Write the trial of one slot now, under its own name, because it is about to leave the array."""
+        if self._writer is not None and (checkpoint := self._of_slot(slot)) is not None:
+            self._writer.flush(_own_name(checkpoint.trial), Checkpoint({0: checkpoint}))
 
     def drop(self, number: int) -> None:
-        """Delete what was written of a trial that left the array."""
+        """Delete the checkpoint that `write_paused` wrote of a trial."""
         if self._checkpoints is not None:
             self._checkpoints.drop(_own_name(number))
 
     def close(self, unfinished: Container[int]) -> None:
-        """Wait for what is under way, and leave nothing that no unfinished trial needs."""
+        """Wait for the checkpoint that is being written, and delete those that no unfinished trial needs."""
         if self._writer is not None and self._checkpoints is not None:
             self._writer.close()
-            self._checkpoints.sweep(unfinished)
+            self._checkpoints.delete_unneeded(unfinished)
 
     def _all(self) -> Checkpoint:
-        kept = {slot: self._kept(slot) for slot in self._slots}
-        return Checkpoint({slot: one for slot, one in kept.items() if one is not None})
+        every = {slot: self._of_slot(slot) for slot in self._slots}
+        return Checkpoint({slot: checkpoint for slot, checkpoint in every.items() if checkpoint is not None})
 
-    def _kept(self, slot: int) -> TrialCheckpoint | None:
-        kept = self._array.save(slot)
-        return None if kept is None else self._slots[slot].remembered(kept)
+    def _of_slot(self, slot: int) -> TrialCheckpoint | None:
+        checkpoint = self._array.save(slot)
+        return None if checkpoint is None else self._slots[slot].with_history(checkpoint)
 
 
 def _own_name(number: int) -> str:

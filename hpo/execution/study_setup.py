@@ -1,7 +1,7 @@
-"""Open a study: create or resume it, refuse one that has changed, and plan its rows.
+"""Open a study: create or resume it, refuse one whose settings have changed, and plan its trials.
 
-Every row of the budget is in the storage from the start, WAITING: the published default first, then the points
-of a grid or rows whose parameters the sampler draws when they start.
+All trials of the budget are stored at the start as WAITING: the published default first, then the points of a grid, or
+trials whose parameters the sampler draws when they start.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ DEFAULT_TRIALS = 20
 SOURCE = "objective_source"
 """Fact of a study: the digest of its custom objective's source."""
 
-MEANS = {
+EXPLANATIONS = {
     "data": " (a hash of all rows: a file has changed, or which rows are set aside)",
     SOURCE: " (a hash of its source: it has been edited, or is another file's)",
 }
-"""What is said of a setting or fact whose values say nothing."""
+"""Setting or fact whose value is a digest -> what the error adds to it."""
 
-OWN = (
+OBJECTIVE_HINT = (
     " (hpo.optimize: name=...). If the edit changes no score, go on once with --set same_objective=true "
     "(hpo.optimize: same_objective=True)"
 )
@@ -47,7 +47,7 @@ def folder_of(name: str) -> Path:
     """Return the folder of a study's files, `runs/<study>` in the working folder.
 
     Raises:
-        StudyError: The name, of another program's study, could lead out of `runs/`.
+        StudyError: The name is not one of this program's, and the path might be outside `runs/`.
     """
     if not NAME.fullmatch(name):
         raise StudyError(f"study {name!r} can have no folder runs/{plain(name)}; name another place with -o")
@@ -58,7 +58,7 @@ def folder_of(name: str) -> Path:
 
 
 def stored_facts(name: str, storage: BaseStorage) -> Mapping[str, Any]:
-    """Return what the results of a study in the storage depend on besides its file; nothing if it is not there."""
+    """Return the facts of a study: what its results depend on besides its file; empty if it is not in the storage."""
     if name not in optuna.get_all_study_names(storage):
         return {}
     opened = optuna.load_study(study_name=name, storage=storage)
@@ -71,11 +71,11 @@ def open_study(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any])
 
     Args:
         study: The validated study file.
-        storage: Where it is kept.
+        storage: The storage.
         facts: What the results depend on besides the file: data, weights, precision, versions.
 
     Raises:
-        StudyError: The study in the storage is not this one.
+        StudyError: The study of that name has other settings or facts.
     """
     name = study.config.name
     fingerprint = _fingerprint(study, facts)
@@ -89,10 +89,10 @@ def open_study(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any])
 
 
 def resumed(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study | None:
-    """Return the study if it is in the storage with all of its rows; None if something of it has still to be made.
+    """Return the study if it is in the storage with all its trials; None if it has to be created or completed.
 
     Raises:
-        StudyError: The study in the storage is not this one.
+        StudyError: The study of that name has other settings or facts.
     """
     if study.config.name not in optuna.get_all_study_names(storage):
         return None
@@ -100,7 +100,7 @@ def resumed(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any]) ->
     if "fingerprint" not in opened.user_attrs:
         return None
     _refuse_changes(opened, _fingerprint(study, facts), study.config.same_objective)
-    return None if _lacking(opened, study) else opened
+    return None if _missing_trials(opened, study) else opened
 
 
 def _loaded(study: StudySpec, storage: BaseStorage) -> optuna.Study:
@@ -109,13 +109,17 @@ def _loaded(study: StudySpec, storage: BaseStorage) -> optuna.Study:
 
 
 def _fingerprint(study: StudySpec, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the meaning of a value, as it comes back from a storage."""
+    """Return the settings and facts that values depend on, as a storage returns them (through JSON)."""
     found: dict[str, Any] = json.loads(json.dumps({"settings": _settings(study), "facts": dict(facts)}))
     return found
 
 
-def record(opened: optuna.Study, study: StudySpec) -> list[str]:
-    """Keep the file that rows run by from here on, unless all have ended, and return what of the search is another."""
+def store_config(opened: optuna.Study, study: StudySpec) -> list[str]:
+    """Store the study file that the next trials run by, unless all have ended.
+
+    Returns:
+        A sentence for each setting of the search that differs from the one of the ended trials.
+    """
     rows = opened.get_trials(deepcopy=False)
     if all(row.state.is_finished() for row in rows):
         return []
@@ -131,26 +135,26 @@ def record(opened: optuna.Study, study: StudySpec) -> list[str]:
 
 
 def sampler_of(study: StudySpec) -> samplers.TrialSeededSampler:
-    """Return the study's sampler, seeded trial by trial."""
+    """Return the study's sampler, which has a seed for each trial."""
     return samplers.TrialSeededSampler(*name_and_arguments(study.config.sampler), study.space, study.config.seed)
 
 
 def _settings(study: StudySpec) -> dict[str, Any]:
-    """Return what of the file decides the meaning of a value."""
+    """Return the settings of the file that values depend on."""
     settings = study.to_dict()
     return {k: v for k, v in settings.items() if k not in RESUMABLE and k not in ("folder", "name", "checksums")}
 
 
 def refuse_another_objective(opened: optuna.Study, now: Mapping[str, Any], accept: bool) -> None:
-    """Refuse a study whose trials are of another objective than this one, or keep this one with a new study.
+    """Refuse a study whose trials are of another objective; with a new study, store the objective.
 
     Args:
-        opened: A study that Optuna runs, with whatever space.
+        opened: A study without a space, which Optuna runs.
         now: `{"objective": name, "objective_source": digest}`, the latter only if it is known.
-        accept: Whether another objective counts as the same.
+        accept: Whether another objective is accepted.
 
     Raises:
-        StudyError: It is another one.
+        StudyError: The study is of another objective.
     """
     fingerprint = {
         "settings": {"objective": now["objective"]},
@@ -165,7 +169,7 @@ def refuse_another_objective(opened: optuna.Study, now: Mapping[str, Any], accep
 def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any], same_objective: bool) -> None:
     before = opened.user_attrs.get("fingerprint")
     name = opened.study_name
-    if before is None and not opened.get_trials(deepcopy=False):  # killed between its creation and this line
+    if before is None and not opened.get_trials(deepcopy=False):  # killed just after it created the study
         opened.set_user_attr("fingerprint", now)
         return
     if before is None:
@@ -173,8 +177,8 @@ def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any], same_objective
             f"the storage has a study {name!r} that hpo did not create; choose another name with --set name=..."
         )
     differ = {path: (old, new) for path, old, new in _differences(before, now)}
-    begun_without = SOURCE in differ and differ[SOURCE][0] is None
-    if None in differ.get(SOURCE, ()):  # the study was begun before sources were kept, or this one cannot be read
+    source_missing = SOURCE in differ and differ[SOURCE][0] is None
+    if None in differ.get(SOURCE, ()):  # an earlier version stored no source, or it cannot be read here
         del differ[SOURCE]
     own = differ.keys() & {"objective", SOURCE}
     if same_objective:
@@ -183,17 +187,17 @@ def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any], same_objective
         raise StudyError(
             f"study {name!r} was begun with other settings, so its trials would not compare:\n"
             + "\n".join(
-                f"  {path}: was {old!r}, is {new!r}{MEANS.get(path, '')}" for path, (old, new) in differ.items()
+                f"  {path}: was {old!r}, is {new!r}{EXPLANATIONS.get(path, '')}" for path, (old, new) in differ.items()
             )
             + f"\nChange them back, or begin a new study with --set name={name}-2"
-            + (OWN if own == differ.keys() else "")
+            + (OBJECTIVE_HINT if own == differ.keys() else "")
         )
-    if own or begun_without:
+    if own or source_missing:
         opened.set_user_attr("fingerprint", now)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, old, new) of every leaf that differs; the first two keys only name the part."""
+    """Yield (path, old, new) of every leaf that differs; `settings` and `facts` are left out of the path."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
             inner = key if path in ("", "settings", "facts") else f"{path}.{key}"
@@ -203,7 +207,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
 
 
 def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:
-    """Return a study of the storage.
+    """Return a study of the storage by its name.
 
     Raises:
         StudyError: There is none of that name.
@@ -215,14 +219,14 @@ def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run i
     return optuna.load_study(study_name=name, storage=storage)
 
 
-# ---------------------------------------------------------------- rows
+# ---------------------------------------------------------------- planning trials
 
 
 def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]], int]:
-    """Return the rows to plan, in order, as (parameters, attributes), and the budget N.
+    """Return the trials to plan, in order, as (parameters, attributes), and the budget.
 
-    Rows with no parameters are drawn by the sampler when they start. A finite space is planned with no more
-    rows than it has points.
+    Without parameters, the sampler draws them when the trial starts. A finite space is planned with no more trials than
+    it has points.
     """
     space, config = study.space, study.config
     rows: list[tuple[Params, dict[str, Any]]] = []
@@ -234,7 +238,7 @@ def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]],
         rest = [point for point in points if not rows or point != rows[0][0]]
         budget = config.trials or len(rows) + len(rest)
         order = np.random.default_rng(derived_seed(config.seed, "grid")).permutation(len(rest))
-        rows += [(rest[i], {}) for i in order[: budget - len(rows)].tolist()]  # a larger budget only adds to them
+        rows += [(rest[i], {}) for i in order[: budget - len(rows)].tolist()]  # a larger budget adds to these
         return rows[:budget], budget
     budget = config.trials or DEFAULT_TRIALS
     outside = sum(not space.contains(params) for params, _ in rows)
@@ -244,14 +248,14 @@ def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]],
 
 
 def plan(opened: optuna.Study, study: StudySpec) -> int:
-    """Add the rows that are not in the storage yet, and return the budget N."""
-    if lacking := _lacking(opened, study):
-        writer_of(opened._storage).add(opened._study_id, lacking)
+    """Add the planned trials that are not in the storage yet, and return the budget."""
+    if missing := _missing_trials(opened, study):
+        writer_of(opened._storage).add(opened._study_id, missing)
     return planned_rows(study)[1]
 
 
-def _lacking(opened: optuna.Study, study: StudySpec) -> list[FrozenTrial]:
-    """Return the rows that are not in the storage yet."""
+def _missing_trials(opened: optuna.Study, study: StudySpec) -> list[FrozenTrial]:
+    """Return the planned trials that are not in the storage yet."""
     rows, _ = planned_rows(study)
     there = opened.get_trials(deepcopy=False)
     if len(there) >= len(rows):

@@ -1,4 +1,4 @@
-"""What scores and exceptions mean for a trial, in one place."""
+"""The outcomes of a trial: which scores are valid, and which state an exception leads to."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from optuna.trial import TrialState
 from hpo.core.errors import DivergedError, TrialEndedError, hidden
 
 RETRIES: dict[type[Exception], int] = {ConnectionError: 3, TimeoutError: 3}
-"""Causes that may pass, and how often a trial is run again for them; anything else would only come again."""
+"""Exceptions that may not occur again -> how often a trial is retried after one; all others are final."""
 
 RETRIED = "hpo:retried"
-"""System attribute of a trial: how often it was."""
+"""System attribute of a trial: how often it was retried."""
 
 
 def retries(error: Exception) -> int:
-    """Return how often a trial is run again for what it raised."""
-    return next((most for kind, most in RETRIES.items() if isinstance(error, kind)), 0)
+    """Return how often a trial may be retried after an exception."""
+    return next((limit for kind, limit in RETRIES.items() if isinstance(error, kind)), 0)
 
 
 def finite_score(value: Any) -> float:
     """Return a score as a float.
 
     Raises:
-        DivergedError: It is NaN or infinite; Optuna would make -inf the best value of a loss.
+        DivergedError: It is NaN or infinite. In Optuna, -inf would be the best value of a loss.
         TypeError: It is not a number.
     """
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
@@ -39,7 +39,7 @@ def finite_score(value: Any) -> float:
 
 
 def state_of(error: Exception) -> tuple[TrialState, dict[str, Any]]:
-    """Return the state and the attributes that an exception in training means."""
+    """Return the state and the attributes of a trial that an exception in training has ended."""
     if isinstance(error, TrialEndedError):
         return TrialState.PRUNED, {"reason": error.reason, "detail": str(error)}
     if isinstance(error, optuna.TrialPruned):

@@ -28,10 +28,10 @@ def written(folder):
 
 
 def finish(weights, rows, number, value, **attrs):
-    """Keep, tell and sweep, as a runner does."""
-    weights.keep(row(number, "RUNNING", **attrs), value, rows, written)
+    """Save, tell and delete what is not needed, as a runner does."""
+    weights.save(row(number, "RUNNING", **attrs), value, rows, written)
     rows[number] = row(number, "COMPLETE", value, **attrs)
-    weights.sweep(rows)
+    weights.delete_unneeded(rows)
 
 
 def names(folder):
@@ -54,7 +54,7 @@ def running(count):
         (-1, 0, [0.5, 0.1], []),
     ],
 )
-def test_the_best_are_kept_whatever_the_order_in_which_they_end(tmp_path, sign, most, values, kept):
+def test_the_best_are_saved_whatever_the_order_in_which_they_end(tmp_path, sign, most, values, kept):
     for turn, order in enumerate(itertools.permutations(range(len(values)))):
         folder = tmp_path / str(turn)
         weights, rows = Weights(folder, most, sign), running(len(values))
@@ -69,7 +69,7 @@ def test_only_what_may_be_among_the_best_is_written(values, most, sign, tmp_path
     weights, rows, ranked = Weights(folder, most, sign), running(len(values)), []
     for number, value in enumerate(values):
         wrote = []
-        weights.keep(rows[number], value, rows, lambda path, wrote=wrote: wrote.append(path))
+        weights.save(rows[number], value, rows, lambda path, wrote=wrote: wrote.append(path))
         ranked = sorted([*ranked, (sign * value, number)])
         assert bool(wrote) is ((sign * value, number) in ranked[:most])
         finish(weights, rows, number, value)
@@ -77,7 +77,7 @@ def test_only_what_may_be_among_the_best_is_written(values, most, sign, tmp_path
     shutil.rmtree(folder)
 
 
-def test_the_published_default_is_kept_however_bad(tmp_path):
+def test_the_published_default_is_saved_however_bad(tmp_path):
     weights, rows = Weights(tmp_path, 1, -1), running(3)
     finish(weights, rows, 1, 0.9)
     finish(weights, rows, 0, 0.1, baseline=True)
@@ -90,7 +90,7 @@ def test_a_duplicate_takes_no_place_of_what_has_weights(tmp_path, number):
     weights, rows = Weights(tmp_path, 1, -1), running(3)
     finish(weights, rows, 1, 0.9)
     rows[number] = row(number, "COMPLETE", 0.9, duplicate_of=1)
-    weights.sweep(rows)
+    weights.delete_unneeded(rows)
     assert names(tmp_path) == ["1"]
 
 
@@ -99,7 +99,7 @@ def test_what_did_not_complete_has_no_weights(tmp_path, state):
     weights, rows = Weights(tmp_path, 2, -1), running(2)
     written(tmp_path / "1")  # by a process that was killed before it told the trial
     rows[1] = row(1, state)
-    weights.sweep(rows)
+    weights.delete_unneeded(rows)
     assert names(tmp_path) == []
 
 
@@ -109,9 +109,12 @@ def test_what_another_process_writes_stays_and_what_a_killed_one_left_goes(tmp_p
         written(tmp_path / name)
     finish(weights, rows, 0, 0.9)
     assert names(tmp_path) == [".1", ".3", ".x", "0", "2", "notes", "x1"]
-    rows[2], rows[3] = row(2, "COMPLETE", 0.1), row(3, "COMPLETE", 0.95)  # 3: kept by another, told, not renamed
+    rows[2], rows[3] = (
+        row(2, "COMPLETE", 0.1),
+        row(3, "COMPLETE", 0.95),
+    )  # 3: saved by another process, told, not renamed
     written(tmp_path / "3")
-    weights.sweep(rows)
+    weights.delete_unneeded(rows)
     assert names(tmp_path) == [".1", ".x", "3", "notes", "x1"]
 
 
@@ -129,8 +132,8 @@ def test_who_adopts_a_trial_writes_its_weights_anew(tmp_path):
 
 def test_an_array_without_weights_leaves_nothing(tmp_path):
     weights, rows = Weights(tmp_path / "none", 1, -1), running(1)
-    weights.keep(rows[0], 0.9, rows, lambda folder: False)
-    weights.sweep([row(0, "COMPLETE", 0.9)])
+    weights.save(rows[0], 0.9, rows, lambda folder: False)
+    weights.delete_unneeded([row(0, "COMPLETE", 0.9)])
     assert not (tmp_path / "none").exists()
 
 
@@ -141,5 +144,5 @@ def test_a_full_disk_is_an_error_that_says_what_to_do_and_leaves_nothing(tmp_pat
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match=r"weights of trial 0 cannot be written .*No space left.*Make room"):
-        Weights(tmp_path, 1, -1).keep(row(0, "RUNNING"), 0.5, running(1), write)
+        Weights(tmp_path, 1, -1).save(row(0, "RUNNING"), 0.5, running(1), write)
     assert list(tmp_path.iterdir()) == []

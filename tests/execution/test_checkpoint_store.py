@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +22,15 @@ import pytest
 import torch
 
 from hpo.core.trainer import TrialCheckpoint
-from hpo.execution import checkpoint_store
-from hpo.execution.checkpoint_store import MANIFEST, Checkpoint, Checkpoints, Writer, used
+from hpo.execution import checkpoint_store, checkpoint_writer
+from hpo.execution.checkpoint_store import MANIFEST, Checkpoint, Checkpoints, used
+from hpo.execution.checkpoint_writer import CheckpointWriter
 
 STUDY = {"name": "study", "settings": {"seed": 1}}
 
 
 def made(step: int, size: int = 5) -> Checkpoint:
-    """Return what an array of two slots would keep after some steps."""
+    """Return a checkpoint of an array of two slots after some steps."""
     draw = torch.Generator().manual_seed(step)
 
     def kept(trial: int) -> TrialCheckpoint:
@@ -240,7 +240,7 @@ def test_a_forged_manifest_reads_no_other_file_and_nothing_is_unpickled(
         forge(kept, place, lambda body, name=name: body["slots"]["0"].update(sha256=name, bytes=0))
         assert kept.load("array")[0] is None
         assert kept.found() == {}
-        kept._sweep(place)  # which reads names too
+        kept._delete_unnamed_files(place)  # which reads names too
     assert outside.exists()
     for data in (pickle.dumps(Poison()), b"\x80\x02]", b"\xff" * 100):
         kept.save("array", made(1))
@@ -490,7 +490,7 @@ def torn(place: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, without_tensors, torn, shutil.rmtree])
-def test_of_what_is_kept_of_a_trial_the_damaged_is_passed_over(
+def test_a_damaged_checkpoint_of_a_trial_is_passed_over(
     kept: Checkpoints, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     for step in (10, 20, 30):
@@ -527,7 +527,7 @@ def test_what_no_unfinished_trial_needs_is_swept(kept: Checkpoints, tmp_path: Pa
         *(folder / "torn").iterdir(),
     ]:
         os.utime(path, (long_ago, long_ago))
-    kept.sweep({3, 4})
+    kept.delete_unneeded({3, 4})
     assert sorted(path.name for path in folder.iterdir()) == ["half", "not an array", "writing"]
 
 
@@ -536,136 +536,9 @@ def test_the_module_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-# ---------------------------------------------------------------- beside the training
-
-
-class Disk:
-    """Checkpoints of which each takes as many seconds, of a clock that only they move, as its `state` says."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.written: list[tuple[str, float, float]] = []  # array, from, to
-        self.open = threading.Event()
-        self.open.set()
-        self.reason: str | None = None
-
-    def clock(self) -> float:
-        return self.now
-
-    def taken(self, seconds: float, writing: float = 0.0) -> Checkpoint:
-        self.now += seconds
-        return Checkpoint({}, {"seconds": writing})
-
-    def save(self, array: str, kept: Checkpoint) -> str | None:
-        began = self.now
-        assert self.open.wait(60)
-        self.now += kept.state["seconds"]
-        self.written.append((array, began, self.now))
-        return self.reason
-
-
-@pytest.fixture
-def disk() -> Disk:
-    return Disk()
-
-
-@pytest.fixture
-def writer(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Writer:
-    """Return a writer whose first checkpoint is due."""
-    monkeypatch.setattr(checkpoint_store, "FIRST", 0)
-    return Writer(disk, disk.clock)  # type: ignore[arg-type]
-
-
-def test_the_first_minute_has_none_unless_it_is_asked_for(disk: Disk) -> None:
-    writer = Writer(disk, disk.clock)  # type: ignore[arg-type]
-    disk.now += 59.9
-    writer.offer("array", lambda: pytest.fail("it was taken"))
-    writer.flush("stopped", Checkpoint({}, {"seconds": 0}))
-    disk.now += 0.1
-    writer.offer("array", lambda: disk.taken(0))
-    writer._wait()
-    assert [name for name, *_ in disk.written] == ["stopped", "array"]
-
-
-def test_the_next_checkpoint_waits_twenty_times_as_long_as_the_last_one_took(disk: Disk, writer: Writer) -> None:
-    began = []
-    while disk.now < 1000:
-        before = disk.now
-        writer.offer("array", lambda: disk.taken(1, writing=2))
-        writer._wait()
-        if disk.now > before:
-            began.append(before)
-        disk.now += 1  # training
-    assert began == [100 + 63 * i for i in range(15)]  # 3 seconds each, and 60 of peace: 4.8 %
-    assert writer.problem is None
-
-
-def test_what_is_not_due_is_not_taken(disk: Disk, writer: Writer) -> None:
-    writer.offer("array", lambda: disk.taken(1))
-    writer._wait()
-    disk.now += 19.9
-    writer.offer("array", lambda: pytest.fail("it was taken"))
-    disk.now += 0.1
-    writer.offer("other", lambda: disk.taken(0))
-    writer._wait()
-    assert [name for name, *_ in disk.written] == ["array", "other"]
-
-
-def test_one_is_written_at_a_time_and_training_does_not_wait(disk: Disk, writer: Writer) -> None:
-    disk.open.clear()
-    writer.offer("first", lambda: disk.taken(0))
-    for _ in range(3):
-        disk.now += 1000
-        writer.offer("second", lambda: pytest.fail("it was taken"))
-    assert disk.written == []
-    disk.open.set()
-    writer.flush("last", Checkpoint({}, {"seconds": 5}))
-    assert [name for name, *_ in disk.written] == ["first", "last"]
-    disk.now += 99
-    writer.offer("array", lambda: pytest.fail("it was taken"))  # a flush counts too
-    disk.now += 1
-    writer.offer("array", lambda: disk.taken(0))
-    writer.close()
-    assert disk.written[-1][0] == "array"
-    disk.now += 10**6
-    writer.offer("array", lambda: pytest.fail("it was taken"))
-
-
-def test_why_nothing_was_written_is_kept_once_and_training_goes_on(disk: Disk, writer: Writer) -> None:
-    disk.reason = "the disk is full"
-    writer.offer("array", lambda: disk.taken(0))
-    writer._wait()
-    disk.reason = "the disk is fuller"
-    writer.flush("array", disk.taken(0))
-    assert writer.problem == "the disk is full"
-    assert len(disk.written) == 2
-
-
-@pytest.mark.parametrize("where", ["take", "save", "flush"])
-def test_whatever_is_raised_is_a_problem_and_the_next_one_is_written(disk: Disk, writer: Writer, where: str) -> None:
-    def broken(*given: Any) -> Any:
-        disk.now += 1
-        raise RuntimeError("no memory")
-
-    with pytest.MonkeyPatch.context() as patch:
-        if where != "take":
-            patch.setattr(disk, "save", broken)
-        if where == "flush":
-            writer.flush("array", disk.taken(0))
-        else:
-            writer.offer("array", broken if where == "take" else lambda: disk.taken(0))
-            writer._wait()
-    assert "(RuntimeError: no memory)" in str(writer.problem)
-    writer.offer("array", lambda: pytest.fail("it was taken"))
-    disk.now += 20
-    writer.offer("array", lambda: disk.taken(0))
-    writer._wait()
-    assert len(disk.written) == 1
-
-
 def test_a_writer_writes_what_is_loaded(kept: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_store, "FIRST", 0)
-    writer = Writer(kept)
+    monkeypatch.setattr(checkpoint_writer, "FIRST", 0)
+    writer = CheckpointWriter(kept)
     writer.offer("array", lambda: made(1))
     writer.close()
     assert same(kept.load("array")[0], made(1))

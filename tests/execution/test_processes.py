@@ -95,7 +95,7 @@ def test_all_processes_end_and_the_next_run_goes_on(url: str, start: Any, call: 
     again = start("worker", "s.yaml")
     until(Path("began").exists)
     time.sleep(2.5)
-    assert again.poll() is None  # nobody is asked any more
+    assert again.poll() is None  # the request is withdrawn
     others.close()
 
 

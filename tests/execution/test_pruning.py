@@ -15,8 +15,8 @@ import hpo
 from hpo.analysis.trial_summary import remarks
 from hpo.config import study_spec
 from hpo.core.errors import ConfigError
-from hpo.core.trainer import Evaluation
-from hpo.execution.checkpoint_store import Checkpoints, Kept
+from hpo.core.trainer import Evaluation, TrialCheckpoint
+from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
 from hpo.search.comparison import Comparison
@@ -255,14 +255,14 @@ class Recovering:
         self._held: dict[int, list[int]] = {}
 
     def load(self, slot: int, trial: Any) -> None:
-        self._held[slot] = [trial.number, trial.kept.state["step"] if trial.kept else 0]
+        self._held[slot] = [trial.number, trial.checkpoint.state["step"] if trial.checkpoint else 0]
 
     def advance(self) -> dict[int, Evaluation]:
         (number, step) = self._held[0] = [self._held[0][0], self._held[0][1] + 1]
         return {0: Evaluation(number + step / 10, at=step, last=step == 4, notes={"collapsed": step == 1})}
 
-    def save(self, slot: int) -> Kept:
-        return Kept(self._held[slot][0], {"step": self._held[slot][1]})
+    def save(self, slot: int) -> TrialCheckpoint:
+        return TrialCheckpoint(self._held[slot][0], {"step": self._held[slot][1]})
 
     def pause(self, slot: int) -> bool:
         return False

@@ -28,7 +28,7 @@ from hpo.cli import commands
 from hpo.config import study_spec
 from hpo.core.errors import MissingExtraError, StorageError, StudyError
 from hpo.core.events import Silent
-from hpo.execution import ray_worker, supervisor
+from hpo.execution import local_worker, ray_worker, study_follower, supervisor
 from hpo.storage import backends
 
 ROOT = Path(hpo.__file__).parents[1]
@@ -261,13 +261,13 @@ def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
     assert code == 2
     assert "not_shared" in said
     assert "must see the same files" in said
-    assert ray_worker._there(tmp_path / "not_shared", lambda: None) == (None, said)
+    assert ray_worker._finish_on_node(tmp_path / "not_shared", lambda: None) == (None, said)
 
 
 # ---------------------------------------------------------------- supervising
 
 
-class Scripted(supervisor.Worker):
+class Scripted(local_worker.Worker):
     """A worker that ends with given codes, one a look; the last one stays."""
 
     def __init__(self, codes: list[int | None], log: list[str]) -> None:
@@ -290,7 +290,8 @@ class Scripted(supervisor.Worker):
 @pytest.fixture
 def supervise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
     """Return a function that supervises two workers, each given as the codes of one life after the other."""
-    monkeypatch.setattr(supervisor, "LOOK", 0.0)
+    monkeypatch.setattr(supervisor, "POLL", 0.0)
+    monkeypatch.setattr(study_follower, "LOOK", 0.0)
     monkeypatch.setattr(supervisor, "STOPPING", 0.1)
 
     def run(*lives: list[list[int | None]]) -> list[str]:
@@ -306,12 +307,12 @@ def supervise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     return run
 
 
-def test_one_that_never_found_a_place_does_not_keep_the_others_waiting(supervise: Any) -> None:
+def test_a_worker_without_resources_does_not_hold_up_the_end(supervise: Any) -> None:
     assert supervise([[None, None, 0]], [[None]]) == ["started", "started", "terminated", "killed"]
 
 
-def test_whoever_is_lost_is_replaced(supervise: Any) -> None:
-    assert supervise([[None, supervisor.LOST], [0]], [[None] * 9 + [0]]).count("started") == 3
+def test_a_lost_worker_is_replaced(supervise: Any) -> None:
+    assert supervise([[None, local_worker.LOST], [0]], [[None] * 9 + [0]]).count("started") == 3
 
 
 def test_an_error_ends_the_run(supervise: Any) -> None:

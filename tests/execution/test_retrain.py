@@ -69,7 +69,7 @@ def test_a_default_that_was_pruned_is_trained_to_its_end_and_the_verdict_is_that
 
 def test_a_verdict_waits_for_the_published_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as others:  # the default is another's, who was stopped
+    with monkeypatch.context() as others:  # the default belongs to another process, which was stopped
         others.setattr(TrialOrder, "_may_go_on", lambda self, row: row.number != 0)
         others.setattr(TrialOrder, "unfinished", lambda self: False)
         verdict, notes = run(tmp_path, "parts")

@@ -373,7 +373,7 @@ class Keeping(GeneratorArray):
         return True
 
 
-def test_the_weights_of_the_best_and_of_the_published_default_are_kept(tmp_path):
+def test_the_weights_of_the_best_and_of_the_published_default_are_saved(tmp_path):
     study = study_of()
     study.enqueue_trial({"x": 1}, user_attrs={"baseline": True})
     for x in (0, 2, 3):
@@ -395,7 +395,7 @@ def test_a_trial_that_cannot_be_loaded_fails_alone():
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
-def test_of_equal_trials_the_weights_of_the_lowest_number_are_kept_whoever_ends_first(tmp_path):
+def test_of_equal_trials_the_weights_of_the_lowest_number_are_saved_in_any_order(tmp_path):
     def objective(params):
         for _ in range(4 - params["x"]):  # the later trial ends first
             yield 0.5
@@ -436,7 +436,7 @@ def test_a_sampler_that_cannot_draw_is_an_error_that_names_it():
     assert states(study) == ["WAITING", "WAITING"]
 
 
-# ---------------------------------------------------------------- rounds: whoever is faster, whatever happens
+# ---------------------------------------------------------------- rounds: the same results at any speed
 
 INFINITE = parse({"x": {"low": 0.0, "high": 1.0}, "kind": ["a", "b"]})
 FINITE = parse({"x": [0, 1, 2, 3], "kind": ["a", "b"]})
@@ -534,7 +534,7 @@ def impatient(monkeypatch):
         raise Stuck
 
     monkeypatch.setattr("hpo.execution.runner.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    monkeypatch.setattr("hpo.execution.checkpoint_store.FIRST", 0)
+    monkeypatch.setattr("hpo.execution.checkpoint_writer.FIRST", 0)
 
 
 @pytest.mark.parametrize("pruner", PRUNING)
@@ -804,9 +804,9 @@ class Saving:
         self._held = {}
 
     def load(self, slot, trial):
-        if trial.kept is not None and trial.kept.trial != trial.number:
+        if trial.checkpoint is not None and trial.checkpoint.trial != trial.number:
             raise ValueError("another's")
-        self._held[slot] = [trial.number, trial.kept.state["step"] if trial.kept else 0]
+        self._held[slot] = [trial.number, trial.checkpoint.state["step"] if trial.checkpoint else 0]
 
     def advance(self):
         outcomes = {}
@@ -875,13 +875,13 @@ def test_a_checkpoint_of_no_use_is_none(impatient, tmp_path):
     assert (3, 1) in second.trained
 
 
-def test_a_paused_trial_that_somebody_else_has_adopted_is_dropped():
+def test_a_paused_trial_that_another_process_has_adopted_is_dropped():
     log = Log()
 
     def objective(params):
         if params["x"] == 3:  # trial 0 has paused by now; its owner has been overtaken
             trial = study.trials[0]._trial_id
-            runner.ledger._ownership._locks.release(0)
+            runner.cache._locks.release(0)
             study._storage.set_trial_system_attr(trial, ATTEMPT, [1, 1, 1])
         yield params["x"]
         yield params["x"]
@@ -901,7 +901,7 @@ def test_a_trial_that_is_lost_in_a_segment_is_dropped_and_its_neighbours_are_rep
         try:
             yield 1.0
             if params["x"] == 2 and not left:  # its owner is overtaken
-                runner.ledger._ownership._locks.release(1)
+                runner.cache._locks.release(1)
                 study._storage.set_trial_system_attr(study.trials[1]._trial_id, ATTEMPT, [1, 1, 1])
             yield 2.0
             assert 2.0 in study.trials[0].intermediate_values.values()  # in the storage

@@ -81,7 +81,7 @@ def test_a_kill_storm_loses_nothing_and_changes_nothing(
     said = storm_of(url, "--study", study, "--trials", trials, "--kills", kills, "--gap", 0.15, "--pause", 0.15)
     assert_nothing_is_lost(said, trials)
     assert said["kills"] == kills
-    assert said["adopted"] > 0  # somebody was killed who had a trial
+    assert said["adopted"] > 0  # a process was killed while it owned a trial
     assert said["table"] == undisturbed(study, trials)
 
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from hpo.config.schema import RESUMABLE
 from hpo.config.study_spec import StudySpec, build
 from hpo.core.errors import StudyError
-from hpo.execution.study_setup import DEFAULT_TRIALS, load_by_name, open_study, plan, planned_rows, record
+from hpo.execution.study_setup import DEFAULT_TRIALS, load_by_name, open_study, plan, planned_rows, store_config
 from hpo.storage import backends
 
 ROWS = " (a hash of all rows: a file has changed, or which rows are set aside)"
@@ -105,7 +105,7 @@ def test_what_says_how_much_and_where_may_change(change: dict[str, Any]) -> None
     open_study(study(), storage, FACTS)
     opened = open_study(study(**change), storage, FACTS)
     plan(opened, study(**change))
-    assert record(opened, study(**change)) == []
+    assert store_config(opened, study(**change)) == []
     assert opened.user_attrs["config"] == study(**change).to_dict()
     assert set(change) <= RESUMABLE | {"checksums"}
 
@@ -114,10 +114,10 @@ def test_another_sampler_is_said_and_kept_only_if_it_draws_anything() -> None:
     opened = open_study(study(trials=2), InMemoryStorage(), FACTS)
     plan(opened, study(trials=2))
     opened.tell(opened.ask(), 0.5)
-    said = record(opened, study(trials=2, sampler="random", pruner="median"))
+    said = store_config(opened, study(trials=2, sampler="random", pruner="median"))
     assert said == ['sampler: was "tpe" for the 1 trials that have ended, is now "random"']
     opened.tell(opened.ask(), 0.5)
-    assert record(opened, study(trials=2, pruner="asha")) == []
+    assert store_config(opened, study(trials=2, pruner="asha")) == []
     assert opened.user_attrs["config"] == study(trials=2, sampler="random", pruner="median").to_dict()
 
 

@@ -14,10 +14,8 @@ import optuna
 import pytest
 
 from hpo.config import study_spec
-from hpo.core.errors import StudyError
 from hpo.core.events import Silent
-from hpo.execution import supervisor
-from hpo.finetune.data.batches import boundaries
+from hpo.execution import local_worker, supervisor
 
 OBJECTIVE = """
 import os, time
@@ -26,7 +24,7 @@ from pathlib import Path
 def objective(params):
     Path("by").mkdir(exist_ok=True)
     (Path("by") / str(os.getpid())).touch()
-    while len(list(Path("by").iterdir())) < int(Path("awaited").read_text()):  # so that nobody comes too late
+    while len(list(Path("by").iterdir())) < int(Path("awaited").read_text()):  # until the awaited processes have begun
         time.sleep(0.05)
     for step in range(1, 4):
         time.sleep(0.2)
@@ -36,7 +34,7 @@ def objective(params):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder with a study of an objective that takes its time, and waits for who is awaited."""
+    """Return a working folder with a study of a slow objective, which waits until enough processes run it."""
     monkeypatch.chdir(tmp_path)
     Path("slow.py").write_text(OBJECTIVE)
     Path("awaited").write_text("1")
@@ -72,7 +70,7 @@ def ended(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_workers_run_a_study_together_and_who_is_killed_is_replaced(folder: Path) -> None:
+def test_workers_run_a_study_together_and_a_killed_one_is_replaced(folder: Path) -> None:
     Path("awaited").write_text("3")
     running = start("run", "s.yaml", "--workers", "2", "--storage", "sqlite:///hpo.db")
     os.kill(processes(2)[0], signal.SIGKILL)
@@ -104,7 +102,7 @@ def test_a_worker_joins_a_study_that_runs_and_ctrl_c_stops_one_of_them_only(fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_who_started_them(folder: Path, sent: int) -> None:
+def test_workers_end_with_their_supervisor(folder: Path, sent: int) -> None:
     Path("awaited").write_text("2")
     running = start("run", "s.yaml", "--workers", "2", "--set", "trials=400")  # for longer than is waited below
     pids = processes(2)
@@ -128,52 +126,17 @@ def test_an_error_that_the_user_can_mend_is_said_once(folder: Path) -> None:
     assert "Traceback" not in err
 
 
-# ---------------------------------------------------------------- GPUs
-
-
-def test_a_gpu_is_leased_to_each_worker_and_to_no_other_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-test-a, GPU-test-b,GPU-test-c")
-    with supervisor.leased(2, "auto") as first:
-        assert first == [{"CUDA_VISIBLE_DEVICES": "GPU-test-a"}, {"CUDA_VISIBLE_DEVICES": "GPU-test-b"}]
-        with supervisor.leased(1, "cuda") as second:
-            assert second == [{"CUDA_VISIBLE_DEVICES": "GPU-test-c"}]
-        message = "2 workers need 2 GPUs, and 1 of 3 are free"
-        with pytest.raises(StudyError, match=message), supervisor.leased(2, "auto"):
-            pass
-    with supervisor.leased(1, "auto", each=3) as third:  # for a trial that is divided over three
-        assert third == [{"CUDA_VISIBLE_DEVICES": "GPU-test-a,GPU-test-b,GPU-test-c"}]
-
-
-@pytest.mark.parametrize(("device", "visible"), [("cpu", "0,1"), ("auto", ""), ("auto", "-1")])
-def test_without_gpus_workers_get_nothing_to_add(monkeypatch: pytest.MonkeyPatch, device: str, visible: str) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with supervisor.leased(2, device) as leases:
-        assert leases == [{}, {}]
-
-
-def test_gpus_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho GPU-1\necho GPU-2\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert supervisor.visible_gpus() == ["GPU-1", "GPU-2"]
-
-
 def test_the_password_of_the_storage_is_on_no_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
     class Process:
         def __init__(self, command: Any, **settings: Any) -> None:
-            seen.append((command, settings["env"][supervisor.STORAGE]))
+            seen.append((command, settings["env"][local_worker.STORAGE]))
 
         def poll(self) -> int:
             return 0
 
-    monkeypatch.setattr(supervisor.subprocess, "Popen", Process)
-    from hpo.config import study_spec
-    from hpo.core.events import Silent
-
+    monkeypatch.setattr(local_worker.subprocess, "Popen", Process)
     study = study_spec.load(Path("s.yaml"))
     url = "postgresql://tuner:canary@127.0.0.1:1/none"
     assert supervisor.run(study, ["s.yaml"], url, 2, Silent(), lambda: "done") == "done"
@@ -188,42 +151,6 @@ def test_when_the_time_is_up_what_is_left_waits(folder: Path) -> None:
     assert running.returncode == 0, err
     assert {row.state.name for row in rows()} == {"COMPLETE", "WAITING"}
     assert "report: runs/s/report.html" in out
-
-
-def test_what_a_worker_does_is_read_from_its_log_and_from_this_run_alone(tmp_path: Path) -> None:
-    written = tmp_path / "0.log"
-    written.write_text('doing "an earlier run"\n')
-    words = supervisor._Words(written)
-    assert words.last() is None
-    with written.open("a") as log:
-        log.write('doing "loading torch"\nnote "doing"\ndoing "reading \\"a\\"" seconds=15\n')
-        log.write('trial 3 state=complete\ndoing "cut')
-    assert words.last() == 'reading "a"'
-    assert words.last() is None
-    with written.open("a") as log:
-        log.write(' no more"\n')
-    assert words.last() == "cut no more"
-    assert supervisor._Words(tmp_path / "none.log").last() is None
-
-
-def test_the_examples_of_a_trial_follow_from_where_it_was_scored(tmp_path: Path) -> None:
-    space = {"learning_rate": [1e-4, 1e-3], "epochs": [2, 3]}
-    raw = {"name": "s", "model": "m", "data": {"train": "t.csv"}, "space": space}
-    follower = supervisor._Follower(study_spec.build(raw, "test", tmp_path), "sqlite:///none.db", Silent())
-    for rows in (60, 61, 1000):
-        for epochs in (2, 3):
-            steps = boundaries(rows, 2, epochs)
-            for count in range(1, len(steps) + 1):
-                row = optuna.trial.create_trial(
-                    state=optuna.trial.TrialState.RUNNING,
-                    params={"epochs": epochs},
-                    distributions={"epochs": optuna.distributions.CategoricalDistribution((2, 3))},
-                    intermediate_values=dict.fromkeys(steps[:count], 0.5),
-                )
-                whole = follower._whole(row)
-                assert whole is not None
-                assert abs(whole - rows * epochs) <= epochs
-    assert follower._whole(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)) is None
 
 
 def test_a_supervisor_says_what_its_workers_do_before_any_trial(folder: Path) -> None:

@@ -12,7 +12,7 @@ from trials import run
 from hpo.config import study_spec
 from hpo.core.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.core.trainer import TrialSpec
-from hpo.execution import run_study
+from hpo.execution import trial_arrays
 from hpo.finetune.folded.program import Program
 from hpo.finetune.optimizer import build
 from hpo.finetune.plain import PlainEngine
@@ -23,7 +23,7 @@ from hpo.recipe.schedules import multiplier
 
 
 def open_array(folder, **overrides):
-    return run_study.open_array(study_spec.build(tiny.study(folder, **overrides), "test", folder))
+    return trial_arrays.open_array(study_spec.build(tiny.study(folder, **overrides), "test", folder))
 
 
 def values(evaluations):

@@ -10,7 +10,7 @@ from trials import curves, run, same
 
 from hpo.config import study_spec
 from hpo.core.errors import DataError
-from hpo.execution import run_study
+from hpo.execution import trial_arrays
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.plain import PlainEngine
 from hpo.recipe.class_weights import CLASS_WEIGHTS
@@ -38,7 +38,7 @@ def open_array(folder, **overrides):
         csv.writer(file).writerows([("text", "label"), *((tiny.sentence(rng, label), label) for label in labels)])
     data = {"train": str(folder / "skewed.csv"), "validation": 50, "test": 20}
     raw = tiny.study(folder, **{"space": SPACE, "data": data, "metric": "f1_macro", **overrides})
-    return run_study.open_array(study_spec.build(raw, "test", folder))
+    return trial_arrays.open_array(study_spec.build(raw, "test", folder))
 
 
 # ---------------------------------------------------------------- the weights
@@ -158,6 +158,6 @@ def test_tasks_without_one_label_a_row_refuse_weights(tmp_path, task, setting):
     raw = tiny.study(tmp_path, task=task, data=data, metric=None)
     refused = study_spec.build({**raw, "space": {**raw["space"], "class_weights": setting}}, "test", tmp_path)
     with pytest.raises(DataError, match=rf"class_weights: .*balanced needs one label a row.* is {task}; leave"):
-        run_study.open_array(refused)
+        trial_arrays.open_array(refused)
     allowed = {**raw, "space": {**raw["space"], "class_weights": "none"}}
-    assert run_study.open_array(study_spec.build(allowed, "test", tmp_path)).setup.data.task == task
+    assert trial_arrays.open_array(study_spec.build(allowed, "test", tmp_path)).setup.data.task == task

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hpo.config import study_spec
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
-from hpo.execution import run_study
+from hpo.execution import trial_arrays
 from hpo.execution.checkpoint_store import Checkpoint, Checkpoints
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
@@ -47,7 +47,7 @@ def opened(folder, kind):
     def open_array(**overrides):
         data = {"train": str(folder / "data.csv"), "rows": 60, "validation": 10, "test": 10}
         raw = tiny.study(folder, **{"space": SPACE, "data": data, **settings, **overrides})
-        array = run_study.open_array(study_spec.build(raw, "test", folder))
+        array = trial_arrays.open_array(study_spec.build(raw, "test", folder))
         assert type(array.engine) is cls, array.notes
         return array
 

@@ -86,12 +86,12 @@ def test_after_a_run_the_storage_has_what_the_cache_has(url):
     runner = Runner(study, SPACE, GeneratorArray(objective, 2), Rules(12, max_consecutive_failures=99), url=url)
     runner.run()
     runner.study.set_user_attr("said", {"a": [1]})
-    runner.ledger.set_study_system_attr(0, "hidden", 2)
+    runner.cache.set_study_system_attr(0, "hidden", 2)
     assert facts(runner.study) == facts(study)
     assert {row["state"] for row in facts(study)} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
     assert runner.study.user_attrs == study.user_attrs == {"said": {"a": [1]}}
-    assert runner.ledger.get_study_system_attrs(0) == study._storage.get_study_system_attrs(study._study_id)
-    assert runner.ledger.get_study_system_attrs(0) == {"hidden": 2}
+    assert runner.cache.get_study_system_attrs(0) == study._storage.get_study_system_attrs(study._study_id)
+    assert runner.cache.get_study_system_attrs(0) == {"hidden": 2}
     assert facts(Runner(study, SPACE, GeneratorArray(objective), Rules(12)).study) == facts(study)
 
 
@@ -110,9 +110,9 @@ def test_rows_are_read_by_refreshes_and_takes_only(url, monkeypatch):
         monkeypatch.setattr(owner, name, call)
 
     counted(study._storage, "get_all_trials")
-    counted(runner.ledger._writer, "read")
+    counted(runner.cache._writer, "read")
     for name in ("_read_all", "take"):
-        counted(runner.ledger, name)
+        counted(runner.cache, name)
     runner.run()
     assert counts["get_all_trials"] == counts["_read_all"]
     assert counts["read"] == counts["take"] == 6
@@ -327,7 +327,7 @@ def test_a_segment_and_a_change_of_state_are_one_transaction_each(tmp_path, slot
     url = ON_DISK[0].format(tmp_path)
     study = opened(url, 8)
     runner = Runner(study, SPACE, GeneratorArray(lambda params: iter((1, 2, 3, 4, 5)), slots), Rules(8), url=url)
-    runner.ledger.took = 1e9  # no more reads
+    runner.cache.took = 1e9  # no more reads
     study.pruner = optuna.pruners.NopPruner()
     commits = []
     sqlalchemy.event.listen(study._storage._backend.engine, "commit", commits.append)

@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from hpo.config.study_spec import build
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
-from hpo.execution import checkpoint_store
+from hpo.execution import checkpoint_writer
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.runner import Runner
@@ -51,7 +51,7 @@ class Adder:
 
     def load(self, slot: int, trial: TrialSpec) -> None:
         """Begin at nothing, or where it was."""
-        kept = trial.kept
+        kept = trial.checkpoint
         begin = (0, torch.zeros(())) if kept is None else (kept.state["step"], kept.tensors["sum"])
         self._held[slot] = (trial, *begin)
 
@@ -137,7 +137,7 @@ def killed_at(point: int, name: str, url: str) -> bool:
     JournalFileBackend.append_logs = appended  # type: ignore[method-assign]
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executes)
     sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commits)
-    checkpoint_store.FIRST = 0  # or there would be none to kill it at
+    checkpoint_writer.FIRST = 0  # or there would be none to kill it at
     os.replace, Path.rename = counted(os.replace), counted(Path.rename)  # type: ignore[assignment, method-assign]
     run(name, url)
     os._exit(0)

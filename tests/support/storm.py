@@ -32,7 +32,7 @@ import hpo
 from hpo.config import study_spec
 from hpo.core.errors import HpoError
 from hpo.core.events import Silent
-from hpo.execution import checkpoint_store, run_study
+from hpo.execution import checkpoint_writer, run_study
 from hpo.storage import backends
 
 SPACE = {
@@ -168,7 +168,7 @@ def storm(
         harm.plan(pid)
 
     AT_WORK.mkdir()
-    checkpoint_store.FIRST = 0  # few processes here live for a minute
+    checkpoint_writer.FIRST = 0  # few processes here live for a minute
     for _ in range(workers):
         spawn()
     while living:

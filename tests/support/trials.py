@@ -8,7 +8,7 @@ import torch
 from hpo.config import study_spec
 from hpo.core.errors import DivergedError
 from hpo.core.trainer import Evaluation, TrialSpec
-from hpo.execution import run_study
+from hpo.execution import trial_arrays
 
 # Trials that differ in everything: batch sizes that share micro-batches of 8 or do not, lengths, masks, rates.
 MIXED = [
@@ -24,7 +24,7 @@ SPACE |= {"layer_decay": [1.0, 0.8]}
 
 def open_array(folder, **overrides):
     raw = tiny.study(folder, **{"fold": True, "space": SPACE, **overrides})
-    return run_study.open_array(study_spec.build(raw, "test", folder))
+    return trial_arrays.open_array(study_spec.build(raw, "test", folder))
 
 
 def curves(array, trials=MIXED, order=None):

@@ -14,7 +14,7 @@ from hpo.config import study_spec
 from hpo.core.errors import ArrayShrankError, OutOfMemoryError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
-from hpo.execution import run_study
+from hpo.execution import run_study, trial_arrays
 from hpo.finetune import device
 from hpo.finetune.folded import engine
 from hpo.finetune.folded.engine import FoldedEngine
@@ -209,7 +209,7 @@ def test_a_study_that_runs_out_of_memory_ends_with_the_same_table(tmp_path, monk
         return original(*args, **kwargs)
 
     opened = []
-    inner = run_study.open_array
+    inner = trial_arrays.open_array
     monkeypatch.setattr(run_study, "open_array", lambda study: opened.append(inner(study)) or opened[0])
     monkeypatch.setattr(owner, name, limited)
     shrunk = run_study.run(study_spec.build({**raw, "name": "b"}, "test", tmp_path), f"sqlite:///{tmp_path}/b.db")

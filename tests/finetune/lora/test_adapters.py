@@ -19,7 +19,7 @@ from hpo.config import study_spec
 from hpo.core.errors import ConfigError, DivergedError, MissingExtraError, ModelError
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
-from hpo.execution import run_study
+from hpo.execution import run_study, trial_arrays
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.data.batches import epoch_batches
 from hpo.finetune.folded import equivalence
@@ -62,7 +62,7 @@ SEQUENCE_CLASSIFIERS = [n for n, (_, task, _) in architectures.ARCHITECTURES.ite
 
 def open_array(folder, **overrides):
     raw = tiny.study(folder, **{"space": SPACE, **overrides})
-    array = run_study.open_array(study_spec.build(raw, "test", folder))
+    array = trial_arrays.open_array(study_spec.build(raw, "test", folder))
     assert type(array.adaptation) is LoraAdaptation
     return array
 
@@ -333,7 +333,7 @@ def test_slots_are_measured_at_the_studys_own_rank_and_targets(tmp_path):
     raw = tiny.study(tmp_path, slots="auto", space={"learning_rate": [1e-3, 3e-3], "lora_rank": 4, "epochs": 1})
     raw["space"]["lora_targets"] = "all_linear"
     study = study_spec.build(raw, "test", tmp_path)
-    array = run_study.open_array(study)
+    array = trial_arrays.open_array(study)
     assert array.fastest_slots(2) in (1, 2)
     assert {t.state for t in run_study.run(study, f"sqlite:///{tmp_path}/a.db").study.trials} == {TrialState.COMPLETE}
 

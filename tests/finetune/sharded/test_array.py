@@ -15,7 +15,7 @@ from hpo.config import study_spec
 from hpo.core.errors import ArrayShrankError, ModelError, StudyError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import TrialSpec
-from hpo.execution import run_study
+from hpo.execution import run_study, trial_arrays
 from hpo.finetune.models import dropout
 from hpo.finetune.sharded.array import ShardedArray, ShardLostError
 from hpo.finetune.sharded.engine import ShardEngine
@@ -45,7 +45,7 @@ class Watched(ShardEngine):
 
 def opened(folder, **overrides):
     overrides = {"evaluations_per_epoch": 1, "metric": "loss", **overrides}
-    return run_study.open_array(study_spec.build(tiny.study(folder, **overrides), "test", folder))
+    return trial_arrays.open_array(study_spec.build(tiny.study(folder, **overrides), "test", folder))
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +213,9 @@ import sys, tiny
 from pathlib import Path
 from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
-from hpo.execution import run_study
+from hpo.execution import trial_arrays
 
-array = run_study.open_array(study_spec.build(tiny.study(Path(sys.argv[1]), shards=2), "test", Path(sys.argv[1])))
+array = trial_arrays.open_array(study_spec.build(tiny.study(Path(sys.argv[1]), shards=2), "test", Path(sys.argv[1])))
 array.load(0, TrialSpec(0, {"learning_rate": 1e-3, "epochs": 1000, "batch_size": 1}, 1))
 array.advance()
 print("trains", *(process.pid for process in array._group.processes), flush=True)
