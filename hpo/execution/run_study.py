@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config import study_spec
+from hpo.config import checks, study_spec
 from hpo.config.paths import verify
 from hpo.core.errors import ConfigError, DataError, Problem, StudyError
 from hpo.core.events import Observer, Silent
@@ -97,7 +97,7 @@ def open_array(study: study_spec.StudySpec) -> TrialArray:
     if study.config.objective is not None:
         log.info("importing %s", study.config.objective)
         objective = imported(study.config.objective, study.folder)
-        study_spec.custom_parameters(study, objective)
+        checks.custom_parameters(study, objective)
         assert study.config.slots != "auto"  # which `configs.build` refuses
         return _own_array(objective, study.config.slots)
     return _open_finetuning(study)
@@ -358,7 +358,7 @@ def optimize(
     kept = optuna.storages.InMemoryStorage() if storage is None else backends.connect(storage)
     if space is None:
         return _optimize_unchanged(objective, study, kept, watch or Silent(), storage)
-    study_spec.custom_parameters(study, objective)
+    checks.custom_parameters(study, objective)
     array = _own_array(objective)
     opened, budget = _opened(study, kept, storage, array, watch)
     runner = _run(opened, study, array, budget, watch or Silent(), storage, alone=True)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from hpo.config import schema
+from hpo.config.checks import custom_parameters
 from hpo.config.schema import RESUMABLE, DataConfig, StudyConfig
-from hpo.config.study_spec import build, custom_parameters, find, from_dict, load, overridden, shipped
+from hpo.config.study_spec import build, find, from_dict, load, overridden, shipped
 from hpo.config.yaml import read
 from hpo.core.errors import ConfigError
 from hpo.recipe.hyperparameters import HYPERPARAMETERS
