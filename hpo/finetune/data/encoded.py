@@ -84,8 +84,8 @@ class Tokens:
 def one_of_few(length: int) -> int:
     """Return a length rounded up to one of eight lengths between two powers of two.
 
-    Kernels are compiled for every new shape; on a CPU in bf16 that takes a fifth of the time of a step. As each power of
-    two is divided alike, batches of 8, 16 and 32 rows have shapes in common. Padding grows by 2 %.
+    Kernels are compiled for every new shape; on a CPU in bf16 that takes a fifth of the time of a step. Each power of
+    two is divided alike, so that batches of 8, 16 and 32 rows have shapes in common. Padding grows by 2 %.
     """
     step = 1 << max(0, length.bit_length() - 4)
     return -(-length // step) * step

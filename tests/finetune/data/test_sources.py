@@ -191,7 +191,7 @@ def test_an_empty_split_is_named(tmp_path):
 
 def test_rows_that_are_all_one_make_no_splits(tmp_path):
     frame(tmp_path, text=["same"] * 40, label=["a", "b"] * 20)
-    with pytest.raises(DataError, match="split has no rows: rows with the same text stay on one side"):
+    with pytest.raises(DataError, match="split has no rows: rows with the same text stay in one split"):
         load(tmp_path)
 
 
@@ -486,7 +486,7 @@ def test_a_class_of_one_group_stays_in_train(tmp_path, seed):
 
 def test_groups_too_large_to_be_set_aside_are_named(tmp_path):
     frame(tmp_path, **GOOD, who=["g", "h"] * 20)
-    with pytest.raises(DataError, match="rows with the same text or the same 'who' stay on one side"):
+    with pytest.raises(DataError, match="rows with the same text or the same 'who' stay in one split"):
         load(tmp_path, group="who")
 
 
