@@ -79,12 +79,15 @@ def make(folder: Path, trials: int) -> optuna.Study:
         The study, which `hpo run large.yaml --trials N` resumes.
     """
     from hpo.config import study_spec
-    from hpo.execution import run_study
+    from hpo.execution import run_study, study_setup
+    from hpo.storage import backends
 
     (folder / "large_objective.py").write_text(OBJECTIVE)
     (folder / "large.yaml").write_text(STUDY)
     spec = study_spec.load(folder / "large.yaml", {"trials": trials})
-    study = run_study.run(spec, f"sqlite:///{folder}/hpo.db", train=False).study
+    storage, facts = backends.connect(f"sqlite:///{folder}/hpo.db"), run_study.open_array(spec).facts
+    study = study_setup.open_study(spec, storage, facts)
+    study_setup.plan(study, spec)
     planned = study.get_trials(deepcopy=False)
     writer, rng = writer_of(study._storage), np.random.default_rng(0)
     writer.write({trial._trial_id: Change(state=TrialState.RUNNING) for trial in planned})
