@@ -7,7 +7,8 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo.config.schema import DataConfig, Mark, StudyConfig, marked
+from hpo.config import schema
+from hpo.config.schema import RESUMABLE, DataConfig, Mark, StudyConfig, marked
 from hpo.config.study_spec import build
 from hpo.execution.study_setup import open_study
 
@@ -96,3 +97,13 @@ def test_marks_stand_beside_the_keys() -> None:
     }
     assert marked(DataConfig, Mark.NEWER) == ("group", "unlabelled", "normalize_labels", "encoding", "separator")
     assert marked(DataConfig, Mark.RESUMABLE) == ()
+
+
+def test_every_field_is_documented_and_what_may_change_is_a_field() -> None:
+    source = Path(schema.__file__).read_text()
+    for model in (StudyConfig, DataConfig):
+        body = source.split(f"class {model.__name__}(_Model):")[1]
+        for name in model.model_fields:
+            after = body.split(f"\n    {name}: ")[1].splitlines()[1]
+            assert after.strip().startswith('"""'), name
+    assert set(StudyConfig.model_fields) >= RESUMABLE

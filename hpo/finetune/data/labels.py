@@ -129,7 +129,7 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(numbers))
 
 
-def no_missing(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
+def refuse_unlabelled(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
     """Refuse rows without a label.
 
     Raises:

@@ -20,10 +20,10 @@ from hpo.core.errors import DataError
 from hpo.finetune.data.labels import (
     encoder,
     is_missing,
-    no_missing,
     normalize,
     place,
     refuse_numbers,
+    refuse_unlabelled,
     task_of,
     unlabelled,
 )
@@ -108,11 +108,7 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     Raises:
         DataError: A file, column, label or split does not fit the task.
     """
-    frames = {"train": matching(read_table(config, "train", config.train, folder), config)}
-    for name in ("validation", "test"):
-        setting = getattr(config, name)
-        if not isinstance(setting, int | float):
-            frames[name] = read_table(config, name, setting, folder)
+    frames = _read(config, folder)
     log.info("checking the rows")
     notes = _prepared(frames, config)
     rng = np.random.default_rng(seed)
@@ -125,18 +121,29 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     set_aside(frames, config, resolved, rng)
     _refuse_empty(frames, config)
     labels, encode = encoder(frames["train"], config, resolved)
-    splits = {
-        name: Split(
-            list(table[config.text]),
-            list(table[config.text_pair]) if config.text_pair else None,
-            encode(name, table),
-            None if config.group is None else list(map(str, table[config.group])),
-            table.index,
-        )
-        for name, table in ((name, frames[name]) for name in SPLITS)
-    }
+    splits = {name: _split(frames[name], config, encode(name, frames[name])) for name in SPLITS}
     _refuse_unlearnable(splits["train"])
     return Dataset(resolved, labels, splits, (*notes, *_notes(splits), *_shared_groups(splits)), _digest(splits))
+
+
+def _read(config: DataConfig, folder: Path) -> dict[str, pd.DataFrame]:
+    """Return the rows of train, and of the splits that are not set aside from it."""
+    frames = {"train": matching(read_table(config, "train", config.train, folder), config)}
+    for name in ("validation", "test"):
+        setting = getattr(config, name)
+        if not isinstance(setting, int | float):
+            frames[name] = read_table(config, name, setting, folder)
+    return frames
+
+
+def _split(table: pd.DataFrame, config: DataConfig, targets: Array) -> Split:
+    return Split(
+        texts=list(table[config.text]),
+        pairs=list(table[config.text_pair]) if config.text_pair else None,
+        targets=targets,
+        members=None if config.group is None else list(map(str, table[config.group])),
+        places=table.index,
+    )
 
 
 def _prepared(frames: dict[str, pd.DataFrame], config: DataConfig) -> list[str]:
@@ -158,15 +165,19 @@ def _prepared(frames: dict[str, pd.DataFrame], config: DataConfig) -> list[str]:
             if empty.all():
                 raise DataError(f"no row of {split} has a label; give it a file with labels")
         else:
-            no_missing(split, table, config)
+            refuse_unlabelled(split, table, config)
         if config.group is not None:
-            ungrouped = np.array([is_missing(value) or str(value) == "" for value in table[config.group]], dtype=bool)
-            if ungrouped.any():
-                raise DataError(
-                    f"{split}: column {config.group!r} has no group in {ungrouped.sum()} rows, first in "
-                    f"{place(table.index[int(ungrouped.argmax())])}; name a group, one of its own if the row is alone"
-                )
+            _refuse_ungrouped(split, table, config.group)
     return notes
+
+
+def _refuse_ungrouped(split: str, table: pd.DataFrame, column: str) -> None:
+    ungrouped = np.array([is_missing(value) or str(value) == "" for value in table[column]], dtype=bool)
+    if ungrouped.any():
+        raise DataError(
+            f"{split}: column {column!r} has no group in {ungrouped.sum()} rows, first in "
+            f"{place(table.index[int(ungrouped.argmax())])}; name a group, one of its own if the row is alone"
+        )
 
 
 def _refuse_empty(frames: dict[str, pd.DataFrame], config: DataConfig) -> None:
