@@ -1,8 +1,8 @@
 """How long the commands take on a study of 10,000 trials in SQLite: 5 parameters, 4 intermediate values a trial.
 
-Makes the study, all of its trials ended, by writing rows through hpo's own writer of Optuna's tables. Then it goes on
-with a few trials, and each command runs in a process of its own. Reported is the CPU time of a process, imports
-included; of going on, until the first new trial starts, and that of each trial after it.
+The study, whose trials have all ended, is written by hpo's own writer of Optuna's tables. Then it is resumed for a few
+trials, and each command runs in a process of its own. The CPU time of a process includes its imports; that of resuming
+is measured until the first new trial starts, and that of each later trial is measured apart.
 
 Run it: python benchmarks/large_study.py [--trials 10000] [--write]
 """
@@ -35,8 +35,8 @@ from hpo.storage.trial_writers import writer_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = ("best", "show", "list", "trials", "report")
-MORE = 5  # trials that going on adds
-STARTS = "starts.txt"  # where the objective says when its trials start
+MORE = 5  # trials that are added when the study is resumed
+STARTS = "starts.txt"  # file to which the objective writes the CPU time at the start of each trial
 STEPS = (250, 500, 750, 1000)
 
 OBJECTIVE = '''
@@ -44,7 +44,7 @@ import time
 
 
 def objective(params):
-    """Say when it starts, and yield four scores that rise."""
+    """Write the CPU time, and yield four scores that rise."""
     with open("starts.txt", "a") as file:
         print(time.process_time(), file=file)
     for share in (0.25, 0.5, 0.75, 1.0):
@@ -74,35 +74,38 @@ def make(folder: Path, trials: int) -> optuna.Study:
 
     Args:
         folder: An empty folder.
-        trials: How many.
+        trials: Number of trials.
 
     Returns:
-        The study, which `hpo run large.yaml --trials N` goes on with.
+        The study, which `hpo run large.yaml --trials N` resumes.
     """
     from hpo.config import study_spec
-    from hpo.execution import run_study
+    from hpo.execution import run_study, study_setup
+    from hpo.storage import backends
 
     (folder / "large_objective.py").write_text(OBJECTIVE)
     (folder / "large.yaml").write_text(STUDY)
-    file = study_spec.load(folder / "large.yaml", {"trials": trials})
-    opened = run_study.run(file, f"sqlite:///{folder}/hpo.db", train=False).study
-    rows = opened.get_trials(deepcopy=False)
-    pen, draw = writer_of(opened._storage), np.random.default_rng(0)
-    pen.write({row._trial_id: Change(state=TrialState.RUNNING) for row in rows})
-    pen.write({row._trial_id: _ended(draw, file.space, row) for row in rows})
-    return opened
+    spec = study_spec.load(folder / "large.yaml", {"trials": trials})
+    storage, facts = backends.connect(f"sqlite:///{folder}/hpo.db"), run_study.open_array(spec).facts
+    study = study_setup.open_study(spec, storage, facts)
+    study_setup.plan(study, spec)
+    planned = study.get_trials(deepcopy=False)
+    writer, rng = writer_of(study._storage), np.random.default_rng(0)
+    writer.write({trial._trial_id: Change(state=TrialState.RUNNING) for trial in planned})
+    writer.write({trial._trial_id: _ended(rng, spec.space, trial) for trial in planned})
+    return study
 
 
-def _ended(draw: np.random.Generator, space: SearchSpace, row: FrozenTrial) -> Change:
-    """Return what a trial has when it has ended; better ones have a dropout near 0.2 and a rate near 1e-3."""
+def _ended(rng: np.random.Generator, space: SearchSpace, trial: FrozenTrial) -> Change:
+    """Return what is stored of a trial that has ended; scores are best at a dropout of 0.2 and a rate of 1e-3."""
     ranges = space.distributions()
-    drawn = {name: _drawn(draw, distribution) for name, distribution in ranges.items()}
-    params = {**drawn, **row.system_attrs["fixed_params"]}
+    drawn = {name: _drawn(rng, distribution) for name, distribution in ranges.items()}
+    params = {**drawn, **trial.system_attrs["fixed_params"]}
     height = 0.9 - (params["dropout"] - 0.2) ** 2 - 0.05 * (math.log10(params["learning_rate"]) + 3) ** 2
-    curve = {step: height * (0.6 + 0.4 * step / STEPS[-1]) + draw.normal(0, 0.01) for step in STEPS}
+    curve = {step: height * (0.6 + 0.4 * step / STEPS[-1]) + rng.normal(0, 0.01) for step in STEPS}
     stored = {name: (ranges[name].to_internal_repr(params[name]), ranges[name]) for name in ranges}
-    seconds = {"seconds": round(draw.uniform(5, 50), 3)}
-    kind = draw.random() if row.number else 1.0  # the published default completes
+    seconds = {"seconds": round(rng.uniform(5, 50), 3)}
+    kind = rng.random() if trial.number else 1.0  # the published default completes
     if kind < 0.05:
         failed = {"reason": "ValueError", "detail": "the shapes differ", "traceback": "File x.py, line 1\n" * 20}
         return Change(stored, {}, seconds | failed, {}, TrialState.FAIL)
@@ -113,15 +116,15 @@ def _ended(draw: np.random.Generator, space: SearchSpace, row: FrozenTrial) -> C
     return Change(stored, curve, seconds | facts, {}, ended, [best])
 
 
-def _drawn(draw: np.random.Generator, distribution: BaseDistribution) -> Any:
+def _drawn(rng: np.random.Generator, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(draw.integers(len(distribution.choices)))]
+        return distribution.choices[int(rng.integers(len(distribution.choices)))]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if isinstance(distribution, IntDistribution):
-        return int(draw.integers(distribution.low, distribution.high + 1))
+        return int(rng.integers(distribution.low, distribution.high + 1))
     if distribution.log:
-        return math.exp(draw.uniform(math.log(distribution.low), math.log(distribution.high)))
-    return draw.uniform(distribution.low, distribution.high)
+        return math.exp(rng.uniform(math.log(distribution.low), math.log(distribution.high)))
+    return rng.uniform(distribution.low, distribution.high)
 
 
 def seconds_of(folder: Path, *arguments: str) -> float:
@@ -134,10 +137,10 @@ def seconds_of(folder: Path, *arguments: str) -> float:
 
 
 def measured(folder: Path, trials: int) -> dict[str, float]:
-    """Measure the commands on the study of a folder, which `make` has made.
+    """Measure the commands on the study that `make` wrote to a folder.
 
     Returns:
-        Command -> CPU seconds; of going on with a few trials more, until the first of them starts, and of each other.
+        Command -> CPU seconds; `going on` is resuming until the first new trial starts, `a trial` each later trial.
     """
     seconds_of(folder, "run", "large", "-q", "--trials", str(trials + MORE))
     first, *others = [float(line) for line in (folder / STARTS).read_text().split()]
@@ -147,18 +150,18 @@ def measured(folder: Path, trials: int) -> dict[str, float]:
 
 
 def table(found: Mapping[str, float]) -> str:
-    """Return what was measured as a Markdown table."""
+    """Return the CPU seconds as a Markdown table."""
     lines = ["| command | CPU seconds |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {command} | {seconds:.1f} |" for command, seconds in found.items())])
 
 
 def write(found: Mapping[str, float], trials: int, size: float) -> None:
-    """Write what was measured as a page.
+    """Write the CPU seconds as a page.
 
     Args:
         found: Command -> CPU seconds.
-        trials: Of the study.
-        size: The report's, in megabytes.
+        trials: Number of trials of the study.
+        size: Size of the report in megabytes.
     """
     versions = ", ".join(f"{name} {version(name)}" for name in ("hpo", "optuna", "sqlalchemy", "plotly"))
     lines = [
@@ -176,7 +179,7 @@ def write(found: Mapping[str, float], trials: int, size: float) -> None:
 
 
 def _processor() -> str:
-    """Return the processor's name, as Linux says it."""
+    """Return the name of the processor, by Linux where possible."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

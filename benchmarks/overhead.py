@@ -1,8 +1,8 @@
-"""What a study costs beside training, a trial and an evaluation, against plain Optuna.
+"""The CPU time of a study beside training, per trial and per evaluation, compared with plain Optuna.
 
 Both sides run the same objective, which costs nothing, with TPE and the median pruner: Optuna's own loop
-(`study.optimize` over a `TPESampler` and `report`/`should_prune`), and `hpo.optimize` with its locks, adoption, planned
-rows, checks and attributes. Each run is a process of its own; the sides alternate. Costs are CPU time, divided as
+(`study.optimize` with a `TPESampler`, `report` and `should_prune`), and `hpo.optimize` with its locks, adoption,
+planned trials, checks and attributes. Each run is a process of its own; the sides alternate. CPU time is divided as
 
     cost = trials x (a trial + evaluations x an evaluation)
 
@@ -42,13 +42,13 @@ SPACE = {
 
 
 def seconds_of(side: str, url: str, trials: int, evaluations: int) -> float:
-    """Run a study and return the CPU time that it took; imports and the storage's tables come before."""
+    """Run a study, and return its CPU time without imports and without the creation of the storage's tables."""
     import hpo
     from hpo.storage import backends
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    kept = backends.connect(url)  # the same for both sides, so that its settings are
+    storage = backends.connect(url)  # both sides have the same settings of the storage
 
     def objective(params: Mapping[str, Any]) -> Iterator[float]:
         for step in range(1, evaluations + 1):
@@ -62,7 +62,7 @@ def seconds_of(side: str, url: str, trials: int, evaluations: int) -> float:
         for step in range(1, evaluations + 1):
             value = params["x"] * step + params["y"]
             trial.report(value, step)
-            trial.should_prune()  # and go on, so that both sides have as many evaluations
+            trial.should_prune()  # the answer is ignored, so that both sides have as many evaluations
         return value
 
     began = time.process_time()
@@ -70,9 +70,9 @@ def seconds_of(side: str, url: str, trials: int, evaluations: int) -> float:
         pruner = {"name": "median", "n_startup_trials": trials}
         hpo.optimize(objective, SPACE, trials=trials, storage=url, pruner=pruner, seed=1)
     else:
-        pruned = optuna.pruners.MedianPruner(n_startup_trials=trials)
+        median = optuna.pruners.MedianPruner(n_startup_trials=trials)
         study = optuna.create_study(
-            storage=kept, direction="maximize", sampler=optuna.samplers.TPESampler(seed=1), pruner=pruned
+            storage=storage, direction="maximize", sampler=optuna.samplers.TPESampler(seed=1), pruner=median
         )
         study.optimize(plain, trials)
     return time.process_time() - began
@@ -88,7 +88,7 @@ def measured(side: str, kind: str, trials: int, evaluations: int) -> float:
 
 
 def run(kinds: Sequence[str], trials: int, few: int, many: int, rounds: int) -> dict[str, Any]:
-    """Measure the sides in turns, and return milliseconds a trial and an evaluation, and the ratios of whole runs."""
+    """Measure the sides in turns; return milliseconds per trial and evaluation, and the ratios of whole runs."""
     found: dict[str, Any] = {}
     for kind in kinds:
         runs = [{(s, n): measured(s, kind, trials, n) for n in (few, many) for s in SIDES} for _ in range(rounds)]
@@ -120,14 +120,15 @@ def write(results: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Write the results as JSON and as a page."""
     RESULTS.mkdir(exist_ok=True)
     versions = {name: version(name) for name in ("hpo", "optuna", "sqlalchemy")}
-    on = {"date": datetime.date.today().isoformat(), "cpu": platform.processor() or platform.machine()}
-    everything = {"settings": settings, "circumstances": {**on, "versions": versions}, "costs": results}
+    circumstances = {"date": datetime.date.today().isoformat(), "cpu": platform.processor() or platform.machine()}
+    everything = {"settings": settings, "circumstances": {**circumstances, "versions": versions}, "costs": results}
     (RESULTS / "overhead.json").write_text(json.dumps(everything, indent=1) + "\n")
-    said = ", ".join(f"{name} {number}" for name, number in versions.items())
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     lines = [
         "# What a study costs beside training",
         "",
-        f"{on['date']}, {on['cpu']}, {os.cpu_count()} cores; {said}. CPU time of {settings['trials']} trials, "
+        f"{circumstances['date']}, {circumstances['cpu']}, {os.cpu_count()} cores; {packages}. "
+        f"CPU time of {settings['trials']} trials, "
         f"{settings['rounds']} rounds: median (min to max).",
         "",
         table(results, settings["many"]),

@@ -1,19 +1,17 @@
-"""Say what each pruner saves of a search, and what it costs on the test split.
+"""Measure how much work of a search each pruner saves, and how much it loses on the test split.
 
-Trials of random search are trained to their ends, once, and each is scored on the test split. Searches of as many are
-then drawn from them, with replacement (the bootstrap), and each pruner is replayed on each search, by `hpo` itself: an
-objective that yields a trial's curve in place of training it. One pruned search beside one unpruned one would show
-chance: which trial some hundred validation rows find best is worth a point or two on the test split. The mean over many
-searches leaves that out.
+Trials of a random search are trained completely, once, and each is scored on the test split. Searches of the same size
+are drawn from them with replacement (the bootstrap), and each pruner is replayed on each search by `hpo` itself: its
+objective yields the curve of a trial and trains nothing. One pair of a pruned and an unpruned search would show chance
+only: which trial is best on a few hundred validation rows makes a point or two on the test split. The mean over many
+searches averages that out.
 
 Run it: python benchmarks/pruners.py [--folder FOLDER] [--write]
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
+import environment  # noqa: F401  # isort: skip
 
 import statistics
 import tempfile
@@ -25,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pages
 import search_in_one_run
-import trials_per_hour as common
 from optuna.trial import TrialState
 
 import hpo
@@ -47,11 +45,11 @@ PRUNERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Trained:
-    """Trials that were trained to their ends.
+    """Trials that were trained completely.
 
     Attributes:
-        curves: The scores of each on the validation split.
-        right: [trials, rows] 1 where a trial's best weights are right about a row of the test split, else 0.
+        curves: The scores of each trial on the validation split.
+        right: [trials, rows] 1 where a trial's best weights predict a row of the test split right, else 0.
     """
 
     curves: Sequence[Sequence[float]]
@@ -59,7 +57,7 @@ class Trained:
 
 
 def train(settings: Settings, folder: Path) -> Trained:
-    """Train all trials to their ends, or go on with them, and score each on the test split."""
+    """Train all trials completely, or resume them, and score each on the test split."""
     if not (folder / "test.csv").exists():
         search_in_one_run.prepare(settings, folder)
     whole = search_in_one_run.study(settings, folder, pruned=False)
@@ -77,11 +75,11 @@ def replay(curves: Sequence[Sequence[float]], pruning: Mapping[str, Any]) -> tup
     """Search among trials whose curves are known.
 
     Args:
-        curves: Of each trial.
+        curves: The curve of each trial.
         pruning: Arguments of `hpo.optimize`.
 
     Returns:
-        The share of all evaluations that was computed, and the index of the best trial.
+        The share of all evaluations that ran, and the index of the best trial.
     """
 
     def objective(params: Mapping[str, Any]) -> Iterator[float]:
@@ -97,9 +95,9 @@ def compare(trained: Trained, searches: int) -> dict[str, Any]:
     """Replay every pruner on searches that are drawn from the trained trials.
 
     Returns:
-        Name -> `work`, the share of the evaluations that the pruner left; `lost`, by how much the test score of what
-        it found is below that of the same search unpruned, mean over the searches; `low` and `high`, 95 % interval of
-        that for other test rows (the trained trials stay as they are).
+        Name -> `work`, the share of the evaluations that ran; `lost`, the test score of the same search without a
+        pruner minus that with it, as a mean over the searches; `low` and `high`, its 95 % interval for other test rows
+        (and the same trained trials).
     """
     trials = len(trained.curves)
     drawn = np.random.default_rng(0).integers(0, trials, (searches, trials))
@@ -116,20 +114,22 @@ def compare(trained: Trained, searches: int) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Any], trials: int) -> str:
-    """Return the results as a Markdown table, with a line on how to read it."""
+    """Return the results as a Markdown table with an explanation."""
     lines = [f"| pruner | work, in whole trials of {trials} | points lost on the test split |", "| --- | --- | --- |"]
     for name, found in results.items():
         lost = f"{100 * found['lost']:+.2f} ({100 * found['low']:+.2f} to {100 * found['high']:+.2f})"
         lines.append(f"| {name} | {trials * found['work']:.1f} | {lost} |")
-    read = "Means over searches; a negative number is a gain. In brackets, the 95 % interval for other test rows."
-    return "\n".join([*lines, "", read])
+    legend = "Means over searches; a negative number is a gain. In brackets, the 95 % interval for other test rows."
+    return "\n".join([*lines, "", legend])
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
     parser = search_in_one_run.parser(__doc__ or "")
-    parser.add_argument("--searches", type=int, default=50, help="that are drawn from the trained trials")
-    parser.add_argument("--folder", type=Path, help="where the trials are kept, to go on with them; else nowhere")
+    parser.add_argument("--searches", type=int, default=50, help="number of searches drawn from the trained trials")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of the trained trials, which can be resumed; else they are deleted"
+    )
     settings = vars(parser.parse_args(arguments))
     writes, folder = settings.pop("write"), settings.pop("folder")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -137,10 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         trained = train(settings, Path(folder or scratch).absolute())
     pruners = compare(trained, settings["searches"])
     shown = table(pruners, settings["trials"])
-    results = {"settings": settings, "circumstances": common._circumstances(settings["device"]), "pruners": pruners}
+    results = {"settings": settings, "circumstances": pages.circumstances(settings["device"]), "pruners": pruners}
     print(shown)
     if writes:
-        common.write(results, common.RESULTS, "pruners", "What pruners save and cost", shown)
+        pages.write(results, pages.RESULTS, "pruners", "What pruners save and cost", shown)
     return results
 
 

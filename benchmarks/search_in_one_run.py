@@ -1,21 +1,22 @@
-"""Compare a search of 64 trials with one plain `Trainer` run, process start to result.
+"""Compare a search of 64 trials with one plain `Trainer` run, from process start to result.
 
 Both fine-tune the quickstart's pretrained model on the quickstart's sentences, with the same rows, epochs and
 evaluations, and each side is a command of its own, timed from its start to its end: Python, imports, reading and
 tokenising the rows, the model, training, and scoring the test split. The one run has transformers' defaults and a
-learning rate of 5e-5; the search is `hpo run` with random search and ASHA. With `--unpruned` the same search runs a
-third time without a pruner, to say what pruning cost on the test split in this one search (`pruners.py` says what it
-costs in the mean of many). The sides alternate.
+learning rate of 5e-5; the search is `hpo run` with random search and ASHA. With `--unpruned` the same search runs again
+without a pruner, to measure the cost of pruning on the test split in this one search (`pruners.py` measures its mean
+over many searches). The sides alternate.
 
 Run it: python benchmarks/search_in_one_run.py [--device cuda] [--unpruned] [--write]
 """
 
 from __future__ import annotations
 
+import environment  # noqa: F401  # isort: skip
+
 import argparse
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,24 +26,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import trials_per_hour as common
-from transformers import AutoModelForSequenceClassification
+import pages
+import peer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+)
+from transformers.utils import logging
 
 from hpo.config import study_spec
 from hpo.config.paths import locate
-from hpo.finetune.data import sources as data
+from hpo.finetune.data import sources
 
 Settings = dict[str, Any]
 SIDES = ("one run", "search", "unpruned search")
 
 
 def prepare(settings: Settings, folder: Path) -> None:
-    """Write the three splits, drawn from the quickstart's sentences."""
+    """Write the three splits, drawn from the sentences of the quickstart."""
     quickstart = study_spec.load(Path(__file__).parents[1] / "studies" / "quickstart.yaml")
     assert quickstart.config.data is not None
     rows = sum(settings[split] for split in ("rows", "validation", "test"))
     sizes = {"rows": rows, "validation": settings["validation"], "test": settings["test"]}
-    dataset = data.load(quickstart.config.data.model_copy(update=sizes), "single_label", 0, quickstart.folder)
+    dataset = sources.load(quickstart.config.data.model_copy(update=sizes), "single_label", 0, quickstart.folder)
     for name, split in dataset.splits.items():
         labelled = zip(split.texts, (("negative", "positive")[target] for target in split.targets), strict=True)
         with (folder / f"{name}.csv").open("w", newline="") as file:
@@ -50,7 +59,7 @@ def prepare(settings: Settings, folder: Path) -> None:
 
 
 def study(settings: Settings, folder: Path, pruned: bool) -> dict[str, Any]:
-    """Return the search as a study file's content."""
+    """Return the content of the search's study file."""
     return {
         "name": "pruned" if pruned else "unpruned",
         "model": settings["model"],
@@ -67,14 +76,14 @@ def study(settings: Settings, folder: Path, pruned: bool) -> dict[str, Any]:
         "sampler": settings["sampler"],
         "pruner": {"name": "asha", "reduction_factor": 4} if pruned else "none",
         "evaluations_per_epoch": settings["evaluations"],
-        "max_length": common.MAX_LENGTH,
+        "max_length": peer.MAX_LENGTH,
         "device": settings["device"],
         "slots": settings["slots"] if settings["slots"] == "auto" else int(settings["slots"]),
     }
 
 
 def command(side: str, settings: Settings, folder: Path) -> list[str]:
-    """Return the command of a side; the files it needs are written."""
+    """Write the files of a side, and return its command."""
     if side == "one run":
         (folder / "settings.json").write_text(json.dumps(settings))
         return [sys.executable, __file__, "--one-run", str(folder)]
@@ -84,30 +93,30 @@ def command(side: str, settings: Settings, folder: Path) -> list[str]:
 
 
 def one_run(folder: Path) -> dict[str, Any]:
-    """Train once with `Trainer` and score the test split."""
+    """Train once with `Trainer`, and return its score on the test split."""
     settings = json.loads((folder / "settings.json").read_text())
-    common.logging.set_verbosity_error()
-    common.logging.disable_progress_bar()
-    precision = common._precisions(settings["device"])[-1]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    precision = peer.precisions(settings["device"])[-1]
     model = locate(settings["model"], folder)
-    tokenizer = common.AutoTokenizer.from_pretrained(model)
-    arguments = common._arguments({**settings, "group_by_length": False}, folder, precision)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    arguments = peer.arguments_of({**settings, "group_by_length": False}, folder, precision)
     arguments.learning_rate = 5e-5
-    trainer = common.Trainer(
+    trainer = Trainer(
         model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=2),
         args=arguments,
-        data_collator=common.DataCollatorWithPadding(tokenizer),
-        train_dataset=common._encoded(folder / "train.csv", tokenizer),
-        eval_dataset=common._encoded(folder / "validation.csv", tokenizer),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=peer.encoded(folder / "train.csv", tokenizer),
+        eval_dataset=peer.encoded(folder / "validation.csv", tokenizer),
         compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )
-    trainer.remove_callback(common.PrinterCallback)
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return {"test": trainer.evaluate(common._encoded(folder / "test.csv", tokenizer))["eval_accuracy"]}
+    return {"test": trainer.evaluate(peer.encoded(folder / "test.csv", tokenizer))["eval_accuracy"]}
 
 
 def measure(side: str, settings: Settings, model_and_rows: Path) -> dict[str, Any]:
-    """Run a side's command and return its seconds and its score on the test split."""
+    """Run the command of a side, and return its seconds and its score on the test split."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for source in model_and_rows.iterdir():
@@ -118,17 +127,17 @@ def measure(side: str, settings: Settings, model_and_rows: Path) -> dict[str, An
         seconds = time.perf_counter() - began
     if done.returncode != 0:
         raise SystemExit(f"{side} failed:\n{done.stderr}")
-    told = json.loads(done.stdout[done.stdout.index("{") :])
-    test = told["test"] if side == "one run" else told["test"]["best"]["score"]
-    return {"seconds": seconds, "test": test, "counts": told.get("counts")}
+    printed = json.loads(done.stdout[done.stdout.index("{") :])
+    test = printed["test"] if side == "one run" else printed["test"]["best"]["score"]
+    return {"seconds": seconds, "test": test, "counts": printed.get("counts")}
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Run all rounds.
 
     Returns:
-        `rounds`: what each side took and scored; `ratio`: the search's seconds over the one run's, median, min and
-        max; `lost`: how much of the test score pruning lost, with `--unpruned`.
+        `rounds`: seconds and score of each side; `ratio`: the search's seconds over the one run's, median, min and max;
+        `lost`: the loss of test score by pruning, with `--unpruned`.
     """
     sides = SIDES if settings["unpruned"] else SIDES[:2]
     rounds: list[dict[str, Any]] = []
@@ -151,14 +160,14 @@ def run(settings: Settings) -> dict[str, Any]:
 def sentence(results: dict[str, Any]) -> str:
     """Return the result as a sentence."""
     trials, lost = results["settings"]["trials"], results["lost"]
-    said = f"A search of {trials} trials took {common._cell(results['ratio'])} times one Trainer run"
-    said += "" if lost is None else f"; pruning lost {100 * lost:.2f} points on the test split"
+    text = f"A search of {trials} trials took {pages.cell(results['ratio'])} times one Trainer run"
+    text += "" if lost is None else f"; pruning lost {100 * lost:.2f} points on the test split"
     scores = {side: statistics.median(ran[side]["test"] for ran in results["rounds"]) for side in results["rounds"][0]}
-    return f"{said}. On the test split: {', '.join(f'{side} {score:.4f}' for side, score in scores.items())}."
+    return f"{text}. On the test split: {', '.join(f'{side} {score:.4f}' for side, score in scores.items())}."
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """Return a parser of what a search of this benchmark, and of `pruners.py`, can be asked for."""
+    """Return a parser of the options of a search, for this benchmark and for `pruners.py`."""
     parser = argparse.ArgumentParser(
         description=doc.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -169,7 +178,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--sampler", default="random", help="of the search")
     parser.add_argument("--slots", default="auto", help="of the search")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
-    parser.add_argument("--write", action="store_true", help=f"write {common.RESULTS}")
+    parser.add_argument("--write", action="store_true", help=f"write {pages.RESULTS}")
     return parser
 
 
@@ -180,15 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     asked.add_argument("--unpruned", action="store_true", help="run the search without a pruner too")
     settings = vars(asked.parse_args(arguments))
     writes = settings.pop("write")
-    results = {"settings": settings, "circumstances": common._circumstances(settings["device"]), **run(settings)}
+    results = {"settings": settings, "circumstances": pages.circumstances(settings["device"]), **run(settings)}
     print(f"\n{sentence(results)}")
     if writes:
-        common.write(results, common.RESULTS, "search_in_one_run", "A search and one run", sentence(results))
+        pages.write(results, pages.RESULTS, "search_in_one_run", "A search and one run", sentence(results))
     return results
 
 
 if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = "1"
     if sys.argv[1:2] == ["--one-run"]:
         print(json.dumps(one_run(Path(sys.argv[2]))))
     else:

@@ -49,7 +49,7 @@ def check_ratios(results: dict[str, Any], peers: set[str]) -> None:
 
 
 def check_files(benchmark: ModuleType, results: dict[str, Any], folder: Path, printed: str) -> None:
-    benchmark.write(results, folder, "trials_per_hour", "Trials an hour", benchmark.table(results))
+    benchmark.pages.write(results, folder, "trials_per_hour", "Trials an hour", benchmark.table(results))
     assert json.loads((folder / "trials_per_hour_cpu.json").read_text()) == results
     page = (folder / "trials_per_hour_cpu.md").read_text()
     table = benchmark.table(results)
@@ -81,7 +81,7 @@ def test_a_side_without_graphs_says_so(benchmark: ModuleType) -> None:
 
 def test_the_sentences_are_as_long_as_said_and_can_be_told_apart(benchmark: ModuleType) -> None:
     words = [f"w{i}" for i in range(3000)]
-    sentences = benchmark._sentences(np.random.default_rng(0), words, 1000)
+    sentences = benchmark.synthetic._sentences(np.random.default_rng(0), words, 1000)
     lengths = [len(text.split()) for text, _ in sentences]
     assert min(lengths) >= 5
     assert max(lengths) <= 60
@@ -96,7 +96,7 @@ def test_the_sentences_are_as_long_as_said_and_can_be_told_apart(benchmark: Modu
 
 
 def test_a_word_is_a_token(benchmark: ModuleType) -> None:
-    tokenizer = benchmark._tokenizer([f"w{i}" for i in range(50)])
+    tokenizer = benchmark.synthetic._tokenizer([f"w{i}" for i in range(50)])
     assert tokenizer("w3 w49 w7").tokens() == ["[CLS]", "w3", "w49", "w7", "[SEP]"]
 
 
@@ -115,7 +115,7 @@ def test_a_search_is_compared_with_one_run_from_process_start_to_result(
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     benchmark = importlib.import_module("search_in_one_run")
-    monkeypatch.setattr(benchmark.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark.pages, "RESULTS", tmp_path)
     model = tiny.save_model(tmp_path / "model")
     results = benchmark.main([*SEARCH.split(), "--model", str(model), "--write"])
     assert benchmark.sentence(results) in (tmp_path / "search_in_one_run_cpu.md").read_text()
@@ -144,7 +144,7 @@ def pruners(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_pruners_are_replayed_on_trials_that_were_trained_whole(
     pruners: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pruners.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(pruners.pages, "RESULTS", tmp_path)
     model = tiny.save_model(tmp_path / "model")
     asked = [*SEARCH.split(), "--model", str(model), "--searches", "2", "--folder", str(tmp_path), "--write"]
     results = pruners.main(asked)

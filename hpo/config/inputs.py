@@ -1,11 +1,11 @@
-"""Whether the model, the files and the columns that a study names are there, without loading any of them."""
+"""The check that the model, the files and the columns that a study names exist. No rows and no weights are loaded."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,15 +13,12 @@ from hpo.config.paths import expand, model_source
 from hpo.config.schema import DataConfig
 from hpo.core.errors import DataError, ModelError, Problem
 
-if TYPE_CHECKING:
-    pass
-
 
 def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
-    """Return what a study names and is not there.
+    """Return a problem for the model, each file and each column that a study names and that does not exist.
 
-    Names on the Hub are not looked up, as that needs the network. Settings that are not well-formed are skipped: the
-    check of the settings has said so.
+    Names on the Hub are not looked up, as that needs the network. Settings that are not valid are skipped, because
+    `checks.validated` reports them.
 
     Args:
         raw: The study as plain values.
@@ -59,25 +56,25 @@ def _data_problems(data: DataConfig, folder: Path) -> list[Problem]:
             files[split], missing = _files(("data", split), names, folder)
             found += missing
     if not any(files.values()):
-        return found  # nothing to read, and pandas need not be loaded
+        return found  # there is nothing to read, so pandas is not loaded
     readers = importlib.import_module("hpo.finetune.data.readers")
     dialect = readers.Dialect(data.encoding, data.separator)
-    lacking: dict[tuple[str, ...], list[str]] = {}
+    lacking: dict[tuple[str, ...], list[str]] = {}  # place in the study -> a message for each file
     formats = []
     for split, path in ((split, path) for split, paths in files.items() for path in paths):
-        wanted = dict(_columns(data, split))
+        required = dict(_columns(data, split))
         try:
             formats.append(readers.format_of(path))
-            columns = readers.columns_of(path, dialect, set(wanted.values()))
+            columns = readers.columns_of(path, dialect, set(required.values()))
         except DataError as error:
             found.append(Problem(("data", split), str(error)))
             continue
-        for place, column in wanted.items():
+        for place, column in required.items():
             if column not in columns:
                 lacking.setdefault(place, []).append(no_column(str(path), [column], columns))
-    for place, said in lacking.items():
-        more = f"; {len(said) - 1} more of the files lack it" if len(said) > 1 else ""
-        found.append(Problem(place, said[0] + more))
+    for place, messages in lacking.items():
+        more = f"; {len(messages) - 1} more of the files lack it" if len(messages) > 1 else ""
+        found.append(Problem(place, messages[0] + more))
     return found + _unread_options(data, formats)
 
 
@@ -97,13 +94,13 @@ def _columns(data: DataConfig, split: str) -> Iterator[tuple[tuple[str, ...], st
 
 
 def no_column(where: str, missing: list[str], columns: list[str]) -> str:
-    """Return that a table lacks columns, and what to do about it."""
-    said = f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, columns))}"
+    """Return the message that a table lacks columns, with a hint where its separator seems to be wrong."""
+    message = f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, columns))}"
     sign = next((sign for sign in (";", "\t", "|", ",") if len(columns) == 1 and sign in columns[0]), None)
     if sign is None:
-        return said
-    written = '"\\t"' if sign == "\t" else f'"{sign}"'
-    return f"{said}. Its fields look separated by {written}: set data: {{separator: {written}}}"
+        return message
+    quoted = '"\\t"' if sign == "\t" else f'"{sign}"'
+    return f"{message}. Its fields look separated by {quoted}: set data: {{separator: {quoted}}}"
 
 
 def _unread_options(data: DataConfig, formats: list[Any]) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Local files by path, pattern or package, and the checksums that must hold before anything is read."""
+"""Local files by path, pattern or package, and the comparison of files with their checksums."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def locate(name: str, folder: Path) -> Path | None:
     """Return the file or folder that a study names, or None.
 
     Args:
-        name: A path, looked up in the working folder and then in `folder`; or `package:NAME/path`, inside an
-            installed package, which is found but never imported.
+        name: A path, looked up in the working folder and then in `folder`; or `package:NAME/path`, a path inside an
+            installed package. The package is not imported.
         folder: The study file's folder.
     """
     if name.startswith(SCHEME):
@@ -35,7 +35,7 @@ def locate(name: str, folder: Path) -> Path | None:
 
 
 def absolute(name: str, folder: Path) -> str:
-    """Return a file, folder or pattern by its absolute path, as it is found from here; any other name as it is."""
+    """Return the absolute path of an existing file, folder or pattern; any other name unchanged."""
     if name.startswith(SCHEME) or Path(name).is_absolute():
         return name
     if "*" in name:
@@ -46,10 +46,10 @@ def absolute(name: str, folder: Path) -> str:
 
 
 def expand(names: str | Iterable[str], folder: Path) -> list[Path]:
-    """Return the files that names and `*` patterns stand for, sorted within a pattern.
+    """Return the files of names and `*` patterns; the files of one pattern are sorted.
 
     Raises:
-        DataError: With every name that stands for no file.
+        DataError: Some names or patterns match no file; it lists all of them.
     """
     found: list[Path] = []
     missing: list[str] = []
@@ -79,10 +79,10 @@ def _missing(names: list[str], folder: Path) -> str:
 
 
 def model_source(name: str, folder: Path) -> str:
-    """Return the local folder or the Hub name that a study's `model` stands for.
+    """Return the local folder or the Hub name of a study's `model`.
 
     Raises:
-        ModelError: There is no such folder or package, or it is a name of another kind.
+        ModelError: There is no such folder or package, or the name belongs to another hub.
     """
     lowered = name.lower()
     if "tfhub.dev" in lowered or "kaggle.com/models" in lowered or lowered.startswith("tensorflow/"):

@@ -1,8 +1,9 @@
-"""What a study file may say: every key with its type, its default and a word on it."""
+"""The keys of a study file: type, default, limits and a short description of each."""
 
 from __future__ import annotations
 
 import re
+from enum import Enum
 from io import BytesIO, TextIOWrapper
 from typing import Annotated, Any, Literal
 
@@ -17,12 +18,25 @@ from pydantic import (
 
 from hpo.core.types import Direction
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, and so of a folder
-Named = str | dict[str, Any]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, which is also the name of its folder
+Named = str | dict[str, Any]  # a name, or a mapping of `name` and arguments
 Files = str | list[str]
 Share = Files | float | int
-# Keys of `data` that studies made by earlier versions do not have.
-NEWER_OPTIONS = ("group", "unlabelled", "normalize_labels", "encoding", "separator")
+
+
+class Mark(Enum):
+    """A property of a key, stated beside its type: `Annotated[int, Mark.RESUMABLE]`."""
+
+    RESUMABLE = "may differ when a study is resumed"
+    """Such a key says how much is run, where and how carefully, but not what is measured. What `device`, `fold` and
+    `shards` resolve to is checked nevertheless: it is among the facts of the fingerprint."""
+    FINE_TUNING = "read by the built-in objective only"
+    NEWER = "absent from studies made by earlier versions"
+
+
+def marked(model: type[BaseModel], mark: Mark) -> tuple[str, ...]:
+    """Return the keys of a model that have a mark, in the order of the model."""
+    return tuple(name for name, field in model.model_fields.items() if mark in field.metadata)
 
 
 class _Model(BaseModel):
@@ -30,7 +44,7 @@ class _Model(BaseModel):
 
 
 class DataConfig(_Model):
-    """Where the rows come from and which columns matter."""
+    """Where the rows come from and which columns are read."""
 
     dataset: str | None = None
     """Name of a data set on the Hub; `train`, `validation` and `test` then name its splits."""
@@ -49,19 +63,19 @@ class DataConfig(_Model):
     label: Files = "label"
     """Column of the label; a list of 0/1 columns for several labels a row."""
     where: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Keep only the rows of `train` in which these columns have these values."""
+    """Use only the rows of `train` in which these columns have these values."""
     rows: int | None = Field(default=None, ge=10)
     """Use a seeded sample of this many rows of `train`, before anything is set aside."""
-    group: str | None = None
-    """Column whose equal values name one group: its rows stay on one side of a split, and are resampled together."""
-    unlabelled: Literal["error", "drop"] = "error"
+    group: Annotated[str | None, Mark.NEWER] = None
+    """Column of groups: rows with the same value are in the same split, and are resampled together."""
+    unlabelled: Annotated[Literal["error", "drop"], Mark.NEWER] = "error"
     """Rows without a label: `error` refuses them, `drop` leaves them out."""
-    normalize_labels: bool = False
+    normalize_labels: Annotated[bool, Mark.NEWER] = False
     """Whether labels that differ only in case or blanks are one label, in lower case."""
-    encoding: str | None = None
+    encoding: Annotated[str | None, Mark.NEWER] = None
     """Encoding of text files, e.g. `cp1252`; UTF-8 if empty."""
-    separator: str | None = None
-    """What separates the fields of CSV and TSV files, e.g. `;`; if empty, the comma and the tab."""
+    separator: Annotated[str | None, Mark.NEWER] = None
+    """Separator of the fields of CSV and TSV files, e.g. `;`; if empty, the comma and the tab."""
 
     @field_validator("label")
     @classmethod
@@ -96,80 +110,80 @@ class DataConfig(_Model):
         return value
 
     @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out newer options that are not used, so that studies made without them can go on."""
+    def _without_unused_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out newer options that are not used, so that studies of earlier versions can be resumed."""
         values: dict[str, Any] = dump(self)
         unused = {name for name in NEWER_OPTIONS if getattr(self, name) == type(self).model_fields[name].default}
         return {name: value for name, value in values.items() if name not in unused}
 
 
 class StudyConfig(_Model):
-    """One study, as its file says it."""
+    """The settings of one study."""
 
     name: str = Field(max_length=100)
     """Name in the storage, and of its folder under `runs/`."""
-    model: str | None = None
+    model: Annotated[str | None, Mark.FINE_TUNING] = None
     """Local folder, `package:NAME/folder`, or name on the Hub."""
-    data: DataConfig | None = None
-    """The rows to learn from."""
-    task: Literal["auto", "single_label", "multi_label", "regression"] = "auto"
-    """What a label is; `auto` looks at the labels."""
+    data: Annotated[DataConfig | None, Mark.FINE_TUNING] = None
+    """The data to train on, to validate on and to test on."""
+    task: Annotated[Literal["auto", "single_label", "multi_label", "regression"], Mark.FINE_TUNING] = "auto"
+    """What a label is; `auto` decides by the labels."""
     metric: str | None = None
-    """What is optimised, scored on the validation split; the task's own if empty."""
+    """The metric that is optimised, on the validation split; the task's default if empty."""
     objective: str | None = None
     """A custom objective, `module:function`, in place of `model` and `data`."""
-    same_objective: bool = False
-    """Go on although a custom objective was edited, renamed or moved; for an edit that changes no score. Not kept."""
+    same_objective: Annotated[bool, Mark.RESUMABLE] = False
+    """Resume although a custom objective was edited, renamed or moved, in a way that changes no score. Not stored."""
     direction: Direction | None = None
-    """Which way a custom objective's value is better; a metric knows its own."""
+    """Direction of a custom objective; a metric has its own."""
     space: str | dict[str, Any] = "default"
     """Name of a file in `search_spaces/`, a path, or the space itself."""
-    sampler: Named = "tpe"
+    sampler: Annotated[Named, Mark.RESUMABLE] = "tpe"
     """A key of `hpo.search.samplers.SAMPLERS` or a class of `optuna.samplers`, with its arguments."""
-    pruner: Named = "median"
+    pruner: Annotated[Named, Mark.RESUMABLE] = "median"
     """A key of `hpo.search.pruners.PRUNERS` or a class of `optuna.pruners`, with its arguments."""
-    prune_on: Named | None = None
+    prune_on: Annotated[Named | None, Mark.RESUMABLE] = None
     """What the pruner compares in place of the metric: `loss`; of a custom objective any metric that its evaluations
     report, as `{name: NAME, direction: minimize}` if its direction is not known."""
-    trials: int | None = Field(default=None, ge=1)
-    """Rows of the study, the published default included; all points for a grid, otherwise 20."""
-    timeout: float | None = Field(default=None, gt=0)
-    """Seconds after which no new trial starts and running ones are put back."""
+    trials: Annotated[int | None, Mark.RESUMABLE] = Field(default=None, ge=1)
+    """Trials of the study, the published default included; all points for a grid, otherwise 20."""
+    timeout: Annotated[float | None, Mark.RESUMABLE] = Field(default=None, gt=0)
+    """Seconds after which no new trial starts and running trials are put back."""
     baseline: bool = True
     """Whether trial 0 runs the published default."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Everything random derives from it."""
-    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    """Trials that train at once; on a CPU, each in a thread of its own. `auto` measures, and remembers."""
-    fold: bool | None = None
-    """Whether the slots are those of one folded model; if empty, on CUDA."""
-    shards: int = Field(default=1, ge=1)
+    """Seed from which every random draw derives."""
+    slots: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Mark.RESUMABLE] = 1
+    """Trials that train at once; on a CPU, each in a thread of its own. `auto` measures and stores the result."""
+    fold: Annotated[bool | None, Mark.RESUMABLE, Mark.FINE_TUNING] = None
+    """Whether the slots are slots of one folded model; if empty, on CUDA only."""
+    shards: Annotated[int, Mark.RESUMABLE, Mark.FINE_TUNING] = Field(default=1, ge=1)
     """Processes, each with a device of its own, over which one trial is divided."""
     round_size: int | None = Field(default=None, ge=1)
-    """Trials of a round: each round is drawn from what earlier ones found, and its rungs are decided together, so
-    that the results do not depend on who is faster. If empty, trials run free."""
-    evaluations_per_epoch: int = Field(default=2, ge=1)
-    """How often a trial is scored, and may be pruned."""
+    """Trials of a round: a round is sampled from the results of earlier rounds, and its rungs are decided together, so
+    that the results do not depend on which trial is faster. If empty, there are no rounds."""
+    evaluations_per_epoch: Annotated[int, Mark.FINE_TUNING] = Field(default=2, ge=1)
+    """How often a trial is evaluated, and may be pruned."""
     patience: int | None = Field(default=None, ge=1)
     """Stop a trial after this many evaluations without a better one."""
-    max_length: int = Field(default=128, ge=4)
+    max_length: Annotated[int, Mark.FINE_TUNING] = Field(default=128, ge=4)
     """Tokens after which a text is cut."""
-    micro_batch: int = Field(default=64, ge=1)
-    """Most examples in one forward pass; larger batches accumulate."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 where the processor is faster in it."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train; `auto` takes the first of cuda, mps, cpu."""
-    threads: int | None = Field(default=None, ge=1)
+    micro_batch: Annotated[int, Mark.FINE_TUNING] = Field(default=64, ge=1)
+    """Most examples in one forward pass; larger batches accumulate gradients."""
+    precision: Annotated[Literal["auto", "bf16", "fp32"], Mark.FINE_TUNING] = "auto"
+    """`auto` takes bf16 where the device computes faster in it."""
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Mark.RESUMABLE, Mark.FINE_TUNING] = "auto"
+    """Device of training; `auto` takes the first available of cuda, mps, cpu."""
+    threads: Annotated[int | None, Mark.RESUMABLE, Mark.FINE_TUNING] = Field(default=None, ge=1)
     """CPU threads, shared by the slots; all physical cores if empty."""
-    max_consecutive_failures: int = Field(default=3, ge=1)
-    """Failed trials in a row after which the study stops."""
-    stall_timeout: float | None = Field(default=None, gt=0)
-    """Seconds without a step of training after which a process ends itself, and its trials go on in another; half an
-    hour if empty, and none with an objective of your own."""
-    keep_best: int = Field(default=1, ge=1)
-    """Models to keep: of so many of the best trials, besides that of the published default."""
-    storage: str | None = None
+    max_consecutive_failures: Annotated[int, Mark.RESUMABLE] = Field(default=3, ge=1)
+    """Consecutive failed trials after which the study stops."""
+    stall_timeout: Annotated[float | None, Mark.RESUMABLE] = Field(default=None, gt=0)
+    """Seconds without a training step after which a process ends itself, and another process continues its trials; half
+    an hour if empty, and no limit for a custom objective."""
+    keep_best: Annotated[int, Mark.RESUMABLE, Mark.FINE_TUNING] = Field(default=1, ge=1)
+    """Number of best trials whose weights are saved, besides those of the published default."""
+    storage: Annotated[str | None, Mark.RESUMABLE] = None
     """URL of the Optuna storage."""
     checksums: dict[str, str] = Field(default_factory=dict)
     """File -> SHA-256 that it must have before anything runs."""
@@ -185,15 +199,6 @@ class StudyConfig(_Model):
         return value
 
 
-# What may differ when a study is resumed: how much, where and how carefully, but not what is measured. Of device,
-# fold and shards, what they came to counts: it is among the array's facts.
-RESUMABLE = frozenset({
-    "trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler", "pruner",
-    "prune_on", "fold", "shards", "stall_timeout", "keep_best", "same_objective",
-})  # fmt: skip
-
-# What only the built-in objective reads.
-FINE_TUNING = (
-    "model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device",
-    "threads", "fold", "shards", "keep_best",
-)  # fmt: skip
+RESUMABLE = frozenset(marked(StudyConfig, Mark.RESUMABLE))
+FINE_TUNING = marked(StudyConfig, Mark.FINE_TUNING)
+NEWER_OPTIONS = marked(DataConfig, Mark.NEWER)

@@ -1,4 +1,7 @@
-"""YAML 1.2 with line numbers, read strictly: no duplicate keys, tags or aliases, which could expand to gigabytes."""
+"""YAML 1.2 with line numbers, read strictly: without duplicate keys, tags and aliases.
+
+Aliases could expand a small file to gigabytes.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from hpo.core.errors import ConfigError, Problem
 
 SourcePath = tuple[str | int, ...]
 
-LARGEST = 1 << 17  # bytes, which take seconds to read
-LONGEST = 1000  # characters of a number; one of thousands of digits could not even be printed
-DEEPEST = 32  # levels of nesting; a study needs about eight, and reading takes time in the square of them
+LARGEST = 1 << 17  # bytes; reading them takes seconds
+LONGEST = 1000  # characters of a number; Python does not print an integer of thousands of digits
+DEEPEST = 32  # levels of nesting; a study needs about eight, and the time to read is quadratic in them
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
@@ -30,26 +33,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ConfigError(str(path), [Problem((), f"is larger than {LARGEST:,} bytes")])
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), [Problem((), f"is not UTF-8 text (byte {error.start})")]) from None
-    except OSError as error:
-        raise ConfigError(str(path), [Problem((), f"cannot be read: {error.strerror}")]) from None
-    try:
-        for message, where in _beyond_plain(text):
-            raise ConfigError(str(path), [Problem((), message, where)])
-        document = YAML(typ="rt", pure=True).load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        said = " ".join(str(error.problem or error.context).split("\n")[:1])
-        raise ConfigError(str(path), [Problem((), f"is not valid YAML: {said}", line)]) from None
-    except (YAMLError, ValueError) as error:  # the second for the 13th month
-        raise ConfigError(str(path), [Problem((), f"is not valid YAML: {error}")]) from None
+    document = _document(_text(path), path)
     if not isinstance(document, Mapping):
         raise ConfigError(str(path), [Problem((), "must be a mapping, `key: value` lines")])
     lines: dict[SourcePath, int] = {}
@@ -62,8 +46,35 @@ def read(path: Path) -> tuple[dict[str, Any], dict[SourcePath, int]]:
     return plain, lines
 
 
-def _beyond_plain(text: str) -> Iterator[tuple[str, int]]:
-    """Yield what of YAML a strict reader does not follow: what to write instead, and the line."""
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(str(path), [Problem((), f"is larger than {LARGEST:,} bytes")])
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [Problem((), f"is not UTF-8 text (byte {error.start})")]) from None
+    except OSError as error:
+        raise ConfigError(str(path), [Problem((), f"cannot be read: {error.strerror}")]) from None
+
+
+def _document(text: str, path: Path) -> Any:
+    """Return a text as ruamel's round-trip values, which know their lines."""
+    try:
+        for message, where in _refused(text):
+            raise ConfigError(str(path), [Problem((), message, where)])
+        return YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        message = " ".join(str(error.problem or error.context).split("\n")[:1])
+        raise ConfigError(str(path), [Problem((), f"is not valid YAML: {message}", line)]) from None
+    except (YAMLError, ValueError) as error:  # ValueError: e.g. a date in month 13
+        raise ConfigError(str(path), [Problem((), f"is not valid YAML: {error}")]) from None
+
+
+def _refused(text: str) -> Iterator[tuple[str, int]]:
+    """Yield a message and a line for everything in a text that is not plain keys and values."""
     depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         line = event.start_mark.line + 1
@@ -84,17 +95,17 @@ def _beyond_plain(text: str) -> Iterator[tuple[str, int]]:
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write a mapping of plain values as a file that `read` gives back equal."""
+    """Write a mapping of plain values to a file. `read` returns an equal mapping."""
     writer = YAML(typ="rt", pure=True)
     writer.width = 10_000  # no folded lines
-    writer.allow_unicode = False  # some of it would be read back as something else
+    writer.allow_unicode = False  # some characters would be read back as others
     writer.dump(dict(content), path)
 
 
 def scalar(text: str) -> Any:
-    """Read one value as YAML would: numbers, true, lists and mappings in flow style."""
+    """Return the value of a YAML text, e.g. of `3`, `true`, `[1, 2]`; the text itself where it is not valid."""
     try:
-        if any(_beyond_plain(text)):
+        if any(_refused(text)):
             return text
         return _plain(YAML(typ="safe", pure=True).load(StringIO(text)))
     except (YAMLError, ValueError):
@@ -102,7 +113,7 @@ def scalar(text: str) -> Any:
 
 
 def line_of(path: SourcePath, lines: Mapping[SourcePath, int]) -> int | None:
-    """Return the line of a value, or of the closest one that contains it."""
+    """Return the line of a value, or of the innermost mapping or list with a line that contains it."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path)

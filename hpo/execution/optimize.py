@@ -12,7 +12,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config import study_spec
+from hpo.config import checks, study_spec
 from hpo.core.errors import ConfigError, Problem
 from hpo.core.events import Observer, Silent
 from hpo.core.interrupts import StopRequest
@@ -111,7 +111,7 @@ def optimize(
     opened_storage = optuna.storages.InMemoryStorage() if storage is None else backends.connect(storage)
     if space is None:
         return _run_by_optuna(objective, study, opened_storage, watch or Silent(), storage)
-    study_spec.custom_parameters(study, objective)
+    checks.custom_parameters(study, objective)
     array = open_custom(objective)
     opened, budget = open_planned(study, opened_storage, storage, array, watch)
     runner = run_trials(opened, study, array, budget, watch or Silent(), storage, register=True)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpo.config import study_spec
+from hpo.config import checks, study_spec
 from hpo.config.paths import verify
 from hpo.core.errors import DataError
 from hpo.core.trainer import TrialArray
@@ -38,7 +38,7 @@ def open_array(study: study_spec.StudySpec) -> TrialArray:
     if study.config.objective is not None:
         log.info("importing %s", study.config.objective)
         objective = imported(study.config.objective, study.folder)
-        study_spec.custom_parameters(study, objective)
+        checks.custom_parameters(study, objective)
         assert study.config.slots != "auto"  # `study_spec.build` refuses it
         return open_custom(objective, study.config.slots)
     return _open_finetuning(study)

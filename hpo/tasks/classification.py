@@ -1,6 +1,7 @@
-"""The tasks: how logits become predictions, probabilities and a loss. Add one by adding an entry to `TASKS`.
+"""The tasks of a sequence classifier: the loss, and how logits become predictions and probabilities.
 
-Torch is imported inside the losses only, so that reading a study file does not load it.
+To add a task, add an entry to `TASKS`. Torch is imported inside the losses only, so that reading a study file does not
+load it.
 """
 
 from __future__ import annotations
@@ -23,19 +24,17 @@ Smoothing = Union[float, "torch.Tensor"]
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of target that a sequence classifier is trained on.
+    """What a row's target means to a sequence classifier.
 
     Attributes:
-        says: What a row's label is, in a line.
-        metric: The metric a study uses when its file names none.
-        problem_type: transformers' name, stored in the exported model's configuration.
+        metric: The metric of a study whose file names none.
+        problem_type: The name of it in transformers, which is stored in the configuration of an exported model.
         predicted: logits [n, outputs] -> predictions, [n] or [n, outputs].
         probabilities: logits [n, outputs] -> probabilities [n, outputs] (regression: the values [n]).
-        loss: (logits [n, outputs], targets, label smoothing: one, or [n], class weights: None, [outputs] or
-            [n, outputs]) -> loss of each example [n]. Only a single label has class weights.
+        loss: (logits [n, outputs], targets, label smoothing: a float or [n], class weights: None, [outputs] or
+            [n, outputs]) -> loss of each example [n]. Only `single_label` has class weights.
     """
 
-    says: str
     metric: str
     problem_type: str
     predicted: Callable[[Array], Array]
@@ -45,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model said about one split.
+    """A model's outputs for one split, with the targets.
 
     Attributes:
         task: Name in `TASKS`.
@@ -68,14 +67,14 @@ class Outputs:
         return TASKS[self.task].probabilities(self.logits)
 
     def take(self, rows: Array) -> Outputs:
-        """Return the outputs of some rows, e.g. of a bootstrap sample."""
+        """Return the outputs for some rows, e.g. those of a bootstrap sample."""
         return Outputs(self.task, self.targets[rows], self.logits[rows])
 
     @property
     def collapsed(self) -> bool:
-        """Whether every example got the same prediction though their targets differ."""
-        same = bool((self.predicted == self.predicted[:1]).all())
-        return same and not bool((self.targets == self.targets[:1]).all())
+        """Whether all predictions are equal although the targets differ."""
+        constant = bool((self.predicted == self.predicted[:1]).all())
+        return constant and not bool((self.targets == self.targets[:1]).all())
 
 
 def _softmax(logits: Array) -> Array:
@@ -95,12 +94,12 @@ def _cross_entropy(
     weights = None if weights is None else weights.to(logits.dtype)
     if isinstance(smoothing, float):
         return F.cross_entropy(logits, targets, weights, label_smoothing=smoothing, reduction="none")
-    towards_all = F.log_softmax(logits, dim=-1)
+    log_probabilities = F.log_softmax(logits, dim=-1)
     own = F.cross_entropy(logits, targets, reduction="none")
     if weights is not None:
-        towards_all = weights * towards_all
+        log_probabilities = weights * log_probabilities
         own = weights.gather(1, targets[:, None])[:, 0] * own
-    return (1 - smoothing) * own + smoothing * -towards_all.mean(dim=-1)
+    return (1 - smoothing) * own + smoothing * -log_probabilities.mean(dim=-1)
 
 
 def _binary_cross_entropy(
@@ -120,19 +119,18 @@ def _squared_error(
 
 
 def class_weights(task: str, targets: Array, classes: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return each setting's weights [classes] on training rows; nothing for a task without one label a row."""
+    """Return class-weight setting -> weights [classes] by the targets of train; only `single_label` has any."""
     import torch
 
     if task != "single_label":
         return {}
     counts = np.bincount(targets, minlength=classes)
-    found = {name: torch.from_numpy(weights(counts)) for name, weights in CLASS_WEIGHTS.items()}
-    return {name: weights.to(device, torch.float32) for name, weights in found.items()}
+    tensors = {name: torch.from_numpy(weights(counts)) for name, weights in CLASS_WEIGHTS.items()}
+    return {name: weights.to(device, torch.float32) for name, weights in tensors.items()}
 
 
 TASKS: dict[str, Task] = {
     "single_label": Task(
-        says="one label a row",
         metric="accuracy",
         problem_type="single_label_classification",
         predicted=lambda logits: np.asarray(logits.argmax(axis=-1)),
@@ -140,7 +138,6 @@ TASKS: dict[str, Task] = {
         loss=_cross_entropy,
     ),
     "multi_label": Task(
-        says="any number of labels a row",
         metric="f1_micro",
         problem_type="multi_label_classification",
         predicted=lambda logits: (logits > 0).astype(np.int64),
@@ -148,7 +145,6 @@ TASKS: dict[str, Task] = {
         loss=_binary_cross_entropy,
     ),
     "regression": Task(
-        says="a number a row",
         metric="spearman",
         problem_type="regression",
         predicted=lambda logits: np.asarray(logits[:, 0]),

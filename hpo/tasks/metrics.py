@@ -1,4 +1,4 @@
-"""The metrics: scikit-learn's and SciPy's, each with its direction and its tasks. Add one to `METRICS`."""
+"""The metrics, from scikit-learn and SciPy, each with its direction and its tasks. To add one, add it to `METRICS`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 from hpo.core.errors import DataError, nearest
 from hpo.core.types import Direction
 from hpo.tasks.classification import TASKS, Outputs
+from hpo.tasks.resampling import Average, by_counts, by_ranks
 
 Array = np.ndarray[Any, Any]
 CLASSES = ("single_label", "multi_label")
-LEAST_OF_A_GROUP = 10  # rows
+SMALLEST_GROUP = 10  # rows
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Metric:
 
     Attributes:
         score: Outputs of a split -> the score.
-        tasks: The tasks it is defined for.
-        direction: Which way is better.
-        rows: Outputs of n rows -> a score of each [n], where the metric is their mean: resampled in one operation.
-        resampled: Outputs -> a function of row numbers -> the score of these rows: the same as `score`, prepared once
-            for many resamples, and a hundred times faster.
-        needs: Classes of which there have to be rows, for the score to say something: the `positive` one, or `every`.
-        also: Names that other programs have for it, for an error's "did you mean".
+        tasks: The tasks for which it is defined.
+        direction: Whether more or less is better.
+        rows: Outputs on n rows -> a score of each row [n], if the metric is their mean.
+        resampled: Outputs -> a function of row numbers -> the score of these rows, as `score` gives it; see
+            `hpo.tasks.resampling`.
+        needs: Classes that must have enough rows for the score to be reliable: the `positive` one, or `every`.
+        aliases: Names of it in other programs, for "did you mean" in an error.
     """
 
     score: Callable[[Outputs], float]
@@ -40,11 +41,11 @@ class Metric:
     rows: Callable[[Outputs], Array] | None = None
     resampled: Callable[[Outputs], Callable[[Array], float]] | None = None
     needs: Literal["", "positive", "every"] = ""
-    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
-    """Return a scikit-learn metric of (targets, predictions) as one of outputs."""
+    """Return a scikit-learn metric of (targets, predictions) as a function of outputs."""
 
     def score(outputs: Outputs) -> float:
         import sklearn.metrics
@@ -54,63 +55,11 @@ def _labels(name: str, **options: Any) -> Callable[[Outputs], float]:
     return score
 
 
-Average = Literal["macro", "micro", "weighted", "binary"]
-
-# Rows of each class that are hit, predicted and there -> numerator and denominator of its score.
-RATIOS: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {
-    "f1": lambda hit, predicted, there: (2 * hit, predicted + there),
-    "precision": lambda hit, predicted, there: (hit, predicted),
-    "recall": lambda hit, predicted, there: (hit, there),
-}
-
-
-def _averaged(name: str, average: Average, tasks: tuple[str, ...] = CLASSES, also: tuple[str, ...] = ()) -> Metric:
+def _averaged(name: str, average: Average, tasks: tuple[str, ...] = CLASSES, aliases: tuple[str, ...] = ()) -> Metric:
     """Return the metric `name` of `RATIOS`, averaged over the classes."""
     needs: dict[Average, Literal["", "positive", "every"]] = {"binary": "positive", "macro": "every"}
     score = _labels(f"{name}_score", average=average, zero_division=0)
-    return Metric(score, tasks, resampled=_counted(name, average), needs=needs.get(average, ""), also=also)
-
-
-def _counted(name: str, average: Average) -> Callable[[Outputs], Callable[[Array], float]]:
-    """Return what scikit-learn computes from targets and predictions, from how many rows are of each class."""
-
-    def score(hit: Array, predicted: Array, there: Array, counts: Array) -> float:
-        above, below = RATIOS[name](hit, predicted, there)
-        if average == "micro":
-            above, below = above.sum(keepdims=True), below.sum(keepdims=True)
-        each = np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
-        if average == "weighted":
-            return float(each @ there / max(1, there.sum()))
-        if average == "binary":
-            return float(each[1])
-        return float(each[counts].mean() if average == "macro" else each[0])
-
-    def resampled(outputs: Outputs) -> Callable[[Array], float]:
-        counts = _counter(outputs)
-        return lambda rows: score(*counts(rows))
-
-    return resampled
-
-
-def _counter(outputs: Outputs) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
-    """Return a function of row numbers, which counts the rows of each class that are hit, predicted and there.
-
-    The last of what it returns [classes] is which classes an average is over: with one label a row, as in
-    scikit-learn, those that any row is of or is said to be of.
-    """
-    targets, predicted = outputs.targets.astype(np.int64), outputs.predicted
-    hit = targets == predicted
-    if outputs.task == "multi_label":
-        both, every = targets * predicted, np.ones(targets.shape[1], dtype=bool)
-        return lambda rows: (*(each[rows].sum(axis=0) for each in (both, predicted, targets)), every)
-    count = outputs.logits.shape[1]
-
-    def counts(rows: Array) -> tuple[Array, Array, Array, Array]:
-        true, said = targets[rows], predicted[rows]
-        hits, predictions, there = (np.bincount(each, minlength=count) for each in (true[hit[rows]], said, true))
-        return hits, predictions, there, predictions + there > 0
-
-    return counts
+    return Metric(score, tasks, resampled=by_counts(name, average), needs=needs.get(average, ""), aliases=aliases)
 
 
 def _roc_auc(outputs: Outputs) -> float:
@@ -129,48 +78,25 @@ def _roc_auc(outputs: Outputs) -> float:
     return float(sklearn.metrics.roc_auc_score(outputs.targets, probabilities))
 
 
-def _ranked(outputs: Outputs) -> Callable[[Array], float]:
-    """Return what `_roc_auc` computes, from ranks that are found once; NaN where a class is missing.
-
-    The area is the share of pairs of a row that is of the class and one that is not in which the former ranks higher,
-    ties being half (Hanley and McNeil, 1982).
-    """
-    probabilities, targets = outputs.probabilities, outputs.targets
-    if outputs.task == "single_label":
-        classes = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
-        of, scores = [targets == label for label in classes], [probabilities[:, label] for label in classes]
-    else:
-        of, scores = list(targets.T == 1), list(probabilities.T)
-    ranks = [np.unique(each, return_inverse=True)[1] for each in scores]
-
-    def area(rows: Array, is_of: Array, rank: Array) -> float:
-        yes = np.bincount(rank[rows], is_of[rows])
-        no = np.bincount(rank[rows]) - yes
-        pairs = yes.sum() * no.sum()
-        return float(yes @ (np.cumsum(no) - no / 2) / pairs) if pairs else math.nan
-
-    return lambda rows: float(np.mean([area(rows, *each) for each in zip(of, ranks, strict=True)]))
-
-
 def _correlation(name: str) -> Callable[[Outputs], float]:
     def score(outputs: Outputs) -> float:
         import scipy.stats
 
         if np.ptp(outputs.predicted) == 0 or np.ptp(outputs.targets) == 0:
-            return 0.0  # a constant is correlated with nothing; SciPy would say NaN
+            return 0.0  # SciPy returns NaN for a constant
         return float(getattr(scipy.stats, name)(outputs.targets, outputs.predicted).statistic)
 
     return score
 
 
 def _right(outputs: Outputs) -> Array:
-    """Return whether each row is right, in all of its labels."""
+    """Return [n]: 1 where a row is predicted right, in all of its labels, else 0."""
     right = outputs.predicted == outputs.targets
     return np.asarray(right if right.ndim == 1 else right.all(axis=1), dtype=float)
 
 
 def _losses(outputs: Outputs) -> Array:
-    """Return the loss of each row that training minimises, without label smoothing."""
+    """Return [n]: the loss of each row as in training, but without label smoothing."""
     import torch
 
     logits, targets = torch.as_tensor(outputs.logits, dtype=torch.float64), torch.as_tensor(outputs.targets)
@@ -183,7 +109,7 @@ def _loss(outputs: Outputs) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(_labels("accuracy_score"), rows=_right, also=("acc", "exact_match")),
+    "accuracy": Metric(_labels("accuracy_score"), rows=_right, aliases=("acc", "exact_match")),
     "f1_macro": _averaged("f1", "macro"),
     "f1_micro": _averaged("f1", "micro"),
     "f1_weighted": _averaged("f1", "weighted"),
@@ -192,12 +118,12 @@ METRICS: dict[str, Metric] = {
     "precision_micro": _averaged("precision", "micro"),
     "precision_weighted": _averaged("precision", "weighted"),
     "precision_binary": _averaged("precision", "binary", ("single_label",)),
-    "recall_macro": _averaged("recall", "macro", also=("balanced_accuracy", "uar")),
+    "recall_macro": _averaged("recall", "macro", aliases=("balanced_accuracy", "uar")),
     "recall_micro": _averaged("recall", "micro"),
     "recall_weighted": _averaged("recall", "weighted"),
     "recall_binary": _averaged("recall", "binary", ("single_label",)),
-    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every", also=("mcc",)),
-    "roc_auc": Metric(_roc_auc, resampled=_ranked, needs="every", also=("auc", "auroc")),
+    "matthews": Metric(_labels("matthews_corrcoef"), ("single_label",), needs="every", aliases=("mcc",)),
+    "roc_auc": Metric(_roc_auc, resampled=by_ranks, needs="every", aliases=("auc", "auroc")),
     "pearson": Metric(_correlation("pearsonr"), ("regression",)),
     "spearman": Metric(_correlation("spearmanr"), ("regression",)),
     "loss": Metric(
@@ -205,7 +131,7 @@ METRICS: dict[str, Metric] = {
         ("single_label", "multi_label", "regression"),
         "minimize",
         _losses,
-        also=("cross_entropy", "log_loss", "mse", "mean_squared_error"),
+        aliases=("cross_entropy", "log_loss", "mse", "mean_squared_error"),
     ),
 }
 
@@ -213,28 +139,28 @@ METRICS: dict[str, Metric] = {
 def suggested(name: str) -> str:
     """Return `; did you mean X?` for a name that is no metric, or all metrics where none is close."""
     asked = name.casefold().replace("-", "_").removeprefix("eval_").removesuffix("_score")
-    same = [metric for metric, entry in METRICS.items() if asked == metric or asked in entry.also]
-    same = same or [metric for metric in METRICS if metric.startswith(f"{asked}_")]  # f1, precision, recall
-    same = same or [metric for metric in METRICS if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
-    return f"; did you mean {' or '.join(same)}?" if same else nearest(name, METRICS)
+    found = [metric for metric, entry in METRICS.items() if asked == metric or asked in entry.aliases]
+    found = found or [metric for metric in METRICS if metric.startswith(f"{asked}_")]  # f1, precision, recall
+    found = found or [metric for metric in METRICS if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
+    return f"; did you mean {' or '.join(found)}?" if found else nearest(name, METRICS)
 
 
 def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Array]) -> str:
-    """Return a study's metric, the task's own if it names none, after a look at whether it can be computed.
+    """Return a study's metric, the task's default if it names none, after checking that it is defined on the splits.
 
     Args:
         metric: As in `METRICS`, or None.
         task: As in `TASKS`.
-        labels: How many there are.
-        splits: Name -> targets of the splits that are scored.
+        labels: Number of labels.
+        splits: Name -> targets of each split that is scored.
 
     Raises:
-        DataError: It is not defined for the task, or on a split.
+        DataError: The metric is not defined for the task or on a split, or is 0 even for perfect predictions.
     """
     metric = metric or TASKS[task].metric
     if task not in METRICS[metric].tasks:
-        fit = ", ".join(name for name, entry in METRICS.items() if task in entry.tasks)
-        raise DataError(f"metric {metric!r} is not defined for {task}, which the labels are; one of {fit}")
+        defined = ", ".join(name for name, entry in METRICS.items() if task in entry.tasks)
+        raise DataError(f"metric {metric!r} is not defined for {task}, which the labels are; one of {defined}")
     for name, targets in splits.items():
         logits = np.random.default_rng(0).normal(size=(len(targets), max(labels, 1)))
         if not math.isfinite(score(metric, Outputs(task, targets, logits))):
@@ -243,8 +169,8 @@ def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Arra
                 "two labels only. Choose another metric, or a larger split"
             )
     validation = splits.get("validation")
-    rises = METRICS[metric].direction == "maximize"
-    if rises and validation is not None and score(metric, _right_outputs(task, validation, labels)) == 0:
+    maximized = METRICS[metric].direction == "maximize"
+    if maximized and validation is not None and score(metric, _perfect_outputs(task, validation, labels)) == 0:
         raise DataError(
             f"metric {metric!r} is 0 on the validation split even where every row is right, as its rows have no "
             "positive label, or all one label: there is nothing to choose by. Choose another metric, or a larger split"
@@ -252,7 +178,7 @@ def chosen(metric: str | None, task: str, labels: int, splits: Mapping[str, Arra
     return metric
 
 
-def _right_outputs(task: str, targets: Array, labels: int) -> Outputs:
+def _perfect_outputs(task: str, targets: Array, labels: int) -> Outputs:
     """Return outputs that predict the targets."""
     if task == "regression":
         return Outputs(task, targets, targets[:, None])
@@ -264,10 +190,10 @@ class GroupScore:
     """The score of one group of rows.
 
     Attributes:
-        name: The group.
-        score: Of its rows.
-        rows: How many they are.
-        compared: How many groups were compared.
+        name: Name of the group.
+        score: Score of its rows.
+        rows: Number of its rows.
+        compared: Number of groups that were compared.
     """
 
     name: str
@@ -279,8 +205,8 @@ class GroupScore:
 def worst_group(metric: str, outputs: Outputs, groups: Sequence[str]) -> GroupScore | None:
     """Return the group on which a model scores worst (worst-group performance, Sagawa et al., 2020).
 
-    Groups of fewer than `LEAST_OF_A_GROUP` rows are left out, as the worst of them would be so by chance; so are groups
-    whose targets are all equal, unless the metric is a mean over rows, as it would not be defined.
+    Groups of fewer than `SMALLEST_GROUP` rows are left out, as chance would decide which of them is the worst. Groups
+    with equal targets are left out too, unless the metric is a mean over rows, as other metrics are not defined there.
 
     Args:
         metric: Name in `METRICS`.
@@ -288,7 +214,7 @@ def worst_group(metric: str, outputs: Outputs, groups: Sequence[str]) -> GroupSc
         groups: The group of each row, n of them.
 
     Returns:
-        The worst group, of equals the first by name; None if no group can be scored.
+        The worst group, the first by name of equally bad ones; None if no group can be scored.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
@@ -296,8 +222,8 @@ def worst_group(metric: str, outputs: Outputs, groups: Sequence[str]) -> GroupSc
     found = []
     for name, rows in sorted(members.items()):
         part = outputs.take(np.array(rows))
-        told_apart = METRICS[metric].rows is not None or not bool((part.targets == part.targets[:1]).all())
-        if len(rows) >= LEAST_OF_A_GROUP and told_apart and math.isfinite(value := score(metric, part)):
+        defined = METRICS[metric].rows is not None or not bool((part.targets == part.targets[:1]).all())
+        if len(rows) >= SMALLEST_GROUP and defined and math.isfinite(value := score(metric, part)):
             found.append((value, name, len(rows)))
     if not found:
         return None
@@ -307,7 +233,7 @@ def worst_group(metric: str, outputs: Outputs, groups: Sequence[str]) -> GroupSc
 
 
 def score(metric: str, outputs: Outputs) -> float:
-    """Return one metric of a model's outputs; NaN where it is not defined for these targets."""
+    """Return a metric of a model's outputs; NaN where it is not defined for these targets."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

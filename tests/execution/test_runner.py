@@ -881,7 +881,7 @@ def test_a_paused_trial_that_another_process_has_adopted_is_dropped():
     def objective(params):
         if params["x"] == 3:  # trial 0 has paused by now; its owner has been overtaken
             trial = study.trials[0]._trial_id
-            runner.cache._locks.release(0)
+            runner.cache._ownership._locks.release(0)
             study._storage.set_trial_system_attr(trial, ATTEMPT, [1, 1, 1])
         yield params["x"]
         yield params["x"]
@@ -901,7 +901,7 @@ def test_a_trial_that_is_lost_in_a_segment_is_dropped_and_its_neighbours_are_rep
         try:
             yield 1.0
             if params["x"] == 2 and not left:  # its owner is overtaken
-                runner.cache._locks.release(1)
+                runner.cache._ownership._locks.release(1)
                 study._storage.set_trial_system_attr(study.trials[1]._trial_id, ATTEMPT, [1, 1, 1])
             yield 2.0
             assert 2.0 in study.trials[0].intermediate_values.values()  # in the storage

@@ -149,6 +149,6 @@ def test_a_name_that_other_programs_have_leads_to_the_metric(name: str, said: st
 
 
 def test_a_metrics_other_names_are_no_metrics_and_belong_to_one() -> None:
-    others = [name for entry in METRICS.values() for name in entry.also]
+    others = [name for entry in METRICS.values() for name in entry.aliases]
     assert len(set(others)) == len(others)
     assert not set(others) & set(METRICS)

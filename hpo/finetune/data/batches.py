@@ -1,4 +1,4 @@
-"""Which rows make which batch: shuffled, grouped by length, a pure function of (lengths, size, seed, epoch)."""
+"""The batches of an epoch: shuffled rows, grouped by length, as a pure function of (lengths, size, seed, epoch)."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-# Batches that are sorted by length together. Larger pads less and mixes less; 32 leaves about 5 % padding.
+# Batches whose rows are sorted by length together. More pad less, but mix rows less; 32 leave about 5 % padding.
 WINDOW = 32
 
 
 def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int, window: int = WINDOW) -> list[Array]:
     """Return the batches of one epoch.
 
-    Rows are shuffled, cut into windows of `window` batches, sorted by length inside a window, cut into
-    batches, and the full batches shuffled. A short batch, if any, comes last, as in a plain loop.
+    Rows are shuffled, divided into windows of `window` batches, sorted by length inside a window and divided into
+    batches. Full batches are shuffled; a short one, if any, comes last, as in a plain loop.
 
     Args:
         lengths: [n] tokens of each row.
-        batch_size: Rows a batch.
+        batch_size: Rows of a batch.
         seed: The trial's seed.
         epoch: From 0.
-        window: Batches that are sorted by length together; 1 leaves the rows as they were shuffled.
+        window: Batches whose rows are sorted by length together; with 1, rows are not sorted.
 
     Returns:
-        Arrays of row numbers; each row once.
+        Arrays of row numbers, which contain each row once.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
@@ -44,11 +44,11 @@ def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int, window
 
 
 def boundaries(rows: int, evaluations: int, epochs: int) -> list[int]:
-    """Return the examples seen at each evaluation of a trial, the same for every batch size."""
+    """Return the number of examples seen at each evaluation of a trial; it does not depend on the batch size."""
     return [round(k * rows / evaluations) for k in range(1, evaluations * epochs + 1)]
 
 
 def by_length(lengths: Array, size: int) -> list[Array]:
-    """Return all rows in order of length, cut into arrays of at most `size`: for scoring."""
+    """Return all rows in order of length, in arrays of at most `size`: the batches of an evaluation."""
     order = np.argsort(lengths, kind="stable")
     return [order[start : start + size] for start in range(0, len(order), size)]

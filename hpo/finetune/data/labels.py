@@ -1,4 +1,4 @@
-"""Labels as tables have them, and the targets that a task makes of them."""
+"""From the labels of a table to the targets of a task."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ Array = np.ndarray[Any, Any]
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a table has no value here."""
+    """Return whether a cell of a table is empty."""
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
 def place(entry: Any) -> str:
-    """Return where a row is from, of its entry in a table's index: (file, row of the file)."""
+    """Return where a row is from, given its entry in a table's index: (file, row of the file)."""
     return f"row {entry[1]} of {entry[0]}"
 
 
 def normal(label: Any) -> Any:
-    """Return a label in lower case, without blanks around and with single ones within; what is no text as it is."""
+    """Return a label, or each of a list, in lower case, without outer blanks and with single inner ones.
+
+    Values other than text are returned unchanged.
+    """
     if isinstance(label, str):
         return " ".join(label.split()).casefold()
     return [normal(each) for each in label] if isinstance(label, list | tuple | np.ndarray) else label
 
 
 def normalize(frames: dict[str, pd.DataFrame], column: str) -> list[str]:
-    """Replace the labels of all splits by their normal form, and return a note on those that became one."""
-    written: dict[str, dict[str, None]] = {}
+    """Replace the labels of all splits by their normal form, and return a note for each merged set of labels."""
+    spellings: dict[str, dict[str, None]] = {}  # normal form -> the labels as written
     for split, table in frames.items():
         labels = (each for value in table[column] for each in _listed(value) if not is_missing(each))
         for label in dict.fromkeys(map(str, labels)):
-            written.setdefault(normal(label), {})[label] = None
+            spellings.setdefault(normal(label), {})[label] = None
         frames[split] = table.assign(**{column: [normal(value) for value in table[column]]})
-    merged = {name: list(spellings) for name, spellings in written.items() if len(spellings) > 1}
-    return [f"{', '.join(map(repr, spellings))} are one label, {name!r}" for name, spellings in sorted(merged.items())]
+    merged = {name: list(written) for name, written in spellings.items() if len(written) > 1}
+    return [f"{', '.join(map(repr, written))} are one label, {name!r}" for name, written in sorted(merged.items())]
 
 
 def unlabelled(table: pd.DataFrame, config: DataConfig) -> Array:
-    """Return which rows lack a label, in any of its columns. [n] bool."""
+    """Return [n] bool: the rows that have no label in one of the label columns."""
     columns = [config.label] if isinstance(config.label, str) else config.label
     empty = np.zeros(len(table), dtype=bool)
     for column in columns:
@@ -53,7 +56,7 @@ def unlabelled(table: pd.DataFrame, config: DataConfig) -> Array:
 
 
 def task_of(table: pd.DataFrame, config: DataConfig, task: str) -> str:
-    """Return the task that the labels show, if the study says `auto`."""
+    """Return the task; `auto` is decided by the labels."""
     if task != "auto":
         return task
     if not isinstance(config.label, str):
@@ -62,7 +65,7 @@ def task_of(table: pd.DataFrame, config: DataConfig, task: str) -> str:
     if any(isinstance(value, list | np.ndarray) for value in values):
         return "multi_label"
     numbers = [_number(value) for value in values]
-    fractional = any(number is not None and number != int(number) for number in numbers if number is not None)
+    fractional = any(number != int(number) for number in numbers if number is not None)
     return "regression" if None not in numbers and fractional else "single_label"
 
 
@@ -77,7 +80,11 @@ def _number(value: Any) -> float | None:
 def encoder(
     train: pd.DataFrame, config: DataConfig, task: str
 ) -> tuple[tuple[str, ...], Callable[[str, pd.DataFrame], Array]]:
-    """Return the label names and a function (split name, rows) -> targets."""
+    """Return the label names, which are those of train, and a function (split name, rows) -> targets.
+
+    Raises:
+        DataError: The label columns do not fit the task, or train has one label only.
+    """
     if task == "regression":
         return (), lambda name, rows: _numbers(name, rows, config)
     if task == "multi_label" and not isinstance(config.label, str):
@@ -96,7 +103,11 @@ def encoder(
 
 
 def refuse_numbers(labels: pd.Series[Any]) -> None:
-    """Raise a `DataError` where so many different labels must be numbers to predict."""
+    """Refuse labels that are so many that they must be numbers to predict.
+
+    Raises:
+        DataError: More than half of the rows, and more than 20, have different labels.
+    """
     count = len({_label(value) for value in labels})
     if count > max(20, len(labels) // 2):
         raise DataError(
@@ -106,23 +117,26 @@ def refuse_numbers(labels: pd.Series[Any]) -> None:
 
 
 def _label(value: Any) -> str:
-    """Return a label's name; 1.0 is the label 1."""
+    """Return the name of a label; that of 1.0 is `1`."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _sorted(names: Iterable[str]) -> tuple[str, ...]:
-    """Sort label names: as numbers if all are (so that index = number for 0, 1, 2), else as text."""
-    every = list(names)
-    numbers = {name: _number(name) for name in every}
+    """Sort label names: as numbers if all are numbers, so that 0, 1, 2 are their own indices; else as text."""
+    numbers = {name: _number(name) for name in names}
     if all(number is not None for number in numbers.values()):
-        return tuple(sorted(every, key=lambda name: (numbers[name] or 0.0, name)))
-    return tuple(sorted(every))
+        return tuple(sorted(numbers, key=lambda name: (numbers[name] or 0.0, name)))
+    return tuple(sorted(numbers))
 
 
-def no_missing(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
-    """Raise a `DataError` where a row has no label."""
+def refuse_unlabelled(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
+    """Refuse rows without a label.
+
+    Raises:
+        DataError: A row has no label.
+    """
     if not isinstance(config.label, str):
-        return  # several columns are read value by value
+        return  # each value of several columns is checked when it is encoded
     empty = unlabelled(rows, config)
     if empty.any():
         raise DataError(
@@ -137,11 +151,15 @@ def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) 
     unseen = sorted(set(labels) - set(index))
     if unseen:
         known = {normal(name) for name in names}
-        spelled = all(normal(label) in known for label in unseen)
-        way = "set data: {normalize_labels: true}" if spelled else "Correct the label, or add such rows to train"
+        respelled = all(normal(label) in known for label in unseen)
+        hint = (
+            "They differ only in case or blanks: set data: {normalize_labels: true}"
+            if respelled
+            else "Correct the label, or add such rows to train"
+        )
         raise DataError(
             f"{split} has the label {', '.join(map(repr, unseen))}, which train has not; train has "
-            f"{', '.join(map(repr, names))}. {'They differ only in case or blanks: ' if spelled else ''}{way}"
+            f"{', '.join(map(repr, names))}. {hint}"
         )
     return np.array([index[label] for label in labels], dtype=np.int64)
 
@@ -149,10 +167,11 @@ def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) 
 def _numbers(split: str, rows: pd.DataFrame, config: DataConfig) -> Array:
     assert isinstance(config.label, str)
     values = [_number(value) for value in rows[config.label]]
-    bad = [i for i, value in enumerate(values) if value is None]
-    if bad:
+    invalid = [i for i, value in enumerate(values) if value is None]
+    if invalid:
+        first = invalid[0]
         raise DataError(
-            f"{split}: label {rows[config.label].iloc[bad[0]]!r} in {place(rows.index[bad[0]])} is not a number"
+            f"{split}: label {rows[config.label].iloc[first]!r} in {place(rows.index[first])} is not a number"
         )
     return np.array(values, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""What is doubtful in a study's data: notes with counts and the first rows, for `hpo check`."""
+"""Notes on what may be wrong in a study's data, with counts and the first rows, for `hpo check`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hpo.finetune.data.sources import Dataset, Split
 
 Array = np.ndarray[Any, Any]
 
-SMALL_SPLIT = 100  # rows, of which a share is known to 0.1 at best
-FEW_OF_A_CLASS = 10  # rows of a class, of which one is 0.1 of its recall
-MOST_NAMED = 5
-_IDENTIFIER = re.compile(r"[A-Za-z0-9_.\-]*[0-9][A-Za-z0-9_.\-]*")  # one token with a digit: a number, hex, user_12
+SMALL_SPLIT = 100  # rows; a share of 100 rows has a 95 % margin of up to 0.1
+FEW_OF_A_CLASS = 10  # rows; each of 10 rows of a class is 0.1 of its recall
+MOST_NAMED = 5  # labels or rows in one note
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.\-]*[0-9][A-Za-z0-9_.\-]*")  # one word with a digit, e.g. 12, 3f2a, user_12
 
 
 def doubts(data: Dataset, metric: str) -> list[str]:
-    """Return notes on what may make a study's result useless.
+    """Return notes on data that may make the result of a study useless.
 
     Args:
         data: The study's data.
-        metric: Name in `METRICS`, by which the search chooses.
+        metric: Name in `METRICS` of what the search optimises.
     """
     return [
         *_sizes(data, metric),
@@ -47,22 +47,22 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _counts(split: Split, labels: int) -> Array:
-    """Return how many rows have each label. [labels]."""
+    """Return [labels]: the number of rows with each label."""
     if split.targets.ndim == 2:
         return np.asarray(split.targets.sum(axis=0), dtype=np.int64)
     return np.bincount(split.targets, minlength=labels)
 
 
 def _first(split: Split, label: int) -> str:
-    has = split.targets[:, label] == 1 if split.targets.ndim == 2 else split.targets == label
-    return _where(split, int(has.argmax()))
+    labelled = split.targets[:, label] == 1 if split.targets.ndim == 2 else split.targets == label
+    return _where(split, int(labelled.argmax()))
 
 
 # ---------------------------------------------------------------- sizes and classes
 
 
 def _sizes(data: Dataset, metric: str) -> list[str]:
-    """Return a note for a split of few rows; those with one text or of one group count as one."""
+    """Return a note for each split of few rows; rows with equal texts or of one group count as one."""
     notes = []
     for name in ("validation", "test"):
         rows, draws = len(data.splits[name]), int(data.splits[name].groups.max()) + 1
@@ -75,7 +75,7 @@ def _sizes(data: Dataset, metric: str) -> list[str]:
 
 
 def _rare_classes(data: Dataset, metric: str) -> list[str]:
-    """Return notes on classes that have too few rows to learn of, or to measure."""
+    """Return notes on classes with too few rows to learn or to measure them."""
     if not data.labels:
         return []
     counts = {name: _counts(split, len(data.labels)) for name, split in data.splits.items()}
@@ -84,8 +84,8 @@ def _rare_classes(data: Dataset, metric: str) -> list[str]:
         f"{data.labels[i]!r} ({counts['train'][i]}: {_first(train, i)})"
         for i in np.flatnonzero((counts["train"] > 0) & (counts["train"] <= 2)).tolist()
     ]
-    said = "labels of one or two rows of train, from which nothing reliable is learned"
-    notes = [f"{said}: {_listed(rare)}"] if rare else []
+    message = "labels of one or two rows of train, from which nothing reliable is learned"
+    notes = [f"{message}: {_listed(rare)}"] if rare else []
     measured = [len(data.labels) - 1] if metric.endswith("_binary") else list(range(len(data.labels)))
     by_class = metric not in ("accuracy", "loss") and not metric.endswith("_micro")
     for name, count in counts.items():
@@ -102,7 +102,7 @@ def _rare_classes(data: Dataset, metric: str) -> list[str]:
 
 
 def _spellings(data: Dataset) -> list[str]:
-    """Return notes on labels that are one label spelled in several ways."""
+    """Return notes on labels that differ only in spelling, and on blank ones."""
     if not data.labels:
         return []
     counts = np.sum([_counts(split, len(data.labels)) for split in data.splits.values()], axis=0)
@@ -115,8 +115,8 @@ def _spellings(data: Dataset) -> list[str]:
         if len(same) > 1
     ]
     notes = [
-        f"labels that differ only in case or blanks: {said}; data: {{normalize_labels: true}} makes them one"
-        for said in several[:MOST_NAMED]
+        f"labels that differ only in case or blanks: {labels}; data: {{normalize_labels: true}} makes them one"
+        for labels in several[:MOST_NAMED]
     ]
     blank = [i for i, name in enumerate(data.labels) if not name.strip()]
     notes += [f"the label {data.labels[i]!r} ({counts[i]}: {_first_of_all(data, i)}) is blank" for i in blank]
@@ -124,15 +124,15 @@ def _spellings(data: Dataset) -> list[str]:
 
 
 def _first_of_all(data: Dataset, label: int) -> str:
-    holds = next(split for split in data.splits.values() if _counts(split, len(data.labels))[label])
-    return _first(holds, label)
+    split = next(split for split in data.splits.values() if _counts(split, len(data.labels))[label])
+    return _first(split, label)
 
 
 # ---------------------------------------------------------------- rows
 
 
 def _contradictions(data: Dataset) -> list[str]:
-    """Return a note on texts that occur with several labels."""
+    """Return a note on equal texts with different labels."""
     seen: dict[tuple[str, str], dict[bytes, tuple[Split, int]]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for split in data.splits.values():
@@ -158,7 +158,7 @@ def _label(data: Dataset, target: Any) -> str:
 
 
 def _repeats(data: Dataset) -> list[str]:
-    """Return notes on rows that are exact duplicates of earlier ones of their split."""
+    """Return notes on rows with the same text as an earlier row of their split."""
     notes = []
     for name, split in data.splits.items():
         first: dict[tuple[str, str], int] = {}
@@ -173,7 +173,7 @@ def _repeats(data: Dataset) -> list[str]:
 
 
 def _odd_texts(data: Dataset) -> list[str]:
-    """Return notes on a column of texts that is an identifier, or the same in all rows."""
+    """Return notes on a text column that looks like an identifier, or has the same text in all rows."""
     train = data.splits["train"]
     notes = []
     for key, texts in (("text", train.texts), ("text_pair", train.pairs)):

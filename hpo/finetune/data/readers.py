@@ -1,4 +1,4 @@
-"""Files of rows as tables: file ending -> reader. What is malformed is named with its line."""
+"""The readers of tables, by file ending. An error names the line that is malformed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Dialect:
     """How text files are written.
 
     Attributes:
-        encoding: As Python calls it; None is UTF-8.
-        separator: Of the fields of CSV and TSV files; None is that of the file's ending.
+        encoding: Python's name of the encoding; None is UTF-8.
+        separator: Separator of the fields of CSV and TSV files; None is the one of the file ending.
     """
 
     encoding: str | None = None
@@ -36,13 +36,13 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Attributes:
         rows: Reads all rows.
-        columns: Returns the names of the columns: all, or as many as hold those that are wanted.
-        text: Whether it is text, which has an encoding.
-        delimited: Whether its fields have a separator.
+        columns: Returns the names of the columns: all, or enough to contain the wanted ones.
+        text: Whether the file is text and has an encoding.
+        delimited: Whether the fields have a separator.
     """
 
     rows: Callable[[Path, Dialect], pd.DataFrame]
@@ -66,27 +66,28 @@ def _text_of(path: Path, encoding: str | None) -> str:
 
 
 def _undecodable(path: Path, raw: bytes, encoding: str | None, error: UnicodeDecodeError) -> str:
-    """Return where a file is not text of its encoding, and in which one it may be."""
+    """Return the message that a file is not text of its encoding, with the encoding that it may have."""
     before = raw[: error.start].decode(encoding or "utf-8", "replace")
     line = len(_BREAK.findall(before)) + 1
-    said = f"{path} is not {encoding or 'UTF-8'} text: line {line} has the byte 0x{raw[error.start]:02x}. "
+    message = f"{path} is not {encoding or 'UTF-8'} text: line {line} has the byte 0x{raw[error.start]:02x}. "
     if encoding is not None:
-        return f"{said}Set data: {{encoding: ...}} to the encoding it was saved in"
+        return f"{message}Set data: {{encoding: ...}} to the encoding it was saved in"
     if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return f"{said}It begins as UTF-16 does: {_way_on(path, 'utf-16')}"
-    # In 0x80 to 0x9f latin-1 has control characters, which no text has; cp1252 has letters and quotation marks there.
-    if any(byte in raw for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)):  # which cp1252 has not
+        return f"{message}It begins as UTF-16 does: {_remedy(path, 'utf-16')}"
+    # The bytes 0x80 to 0x9f are control characters in latin-1, which texts do not contain. In cp1252 they are letters
+    # and punctuation, except for these five, which are not defined.
+    if any(byte in raw for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D)):
         return (
-            f"{said}It is neither cp1252 nor latin-1 text, which have no such characters as it has. Find out in which "
-            "encoding it was saved, and set data: {encoding: ...}"
+            f"{message}It is neither cp1252 nor latin-1 text, which do not have all of its characters. Find out in "
+            "which encoding it was saved, and set data: {encoding: ...}"
         )
     latin = re.search(rb"[\x80-\x9f]", raw) is None
     shown = _BREAK.split(raw.decode("cp1252"))[line - 1].strip()
     which = "cp1252 or latin-1, which are the same here" if latin else "cp1252 (not as latin-1)"
-    return f"{said}Read as {which}, the line is {_cut(shown)!r}. If that is right: {_way_on(path, 'cp1252')}"
+    return f"{message}Read as {which}, the line is {_cut(shown)!r}. If that is right: {_remedy(path, 'cp1252')}"
 
 
-def _way_on(path: Path, encoding: str) -> str:
+def _remedy(path: Path, encoding: str) -> str:
     converted = path.with_suffix(f".utf-8{path.suffix}")
     return (
         f"set data: {{encoding: {encoding}}}, or convert it: iconv -f {encoding} -t utf-8 '{path}' > '{converted.name}'"
@@ -94,7 +95,7 @@ def _way_on(path: Path, encoding: str) -> str:
 
 
 def _cut(line: str, width: int = 60) -> str:
-    """Return a line, of a long one the part around its first character that is not ASCII."""
+    """Return a line, or the part of a long line around its first character that is not ASCII."""
     at = next((i for i, character in enumerate(line) if ord(character) > 127), 0)
     start = max(0, min(at - width // 2, len(line) - width))
     return line[start : start + width]
@@ -112,7 +113,7 @@ def _read_delimited(path: Path, dialect: Dialect, delimiter: str, **options: Any
         raise DataError(f"{path} is empty") from None
     except pd.errors.ParserError as error:
         raise DataError(f"{path}{_malformed(text, delimiter, str(error))}") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for names of rows
+    if not isinstance(table.index, pd.RangeIndex):  # pandas has read the first column as an index
         raise DataError(f"{path} has more fields in its rows than in its header; name every column, or quote the text")
     return table
 
@@ -125,16 +126,16 @@ def _delimited(delimiter: str) -> Format:
     )
 
 
-def _malformed(text: str, delimiter: str, said: str) -> str:
-    """Return what pandas found, with the line of the file where it counts rows."""
-    fields = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", said)
-    quote = re.search(r"EOF inside string starting at row (\d+)", said)
+def _malformed(text: str, delimiter: str, error: str) -> str:
+    """Return the message of a pandas error, with the line of the file in place of the row number of pandas."""
+    fields = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", error)
+    quote = re.search(r"EOF inside string starting at row (\d+)", error)
     if fields:
         row, what = int(fields[2]) - 1, f"{fields[3]} fields, not {fields[1]}; quote the text that has a {delimiter!r}"
     elif quote:
         row, what = int(quote[1]), 'a " opens a text here and none closes it'
     else:
-        return f" is not a well-formed table: {said.strip()}"
+        return f" is not a well-formed table: {error.strip()}"
     csv.field_size_limit(max(len(text), csv.field_size_limit()))
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     for _ in islice(rows, row):
@@ -146,7 +147,7 @@ def _malformed(text: str, delimiter: str, said: str) -> str:
 
 
 def _read_json(path: Path, dialect: Dialect) -> pd.DataFrame:
-    """Read one object a line, or one array of objects."""
+    """Read one object per line, or one array of objects."""
     text = _text_of(path, dialect.encoding)
     if not text.lstrip().startswith("["):
         return _read_jsonl(path, dialect)
@@ -192,7 +193,7 @@ def _read_jsonl(path: Path, dialect: Dialect) -> pd.DataFrame:
 
 
 def _jsonl_columns(path: Path, dialect: Dialect, wanted: Collection[str]) -> list[str]:
-    """Return the columns of the first lines, up to where all that are wanted have occurred."""
+    """Return the columns of the first lines: of as many lines as are needed to find all wanted columns."""
     found: dict[str, None] = {}
     for row in _json_lines(path, dialect):
         found |= dict.fromkeys(row)
@@ -230,33 +231,33 @@ READERS: dict[str, Format] = {
 
 
 def format_of(path: Path) -> Format:
-    """Return the kind of a file.
+    """Return the format of a file, by its ending.
 
     Raises:
-        DataError: It is of an unknown kind.
+        DataError: The format is not known.
     """
-    known = READERS.get(path.suffix.lower())
-    if known is None:
+    entry = READERS.get(path.suffix.lower())
+    if entry is None:
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(READERS)}")
-    return known
+    return entry
 
 
 def read_rows(path: Path, dialect: Dialect | None = None) -> pd.DataFrame:
-    """Return the rows of a file; those of a CSV or TSV file as text.
+    """Return the rows of a file; all values of a CSV or TSV file are text.
 
     Raises:
-        DataError: The file is not text of its encoding, malformed, or of an unknown kind.
+        DataError: The file is not text of its encoding, is malformed, or has an unknown format.
     """
     return format_of(path).rows(path, dialect or Dialect())
 
 
 def columns_of(path: Path, dialect: Dialect, wanted: Collection[str]) -> list[str]:
-    """Return the columns of a file without reading its rows, as far as that is possible.
+    """Return the columns of a file. Rows are read only as far as that is necessary.
 
     Args:
         path: The file.
         dialect: How it is written.
-        wanted: Columns of interest: objects of JSON are read until all have occurred.
+        wanted: Columns to find: JSON objects are read until all of them have occurred.
 
     Raises:
         DataError: As `read_rows`.

@@ -1,6 +1,6 @@
-"""Rows in, three encoded splits out: read, check, sample, split, encode the labels.
+"""The data of a study: read, check, sample, split, and encode the labels.
 
-The search sees train and validation; test is there for one look at the end.
+The search uses train and validation. Test is used once, for the verdict.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpo.config.inputs import no_column
-from hpo.config.paths import expand
 from hpo.config.schema import DataConfig
 from hpo.core.errors import DataError
 from hpo.finetune.data.labels import (
     encoder,
     is_missing,
-    no_missing,
     normalize,
     place,
     refuse_numbers,
+    refuse_unlabelled,
     task_of,
     unlabelled,
 )
-from hpo.finetune.data.readers import Dialect, read_rows
 from hpo.finetune.data.splits import set_aside, together
+from hpo.finetune.data.tables import matching, read_table
 
 SPLITS = ("train", "validation", "test")
 Array = np.ndarray[Any, Any]
@@ -43,11 +41,11 @@ class Split:
     """The rows of one split.
 
     Attributes:
-        texts: First texts, n of them.
-        pairs: Second texts, if the task has pairs.
+        texts: n first texts.
+        pairs: n second texts, if a row has two.
         targets: [n] class indices (int64) or numbers (float32), or [n, labels] of 0 and 1 (float32).
-        members: The group of each row, n of them, if the study names a column of groups.
-        places: Where each row is from: (file, row of the file, from 1), if known.
+        members: The group of each row, if the study names a column of groups.
+        places: The source of each row, (file, row of the file, from 1), if known.
     """
 
     texts: list[str]
@@ -58,12 +56,12 @@ class Split:
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """Both texts of each row; the second is empty if the task has no pairs."""
+        """Both texts of each row; the second is empty if rows have one text."""
         return list(zip(self.texts, self.pairs or [""] * len(self), strict=True))
 
     @cached_property
     def groups(self) -> Array:
-        """[n] int64: rows with the same number are no independent draws, as they have equal texts or one group."""
+        """[n] int64: rows with the same number are not independent, because of equal texts or a common group."""
         return together(self.rows, self.members)
 
     def __len__(self) -> int:
@@ -79,8 +77,8 @@ class Dataset:
         task: Name in `TASKS`.
         labels: Label names by index; empty for regression.
         splits: `train`, `validation`, `test` -> rows.
-        notes: What the user should know: duplicates across splits, empty texts, label shares.
-        digest: SHA-256 of every row of every split.
+        notes: Notes for the user: rows left out, duplicates and groups in two splits, empty texts.
+        digest: SHA-256 of all rows of all splits.
     """
 
     task: str
@@ -91,7 +89,7 @@ class Dataset:
 
     @property
     def label_shares(self) -> dict[str, float]:
-        """Label -> its share of the training rows; empty where a row has not one label."""
+        """Label -> its share of the training rows; empty for tasks other than `single_label`."""
         if self.task != "single_label":
             return {}
         counts = np.bincount(self.splits["train"].targets, minlength=len(self.labels))
@@ -103,18 +101,14 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
 
     Args:
         config: Files or Hub data set, columns, splits.
-        task: Name in `TASKS`, or `auto` to look at the labels.
-        seed: Seeds the sample and the splits that are made.
+        task: Name in `TASKS`, or `auto` to decide by the labels.
+        seed: Seed of the sample and of the splits that are set aside.
         folder: The study file's folder.
 
     Raises:
-        DataError: A file, column, label or split is not as the task needs it.
+        DataError: A file, column, label or split does not fit the task.
     """
-    frames = {"train": _matching(_table(config, "train", config.train, folder), config)}
-    for name in ("validation", "test"):
-        setting = getattr(config, name)
-        if not isinstance(setting, int | float):
-            frames[name] = _table(config, name, setting, folder)
+    frames = _read(config, folder)
     log.info("checking the rows")
     notes = _prepared(frames, config)
     rng = np.random.default_rng(seed)
@@ -127,95 +121,33 @@ def load(config: DataConfig, task: str, seed: int, folder: Path) -> Dataset:
     set_aside(frames, config, resolved, rng)
     _refuse_empty(frames, config)
     labels, encode = encoder(frames["train"], config, resolved)
-    splits = {
-        name: Split(
-            list(table[config.text]),
-            list(table[config.text_pair]) if config.text_pair else None,
-            encode(name, table),
-            None if config.group is None else list(map(str, table[config.group])),
-            table.index,
-        )
-        for name, table in ((name, frames[name]) for name in SPLITS)
-    }
+    splits = {name: _split(frames[name], config, encode(name, frames[name])) for name in SPLITS}
     _refuse_unlearnable(splits["train"])
     return Dataset(resolved, labels, splits, (*notes, *_notes(splits), *_shared_groups(splits)), _digest(splits))
 
 
-# ---------------------------------------------------------------- reading
+def _read(config: DataConfig, folder: Path) -> dict[str, pd.DataFrame]:
+    """Return the rows of train, and of the splits that are not set aside from it."""
+    frames = {"train": matching(read_table(config, "train", config.train, folder), config)}
+    for name in ("validation", "test"):
+        setting = getattr(config, name)
+        if not isinstance(setting, int | float):
+            frames[name] = read_table(config, name, setting, folder)
+    return frames
 
 
-def _columns(config: DataConfig) -> list[str]:
-    labels = [config.label] if isinstance(config.label, str) else list(config.label)
-    return [*filter(None, (config.text, config.text_pair, config.group)), *labels]
-
-
-def _table(config: DataConfig, split: str, source: str | list[str], folder: Path) -> pd.DataFrame:
-    """Return the rows of one split with the columns that matter, texts as strings, indexed by (file, row from 1)."""
-    if config.dataset is not None:
-        log.info("reading split %s of %s", source, config.dataset)
-        frame = _from_hub(config, str(source))
-        frames = [(f"{config.dataset} ({source})", frame)]
-    else:
-        paths = expand(source, folder)
-        dialect = Dialect(config.encoding, config.separator)
-        frames = [(str(path), _read(path, dialect)) for path in paths]
-    wanted = [*_columns(config), *(config.where if split == "train" else ())]
-    for name, frame in frames:
-        missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
-        if missing:
-            said = no_column(name, missing, list(map(str, frame.columns)))
-            raise DataError(f"{said}. Name the columns under data: text, text_pair, label, where, group")
-        if frame.empty:
-            raise DataError(f"{name} has no rows")
-    numbered_rows = [frame[list(dict.fromkeys(wanted))].set_axis(range(1, len(frame) + 1)) for _, frame in frames]
-    table = pd.concat(numbered_rows, keys=[name for name, _ in frames])
-    for column in filter(None, (config.text, config.text_pair)):
-        table[column] = [("" if is_missing(text) else str(text)) for text in table[column]]
-    return table
-
-
-def _read(path: Path, dialect: Dialect) -> pd.DataFrame:
-    log.info("reading %s", path)
-    return read_rows(path, dialect)
-
-
-def _from_hub(config: DataConfig, split: str) -> pd.DataFrame:
-    import datasets
-
-    assert config.dataset is not None
-    datasets.disable_progress_bars()
-    try:
-        data = datasets.load_dataset(config.dataset, config.subset, split=split)
-    except ValueError as error:
-        raise DataError(f"data set {config.dataset!r}: {error}") from None
-    except Exception as error:  # the network, the cache and the Hub each raise their own kinds
-        raise DataError(
-            f"data set {config.dataset!r} cannot be had from the Hub ({type(error).__name__}). Check its name and the "
-            "network, or use local files: data: {train: train.csv}"
-        ) from None
-    label = data.features.get(config.label) if isinstance(config.label, str) else None
-    frame: pd.DataFrame = data.to_pandas()
-    names = getattr(label, "names", None)
-    if names is not None:
-        indices = frame[config.label].to_numpy()
-        if (indices < 0).any() and config.unlabelled == "error":
-            raise DataError(f"split {split!r} of {config.dataset!r} has no public labels; set test: 0.1 to make one")
-        frame[config.label] = [names[index] if index >= 0 else None for index in indices]
-    return frame
-
-
-def _matching(table: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
-    for column, wanted in config.where.items():
-        kept = table[[str(value) == str(wanted) for value in table[column]]]
-        if kept.empty:
-            seen = ", ".join(sorted({str(value) for value in table[column]})[:8])
-            raise DataError(f"no row has {column} = {wanted!r}; the column has {seen}")
-        table = kept
-    return table
+def _split(table: pd.DataFrame, config: DataConfig, targets: Array) -> Split:
+    return Split(
+        texts=list(table[config.text]),
+        pairs=list(table[config.text_pair]) if config.text_pair else None,
+        targets=targets,
+        members=None if config.group is None else list(map(str, table[config.group])),
+        places=table.index,
+    )
 
 
 def _prepared(frames: dict[str, pd.DataFrame], config: DataConfig) -> list[str]:
-    """Normalise the labels and leave out the rows without one, if the study says so; return what has been done.
+    """Normalise the labels and drop rows without one, as the study's options say; return notes on what was done.
 
     Raises:
         DataError: A row has no label, or no group.
@@ -233,24 +165,28 @@ def _prepared(frames: dict[str, pd.DataFrame], config: DataConfig) -> list[str]:
             if empty.all():
                 raise DataError(f"no row of {split} has a label; give it a file with labels")
         else:
-            no_missing(split, table, config)
+            refuse_unlabelled(split, table, config)
         if config.group is not None:
-            without = np.array([is_missing(value) or str(value) == "" for value in table[config.group]], dtype=bool)
-            if without.any():
-                raise DataError(
-                    f"{split}: column {config.group!r} has no group in {without.sum()} rows, first in "
-                    f"{place(table.index[int(without.argmax())])}; name a group, one of its own if the row is alone"
-                )
+            _refuse_ungrouped(split, table, config.group)
     return notes
+
+
+def _refuse_ungrouped(split: str, table: pd.DataFrame, column: str) -> None:
+    ungrouped = np.array([is_missing(value) or str(value) == "" for value in table[column]], dtype=bool)
+    if ungrouped.any():
+        raise DataError(
+            f"{split}: column {column!r} has no group in {ungrouped.sum()} rows, first in "
+            f"{place(table.index[int(ungrouped.argmax())])}; name a group, one of its own if the row is alone"
+        )
 
 
 def _refuse_empty(frames: dict[str, pd.DataFrame], config: DataConfig) -> None:
     empty = [name for name in SPLITS if len(frames[name]) == 0]
     if empty:
-        whole = "with the same text" if config.group is None else f"with the same text or the same {config.group!r}"
+        equal = "with the same text" if config.group is None else f"with the same text or the same {config.group!r}"
         raise DataError(
-            f"the {' and '.join(empty)} split has no rows: rows {whole} stay on one side, and train keeps "
-            "some of each class; give it files, or a larger share of train"
+            f"the {' and '.join(empty)} split has no rows: rows {equal} stay in one split, and some "
+            "rows of each class stay in train; give it files, or a larger share of train"
         )
     if len(frames["test"]) == 1:
         raise DataError(
@@ -272,7 +208,7 @@ def _refuse_unlearnable(train: Split) -> None:
         )
 
 
-# ---------------------------------------------------------------- what to know
+# ---------------------------------------------------------------- notes
 
 
 def _notes(splits: dict[str, Split]) -> list[str]:
@@ -281,12 +217,12 @@ def _notes(splits: dict[str, Split]) -> list[str]:
     for name in ("validation", "test"):
         shared = sum(row in train for row in splits[name].rows)
         if shared:
-            notes.append(f"{shared} of {len(splits[name])} rows of {name} are in train too: its scores flatter")
+            notes.append(f"{shared} of {len(splits[name])} rows of {name} are in train too: its scores are optimistic")
     seen = set(splits["validation"].rows)
     if shared := sum(row in seen for row in splits["test"].rows):
         notes.append(
             f"{shared} of {len(splits['test'])} rows of test are in validation too, by which the search chooses: "
-            "the verdict flatters"
+            "the verdict is optimistic"
         )
     empty = sum(not text.strip() for split in splits.values() for text in split.texts)
     if empty:
@@ -295,11 +231,11 @@ def _notes(splits: dict[str, Split]) -> list[str]:
 
 
 def _shared_groups(splits: dict[str, Split]) -> list[str]:
-    """Return a note for every two splits that have rows of one group."""
+    """Return a note for every pair of splits with rows of the same group."""
     groups = {name: set(split.members or ()) for name, split in splits.items()}
     return [
         f"{len(common)} of {len(groups[name])} groups of {name} are in {other} too, e.g. {min(common)!r}: where rows "
-        "of a group are alike, its scores flatter"
+        "of a group are alike, its scores are optimistic"
         for name, other in (("validation", "train"), ("test", "train"), ("test", "validation"))
         if (common := groups[name] & groups[other])
     ]

@@ -1,4 +1,7 @@
-"""Splits that have no files, set aside from train: seeded, stratified, rows that belong together on one side."""
+"""Validation and test splits that are set aside from train: seeded and stratified.
+
+Rows with equal texts, or of one group, stay in the same split.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +18,44 @@ Array = np.ndarray[Any, Any]
 
 
 def numbered(values: Iterable[Hashable]) -> Array:
-    """Return [n] int64: for each value the number of its kind, in the order in which kinds first occur."""
+    """Return [n] int64: for each value the index of the distinct value, in order of first occurrence."""
     seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
 
 
 def together(rows: Sequence[Hashable], groups: Sequence[Hashable] | None = None) -> Array:
-    """Return which rows belong together: those that are equal, those of one group, and those linked by such rows.
+    """Return the connected components of rows: equal rows, and rows of one group, are connected.
 
     Args:
-        rows: What is compared, n of them: texts, or pairs.
-        groups: The group of each row, if there are any.
+        rows: n texts, or pairs of texts.
+        groups: The group of each row, if there are groups.
 
     Returns:
-        [n] int64, the same number for rows that belong together.
+        [n] int64, the number of each row's component.
     """
-    kinds = numbered(rows)
-    if groups is None or not len(kinds):
-        return kinds
+    texts = numbered(rows)
+    if groups is None or not len(texts):
+        return texts
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     members = numbered(groups)
-    texts, count = int(kinds.max()) + 1, int(kinds.max() + members.max()) + 2
-    links = coo_array((np.ones(len(kinds)), (kinds, texts + members)), shape=(count, count))
-    return numbered(connected_components(links, directed=False)[1][kinds].tolist())
+    first_group, nodes = int(texts.max()) + 1, int(texts.max() + members.max()) + 2
+    edges = coo_array((np.ones(len(texts)), (texts, first_group + members)), shape=(nodes, nodes))
+    return numbered(connected_components(edges, directed=False)[1][texts].tolist())
 
 
 def set_aside(frames: dict[str, pd.DataFrame], config: DataConfig, task: str, rng: np.random.Generator) -> None:
-    """Take the splits that have no files out of train.
+    """Move rows of train to the splits that have no files.
 
     Args:
-        frames: Split -> its rows, with train's; those set aside are added.
-        config: What is set aside.
+        frames: Split -> its rows; train is made smaller, and the splits that are set aside are added.
+        config: Shares or numbers of the rows to set aside.
         task: Name in `TASKS`.
         rng: Draws the rows.
 
     Raises:
-        DataError: More rows are asked for than there are.
+        DataError: Train has too few rows for it.
     """
     total = len(frames["train"])
     choose = _stratified if config.group is None else _grouped
@@ -73,12 +76,12 @@ def set_aside(frames: dict[str, pd.DataFrame], config: DataConfig, task: str, rn
 
 
 def texts_of(table: pd.DataFrame, config: DataConfig) -> list[tuple[str, ...]]:
-    """Return the texts of each row, by which rows are equal."""
+    """Return the text of each row, or its pair of texts; equal ones are duplicates."""
     return list(zip(*(table[c] for c in (config.text, config.text_pair) if c), strict=True))
 
 
 def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator) -> Array:
-    """Return which rows to set aside: about `wanted`, classes in proportion, duplicates together. [n] bool."""
+    """Return [n] bool: about `wanted` rows to set aside, stratified by class, with duplicates on one side."""
     groups: dict[Any, list[int]] = {}
     for row, key in enumerate(texts_of(table, config)):
         groups.setdefault(key, []).append(row)
@@ -95,7 +98,7 @@ def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int,
     chosen = np.zeros(len(table), dtype=bool)
     for stratum in sorted(strata, key=str):
         sizes = [len(members) for members in strata[stratum]]
-        quota[stratum] = min(quota[stratum], sum(sizes) - max(sizes))  # train keeps some of every class
+        quota[stratum] = min(quota[stratum], sum(sizes) - max(sizes))  # some rows of every class stay in train
         taken = 0
         for index in rng.permutation(len(strata[stratum])):
             members = strata[stratum][index]
@@ -106,10 +109,11 @@ def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int,
 
 
 def _grouped(table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator) -> Array:
-    """Return which rows to set aside, groups whole, as near as may be to the classes' proportions. [n] bool.
+    """Return [n] bool: the rows to set aside, in whole groups, with class proportions as near as possible to train's.
 
-    Largest first, else at random, a group changes sides if that brings the counts of rows and of each class nearer to
-    their shares of `wanted` (squared distance over share), and train keeps some of every class; until none does.
+    A local search: groups are visited by falling size, equal ones in random order. A group changes sides if that brings
+    the counts of rows and of each class nearer to their shares of `wanted` (sum of squared differences over shares),
+    and if some rows of every class stay in train. The search ends when no group changes sides.
     """
     groups = together(texts_of(table, config), list(table[config.group]))
     classes = numbered(table[config.label]) if task == "single_label" else np.zeros(len(table), dtype=np.int64)
@@ -117,15 +121,17 @@ def _grouped(table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rn
     np.add.at(counts, (groups, classes), 1)
     counts[:, -1] = counts.sum(axis=1)
     total = counts.sum(axis=0)
-    aim, taken = total * wanted / len(table), np.zeros(len(total))
+    target, taken = total * wanted / len(table), np.zeros(len(total))
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts[order, -1], kind="stable")]
     chosen = np.zeros(len(counts), dtype=bool)
     moved = True
-    while moved:  # it ends: the distance falls with every move
+    while moved:  # this ends, as every move reduces the distance
         moved = False
         for group in order:
             changed = taken - counts[group] if chosen[group] else taken + counts[group]
-            if (changed < total).all() and ((changed - aim) ** 2 / aim).sum() < ((taken - aim) ** 2 / aim).sum():
+            if (changed < total).all() and ((changed - target) ** 2 / target).sum() < (
+                (taken - target) ** 2 / target
+            ).sum():
                 chosen[group], taken, moved = not chosen[group], changed, True
     return np.asarray(chosen[groups])

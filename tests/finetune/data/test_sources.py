@@ -1,29 +1,14 @@
 import json
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from data_files import GOOD, config, frame, load, texts
 
 from hpo.config.schema import NEWER_OPTIONS, DataConfig
 from hpo.core.errors import DataError
-from hpo.finetune.data import sources as data
-
-
-def config(**settings):
-    return DataConfig.model_validate({"train": "train.csv", **settings})
-
-
-def load(folder, task="auto", seed=0, **settings):
-    return data.load(config(**settings), task, seed, folder)
-
-
-def frame(folder, name="train.csv", **columns):
-    pd.DataFrame(columns).to_csv(folder / name, index=False)
-
+from hpo.finetune.data import sources
 
 # ---------------------------------------------------------------- formats
 
@@ -43,7 +28,7 @@ def test_files_and_patterns_are_joined(tmp_path):
     for i in range(3):
         tiny.write_csv(tmp_path / f"part{i}.csv", 20, seed=i)
     joined = load(tmp_path, train="part*.csv", validation=10, test=10)
-    assert [len(joined.splits[name]) for name in data.SPLITS] == [40, 10, 10]
+    assert [len(joined.splits[name]) for name in sources.SPLITS] == [40, 10, 10]
 
 
 def test_words_that_pandas_takes_for_missing_are_texts(tmp_path):
@@ -111,44 +96,16 @@ def test_pairs_keep_both_texts(tmp_path):
 # ---------------------------------------------------------------- splits
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    texts=st.lists(st.integers(0, 30), min_size=30, max_size=120),
-    shares=st.tuples(st.sampled_from([0.1, 0.25, 5]), st.sampled_from([0.1, 0.2, 4])),
-    seed=st.integers(0, 5),
-)
-def test_made_splits_are_a_partition_with_duplicates_on_one_side(tmp_path_factory, texts, shares, seed):
-    folder = tmp_path_factory.mktemp("splits")
-    frame(folder, text=[f"t{i}" for i in texts], label=["ab"[i % 2] for i in texts])
-    try:
-        splits = load(folder, seed=seed, validation=shares[0], test=shares[1]).splits
-    except DataError:  # too few texts to make three splits of
-        assume(False)
-    assert sorted(t for s in splits.values() for t in s.texts) == sorted(f"t{i}" for i in texts)
-    sets = [set(split.texts) for split in splits.values()]
-    assert sum(map(len, sets)) == len(set().union(*sets))
-
-
-def test_made_splits_have_the_size_asked_for_and_the_classes_in_proportion(tmp_path):
-    frame(tmp_path, text=[f"t{i}" for i in range(1000)], label=["a"] * 700 + ["b"] * 250 + ["c"] * 50)
-    splits = load(tmp_path, validation=100, test=0.2).splits
-    assert [len(splits[name]) for name in data.SPLITS] == [700, 100, 200]
-    assert np.bincount(splits["validation"].targets).tolist() == [70, 25, 5]
-    assert np.bincount(splits["test"].targets).tolist() == [140, 50, 10]
-
-
 def test_declared_splits_are_taken_as_they_are_and_leaks_are_noted(tmp_path):
     for name, count in (("train", 40), ("validation", 20), ("test", 10)):
         tiny.write_csv(tmp_path / f"{name}.csv", count, seed=0)
     found = load(tmp_path, validation="validation.csv", test="test.csv")
-    assert [len(found.splits[name]) for name in data.SPLITS] == [40, 20, 10]
+    assert [len(found.splits[name]) for name in sources.SPLITS] == [40, 20, 10]
     assert "20 of 20 rows of validation are in train too" in found.notes[0]
     assert "10 of 10 rows of test are in validation too" in found.notes[2]
 
 
 # ---------------------------------------------------------------- bad input
-
-GOOD = {"text": [f"t{i}" for i in range(40)], "label": ["a", "b"] * 20}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +148,7 @@ def test_an_empty_split_is_named(tmp_path):
 
 def test_rows_that_are_all_one_make_no_splits(tmp_path):
     frame(tmp_path, text=["same"] * 40, label=["a", "b"] * 20)
-    with pytest.raises(DataError, match="split has no rows: rows with the same text stay on one side"):
+    with pytest.raises(DataError, match="split has no rows: rows with the same text stay in one split"):
         load(tmp_path)
 
 
@@ -254,13 +211,6 @@ def test_a_hub_data_set_without_network_gets_one_error_with_the_way_on(tmp_path)
         load(tmp_path, dataset="nobody/nothing-at-all", train="train")
 
 
-def test_a_rare_class_is_never_taken_out_of_train_whole(tmp_path):
-    labels = [f"rare{i}" for i in range(9)] + ["a", "b"] * 60
-    frame(tmp_path, text=[f"t{i}" for i in range(len(labels))], label=labels)
-    found = load(tmp_path, validation=0.2, test=0.2)
-    assert set(found.splits["train"].targets) == set(range(len(found.labels)))
-
-
 def test_rows_with_more_fields_than_the_header_are_refused(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\n" + "fine,good,\ndull,bad,\n" * 20)
     with pytest.raises(DataError, match="more fields in its rows than in its header"):
@@ -271,67 +221,6 @@ def test_a_line_of_json_may_hold_any_separator_of_unicode(tmp_path):
     lines = [json.dumps({"text": f"a\u2028b{i}", "label": "xy"[i % 2]}, ensure_ascii=False) for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert sum(len(split) for split in load(tmp_path, train="rows.jsonl").splits.values()) == 40
-
-
-# ---------------------------------------------------------------- encodings and separators
-
-QUOTED = "text,label\nDon\u2019t stop,a\ncaf\xe9,b\n" + "".join(f"x{i},{'ab'[i % 2]}\n" for i in range(40))
-
-
-def texts(dataset):
-    return {text for split in dataset.splits.values() for text in split.texts}
-
-
-def test_the_advice_for_a_windows_file_reads_it_as_it_was_written(tmp_path):
-    (tmp_path / "train.csv").write_bytes(QUOTED.encode("cp1252"))
-    with pytest.raises(DataError) as caught:
-        load(tmp_path)
-    said = str(caught.value)
-    assert "line 2 has the byte 0x92. Read as cp1252 (not as latin-1), the line is 'Don\u2019t stop,a'" in said
-    advised = re.search(r"encoding: ([\w-]+)", said)[1]
-    assert re.search(r"iconv -f ([\w-]+) ", said)[1] == advised
-    assert {"Don\u2019t stop", "caf\xe9"} <= texts(load(tmp_path, encoding=advised))
-
-
-@pytest.mark.parametrize(
-    ("raw", "said"),
-    [
-        (b"text,label\ncaf\xe9,a\n", "cp1252 or latin-1, which are the same here, the line is 'caf\xe9,a'"),
-        (b"text,label\na\x81\x92b,a\n", "It is neither cp1252 nor latin-1 text"),
-        (b"text,label\n" + b"x" * 500 + b"\x93end,a\n", "the line is 'x{54}\u201cend,a'"),
-        ("text,label\nfine,a\n".encode("utf-16"), "It begins as UTF-16 does: set data: {encoding: utf-16}"),
-    ],
-)
-def test_an_encoding_is_advised_only_where_it_gives_text(tmp_path, raw, said):
-    (tmp_path / "train.csv").write_bytes(raw)
-    with pytest.raises(DataError, match=said):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig", "latin-1", "cp1252"])
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
-def test_a_file_is_read_in_the_encoding_that_is_named(tmp_path, encoding, kind):
-    rows = [{"text": f"caf\xe9 {i}", "label": "ab"[i % 2]} for i in range(40)]
-    content = {
-        "csv": "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows),
-        "jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-        "json": json.dumps(rows, ensure_ascii=False),
-    }
-    (tmp_path / f"rows.{kind}").write_bytes(content[kind].encode(encoding))
-    assert texts(load(tmp_path, train=f"rows.{kind}", encoding=encoding)) == {row["text"] for row in rows}
-
-
-def test_a_wrong_encoding_is_named_with_the_line(tmp_path):
-    (tmp_path / "train.csv").write_bytes(b"text,label\nfine,a\nx\x81,b\n")
-    with pytest.raises(DataError, match="is not cp1252 text: line 3 has the byte 0x81"):
-        load(tmp_path, encoding="cp1252")
-
-
-@pytest.mark.parametrize(("separator", "name"), [(";", "train.csv"), ("|", "train.tsv"), ("\t", "train.csv")])
-def test_fields_are_separated_as_the_study_says(tmp_path, separator, name):
-    rows = "".join(f'"a{separator}b, {i}"{separator}{"xy"[i % 2]}\n' for i in range(40))
-    (tmp_path / name).write_text(f"text{separator}label\n{rows}")
-    assert texts(load(tmp_path, train=name, separator=separator)) == {f"a{separator}b, {i}" for i in range(40)}
 
 
 # ---------------------------------------------------------------- options that earlier versions did not have
@@ -434,62 +323,6 @@ def test_a_file_and_its_row_are_named_after_sampling_and_splitting(tmp_path):
         load(tmp_path, train=["one.csv", "two.csv"], label=["x"])
 
 
-# ---------------------------------------------------------------- groups
-
-
-@settings(max_examples=40)
-@given(
-    rows=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 60)), min_size=60, max_size=150),
-    seed=st.integers(0, 5),
-)
-def test_neither_a_group_nor_a_text_is_on_two_sides(tmp_path_factory, rows, seed):
-    folder = tmp_path_factory.mktemp("groups")
-    frame(
-        folder,
-        text=[f"t{t}" for t, _ in rows],
-        who=[f"g{g}" for _, g in rows],
-        label=["ab"[(t + g) % 2] for t, g in rows],
-    )
-    try:
-        splits = load(folder, seed=seed, validation=0.2, test=0.2, group="who").splits
-    except DataError:  # all rows are linked, or the groups are too large
-        assume(False)
-    assert sum(map(len, splits.values())) == len(rows)
-    for of in (lambda split: set(split.members), lambda split: set(split.texts)):
-        sides = [of(split) for split in splits.values()]
-        assert sum(map(len, sides)) == len(set().union(*sides))
-
-
-def test_splits_of_groups_have_about_the_size_and_the_classes_asked_for(tmp_path):
-    rng = np.random.default_rng(0)
-    groups = rng.integers(0, 150, 1000)
-    labels = np.where(rng.random(1000) < 0.1 + 0.6 * (groups % 3 == 0), "rare", "often")
-    frame(tmp_path, text=[f"t{i}" for i in range(1000)], label=labels, who=[f"g{g}" for g in groups])
-    share = (labels == "rare").mean()
-    found = load(tmp_path, validation=0.2, test=100, group="who")
-    for name, rows in (("validation", 200), ("test", 100)):
-        split = found.splits[name]
-        assert abs(len(split) - rows) <= 5
-        assert abs((split.targets == found.labels.index("rare")).mean() - share) < 0.02
-    assert found.digest == load(tmp_path, validation=0.2, test=100, group="who").digest
-    assert found.digest != load(tmp_path, validation=0.2, test=100, group="who", seed=1).digest
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_class_of_one_group_stays_in_train(tmp_path, seed):
-    labels = ["a", "b"] * 45 + ["rare"] * 10
-    frame(tmp_path, text=[f"t{i}" for i in range(100)], label=labels, who=[f"g{i // 10}" for i in range(100)])
-    found = load(tmp_path, seed=seed, validation=0.2, test=0.2, group="who")
-    assert (found.splits["train"].targets == found.labels.index("rare")).sum() == 10
-    assert [len(found.splits[name]) for name in data.SPLITS] == [60, 20, 20]
-
-
-def test_groups_too_large_to_be_set_aside_are_named(tmp_path):
-    frame(tmp_path, **GOOD, who=["g", "h"] * 20)
-    with pytest.raises(DataError, match="rows with the same text or the same 'who' stay on one side"):
-        load(tmp_path, group="who")
-
-
 def test_groups_that_given_files_share_are_noted(tmp_path):
     frame(tmp_path, **GOOD, who=[f"g{i // 2}" for i in range(40)])
     frame(tmp_path, "test.csv", text=["x", "y", "z"], label=["a", "b", "a"], who=["g3", "new", "g3"])
@@ -503,16 +336,6 @@ def test_a_row_without_a_group_is_refused(tmp_path):
     frame(tmp_path, **GOOD, who=["g"] * 20 + [""] + ["h"] * 19)
     with pytest.raises(DataError, match="column 'who' has no group in 1 rows, first in row 21 of"):
         load(tmp_path, group="who")
-
-
-def test_rows_of_one_text_or_one_group_are_one_draw(tmp_path):
-    one = data.Split(["a", "b", "a", "c"], None, np.zeros(4))
-    assert one.groups.tolist() == [0, 1, 0, 2]
-    pairs = data.Split(["a", "a", "a"], ["x", "y", "x"], np.zeros(3))
-    assert pairs.groups.tolist() == [0, 1, 0]
-    linked = data.Split(["a", "b", "c", "a", "d"], None, np.zeros(5), members=["g", "g", "h", "h", "i"])
-    assert linked.groups.tolist() == [0, 0, 0, 0, 1]  # g and h both have the text a
-    assert data.Split([], None, np.zeros(0), members=[]).groups.tolist() == []
 
 
 # ---------------------------------------------------------------- nothing to learn

@@ -1,0 +1,258 @@
+"""The checks of a study file: each returns all problems that it finds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from hpo.config.schema import FINE_TUNING, DataConfig, StudyConfig
+from hpo.core.errors import ConfigError, HpoError, Problem, nearest
+from hpo.recipe.hyperparameters import trains_adapters
+from hpo.search import pruners, samplers
+from hpo.search.comparison import TIE_BREAK
+from hpo.search.plugins import argument_problems, name_and_arguments
+from hpo.space.parameters import MOST_POINTS
+from hpo.space.search_space import SearchSpace
+from hpo.tasks.classification import TASKS
+from hpo.tasks.metrics import METRICS, suggested
+
+if TYPE_CHECKING:
+    from hpo.config.study_spec import StudySpec
+
+
+def is_custom(raw: Mapping[str, Any]) -> bool:
+    """Return whether a study has a custom objective, and not the built-in one, which fine-tunes a model."""
+    return raw.get("objective") is not None
+
+
+def validated(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]]:
+    """Return the settings, None if a value is wrong, and the problems of keys, values and names."""
+    problems: list[Problem] = []
+    config: StudyConfig | None = None
+    try:
+        config = StudyConfig.model_validate(dict(raw))
+    except ValidationError as error:
+        problems += _pydantic_problems(error)
+    if not is_custom(raw):
+        problems += [Problem((key,), "is missing") for key in ("model", "data") if raw.get(key) is None]
+    return config, [
+        *problems,
+        *_metric_problems(raw),
+        *_objective_problems(raw),
+        *_comparison_problems(raw),
+        *_plugin_problems(raw),
+    ]
+
+
+def combination_problems(
+    raw: Mapping[str, Any], config: StudyConfig | None, space: SearchSpace | None
+) -> list[Problem]:
+    """Return the problems of settings that do not go together.
+
+    Args:
+        raw: The study as plain values.
+        config: The settings, if each of them is valid.
+        space: The search space, if it is valid.
+    """
+    problems: list[Problem] = []
+    custom = is_custom(raw)
+    if space is not None:
+        problems += _grid_problems(raw, space)
+        if not custom and raw.get("fold") is False and _has_adapters(space):
+            problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
+    if config is not None and config.data is not None:
+        problems += _column_problems(config.data)
+    if config is not None and config.shards > 1 and not custom:
+        problems += _shard_problems(config, space)
+    return problems
+
+
+def sampler_problems(config: StudyConfig, space: SearchSpace) -> list[Problem]:
+    """Return why the sampler cannot sample from the space, for a study without other problems."""
+    message = samplers.problem(*name_and_arguments(config.sampler), space)
+    return [Problem(("sampler",), message)] if message else []
+
+
+def _pydantic_problems(error: ValidationError) -> list[Problem]:
+    found: dict[tuple[Any, ...], str] = {}
+    for item in error.errors():
+        # pydantic reports every member of a union; the field is one problem.
+        path = tuple(part for part in item["loc"] if isinstance(part, int) or part.isidentifier())
+        path = item["loc"] if item["type"] == "extra_forbidden" else path
+        path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            model = DataConfig if path[:1] == ("data",) else StudyConfig
+            message = f"is not a key{nearest(path[-1], model.model_fields)}"
+        elif not isinstance(item["input"], Mapping) and item["type"] != "value_error":
+            message = f"{message}, not {item['input']!r}"
+        found[path] = f"{found[path]}, or {message}" if path in found else message
+    return [Problem(path, message) for path, message in found.items()]
+
+
+# ---------------------------------------------------------------- names
+
+
+def _metric_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    metric, task = raw.get("metric"), raw.get("task", "auto")
+    if not isinstance(metric, str) or is_custom(raw):
+        return []
+    if metric not in METRICS:
+        return [Problem(("metric",), f"{metric!r} is not a metric{suggested(metric)}")]
+    if task in TASKS and task not in METRICS[metric].tasks:
+        defined = [name for name, entry in METRICS.items() if task in entry.tasks]
+        return [Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(defined)}")]
+    return []
+
+
+def _objective_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Check that no key is set which the study's kind of objective does not read."""
+    if is_custom(raw):
+        unread = [key for key in FINE_TUNING if key in raw and raw[key] != StudyConfig.model_fields[key].default]
+        problems = [Problem((key,), "is not read with an objective of your own; leave it out") for key in unread]
+        if raw.get("slots") == "auto":
+            problems.append(Problem(("slots",), "must be a number with an objective of your own, not 'auto'"))
+        return problems
+    problems = []
+    if raw.get("direction") is not None:
+        problems.append(Problem(("direction",), "is for a custom objective; a metric knows its own, so leave it out"))
+    if raw.get("same_objective"):
+        problems.append(Problem(("same_objective",), "is for an objective of your own; leave it out"))
+    return problems
+
+
+def _comparison_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Check `prune_on`, which the pruner compares in place of the metric."""
+    setting = raw.get("prune_on")
+    if not isinstance(setting, str | Mapping):
+        return []
+    name, arguments = name_and_arguments(setting)
+    if not is_custom(raw) and (name != TIE_BREAK or arguments):
+        given = {"name": name, **arguments} if arguments else name
+        message = f"must be loss, the one metric that is reported beside the study's own, not {given!r}"
+        return [Problem(("prune_on",), message)]
+    problems = [
+        Problem(("prune_on", key), "is not a key; write {name: NAME, direction: minimize}")
+        for key in arguments
+        if key != "direction"
+    ]
+    direction = arguments.get("direction")
+    if not name:
+        problems.append(Problem(("prune_on", "name"), "is missing: name a metric that the objective reports"))
+    elif direction is None and name not in METRICS:
+        message = f"say which way {name!r} is better: {{name: {name}, direction: minimize}}, or maximize"
+        problems.append(Problem(("prune_on",), message))
+    elif direction not in (None, "minimize", "maximize"):
+        problems.append(Problem(("prune_on", "direction"), f"must be 'minimize' or 'maximize', not {direction!r}"))
+    return problems
+
+
+def _plugin_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Check the sampler and the pruner, and their arguments."""
+    problems = []
+    for kind, module in (("sampler", samplers), ("pruner", pruners)):
+        setting = raw.get(kind, StudyConfig.model_fields[kind].default)
+        if isinstance(setting, str | Mapping):
+            problems += _arguments_problems(kind, module, *name_and_arguments(setting))
+    return problems
+
+
+def _arguments_problems(kind: str, module: ModuleType, name: str, arguments: Mapping[str, Any]) -> list[Problem]:
+    """Check a sampler or a pruner; `module` is the module that makes it."""
+    factory = module.factory(name)
+    if factory is None:
+        return [Problem((kind,), f"{name!r} is not a {kind}{nearest(name, module.names())}")]
+    accepted = inspect.signature(factory).parameters
+    unknown = [key for key in arguments if key not in accepted]
+    if unknown:
+        return [Problem((kind, key), f"is not an argument of {name}{nearest(key, accepted)}") for key in unknown]
+    wrong = argument_problems(factory, arguments)
+    if wrong:
+        return [Problem((kind, key), message) for key, message in wrong.items()]
+    try:
+        module.make(name, arguments)
+    except (ValueError, TypeError, HpoError) as error:
+        return [Problem((kind,), str(error))]
+    return []
+
+
+# ---------------------------------------------------------------- combinations
+
+
+def _column_problems(data: DataConfig) -> list[Problem]:
+    """Check that no column has two uses, and that every option is read.
+
+    A label that is also read as a text would give the answer away.
+    """
+    labels = [data.label] if isinstance(data.label, str) else data.label
+    uses = [("text_pair", data.text_pair, [data.text])] if data.text_pair else []
+    uses += [("label", label, [data.text, data.text_pair or data.text]) for label in labels]
+    found = [
+        Problem(("data", key), f"is column {column!r}, which is a text already; name a column of its own")
+        for key, column, others in uses
+        if column in others
+    ]
+    if data.group in labels:
+        found.append(Problem(("data", "group"), f"is column {data.group!r}, which is a label; name another column"))
+    if data.normalize_labels and not isinstance(data.label, str):
+        found.append(Problem(("data", "normalize_labels"), "is not for label columns of 0 and 1; leave it out"))
+    if data.dataset is not None:
+        unread = [key for key in ("encoding", "separator") if getattr(data, key) is not None]
+        found += [Problem(("data", key), "is for files, not data sets of the Hub; leave it out") for key in unread]
+    return found
+
+
+def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:
+    """Check the settings that do not go together with a trial that is divided over several devices."""
+    problems = []
+    if config.slots != 1:
+        problems.append(Problem(("slots",), f"must be 1 with shards: one trial is divided, not {config.slots!r}"))
+    if config.fold:
+        problems.append(Problem(("fold",), "a model is folded or divided (shards), not both; leave one out"))
+    if config.device == "mps":
+        problems.append(Problem(("device",), "shards are for cuda or cpu, not mps"))
+    if space is not None and _has_adapters(space):
+        problems.append(Problem(("shards",), "whole models only, not adapters (lora_rank); leave it out"))
+    return problems
+
+
+def _has_adapters(space: SearchSpace) -> bool:
+    return trains_adapters({*space.parameters, *space.fixed})
+
+
+def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
+    setting = raw.get("sampler", "tpe")
+    if not isinstance(setting, str | Mapping) or name_and_arguments(setting)[0] != "grid":
+        return []
+    ranges = [
+        Problem(("space", name), "is a range; a grid needs a list of values, or a step")
+        for name, parameter in space.parameters.items()
+        if parameter.points() is None
+    ]
+    if not ranges and space.size > MOST_POINTS:
+        return [Problem(("space",), f"has {space.size:,.0f} points, and a grid plans each of {MOST_POINTS:,} at most")]
+    return ranges
+
+
+# ---------------------------------------------------------------- the objective
+
+
+def custom_parameters(study: StudySpec, objective: Any) -> None:
+    """Check a space against the `parameters` that a custom objective declares, if it declares any.
+
+    Raises:
+        ConfigError: The space has a parameter that the objective does not read.
+    """
+    declared: Sequence[str] | None = getattr(objective, "parameters", None)
+    if declared is None:
+        return
+    unread = [name for name in (*study.space.parameters, *study.space.fixed) if name not in declared]
+    if unread:
+        raise ConfigError(
+            study.config.name,
+            [Problem(("space", n), f"is not read by {study.config.objective}{nearest(n, declared)}") for n in unread],
+        )
