@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 Said = Callable[[int, str], Outputs]  # (trial, split) -> what its kept weights say of it
 
 
-def judge(study: optuna.Study, array: ScorableArray, folder: Path) -> dict[str, Any] | None:
+def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dict[str, Any] | None:
     """Score the kept weights on the test split, and keep the look with the study and its predictions in files.
 
     A look is taken once for a best trial: running the study again with nothing new does not look again. Looks at

@@ -18,7 +18,7 @@ def sentence(look: Look) -> str:
     """Return how the best trial compares with the published default; "no difference shown" if its interval has zero.
 
     Args:
-        look: What `hpo.analysis.verdict.judge` returns, or a former version of it did.
+        look: What `hpo.analysis.verdict.take_verdict` returns, or a former version of it did.
     """
     best, baseline, metric = look["best"], look["baseline"], look["metric"]
     said = f"On {look['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"

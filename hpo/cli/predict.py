@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from hpo.analysis.export import chosen, weights_of
 from hpo.analysis.predictions import FORMATS, answers, jsonl, write
-from hpo.cli.commands import results_of
+from hpo.cli.locate_study import results_of
 from hpo.config import yaml
 from hpo.core.errors import DataError, HpoError, StudyError
 from hpo.execution.study_setup import folder_of

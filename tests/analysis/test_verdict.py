@@ -5,7 +5,7 @@ import optuna
 import pytest
 
 from hpo.analysis.bootstrap import intervals
-from hpo.analysis.verdict import judge
+from hpo.analysis.verdict import take_verdict
 from hpo.analysis.verdict_text import sentence, sentences
 from hpo.finetune.data.sources import Dataset, Split
 from hpo.storage.snapshot import read
@@ -271,7 +271,7 @@ class Array:
 
 @pytest.fixture
 def judged(tmp_path, monkeypatch):
-    """Return a study, an array, and functions that add a trial, right in so many of ten rows, and that judge."""
+    """Return a study, an array, and functions that add a trial, right in so many of ten rows, and that takes the verdict."""
     study, array, trials = optuna.create_study(direction="maximize"), Array(), tmp_path / "trials"
 
     def add(right, **attrs):
@@ -280,7 +280,7 @@ def judged(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "right").write_text(str(right))
 
-    return study, array, add, lambda: judge(study, array, trials)
+    return study, array, add, lambda: take_verdict(study, array, trials)
 
 
 def test_a_second_look_does_not_overwrite_the_first(judged):

@@ -19,8 +19,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from hpo.cli.live import RECENT, LineView, LiveView, QuietView, view
+from hpo.cli.line_view import LineView
+from hpo.cli.live import RECENT, LiveView, view
 from hpo.cli.progress import Progress
+from hpo.cli.view import QuietView
 from hpo.core.formatting import wrapped
 from hpo.core.trainer import Evaluation
 from hpo.storage.snapshot import Results
@@ -410,7 +412,7 @@ def test_the_state_is_a_line_of_what_is_done_or_of_how_far_the_trials_are(clock:
 
 
 def test_a_log_is_never_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.cli.live.SILENCE", 0.2)
+    monkeypatch.setattr("hpo.cli.line_view.SILENCE", 0.2)
     with LineView(Console(file=io.StringIO())) as lines:
         lines.opened("s", "accuracy", "maximize", 1, [])
         lines.started(0, PARAMS)
@@ -435,7 +437,7 @@ def objective(params):
 def test_a_slow_study_speaks_to_a_log_from_the_start_and_all_along(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "slow.yaml").write_text("objective: slow:objective\nspace: {x: [1, 2]}\ntrials: 1\npruner: none\n")
-    code = "import hpo.cli.live; hpo.cli.live.SILENCE = 1.0; from hpo.cli import app; app.main()"
+    code = "import hpo.cli.line_view; hpo.cli.line_view.SILENCE = 1.0; from hpo.cli import app; app.main()"
     command = [sys.executable, "-c", code, "run", "slow.yaml"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
