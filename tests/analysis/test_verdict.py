@@ -271,7 +271,7 @@ class Array:
 
 @pytest.fixture
 def judged(tmp_path, monkeypatch):
-    """Return a study, an array, and functions that add a trial, right in so many of ten rows, and that takes the verdict."""
+    """Return a study, an array, a function that adds a trial, right in so many of ten rows, and one for the verdict."""
     study, array, trials = optuna.create_study(direction="maximize"), Array(), tmp_path / "trials"
 
     def add(right, **attrs):
