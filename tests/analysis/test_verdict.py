@@ -1,4 +1,5 @@
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -252,20 +253,19 @@ def test_labels_that_are_never_predicted_are_named():
 class Array:
     """An array of trials whose kept weights are the share of rows that they are right on."""
 
-    metric = "accuracy"
-
     def __init__(self):
         rng = np.random.default_rng(0)
         splits = {}
         for name in ("train", "validation", "test"):
             targets = rng.integers(0, 2, 60)
             splits[name] = Split([f"{('dull', 'fine')[t]} w{i % 7}" for i, t in enumerate(targets)], None, targets)
-        self.data = Dataset("single_label", ("bad", "good"), splits, digest="f" * 64)
+        data = Dataset("single_label", ("bad", "good"), splits, digest="f" * 64)
+        self.setup = SimpleNamespace(data=data, metric="accuracy")
         self.scored = []
 
     def outputs_of(self, folder, split):
         self.scored.append((int(folder.name), split))
-        targets = self.data.splits[split].targets
+        targets = self.setup.data.splits[split].targets
         return outputs(targets, np.arange(60) % 10 < int((folder / "right").read_text()))
 
 
