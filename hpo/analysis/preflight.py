@@ -68,7 +68,7 @@ def check(study: StudySpec) -> Plan:
 
 
 def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:
-    text = f"{len(planned)} rows"
+    text = str(len(planned))
     if planned and planned[0][1].get("baseline"):
         text += ", trial 0 is the published default"
     if len(planned) < budget:

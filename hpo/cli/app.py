@@ -62,16 +62,16 @@ def root(
 @app.command()
 def run(
     study: StudyName,
-    trials: Annotated[int | None, typer.Option(help="Rows of the study in all.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study in all.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop.")] = None,
     storage: Storage = None,
     slots: Slots = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that run it together, on a GPU each where there are GPUs.")
+        int, typer.Option(min=1, help="Processes that run the study together, one per GPU where there are GPUs.")
     ] = 1,
     executor: Annotated[str, typer.Option(help="Where they run: local, or ray for a Ray cluster.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster. Default: $RAY_ADDRESS, else the one of this machine.")
+        str | None, typer.Option(help="Address of the Ray cluster. Default: $RAY_ADDRESS, else this machine's cluster.")
     ] = None,
     set_: Set = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
@@ -108,7 +108,7 @@ def run(
 
 @app.command()
 def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_: Set = None) -> None:
-    """Join a study: run what nobody runs until nothing is left. Any number may, on any machine that reaches it."""
+    """Join a study from any machine that reaches its storage, and run trials until none is left."""
     from hpo.cli import run_commands
     from hpo.cli.line_view import LineView
     from hpo.cli.locate_study import study_to_run
@@ -244,16 +244,18 @@ def dashboard(
     storage: Storage = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
-    allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let it change and delete studies.")] = False,
+    allow_edit: Annotated[
+        bool, typer.Option("--allow-edit", help="Allow the dashboard to change and delete studies.")
+    ] = False,
     host: Annotated[
-        str, typer.Option(help="IP address to listen on. Others than this machine's own need $HPO_DASHBOARD_TOKEN.")
+        str, typer.Option(help="IP address to listen on. One that other machines reach needs $HPO_DASHBOARD_TOKEN.")
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="HOST[:PORT]", help="A further address by which browsers reach it, e.g. localhost:9000."),
     ] = None,
 ) -> None:
-    """Open Optuna Dashboard on the storage, for those alone who have the printed link."""
+    """Open Optuna Dashboard on the storage; only the printed link gives access."""
     from hpo.cli import inspect_commands
 
     inspect_commands.dashboard(

@@ -168,7 +168,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _is_own(environ: WSGIEnvironment, host: str) -> bool:
-    """Return whether a request comes from the dashboard's own page, from the user or from a program, not another page."""
+    """Return whether a request comes from the dashboard's own page, the user or a program, not from another page."""
     site = environ.get("HTTP_SEC_FETCH_SITE", "none")
     origin = environ.get("HTTP_ORIGIN", f"http://{host}")
     if environ["REQUEST_METHOD"] == "GET" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate":

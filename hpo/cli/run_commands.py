@@ -108,7 +108,7 @@ def run_together(
     executor: str = "local",
     address: str | None = None,
 ) -> Outcome:
-    """Run a study in several processes until every row has ended, look once at the test split, and write the report.
+    """Run a study in several processes until every trial has ended, look once at the test split, and write the report.
 
     Args:
         study: The validated study.
@@ -187,7 +187,7 @@ def stop(name: str, storage_flag: str | None, say: Callable[[str], None]) -> Out
         )
     counts = results_of(name, url).counts
     trials = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
-    text = f"all have ended, and nobody is asked any more; trials: {trials}. The next hpo run goes on"
+    text = f"all have ended; trials: {trials}. The next hpo run goes on"
     return Outcome(text, {"asked": asked, "left": left, "counts": counts})
 
 
@@ -220,6 +220,6 @@ def check(study: study_spec.StudySpec, url: str) -> Outcome:
     if plan.seconds is not None:
         lines.append(f"{'time':<{width}}  at most about {duration(plan.seconds)}, if no trial is pruned")
     lines += [f"note: {note}" for note in plan.notes]
-    found = "it can run, but read the notes first;" if plan.notes else "nothing is wrong with it, and"
+    found = "it can run, but read the notes first;" if plan.notes else "no problem was found;"
     lines.append(f"{found} nothing has been written")
     return Outcome("\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds})

@@ -307,7 +307,7 @@ def test_check_says_what_would_run_and_writes_nothing(call, tmp_path):
     code, out, _ = call("check", path)
     assert code == 0
     for words in (
-        "7 rows, trial 0 is the published default",
+        "7, trial 0 is the published default",
         "60 train, 30 validation, 30 test",
         "single_label",
         "at most",
