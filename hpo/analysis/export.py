@@ -88,13 +88,13 @@ def weights_of(results: Results, weights: Path, trial: FrozenTrial) -> Path:
     if results.best is not None and trial.number == results.best.number:
         raise StudyError(
             f"the weights of trial {trial.number} are not in {source}: export from the folder in which the study ran, "
-            f"or train them again here: hpo run {results.name} (a custom objective keeps its weights itself)"
+            f"or train them again here: hpo run {results.name} (hpo does not save the weights of a custom objective)"
         )
     saved = sorted(int(path.name) for path in weights.glob("*") if path.name.isdecimal() and path.is_dir())
     raise StudyError(
-        f"the weights of trial {trial.number} were not kept; in {weights} are those of "
-        f"{', '.join(map(str, saved)) or 'no trial'}. A study keeps the best `keep_best` trials and the published "
-        "default: raise it in a new study"
+        f"the weights of trial {trial.number} were not saved; in {weights} are those of "
+        f"{', '.join(map(str, saved)) or 'no trial'}. A study saves the weights of the published "
+        "default and of the best trials, as many as `keep_best` says: raise it in a new study"
     )
 
 

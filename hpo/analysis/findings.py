@@ -63,7 +63,7 @@ def _collapsed(results: _Analysed) -> Iterator[str]:
     if best and best.user_attrs.get("collapsed") is True:
         yield (
             f"The best trial ({best.number}) has collapsed: it gives every example the same answer, so "
-            f"its {results.metric} of {number(best.value)} says nothing; train longer, or search another space."
+            f"its {results.metric} of {number(best.value)} means nothing; train longer, or search another space."
         )
     elif results.baseline and results.baseline.user_attrs.get("collapsed") is True:
         yield (
@@ -125,14 +125,14 @@ def _no_baseline(results: Results) -> Iterator[str]:
         return
     reason = baseline.user_attrs.get("reason")
     if reason != "pruner":
-        step = f"mend what ended it ({plain(str(reason or 'no reason is kept').replace('_', ' '))})"
+        step = f"fix what ended it ({plain(str(reason or 'no reason is stored').replace('_', ' '))})"
     elif results.attrs.get("config", {}).get("objective") is not None:
         step = "begin a new study, in which it is not pruned"
     elif results.verdict is not None and results.verdict["baseline"] is not None:
         return  # it was trained to its end later
     else:
         step = "run the study again, which trains it to its end"
-    yield f"The published default (trial {baseline.number}) has no value, so no gain over it can be told: {step}."
+    yield f"The published default (trial {baseline.number}) has no value, so the gain over it is unknown: {step}."
 
 
 # ---------------------------------------------------------------- which way to search
@@ -150,7 +150,7 @@ def _agrees(results: Results, separation: Separation) -> bool:
 def _step(results: _Analysed, name: str, direction: str) -> str:
     """Return the next step for a hyperparameter; no direction if another finding points the other way."""
     if len(results.directions[name]) > 1:
-        return "which way to search cannot be told, as another finding points the other way"
+        return "the direction to search in is unknown, as another finding points the other way"
     return f"search {direction} values in a new study"
 
 
@@ -158,7 +158,7 @@ def _cause(results: _Analysed, outcome: str) -> str:
     """Return the hyperparameter that separates the trials with a bad outcome, and the next step."""
     found = results.separations.get(outcome)
     if found is None:
-        return "no parameter sets them clearly apart from the others, so which way to search cannot be told"
+        return "no parameter separates them clearly from the others, so the direction to search in is unknown"
     return (
         f"their {plain(found.name)} is {number(found.theirs)} in the median, that of the others "
         f"{number(found.others)}; {_step(results, found.name, found.better)}"
@@ -204,7 +204,7 @@ def _nothing_better(results: Results) -> Iterator[str]:
     if best and _has_learned(best) and best.user_attrs.get("baseline") is True and len(results.complete) > 1:
         yield (
             f"The published default (trial {best.number}) is the best of {len(results.complete)} completed "
-            "trials: the search found nothing better; keep it, or search more trials or another space."
+            "trials: the search found nothing better; use it, or search more trials or another space."
         )
 
 

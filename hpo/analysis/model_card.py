@@ -31,7 +31,7 @@ def warnings(results: Results, trial: FrozenTrial) -> list[str]:
         split = "test" if is_best and classes.get("collapsed") else "validation"
         found.append(
             f"Trial {trial.number} has collapsed: it gives every row of the {split} split the same answer. It has "
-            "learned nothing to tell texts apart by; do not use it"
+            "learned nothing that distinguishes texts; do not use it"
         )
     elif is_best and (never := classes.get("never_predicted")):
         found.append(

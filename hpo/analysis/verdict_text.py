@@ -41,7 +41,7 @@ def difference(compared: Mapping[str, Any], metric: str, subject: str) -> str:
     by = f"{compared['difference']:+.4g}"
     if compared.get("low") is None or compared["low"] == compared["high"]:  # former versions stored such an interval
         reason = compared.get("untold", "every resample of the test rows gives the same difference")
-        return f"{by}; whether {subject} is better cannot be told from so few: {reason}"
+        return f"{by}; it is unknown whether {subject} is better: {reason}"
     better = (compared["difference"] > 0) == (METRICS[metric].direction == "maximize")
     shown = f"{subject} is {'better' if better else 'worse'}" if compared["shown"] else "no difference shown"
     ends = f"{compared['low']:+.4g} to {compared['high']:+.4g}"
@@ -108,7 +108,9 @@ def _classes(look: Look) -> list[str]:
     elif never := classes.get("never_predicted"):
         texts.append(f"The best trial never predicts {len(never)} of {classes['count']} labels: {named(never)}")
     if absent := classes.get("absent"):
-        texts.append(f"No test row has {named(absent)}: nothing is said of {'it' if len(absent) == 1 else 'them'}")
+        texts.append(
+            f"No test row has {named(absent)}: the verdict does not cover {'it' if len(absent) == 1 else 'them'}"
+        )
     return texts
 
 

@@ -111,7 +111,7 @@ def test_only_completed_trials_whose_weights_were_kept_can_be_exported(sample_re
     (tmp_path / "0").mkdir()
     assert weights_of(results, tmp_path, chosen(results, 0)) == tmp_path / "0"
     other = next(trial for trial in results.complete if trial.number not in (0, best))
-    with pytest.raises(StudyError, match=r"were not kept; in .* are those of 0. A study keeps"):
+    with pytest.raises(StudyError, match=r"were not saved; in .* are those of 0. A study saves"):
         weights_of(results, tmp_path, other)
 
 

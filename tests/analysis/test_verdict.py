@@ -190,13 +190,13 @@ def test_a_verdict_says_no_more_than_was_shown(verdict, words):
 
 def test_what_cannot_be_told_is_said_with_its_reason():
     said = sentence({**COMPARED, "low": None, "untold": "4 of 200 test rows are 'spam'", "shown": False})
-    assert "cannot be told from so few: 4 of 200 test rows are 'spam'" in said
+    assert "unknown whether the best trial is better: 4 of 200 test rows are 'spam'" in said
     assert "confidence" not in said
 
 
 def test_an_interval_of_no_width_that_a_former_version_kept_is_not_repeated():
     said = sentence({**COMPARED, "difference": 0.0, "low": 0.0, "high": 0.0, "shown": False})
-    assert "cannot be told from so few" in said
+    assert "unknown whether the best trial is better" in said
     assert "confidence" not in said
 
 
@@ -242,7 +242,7 @@ def test_labels_that_are_never_predicted_are_named():
     parts = {"count": 12, "never_predicted": [f"l{i}" for i in range(11)], "absent": ["x"], "collapsed": False}
     said = sentences({**COMPARED, "shown": False, "classes": parts})
     assert any("never predicts 11 of 12 labels: 'l0'," in each and each.endswith(" and 1 more") for each in said)
-    assert "No test row has 'x': nothing is said of it" in said
+    assert "No test row has 'x': the verdict does not cover it" in said
     said = sentences({**COMPARED, "shown": False, "classes": {**parts, "collapsed": True}})
     assert "The best trial gives every test row the same answer" in said
 
