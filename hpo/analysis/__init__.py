@@ -1,1 +1,1 @@
-"""What is said of a study: checks before it, verdict, findings, report, export."""
+"""Analysis of a study: checks before it, verdict, findings, report, export."""

@@ -1,8 +1,8 @@
-"""What a model has to beat to be worth its cost: the most frequent answer, and TF-IDF with a linear model.
+"""Cheap baselines that a fine-tuned model should beat: the most frequent answer, and TF-IDF with a linear model.
 
-Both learn from the rows that the trials learn from. Their cost is bounded by size, not by time, so that they are the
-same everywhere: at most `MOST_ROWS` rows, `MOST_CHARACTERS` of a text, and `MOST_FEATURES` features a text, fewer where
-there are many classes.
+Both learn from the training rows of the trials. Their cost is bounded by size, not by time, so that their results do
+not depend on the machine: at most `MOST_ROWS` rows, `MOST_CHARACTERS` of a text, and `MOST_FEATURES` features a text,
+fewer where there are many classes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ MOST_CHARACTERS = 2_000
 MOST_FEATURES = 20_000
 MOST_WEIGHTS = 500_000  # features times classes
 MOST_ITERATIONS = 100
-STRENGTHS = (1.0, 10.0)  # inverse regularisation; the better one on the validation split is taken
+STRENGTHS = (1.0, 10.0)  # inverse regularisation; the one with the better validation score is taken
 
-# Words, single characters of scripts without blanks, and signs: ! and :-) say something of a text too.
+# Words, single characters of scripts without blanks, and punctuation: ! and :-) carry meaning too.
 TOKEN = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]"
 
 Predict = Callable[["Split"], Outputs]
 
 
 def majority(data: Dataset) -> Predict:
-    """Return a model that gives every row the answer that is most frequent in train: for regression, the mean.
+    """Return a model that gives every row the most frequent answer of train; for regression, the mean.
 
     Its probabilities are the shares of the classes in train.
     """
@@ -53,8 +53,8 @@ def majority(data: Dataset) -> Predict:
 def tfidf(data: Dataset, metric: str) -> Predict | None:
     """Fit TF-IDF of words and pairs of words with logistic regression; for regression, with ridge regression.
 
-    Of two texts, each has its own TF-IDF over one vocabulary, beside their product and its sum, their similarity.
-    Several labels a row are each a regression of their own.
+    For two texts, the features are the TF-IDF of each over one vocabulary, their product, and its sum, the similarity.
+    For several labels a row, each label has a regression of its own.
 
     Args:
         data: The data of a study; validation chooses among `STRENGTHS`.
@@ -72,21 +72,21 @@ def tfidf(data: Dataset, metric: str) -> Predict | None:
         first = vectorizer.fit_transform(_cut(train.texts) + _cut(train.pairs or []))
     except ValueError:  # an empty vocabulary
         return None
-    inputs = first if train.pairs is None else _beside(first[: len(train)], first[len(train) :])
+    inputs = first if train.pairs is None else _pair_features(first[: len(train)], first[len(train) :])
     validation = data.splits["validation"]
-    held_out = _vectors(vectorizer, validation)
+    held_out = _features(vectorizer, validation)
     sign = 1 if METRICS[metric].direction == "maximize" else -1
 
-    def value(model: Any) -> float:
-        found = score(metric, Outputs(data.task, validation.targets, _logits(data, model, held_out)))
-        return -np.inf if np.isnan(found) else sign * found
+    def validation_score(model: Any) -> float:
+        value = score(metric, Outputs(data.task, validation.targets, _logits(data, model, held_out)))
+        return -np.inf if np.isnan(value) else sign * value
 
-    best = max((_fitted(data, inputs, train.targets, strength) for strength in STRENGTHS), key=value)
-    return lambda split: Outputs(data.task, split.targets, _logits(data, best, _vectors(vectorizer, split)))
+    best = max((_fitted(data, inputs, train.targets, strength) for strength in STRENGTHS), key=validation_score)
+    return lambda split: Outputs(data.task, split.targets, _logits(data, best, _features(vectorizer, split)))
 
 
-def says(data: Dataset) -> Mapping[str, str]:
-    """Return what each of them is, in words."""
+def names_in_words(data: Dataset) -> Mapping[str, str]:
+    """Return each baseline's name in words."""
     targets = data.splits["train"].targets
     if data.task == "regression":
         return {"majority": "Answering the mean of train always", "tfidf": "TF-IDF with ridge regression"}
@@ -96,14 +96,14 @@ def says(data: Dataset) -> Mapping[str, str]:
     return {"majority": f"Answering {plain(most)!r} always", "tfidf": "TF-IDF with logistic regression"}
 
 
-def bounded(data: Dataset) -> str | None:
-    """Return how much of train the TF-IDF baseline learned from, where that is not all; or None."""
+def sample_in_words(data: Dataset) -> str | None:
+    """Return how many rows the TF-IDF baseline learned from; None if it learned from all."""
     rows = len(data.splits["train"])
     return f"from a sample of {MOST_ROWS:,} of {rows:,} rows" if rows > MOST_ROWS else None
 
 
 def _sample(split: Split, task: str) -> Split:
-    """Return at most `MOST_ROWS` rows, drawn with a fixed seed, and one of every class at least."""
+    """Return about `MOST_ROWS` rows, drawn with a fixed seed, with at least one of every class."""
     if len(split) <= MOST_ROWS:
         return split
     rows = np.random.default_rng(0).permutation(len(split))[:MOST_ROWS]
@@ -117,14 +117,14 @@ def _cut(texts: Sequence[str]) -> list[str]:
     return [text[:MOST_CHARACTERS] for text in texts]
 
 
-def _vectors(vectorizer: Any, split: Split) -> Any:
+def _features(vectorizer: Any, split: Split) -> Any:
     """Return the features of n rows, a sparse matrix [n, features]."""
     first = vectorizer.transform(_cut(split.texts))
-    return first if split.pairs is None else _beside(first, vectorizer.transform(_cut(split.pairs)))
+    return first if split.pairs is None else _pair_features(first, vectorizer.transform(_cut(split.pairs)))
 
 
-def _beside(first: Any, second: Any) -> Any:
-    """Return the features of n pairs, given those of both texts [n, words]: [n, 3 words + 1]."""
+def _pair_features(first: Any, second: Any) -> Any:
+    """Return the features of n pairs [n, 3 words + 1], given those of each text [n, words]."""
     import scipy.sparse
 
     common = first.multiply(second).tocsr()
@@ -141,7 +141,7 @@ def _fitted(data: Dataset, inputs: Any, targets: Array, strength: float) -> Any:
     if data.task == "multi_label":
         model = OneVsRestClassifier(model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of iterations that ran out, and of labels that no row or every row has
+        warnings.simplefilter("ignore")  # warnings of too few iterations, and of labels that no row or every row has
         return model.fit(inputs, targets)
 
 

@@ -1,4 +1,4 @@
-"""How sure a difference between two models is: a paired bootstrap over the rows that both were scored on."""
+"""Confidence intervals of the difference between two models: a paired bootstrap over their common test rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Array = np.ndarray[Any, Any]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-FEWEST_ROWS = 10  # rows, or groups of rows, below which resampling says nothing of other rows
+FEWEST_ROWS = 10  # rows, or groups of rows, below which resampling tells nothing about other rows
 FEWEST_OF_A_CLASS = 5  # rows of a class that the metric depends on
-UNDEFINED = 0.05  # share of resamples without a score above which the rest would be a selection
+UNDEFINED = 0.05  # share of resamples without a score, above which the others are a biased selection
 
 
 def intervals(
@@ -29,7 +29,7 @@ def intervals(
 ) -> list[tuple[float, float] | str]:
     """Return an interval of score(first model) - score(other), for each of the others, in the metric's own direction.
 
-    Rows are drawn with replacement, the same for all models, so that what makes a row hard cancels
+    Rows are drawn with replacement, the same rows for all models, so that the difficulty of rows cancels
     (Efron and Tibshirani, 1993, percentile method, `RESAMPLES` resamples, `CONFIDENCE` coverage). The interval covers
     other rows of the same kind; it does not cover other seeds of the training.
 
@@ -37,11 +37,11 @@ def intervals(
         metric: Name in `METRICS`.
         models: Outputs of two models or more on the same n rows.
         labels: Names of the classes, by index.
-        groups: [n] group of each row; groups are drawn whole, as their rows are not independent. None: each row alone.
+        groups: [n] group of each row. A group is drawn as a whole, as its rows are not independent. None: no groups.
         seed: Seeds the resampling.
 
     Returns:
-        (low, high) with low < high; or, where the rows do not tell, the reason.
+        (low, high) with low < high; or the reason why the rows allow no interval.
     """
     if reason := too_few(metric, models[0], labels, groups):
         return [reason] * (len(models) - 1)
@@ -50,7 +50,7 @@ def intervals(
 
 
 def resampled(metric: str, models: Sequence[Outputs], groups: Array | None = None, seed: int = 0) -> Array:
-    """Return the scores on every resample, [RESAMPLES, models]; NaN where one is not defined. Arguments as above."""
+    """Return the scores on every resample, [RESAMPLES, models]; NaN where undefined. Arguments as of `intervals`."""
     draws, entry = _draws(len(models[0].targets), groups, seed), METRICS[metric]
     if entry.rows is not None:
         each = np.stack([entry.rows(model) for model in models])
@@ -62,7 +62,7 @@ def resampled(metric: str, models: Sequence[Outputs], groups: Array | None = Non
 
 
 def too_few(metric: str, outputs: Outputs, labels: Sequence[str] = (), groups: Array | None = None) -> str | None:
-    """Return why so few rows cannot tell one model from another by this metric, or None. Arguments as above."""
+    """Return why there are too few rows to compare models by this metric, or None. Arguments as of `intervals`."""
     count = len(outputs.targets)
     if count < FEWEST_ROWS:
         return f"there are {count} test rows"
@@ -80,7 +80,7 @@ def too_few(metric: str, outputs: Outputs, labels: Sequence[str] = (), groups: A
 
 
 def _class_counts(outputs: Outputs, classes: int) -> Array:
-    """Return how many rows are of each class; of a label of several, how many have it or have it not, the fewer."""
+    """Return the rows of each class; with several labels a row, the rows with or without each label, the fewer."""
     if outputs.task == "single_label":
         return np.bincount(outputs.targets, minlength=max(classes, outputs.logits.shape[1]))
     having = outputs.targets.sum(axis=0).astype(int)

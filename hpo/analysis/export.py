@@ -1,7 +1,4 @@
-"""A trial's weights as a Hugging Face folder, with a model card that says how they came about.
-
-Beside the card lies the study file that runs the study again.
-"""
+"""Exports a trial's weights as a Hugging Face folder, with a model card and a study file that runs the study again."""
 
 from __future__ import annotations
 
@@ -20,21 +17,21 @@ from hpo.storage.snapshot import Results
 
 
 def export(results: Results, weights: Path, target: Path, number: int | None = None) -> Path:
-    """Copy a trial's kept weights and write their model card and study file.
+    """Copy a trial's saved weights and write their model card and study file.
 
     Args:
         results: The study.
-        weights: Folder of the kept weights, one folder a trial.
+        weights: Folder of the saved weights, one folder a trial.
         target: Folder to write; must be new or empty.
-        number: The trial; None is the best one.
+        number: Number of the trial; None means the best one.
 
     Returns:
         The folder, which `transformers.pipeline` loads.
 
     Raises:
-        StudyError: There is no such completed trial, its weights are gone, or the folder is not empty.
-        ModelError: The model that adapters belong to is gone.
-        MissingExtraError: There are adapters, and `peft` is not installed.
+        StudyError: There is no such completed trial, its weights are missing, or the folder is not empty.
+        ModelError: The pretrained model of the adapters is missing.
+        MissingExtraError: The weights are adapters, and `peft` is not installed.
     """
     trial = chosen(results, number)
     source = weights_of(results, weights, trial)
@@ -54,10 +51,10 @@ def export(results: Results, weights: Path, target: Path, number: int | None = N
 
 
 def chosen(results: Results, number: int | None) -> FrozenTrial:
-    """Return a completed trial; None is the best one.
+    """Return a completed trial; None means the best one.
 
     Raises:
-        StudyError: There is none, or it has not completed.
+        StudyError: There is no such trial, or it has not completed.
     """
     if number is None:
         if results.best is None:
@@ -80,10 +77,10 @@ def chosen(results: Results, number: int | None) -> FrozenTrial:
 
 
 def weights_of(results: Results, weights: Path, trial: FrozenTrial) -> Path:
-    """Return the folder of a trial's kept weights.
+    """Return the folder of a trial's saved weights.
 
     Raises:
-        StudyError: They are not there.
+        StudyError: They are missing.
     """
     source = weights / str(trial.number)
     if source.is_dir():
@@ -91,18 +88,18 @@ def weights_of(results: Results, weights: Path, trial: FrozenTrial) -> Path:
     if results.best is not None and trial.number == results.best.number:
         raise StudyError(
             f"the weights of trial {trial.number} are not in {source}: export from the folder in which the study ran, "
-            f"or train them again here: hpo run {results.name} (a custom objective keeps its weights itself)"
+            f"or train them again here: hpo run {results.name} (hpo does not save the weights of a custom objective)"
         )
-    kept = sorted(int(path.name) for path in weights.glob("*") if path.name.isdecimal() and path.is_dir())
+    saved = sorted(int(path.name) for path in weights.glob("*") if path.name.isdecimal() and path.is_dir())
     raise StudyError(
-        f"the weights of trial {trial.number} were not kept; in {weights} are those of "
-        f"{', '.join(map(str, kept)) or 'no trial'}. A study keeps the best `keep_best` trials and the published "
-        "default: raise it in a new study"
+        f"the weights of trial {trial.number} were not saved; in {weights} are those of "
+        f"{', '.join(map(str, saved)) or 'no trial'}. A study saves the weights of the published "
+        "default and of the best trials, as many as `keep_best` says: raise it in a new study"
     )
 
 
 def _merge(adapter: Path, target: Path) -> None:
-    """Write an adapter's pretrained model with the adapter added."""
+    """Write the pretrained model with the adapter merged into its weights."""
     from hpo.finetune.lora.peft_files import merge
 
     merge(adapter, target)
@@ -112,7 +109,7 @@ def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored study as the content of a study file that runs from any folder of this machine.
 
     Args:
-        config: What `Study.to_dict` wrote: the space is written out and there is no storage.
+        config: The study as stored: the space is written out, and there is no storage.
     """
     folder = Path(config["folder"])
     settings = {key: value for key, value in config.items() if value is not None and key != "folder"}

@@ -1,4 +1,4 @@
-"""Findings: what a tuner should know before trusting a study, a sentence each, with a next step."""
+"""Findings: what to know before trusting a study, a sentence each, with a next step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hpo.storage.snapshot import Results
 
 ENOUGH = 10  # completed trials below which importances are mostly noise
 NEAR = 0.02  # share of a range that counts as its boundary
-MANY = 0.2  # share of collapsed trials that calls the space into question
-SKEWED = 3.0  # rows of the most frequent label for one of the rarest, from which on labels are skewed
+MANY = 0.2  # share of collapsed trials from which on the space is probably at fault
+SKEWED = 3.0  # ratio of the most frequent label's rows to the rarest one's, from which on labels are skewed
 ENDINGS = {"diverged": "diverged", "out_of_memory": "ran out of memory"}  # reason -> in words
 
 
@@ -28,28 +28,28 @@ def findings(results: Results) -> list[str]:
         results: A snapshot of the study, finished or not.
 
     Returns:
-        One sentence a finding, the gravest first; none if there is nothing to say.
+        One sentence a finding, the most serious first.
     """
-    studied = _Studied(results.name, results.direction, results.trials, results.attrs)
-    return [sentence for check in CHECKS for sentence in check(studied)]
+    analysed = _Analysed(results.name, results.direction, results.trials, results.attrs)
+    return [sentence for check in CHECKS for sentence in check(analysed)]
 
 
-class _Studied(Results):
-    """A study, and which way its trials say to search."""
+class _Analysed(Results):
+    """A study, and the directions in which its trials suggest to search."""
 
     @cached_property
     def separations(self) -> dict[str, Separation]:
-        """What sets the trials apart that came to nothing: `collapsed` or a reason -> the parameter."""
+        """What separates useless trials from the others: `collapsed` or a reason -> the hyperparameter."""
         trained = _trained(self)
         learned = [trial for trial in trained if trial.user_attrs.get("collapsed") is not True]
         groups = {"collapsed": (_many_collapsed(self), learned)}
         groups |= {reason: (_ended_by(self, reason), trained) for reason in ENDINGS}
-        found = {name: separating(bad, good) for name, (bad, good) in groups.items()}
-        return {name: apart for name, apart in found.items() if apart is not None and _agrees(self, apart)}
+        found = {outcome: separating(bad, good) for outcome, (bad, good) in groups.items()}
+        return {outcome: parts for outcome, parts in found.items() if parts is not None and _agrees(self, parts)}
 
     @cached_property
     def directions(self) -> dict[str, set[str]]:
-        """The directions that findings point in, of each parameter: `lower`, `higher`, or both."""
+        """Hyperparameter -> the directions in which findings point: `lower`, `higher`, or both."""
         found: dict[str, set[str]] = {}
         for separation in self.separations.values():
             found.setdefault(separation.name, set()).add(separation.better)
@@ -58,12 +58,12 @@ class _Studied(Results):
         return found
 
 
-def _collapsed(results: _Studied) -> Iterator[str]:
+def _collapsed(results: _Analysed) -> Iterator[str]:
     best = results.best
     if best and best.user_attrs.get("collapsed") is True:
         yield (
             f"The best trial ({best.number}) has collapsed: it gives every example the same answer, so "
-            f"its {results.metric} of {number(best.value)} says nothing; train longer, or search another space."
+            f"its {results.metric} of {number(best.value)} means nothing; train longer, or search another space."
         )
     elif results.baseline and results.baseline.user_attrs.get("collapsed") is True:
         yield (
@@ -79,21 +79,21 @@ def _collapsed(results: _Studied) -> Iterator[str]:
 
 
 def _trained(results: Results) -> list[FrozenTrial]:
-    """Return the completed trials, without duplicates, which were not trained."""
+    """Return the completed trials without duplicates, as duplicates are not trained."""
     return [trial for trial in results.complete if "duplicate_of" not in trial.user_attrs]
 
 
 def _many_collapsed(results: Results) -> list[FrozenTrial]:
-    """Return the completed trials that collapsed, if they are so many that the space is to be questioned."""
+    """Return the completed trials that collapsed, if they are `MANY`; else none."""
     trained = _trained(results)
     collapsed = [trial for trial in trained if trial.user_attrs.get("collapsed") is True]
     return collapsed if len(collapsed) > 1 and len(collapsed) >= MANY * len(trained) else []
 
 
 def _skewed(results: Results) -> Iterator[str]:
-    """Say what the labels' shares have to do with trials that collapsed."""
-    told = results.attrs.get("label_shares", {})
-    shares = {label: share for label, share in told.items() if isinstance(share, float)}
+    """Find skewed labels, a reason for trials to collapse."""
+    stored = results.attrs.get("label_shares", {})
+    shares = {label: share for label, share in stored.items() if isinstance(share, float)}
     if not any(trial.user_attrs.get("collapsed") is True for trial in results.complete) or len(shares) < 2:
         return
     most, rarest = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
@@ -105,14 +105,14 @@ def _skewed(results: Results) -> Iterator[str]:
         )
 
 
-def _ended_early(results: _Studied) -> Iterator[str]:
+def _ended_early(results: _Analysed) -> Iterator[str]:
     finished = _finished(results)
     failed = results.counts["fail"]
     if failed:
         yield f"{_share(failed, len(finished))} trials failed: read the reasons in the table of trials."
-    for reason, what in ENDINGS.items():
+    for reason, words in ENDINGS.items():
         if count := len(_ended_by(results, reason)):
-            yield f"{_share(count, len(finished))} trials {what}: {_cause(results, reason)}."
+            yield f"{_share(count, len(finished))} trials {words}: {_cause(results, reason)}."
 
 
 def _ended_by(results: Results, reason: str) -> list[FrozenTrial]:
@@ -125,40 +125,40 @@ def _no_baseline(results: Results) -> Iterator[str]:
         return
     reason = baseline.user_attrs.get("reason")
     if reason != "pruner":
-        step = f"mend what ended it ({plain(str(reason or 'no reason is kept').replace('_', ' '))})"
+        step = f"fix what ended it ({plain(str(reason or 'no reason is stored').replace('_', ' '))})"
     elif results.attrs.get("config", {}).get("objective") is not None:
         step = "begin a new study, in which it is not pruned"
     elif results.verdict is not None and results.verdict["baseline"] is not None:
-        return  # it was trained to its end since
+        return  # it was trained to its end later
     else:
         step = "run the study again, which trains it to its end"
-    yield f"The published default (trial {baseline.number}) has no value, so no gain over it can be told: {step}."
+    yield f"The published default (trial {baseline.number}) has no value, so the gain over it is unknown: {step}."
 
 
 # ---------------------------------------------------------------- which way to search
 
 
-def _agrees(results: Results, apart: Separation) -> bool:
-    """Return whether the best trial lies where it would be advised to search: it may lie beyond those that failed."""
+def _agrees(results: Results, separation: Separation) -> bool:
+    """Return whether the best trial lies on the side where the separation advises to search."""
     best = results.best
-    if best is None or not _tells(best) or apart.name not in best.params:
+    if best is None or not _has_learned(best) or separation.name not in best.params:
         return True
-    value = best.params[apart.name]
-    return bool(value < apart.theirs) if apart.better == "lower" else bool(value > apart.theirs)
+    value = best.params[separation.name]
+    return bool(value < separation.theirs) if separation.better == "lower" else bool(value > separation.theirs)
 
 
-def _step(results: _Studied, name: str, direction: str) -> str:
-    """Return the next step for a parameter; none where another finding points the other way."""
+def _step(results: _Analysed, name: str, direction: str) -> str:
+    """Return the next step for a hyperparameter; no direction if another finding points the other way."""
     if len(results.directions[name]) > 1:
-        return "which way to search cannot be told, as another finding points the other way"
+        return "the direction to search in is unknown, as another finding points the other way"
     return f"search {direction} values in a new study"
 
 
-def _cause(results: _Studied, of: str) -> str:
-    """Return what sets trials apart that came to nothing, and the next step."""
-    found = results.separations.get(of)
+def _cause(results: _Analysed, outcome: str) -> str:
+    """Return the hyperparameter that separates the trials with a bad outcome, and the next step."""
+    found = results.separations.get(outcome)
     if found is None:
-        return "no parameter sets them clearly apart from the others, so which way to search cannot be told"
+        return "no parameter separates them clearly from the others, so the direction to search in is unknown"
     return (
         f"their {plain(found.name)} is {number(found.theirs)} in the median, that of the others "
         f"{number(found.others)}; {_step(results, found.name, found.better)}"
@@ -166,8 +166,8 @@ def _cause(results: _Studied, of: str) -> str:
 
 
 def _ties(results: Results) -> Iterator[str]:
-    told = [trial.user_attrs.get("ties") for trial in results.trials]
-    ways = [how for ties in told if isinstance(ties, Mapping) for how in ties.values()]
+    stored = [trial.user_attrs.get("ties") for trial in results.trials]
+    ways = [how for ties in stored if isinstance(ties, Mapping) for how in ties.values()]
     if not ways:
         return
     by_loss = ways.count("loss")
@@ -201,14 +201,14 @@ def _too_few(results: Results) -> Iterator[str]:
 
 def _nothing_better(results: Results) -> Iterator[str]:
     best = results.best
-    if best and _tells(best) and best.user_attrs.get("baseline") is True and len(results.complete) > 1:
+    if best and _has_learned(best) and best.user_attrs.get("baseline") is True and len(results.complete) > 1:
         yield (
             f"The published default (trial {best.number}) is the best of {len(results.complete)} completed "
-            "trials: the search found nothing better; keep it, or search more trials or another space."
+            "trials: the search found nothing better; use it, or search more trials or another space."
         )
 
 
-def _boundaries(results: _Studied) -> Iterator[str]:
+def _boundaries(results: _Analysed) -> Iterator[str]:
     for name, side in _at_ends(results).items():
         best = results.best
         assert best is not None
@@ -221,38 +221,38 @@ def _boundaries(results: _Studied) -> Iterator[str]:
 
 
 def _at_ends(results: Results) -> dict[str, str]:
-    """Return the parameters of the best trial that lie at an end of their range, and which: `lower` or `upper`."""
+    """Return the best trial's hyperparameters at an end of their range -> which end, `lower` or `upper`."""
     best = results.best
-    if best is None or not _tells(best):
+    if best is None or not _has_learned(best):
         return {}
     found = {}
     for name in best.params:
         ends, side = _ends(best.distributions[name]), _side(best, name)
-        if ends and side and not _natural(name, ends[0] if side == "lower" else ends[1]):
+        if ends and side and not _is_natural_end(name, ends[0] if side == "lower" else ends[1]):
             found[name] = side
     return found
 
 
-def _tells(best: FrozenTrial) -> bool:
+def _has_learned(best: FrozenTrial) -> bool:
     return best.user_attrs.get("collapsed") is not True
 
 
 def _side(trial: FrozenTrial, name: str) -> str | None:
-    """Return which end of its range a parameter lies at."""
+    """Return at which end of its range a hyperparameter lies, if any."""
     distribution, value = trial.distributions[name], trial.params[name]
     ends = _ends(distribution)
     if ends is None:
         return None
     scale = math.log if getattr(distribution, "log", False) and value > 0 else float
     low, high = scale(ends[0]), scale(ends[1])
-    # Choices have no distance between them: only the outermost ones are at an end.
+    # Choices have no distances between them, so only the first and the last are at an end.
     near = 0.0 if isinstance(distribution, CategoricalDistribution) else NEAR
     position = (scale(value) - low) / (high - low)
     return "lower" if position <= near else "upper" if position >= 1 - near else None
 
 
 def _ends(distribution: BaseDistribution) -> tuple[float, float] | None:
-    """Return the ends of an ordered range of three values or more; an end of two is no news."""
+    """Return the ends of an ordered range; None if it has fewer than three values, as most lie at an end then."""
     if isinstance(distribution, CategoricalDistribution):
         values = [v for v in distribution.choices if isinstance(v, int | float) and not isinstance(v, bool)]
         ordered = len(values) == len(distribution.choices) >= 3
@@ -262,8 +262,8 @@ def _ends(distribution: BaseDistribution) -> tuple[float, float] | None:
     return (low, high) if high - low >= 2 * (distribution.step or 0) and high > low else None
 
 
-def _natural(name: str, end: float) -> bool:
-    """Return whether nothing lies beyond: a weight decay below 0, a share above 1."""
+def _is_natural_end(name: str, end: float) -> bool:
+    """Return whether no value can lie beyond the end, such as a weight decay below 0 or a share above 1."""
     known = HYPERPARAMETERS.get(name)
     return known is not None and end in (known.low, known.high)
 
@@ -285,7 +285,7 @@ def _moved_baseline(results: Results) -> Iterator[str]:
         )
 
 
-CHECKS: tuple[Callable[[_Studied], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[_Analysed], Iterator[str]], ...] = (
     _too_few,
     _no_baseline,
     _collapsed,

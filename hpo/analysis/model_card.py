@@ -1,4 +1,4 @@
-"""The model card of an exported trial: what it scores, what it was trained with, and how that was found."""
+"""The model card of an exported trial: its scores, its hyperparameters, and how they were found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def card(results: Results, trial: FrozenTrial) -> str:
 
 
 def warnings(results: Results, trial: FrozenTrial) -> list[str]:
-    """Return what to know before a trial's weights are used, a sentence each."""
+    """Return warnings about the use of a trial's weights, a sentence each."""
     look, found = results.verdict, []
     classes = (look or {}).get("classes") or {}
     is_best = look is not None and look["best"]["number"] == trial.number
@@ -31,7 +31,7 @@ def warnings(results: Results, trial: FrozenTrial) -> list[str]:
         split = "test" if is_best and classes.get("collapsed") else "validation"
         found.append(
             f"Trial {trial.number} has collapsed: it gives every row of the {split} split the same answer. It has "
-            "learned nothing to tell texts apart by; do not use it"
+            "learned nothing that distinguishes texts; do not use it"
         )
     elif is_best and (never := classes.get("never_predicted")):
         found.append(
@@ -60,7 +60,9 @@ def _metadata(results: Results, trial: FrozenTrial) -> list[str]:
         "---",
         "library_name: transformers",
         "pipeline_tag: text-classification",
-        *([f"base_model: {json.dumps(model)}"] if local is None else []),  # the Hub would look for a name of its own
+        *(
+            [f"base_model: {json.dumps(model)}"] if local is None else []
+        ),  # the Hub would take a path for the name of a model
         f"metrics: [{json.dumps(results.metric)}]",
         "---",
     ]
@@ -86,7 +88,7 @@ def _scores(results: Results, trial: FrozenTrial) -> list[str]:
         "## Scores",
         "",
         f"- validation {inline(results.metric)}: {trial.value:.4f} (what the search optimised, so it flatters)",
-        *(f"- {inline(said)}" for said in _test_scores(results, trial.number)),
+        *(f"- {inline(text)}" for text in _test_scores(results, trial.number)),
         "",
         *(_tables(results) if _is_best(results, trial) else []),
     ]
@@ -137,12 +139,12 @@ def _origin(results: Results, trial: FrozenTrial) -> list[str]:
 
 
 def inline(value: Any) -> str:
-    """Return a value as one line of Markdown that holds no HTML, link, image or code."""
+    """Return a value as one line of Markdown without HTML, links, images or code."""
     return re.sub(r"[\\`*\[\]]", r"\\\g<0>", escape(plain(str(value)), quote=False))
 
 
 def _test_scores(results: Results, number: int) -> list[str]:
-    """Return what the test split says of a trial."""
+    """Return a trial's scores on the test split, in words."""
     look = results.verdict
     if look is None:
         return ["test: not scored"]

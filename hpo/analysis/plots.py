@@ -1,8 +1,8 @@
 """The plots of a study: a plain dict, name -> function of the results, in a report's order.
 
-Optuna draws them; here they get one look, the metric's name on their axes and titles that say what they
-rest on. Of a large study a sample is drawn, and the title says of how many trials. A plot that a study is too small
-for raises `TooSmallError` with the reason, which a report shows in its place.
+Optuna draws most of them. Here they get a common style, the metric's name on their axes, and titles that say on how
+many trials they rest. Of a large study a sample is drawn. If a study is too small for a plot, the function raises
+`TooSmallError` with the reason, which a report shows instead of the plot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Plot = Callable[[Results], go.Figure]
 
 
 class TooSmallError(ValueError):
-    """A study is too small for a plot; any other error is one of the plot."""
+    """A study is too small for a plot. Any other error is a defect of the plot."""
 
 
 STATE_COLORS = {
@@ -41,10 +41,10 @@ STATE_COLORS = {
     "WAITING": "#9ca3af",
 }
 BEST_COLOR = "#111827"
-SCALE = ["#d97706", "#8b93b5", "#1d4ed8"]  # of values and of trials in their order: each colour is seen on white
-POINTS, LINES = 1000, 300  # trials drawn at most, as points and as a line each
-CELLS = 100  # trials of contours: their number squared is how many cells a contour has
-FOREST = 300  # trials that importances are computed from: the square of their number is how long it takes
+SCALE = ["#d97706", "#8b93b5", "#1d4ed8"]  # from the first value to the last; each colour is visible on white
+POINTS, LINES = 1000, 300  # trials drawn at most, as points and as lines
+CELLS = 100  # trials of a contour at most; a contour has their number squared cells
+FOREST = 300  # trials that importances are computed from at most; the time grows with their square
 CURVES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)  # whose learning curves are drawn
 IMPORTANT = 0.05  # a parameter below this share of the importance gets no contour of its own
 COLUMNS = 3  # slices a row
@@ -67,11 +67,11 @@ def history(results: Results) -> go.Figure:
         _thin(figure, {trial.number for trial in drawn})
     figure.update_traces(name="best so far", line={"shape": "hv", "width": 2}, selector={"mode": "lines"})
     figure.update_layout(xaxis_title="trial")
-    return _styled(figure, f"History{_of(drawn, results.complete)}")
+    return _styled(figure, f"History{_sample_note(drawn, results.complete)}")
 
 
 def _thin(figure: go.Figure, numbers: Container[int]) -> None:
-    """Leave some trials' points of a history, and of its line where it rises or falls, and its end."""
+    """Reduce a history to some trials' points, and its line to the points where it changes, and its end."""
     for trace in figure.data:
         points = list(zip(trace.x, trace.y, strict=True))
         if trace.mode == "lines":
@@ -83,7 +83,7 @@ def _thin(figure: go.Figure, numbers: Container[int]) -> None:
 
 
 def learning_curves(results: Results) -> go.Figure:
-    """Draw the score of every trial while it trained, the best trial on top, pruned ones in their colour."""
+    """Draw the intermediate values of every trial, coloured by state, with the best trial on top."""
     curves = [trial for trial in results.trials if trial.intermediate_values and trial.state in CURVES]
     if not curves:
         raise TooSmallError("no trial has reported a score while it trained")
@@ -100,11 +100,11 @@ def learning_curves(results: Results) -> go.Figure:
     figure.update_layout(
         xaxis_title="examples seen", yaxis_title=results.metric, showlegend=True, xaxis_rangemode="tozero"
     )
-    return _styled(figure, f"Learning curves{_of(drawn, curves)}")
+    return _styled(figure, f"Learning curves{_sample_note(drawn, curves)}")
 
 
 def _curves(name: str, trials: Sequence[FrozenTrial], color: str, best: bool = False) -> go.Scatter:
-    """Return the curves of trials as one trace, with a gap after each: a trace a trial is slow to draw."""
+    """Return the curves of trials as one trace, with gaps between them: one trace per trial is slow to draw."""
     points = [
         point
         for trial in trials
@@ -132,15 +132,15 @@ def parallel_coordinates(results: Results) -> go.Figure:
     figure = _optuna(visualization.plot_parallel_coordinate, results, drawn, target_name=results.metric)
     scale = SCALE if results.direction == "maximize" else SCALE[::-1]
     lines = [trace for trace in figure.data if trace.mode == "lines"]
-    # The first axis is the value's, from 0 to 1 as it is drawn.
+    # The first axis is that of the value, scaled to 0..1.
     for line, color in zip(lines, sample_colorscale(scale, [line.y[0] for line in lines]), strict=True):
         line.update(line={"color": color, "width": 1.5}, opacity=0.65)
     figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
-    return _styled(figure, f"Parallel coordinates of completed trials{_of(drawn, results.complete)}")
+    return _styled(figure, f"Parallel coordinates of completed trials{_sample_note(drawn, results.complete)}")
 
 
 def slices(results: Results) -> go.Figure:
-    """Draw the value over each parameter alone, a few slices a row."""
+    """Draw the value over each single parameter, `COLUMNS` slices a row."""
     _need(results, 2)
     drawn = results.sample(results.complete, POINTS)
     figure = _optuna(visualization.plot_slice, results, drawn, target_name=results.metric)
@@ -149,7 +149,7 @@ def slices(results: Results) -> go.Figure:
     rows = math.ceil(count / COLUMNS)
     gap = 0.28 / rows
     height = (1 - gap * (rows - 1)) / rows
-    # Optuna puts all slices in one row, which no page is wide enough for.
+    # Optuna puts all slices into one row, which is too wide for a page.
     for index in range(count if rows > 1 else 0):
         row, column = divmod(index, COLUMNS)
         name = index + 1 if index else ""
@@ -159,7 +159,7 @@ def slices(results: Results) -> go.Figure:
         if column == 0:
             figure.layout[f"yaxis{name}"].update(title_text=results.metric, showticklabels=True)
     figure.update_layout(width=None, height=max(420, 290 * rows))
-    return _styled(figure, f"Slices: each parameter alone{_of(drawn, results.complete)}")
+    return _styled(figure, f"Slices: each parameter alone{_sample_note(drawn, results.complete)}")
 
 
 def contour(results: Results) -> go.Figure:
@@ -170,7 +170,7 @@ def contour(results: Results) -> go.Figure:
     drawn = results.sample(results.complete, CELLS)
     figure = _optuna(visualization.plot_contour, results, drawn, params=names, target_name=results.metric)
     figure.update_layout(height=480 if len(names) == 2 else 240 * len(names))
-    return _styled(figure, f"Contours of the most important parameters{_of(drawn, results.complete)}")
+    return _styled(figure, f"Contours of the most important parameters{_sample_note(drawn, results.complete)}")
 
 
 def importance(results: Results) -> go.Figure:
@@ -178,7 +178,7 @@ def importance(results: Results) -> go.Figure:
     _need(results, 3)
     shares = importances(results)
     drawn = results.sample(results.complete, FOREST)
-    names = list(reversed(shares))  # from below
+    names = list(reversed(shares))  # Plotly draws bars from the bottom
     labels = [f"{shares[name]:.2f}" if shares[name] >= 0.01 else "<0.01" for name in names]
     bars = go.Bar(
         x=[shares[name] for name in names],
@@ -195,7 +195,7 @@ def importance(results: Results) -> go.Figure:
 
 
 def _rests_on(results: Results, drawn: Sequence[FrozenTrial], names: Container[str]) -> str:
-    """Return the title of importances, which says what they rest on."""
+    """Return the title of the importances, which says on which trials they rest."""
     used, complete, pruned = len(drawn), len(results.complete), results.counts["pruned"]
     title = f"Importance, from {used:,}{f' of {complete:,}' if used < complete else ''} completed trials"
     notes = []
@@ -215,7 +215,7 @@ def timeline(results: Results) -> go.Figure:
     drawn = results.sample(started, POINTS)
     figure = _optuna(visualization.plot_timeline, results, drawn)
     for trace in figure.data:
-        # Optuna's hover text holds every attribute of a trial, tracebacks too.
+        # Optuna's hover text has all attributes of a trial, tracebacks too.
         trace.update(
             marker_color=STATE_COLORS[trace.name],
             name=trace.name.lower(),
@@ -224,7 +224,7 @@ def timeline(results: Results) -> go.Figure:
             hovertemplate=f"trial %{{y}}: {trace.name.lower()}<extra></extra>",
         )
     figure.update_layout(xaxis_title=None, yaxis_title="trial", barmode="overlay", legend_traceorder="normal")
-    return _styled(figure, f"Timeline{_of(drawn, started)}")
+    return _styled(figure, f"Timeline{_sample_note(drawn, started)}")
 
 
 PLOTS: dict[str, Plot] = {
@@ -238,7 +238,7 @@ PLOTS: dict[str, Plot] = {
 }
 
 
-@lru_cache(maxsize=1)  # two plots rest on them
+@lru_cache(maxsize=1)  # two plots use them
 def importances(results: Results) -> dict[str, float]:
     """Return parameter -> share of the importance, the highest first.
 
@@ -259,9 +259,9 @@ def importances(results: Results) -> dict[str, float]:
 
 
 def _widened(trials: Sequence[FrozenTrial], names: Sequence[str]) -> Sequence[FrozenTrial]:
-    """Return trials whose ranges contain their values: a published default may lie outside.
+    """Return the trials with ranges that contain all their values: a published default may lie outside its range.
 
-    A split of a tree there would leave a part of the range whose width is below zero, and Optuna may stop at it.
+    Optuna may fail at a value outside, as a split of a tree there leaves a part of negative width.
     """
     ranges: dict[str, BaseDistribution] = {}
     for name in names:
@@ -279,7 +279,7 @@ def _widened(trials: Sequence[FrozenTrial], names: Sequence[str]) -> Sequence[Fr
 
 
 def _compared(results: Results) -> list[str]:
-    """Return the parameters that every completed trial has, and not always with the same value."""
+    """Return the parameters that all completed trials have, with values that differ."""
     trials = [trial.params for trial in results.complete]
     shared = [name for name in sorted(_searched(results)) if all(name in params for params in trials)]
     return [name for name in shared if len({repr(params[name]) for params in trials}) > 1]
@@ -314,8 +314,8 @@ def _optuna(
         raise ValueError(f"Optuna could not draw it: {error or type(error).__name__}") from error
 
 
-def _of(drawn: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> str:
-    """Return what a title says of a sample: how many trials are drawn, and of how many."""
+def _sample_note(drawn: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> str:
+    """Return the part of a title that says how many of the trials are drawn; empty if all are."""
     if len(drawn) == len(trials):
         return ""
     return f" ({len(drawn):,} of {len(trials):,} trials: the best, the published default, others evenly spaced)"

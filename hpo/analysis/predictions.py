@@ -1,4 +1,4 @@
-"""Predictions as rows: what a model says of each text, with its probabilities, as CSV or JSON lines."""
+"""Predictions as rows: the predicted label of each text and its probabilities, as CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hpo.tasks.classification import Outputs
 Row = Mapping[str, Any]
 
 
-def answers(outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what a model says of n rows, as JSON values.
+def prediction_rows(outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a model's predictions for n rows, as JSON values.
 
     Args:
         outputs: The model's outputs; their targets are not read.
@@ -32,16 +32,16 @@ def answers(outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
     """
     if outputs.task == "regression":
         return [{"predicted": float(value)} for value in outputs.predicted]
-    said = []
+    rows: list[dict[str, Any]] = []
     for probabilities, predicted in zip(outputs.probabilities.tolist(), outputs.predicted, strict=True):
         each = dict(zip(labels, probabilities, strict=True))
         if outputs.task == "multi_label":
             chosen = [label for label, yes in zip(labels, predicted, strict=True) if yes]
-            said.append({"predicted": chosen, "probabilities": each})
+            rows.append({"predicted": chosen, "probabilities": each})
         else:
             label = labels[int(predicted)]
-            said.append({"predicted": label, "probability": each[label], "probabilities": each})
-    return said
+            rows.append({"predicted": label, "probability": each[label], "probabilities": each})
+    return rows
 
 
 def jsonl(rows: Iterable[Row]) -> str:
@@ -94,7 +94,7 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    """Return a value of a table as JSON has it: None for what is missing, text for what JSON lacks."""
+    """Return a table's value as a JSON value: None for a missing value, text for a type that JSON lacks."""
     if isinstance(value, Mapping):
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):

@@ -1,4 +1,4 @@
-"""What a study would do, without training: its rows, its data, and about how long it takes."""
+"""What a study would do, found without training: its trials, its data, and about how long it takes."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Plan:
 
 
 def check(study: StudySpec) -> Plan:
-    """Validate a study down to its data and model, and say what it would do; writes nothing.
+    """Validate a study with its data and model, and return what it would do; writes nothing.
 
     Raises:
-        HpoError: Something is not as the file says.
+        HpoError: The study, its data or its model is not valid.
     """
     array = open_array(study)
-    rows, budget = planned_rows(study)
+    planned, budget = planned_rows(study)
     config, space = study.config, study.space
-    facts = {"study": config.name, "trials": _trials(study, rows, budget)}
+    facts = {"study": config.name, "trials": _trials(study, planned, budget)}
     facts["search space"] = ", ".join([*space.parameters, *(f"{n}={v}" for n, v in space.fixed.items())])
     facts["sampler, pruner"] = f"{name_and_arguments(config.sampler)[0]}, {name_and_arguments(config.pruner)[0]}"
     if config.prune_on is not None:
@@ -56,27 +56,28 @@ def check(study: StudySpec) -> Plan:
     notes += array.notes
     if config.objective is not None:
         return Plan(facts | {"objective": config.objective}, notes, None)
-    if config.baseline and not space.source:  # what a published space fixes is published
+    if config.baseline and not space.source:  # a published space fixes published values
         published = defaults({*space.parameters, *space.fixed})
         notes += [
             f"{name} is fixed at {value}, for the published default too, where it would be {published[name]}"
             for name, value in space.fixed.items()
             if published[name] != value
         ]
-    seconds = _describe(study, cast("ScorableArray", array), len(rows), facts, notes)
+    seconds = _describe(study, cast("ScorableArray", array), len(planned), facts, notes)
     return Plan(facts, notes, seconds)
 
 
-def _trials(study: StudySpec, rows: list[Any], budget: int) -> str:
-    text = f"{len(rows)} rows"
-    if rows and rows[0][1].get("baseline"):
+def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:
+    text = str(len(planned))
+    if planned and planned[0][1].get("baseline"):
         text += ", trial 0 is the published default"
-    if len(rows) < budget:
+    if len(planned) < budget:
         text += f" (the space has only {study.space.size:g} points, so fewer than {budget})"
     return text
 
 
 def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
+    """Add facts and notes of the model and the data; return the estimated seconds of the study."""
     setup, data = array.setup, array.setup.data
     facts["model"] = f"{study.config.model}, {setup.precision} on {setup.device.type}"
     facts["task, metric"] = f"{data.task}, {setup.metric} ({study.direction})"
@@ -96,7 +97,7 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
 
 
 def _mean_epochs(study: StudySpec) -> float:
-    """Return the epochs of an average trial: over random draws of the space."""
+    """Return the mean epochs of a trial over random draws from the space."""
     if "epochs" not in study.space.parameters:
         return float(study.space.fixed.get("epochs", 3))
     sampler = optuna.samplers.RandomSampler(seed=0)

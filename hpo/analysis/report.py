@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds all it shows, plots too, and asks nothing of the network."""
+"""The report: one HTML file that holds all it shows, plots too, and sends no request to the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape, unescape
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import plotly.io as pio
@@ -18,14 +20,13 @@ from plotly.offline import get_plotlyjs
 
 from hpo.analysis.findings import findings
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
-from hpo.analysis.report_page import DRAW, PAGE, SORT, STYLE
 from hpo.analysis.trial_summary import finite_value, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.core.errors import HpoError
 from hpo.core.formatting import duration, number, plain
 from hpo.storage.snapshot import Results
 
-# Plotly's own bar offers to upload the chart; a report must not.
+# By default, Plotly's bar offers to upload the chart.
 PLOTLY = {
     "displaylogo": False,
     "responsive": True,
@@ -33,26 +34,31 @@ PLOTLY = {
     "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
 }
 
-ROWS = 1000  # of the table of trials, at most
+ROWS = 1000  # trials in the table, at most
 
-BROAD = {"parallel coordinates", "slices", "contour"}  # scroll sideways on a phone rather than shrink
+BROAD = {"parallel coordinates", "slices", "contour"}  # plots that scroll sideways on a phone instead of shrinking
 
 
 @dataclass
-class _Drawn:
-    """The plots of a report: div -> figure as JSON, and what could not be drawn though it should have been."""
+class _Plots:
+    """The plots of a report.
+
+    Attributes:
+        figures: Id of a div -> figure as JSON.
+        problems: A sentence for each plot that failed.
+    """
 
     figures: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def write(results: Results, path: Path, note: Callable[[str], None] | None = None) -> Path:
-    """Write the report of a study; a reader of the old one never sees half of the new.
+    """Write the report of a study; the file is replaced in one step, so that no reader sees half of it.
 
     Args:
         results: A snapshot of the study, finished or not.
         path: The HTML file; its folder is made.
-        note: Told of each plot that should have been drawn and could not be.
+        note: Called with a sentence for each plot that failed.
 
     Returns:
         The path.
@@ -73,7 +79,7 @@ def write(results: Results, path: Path, note: Callable[[str], None] | None = Non
 
 def html(results: Results, note: Callable[[str], None] | None = None) -> str:
     """Return the report as one page."""
-    drawn = _Drawn()
+    drawn = _Plots()
     sections = [
         ("", _facts(results)),
         ("Verdict on the test split", _verdict(results)),
@@ -88,15 +94,22 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
             note(problem)
     body = "\n".join((f"<h2>{title}</h2>\n" if title else "") + inner for title, inner in sections if inner)
     figures = ",".join(f'"{div}":{figure}' for div, figure in drawn.figures.items())
-    return PAGE.substitute(
+    # The page's Content-Security-Policy forbids every request, also those that a text of the study might cause.
+    return Template(_part("report.html")).substitute(
         title=escape(results.name),
-        style=STYLE,
+        style=_part("report.css"),
         body=body,
-        sort=SORT,
-        draw=DRAW if figures else "",
+        sort=_part("report_tables.js"),
+        draw=_part("report_plots.js") if figures else "",
         library=_library() if figures else "",
         figures=_packed(f"{{{figures}}}"),
     )
+
+
+@lru_cache
+def _part(name: str) -> str:
+    """Return a file of the page, which lies beside this module."""
+    return resources.files("hpo.analysis").joinpath(name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +118,7 @@ def _library() -> str:
 
 
 def _packed(text: str) -> str:
-    """Return text compressed, as characters that mean nothing in HTML; `page.DRAW` unpacks it."""
+    """Return text compressed, in characters without a meaning in HTML; `report_plots.js` unpacks it."""
     packed = gzip.compress(text.encode(), mtime=0)
     return base64.b85encode(packed).decode().replace("<", ",")  # a comma is not among the 85 characters
 
@@ -139,21 +152,21 @@ def _facts(results: Results) -> str:
 
 
 def _verdict(results: Results) -> str:
-    look = results.verdict
-    if look is None:
+    verdict = results.verdict
+    if verdict is None:
         return ""
-    said = "".join(f"<p>{_text(sentence)}.</p>" for sentence in sentences(look, results.looks))
-    parts = [f'<div class="card">{said}</div>']
-    for title, heads, rows in tables(look):
+    text = "".join(f"<p>{_text(sentence)}.</p>" for sentence in sentences(verdict, results.looks))
+    parts = [f'<div class="card">{text}</div>']
+    for title, heads, rows in tables(verdict):
         parts.append(f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set()))
     return "\n".join(parts)
 
 
 def _findings(results: Results) -> str:
-    said = findings(results)
-    if not said:
+    found = findings(results)
+    if not found:
         return '<p class="soft">Nothing to warn of.</p>'
-    return '<ul class="findings">' + "".join(f"<li>{_text(sentence)}</li>" for sentence in said) + "</ul>"
+    return '<ul class="findings">' + "".join(f"<li>{_text(sentence)}</li>" for sentence in found) + "</ul>"
 
 
 def _best(results: Results) -> str:
@@ -170,16 +183,16 @@ def _best(results: Results) -> str:
     return _table(heads, rows, marked={0})
 
 
-def _plot(name: str, draw: Plot, results: Results, drawn: _Drawn) -> str:
+def _plot(name: str, draw: Plot, results: Results, drawn: _Plots) -> str:
     try:
         figure = draw(results)
-    except Exception as reason:  # whatever it is, the rest of the report is of use
+    except Exception as reason:  # the rest of the report is useful without this plot
         if not isinstance(reason, TooSmallError):
             drawn.problems.append(plain(f"the report of {results.name} lacks the plot {name!r}: {reason!r}"))
         why = f'<span class="soft">Not drawn: {_text(reason)}.</span>'
         return f'<section class="card missing"><h3>{_text(name.capitalize())}</h3>{why}</section>'
     title = unescape(figure.layout.title.text)
-    # The page's own heading wraps on a phone; Plotly's would be cut off.
+    # A heading of the page wraps on a phone; a title of Plotly's would be cut off.
     figure.update_layout(title=None, margin_t=40)
     div, height = f"plot-{name.replace(' ', '-')}", figure.layout.height or 420
     drawn.figures[div] = f'{{"figure":{pio.to_json(figure)},"config":{json.dumps(PLOTLY)}}}'
@@ -228,7 +241,7 @@ def _text(value: Any) -> str:
 
 
 def _cell(value: Any, digits: int = 4, css: str = "") -> str:
-    """Return a table cell; a number carries itself in full, to sort by."""
+    """Return a table cell; a number also has an attribute with all its digits, to sort by."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     attributes = (f' data-v="{value!r}"' if is_number else "") + (f' class="{css}"' if css else "")
     shown = "" if value is None else number(value, digits)

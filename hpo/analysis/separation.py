@@ -1,4 +1,4 @@
-"""Which parameter sets one group of trials apart from another, by ranks."""
+"""Which hyperparameter separates one group of trials from another, by ranks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from statistics import NormalDist, median
 import numpy as np
 from optuna.trial import FrozenTrial
 
-CHANCE = 0.05  # of naming a parameter, whichever, where groups differ in none
-APART = 0.75  # chance that a value of the one group is beyond one of the other, from which on they are apart
+CHANCE = 0.05  # chance of naming any parameter where the groups differ in none
+APART = 0.75  # two groups are apart if a value of one is beyond a value of the other with at least this chance
 
 
 @dataclass(frozen=True)
 class Separation:
-    """A parameter that sets one group of trials apart.
+    """A hyperparameter that separates one group of trials from the others.
 
     Attributes:
-        name: The parameter's.
+        name: Name of the hyperparameter.
         theirs: Its median in the group.
-        others: Its median in the others.
+        others: Its median in the other trials.
     """
 
     name: str
@@ -30,20 +30,20 @@ class Separation:
 
     @property
     def better(self) -> str:
-        """Where the others' values are: `lower` or `higher`."""
+        """On which side the others' values are: `lower` or `higher`."""
         return "lower" if self.others < self.theirs else "higher"
 
 
 def separating(group: Sequence[FrozenTrial], others: Sequence[FrozenTrial]) -> Separation | None:
-    """Return the parameter that sets a group of trials apart most clearly, None if it cannot be told.
+    """Return the hyperparameter that separates a group of trials most clearly; None if there is none.
 
-    A parameter with numbers for values does so if the rank-sum test (Mann & Whitney, 1947; normal approximation with
-    ties, two-sided) of the groups is below `CHANCE`, divided by the number of parameters that are tried, and if a value
-    of the one group is beyond one of the other with a chance of at least `APART`.
+    Only hyperparameters with numbers for values are tried. One separates the groups if the p-value of the rank-sum test
+    (Mann & Whitney, 1947; normal approximation with ties, two-sided) is below `CHANCE`, divided by the number that are
+    tried, and if a value of the one group is beyond one of the other with a chance of at least `APART`.
 
     Args:
-        group: The trials that something happened to.
-        others: Those to which it did not.
+        group: The trials with an outcome, such as a collapse.
+        others: The trials without it.
     """
     names = dict.fromkeys(name for trial in (*group, *others) for name in trial.params)
     tried = []
@@ -61,7 +61,7 @@ def separating(group: Sequence[FrozenTrial], others: Sequence[FrozenTrial]) -> S
 
 
 def _numbers(trials: Sequence[FrozenTrial], name: str) -> list[float]:
-    """Return the values of a parameter, none if one of them is no number."""
+    """Return the values of a hyperparameter; none if one of them is not a number."""
     values = [trial.params[name] for trial in trials if name in trial.params]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     return [float(value) for value in values] if numeric else []

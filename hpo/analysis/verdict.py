@@ -1,4 +1,4 @@
-"""Looks at the test split: the best trial beside the published default and cheap baselines, each look kept."""
+"""The verdict: scores the best trial, the published default and cheap baselines on the test split, and stores it."""
 
 from __future__ import annotations
 
@@ -28,34 +28,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
-Said = Callable[[int, str], Outputs]  # (trial, split) -> what its kept weights say of it
+OutputsOf = Callable[[int, str], Outputs]  # (trial, split) -> outputs of the trial's saved weights on the split
 
 
-def judge(study: optuna.Study, array: ScorableArray, folder: Path) -> dict[str, Any] | None:
-    """Score the kept weights on the test split, and keep the look with the study and its predictions in files.
+def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dict[str, Any] | None:
+    """Score the saved weights on the test split; store the look in the study and the predictions in files.
 
-    A look is taken once for a best trial: running the study again with nothing new does not look again. Looks at
-    former best trials stay.
+    A look is taken once per best trial. If the study runs again and the best trial is the same, the stored look is
+    returned. Looks at former best trials stay in the study.
 
     Args:
-        study: A study at rest.
-        array: What trained it.
-        folder: Folder of the kept weights, one folder a trial; predictions go to `predictions` beside it.
+        study: A study of which no trial runs.
+        array: The array that trained it.
+        folder: Folder of the saved weights, one folder a trial; predictions go to `predictions` beside it.
 
     Returns:
-        None if no trial completed, or its weights are not there; else
+        None if no trial completed or the best trial's weights are missing; else
 
         - `metric`, `examples`, `confidence`, `trials` (how many had ended);
         - `best`, and `baseline` (the published default) or None: `number`, `score`;
         - where there are two, `difference`, and `low`, `high` and `shown` (whether the interval leaves out zero) or, in
-          their place, `untold`: why no interval can be told;
-        - `references`: `majority` and `tfidf`, `says`, `score` and the same of the best trial's difference from it;
+          their place, `untold`: why no interval can be given;
+        - `references`: `majority` and `tfidf`, each with `says` (its name in words), `score`, and the best trial's
+          difference from it, as above;
         - `classes`: see `hpo.analysis.breakdown.by_class`; `worst_group`: `hpo.tasks.metrics.GroupScore`, or None.
 
         Rows of a group, and rows with equal texts, are resampled together.
 
     Raises:
-        HpoError: The predictions cannot be written; the look is kept.
+        HpoError: The predictions cannot be written; the look is stored.
     """
     results = read(study)
     trials = [t.number for t in (results.best, results.baseline) if t and (folder / str(t.number)).is_dir()]
@@ -63,32 +64,35 @@ def judge(study: optuna.Study, array: ScorableArray, folder: Path) -> dict[str, 
         return None
 
     @cache
-    def said(number: int, split: str) -> Outputs:
+    def outputs_of(number: int, split: str) -> Outputs:
         log.info("scoring trial %d on the %s split", number, split)
         return array.outputs_of(folder / str(number), split)
 
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
-    # A former version had no references; the published default may have ended since.
+    # Looks of former versions have no references. The published default may have ended after the look.
     if look is None or "references" not in look or (compared and not look["baseline"]):
-        look = _look(results, array, folder.parent, said, list(dict.fromkeys(trials)))
+        look = _look(results, array, folder.parent, outputs_of, list(dict.fromkeys(trials)))
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
         for split in ("validation", "test"):
-            _keep(folder.parent / "predictions" / f"trial_{number}_{split}.csv", array, number, split, said)
+            path = folder.parent / "predictions" / f"trial_{number}_{split}.csv"
+            _write_predictions(path, array, number, split, outputs_of)
     return dict(look)
 
 
-def _look(results: Results, array: ScorableArray, folder: Path, said: Said, trials: list[int]) -> dict[str, Any]:
+def _look(
+    results: Results, array: ScorableArray, folder: Path, outputs_of: OutputsOf, trials: list[int]
+) -> dict[str, Any]:
     """Return a new look; the first of `trials` is the best one, the second, if any, the published default."""
     data, metric, test = array.setup.data, array.setup.metric, array.setup.data.splits["test"]
-    outputs = [said(number, "test") for number in trials]
+    outputs = [outputs_of(number, "test") for number in trials]
     names, references = _references(array, folder)
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
-    told = intervals(metric, [*outputs, *references], data.labels, test.groups)
-    scores = [score(metric, each) for each in (*outputs, *references)]  # defined: `metrics.chosen` has looked
+    found = intervals(metric, [*outputs, *references], data.labels, test.groups)
+    scores = [score(metric, each) for each in (*outputs, *references)]  # defined: `metrics.chosen` checked the data
     against = [
-        {"score": found} | _compared(scores[0], found, interval)
-        for found, interval in zip(scores[1:], told, strict=True)
+        {"score": other} | _compared(scores[0], other, interval)
+        for other, interval in zip(scores[1:], found, strict=True)
     ]
     baseline: dict[str, Any] | None = None
     compared: dict[str, Any] = {"shown": False}
@@ -98,7 +102,7 @@ def _look(results: Results, array: ScorableArray, folder: Path, said: Said, tria
     elif results.baseline is not None and results.baseline.number == trials[0]:
         baseline = {"number": trials[0], "score": scores[0]}
         compared |= {"difference": 0.0}
-    says = baselines.says(data)
+    words = baselines.names_in_words(data)
     worst = worst_group(metric, outputs[0], test.members) if test.members else None
     return {
         "metric": metric,
@@ -109,10 +113,10 @@ def _look(results: Results, array: ScorableArray, folder: Path, said: Said, tria
         "baseline": baseline,
         **compared,
         "references": {
-            "majority": {"says": says["majority"], **against[names.index("majority")]},
+            "majority": {"says": words["majority"], **against[names.index("majority")]},
             "tfidf": None
             if "tfidf" not in names
-            else {"says": says["tfidf"], "bounded": baselines.bounded(data), **against[names.index("tfidf")]},
+            else {"says": words["tfidf"], "bounded": baselines.sample_in_words(data), **against[names.index("tfidf")]},
         },
         "classes": by_class(outputs[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
@@ -120,7 +124,7 @@ def _look(results: Results, array: ScorableArray, folder: Path, said: Said, tria
 
 
 def _compared(best: float, other: float, interval: tuple[float, float] | str) -> dict[str, Any]:
-    """Return the difference of two scores, with its interval or why there is none."""
+    """Return the difference of two scores, with its interval or the reason why there is none."""
     if isinstance(interval, str):
         return {"difference": best - other, "untold": interval, "shown": False}
     low, high = interval
@@ -128,15 +132,15 @@ def _compared(best: float, other: float, interval: tuple[float, float] | str) ->
 
 
 def _references(array: ScorableArray, folder: Path) -> tuple[list[str], list[Outputs]]:
-    """Return the names of the baselines and what they say of the test split.
+    """Return the names of the baselines and their outputs on the test split.
 
-    TF-IDF's answers are kept in the study's folder, under the digest of the data, for the next best trial.
+    The outputs of TF-IDF are stored in the study's folder, under the digest of the data, for later looks.
     """
     data = array.setup.data
     test = data.splits["test"]
     found = [baselines.majority(data)(test)]
-    kept = folder / "baselines" / f"tfidf_{array.setup.metric}_{data.digest[:16]}.safetensors"
-    logits = _loaded(kept, (len(test), max(1, len(data.labels))))
+    path = folder / "baselines" / f"tfidf_{array.setup.metric}_{data.digest[:16]}.safetensors"
+    logits = _stored_logits(path, (len(test), max(1, len(data.labels))))
     if logits is None:
         log.info("fitting the TF-IDF baseline")
         predict = baselines.tfidf(data, array.setup.metric)
@@ -144,35 +148,35 @@ def _references(array: ScorableArray, folder: Path) -> tuple[list[str], list[Out
             return ["majority"], found
         logits = predict(test).logits
         with suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"logits": np.ascontiguousarray(logits)}, kept)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"logits": np.ascontiguousarray(logits)}, path)
     return ["majority", "tfidf"], [*found, Outputs(data.task, test.targets, logits)]
 
 
-def _loaded(path: Path, shape: tuple[int, int]) -> Array | None:
+def _stored_logits(path: Path, shape: tuple[int, int]) -> Array | None:
     try:
         logits: Array = load_file(path)["logits"]
-    except (OSError, KeyError, SafetensorError):  # not there, or damaged: it is computed again
+    except (OSError, KeyError, SafetensorError):  # missing or damaged: the caller computes them
         return None
     return logits if logits.shape == shape and logits.dtype.kind == "f" else None
 
 
-def _keep(path: Path, array: ScorableArray, number: int, split: str, said: Said) -> None:
-    """Write what a trial says of a split's rows, beside their texts and labels, unless it is there."""
+def _write_predictions(path: Path, array: ScorableArray, number: int, split: str, outputs_of: OutputsOf) -> None:
+    """Write a trial's predictions for a split, beside texts and labels, unless the file exists."""
     if path.is_file():
         return
-    rows, outputs = array.setup.data.splits[split], said(number, split)
+    rows, outputs = array.setup.data.splits[split], outputs_of(number, split)
     texts: list[Mapping[str, Any]] = [{"row": row, "text": text} for row, text in enumerate(rows.texts, 1)]
     if rows.pairs is not None:
         texts = [{**row, "text_pair": pair} for row, pair in zip(texts, rows.pairs, strict=True)]
     labels = _labels(outputs, array.setup.data.labels)
-    answers = predictions.answers(outputs, array.setup.data.labels)
-    merged = [{**text, "label": label, **answer} for text, label, answer in zip(texts, labels, answers, strict=True)]
+    predicted = predictions.prediction_rows(outputs, array.setup.data.labels)
+    merged = [{**text, "label": label, **found} for text, label, found in zip(texts, labels, predicted, strict=True)]
     predictions.write(merged, path)
 
 
 def _labels(outputs: Outputs, names: tuple[str, ...]) -> list[Any]:
-    """Return the true labels as `predictions.answers` returns the predicted ones."""
+    """Return the true labels in the form in which `predictions.prediction_rows` returns the predicted ones."""
     if outputs.task == "regression":
         return [float(value) for value in outputs.targets]
     if outputs.task == "multi_label":

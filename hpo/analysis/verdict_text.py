@@ -1,4 +1,4 @@
-"""The verdict in words and tables: what a look at the test split showed, and what it cannot tell."""
+"""The verdict in words and tables: what a look at the test split showed, and what it does not show."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from hpo.analysis.bootstrap import CONFIDENCE
 from hpo.core.formatting import number, plain
 from hpo.tasks.metrics import METRICS
 
-NAMED = 10  # labels that a sentence names
+NAMED = 10  # labels that a sentence names at most
 
 Look = Mapping[str, Any]
 
 
 def sentence(look: Look) -> str:
-    """Return how the best trial compares with the published default; "no difference shown" if its interval has zero.
+    """Return how the best trial compares with the published default; "no difference shown" if the interval has zero.
 
     Args:
-        look: What `hpo.analysis.verdict.judge` returns, or a former version of it did.
+        look: What `hpo.analysis.verdict.take_verdict` returns, or what a former version returned.
     """
     best, baseline, metric = look["best"], look["baseline"], look["metric"]
-    said = f"On {look['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"
+    text = f"On {look['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"
     if baseline is None:
-        return f"{said}. There is no published default to compare it with"
+        return f"{text}. There is no published default to compare it with"
     if best["number"] == baseline["number"]:
-        return f"{said}. The published default is the best trial: no difference shown"
+        return f"{text}. The published default is the best trial: no difference shown"
     compared = f"the published default (trial {baseline['number']}) scores {baseline['score']:.4g}"
-    return f"{said}; {compared}. The difference is {difference(look, metric, 'the best trial')}"
+    return f"{text}; {compared}. The difference is {difference(look, metric, 'the best trial')}"
 
 
-def difference(compared: Mapping[str, Any], metric: str, who: str) -> str:
-    """Return a difference with its interval and what it shows, or why it shows nothing.
+def difference(compared: Mapping[str, Any], metric: str, subject: str) -> str:
+    """Return a difference with its interval and what it shows, or the reason why there is no interval.
 
     Args:
         compared: `difference`, and either `low`, `high` and `shown`, or the reason `untold`.
         metric: Name in `METRICS`.
-        who: What the difference is of, e.g. `the best trial`.
+        subject: The model that is compared, e.g. `the best trial`.
     """
     by = f"{compared['difference']:+.4g}"
-    if compared.get("low") is None or compared["low"] == compared["high"]:  # former versions kept such an interval
+    if compared.get("low") is None or compared["low"] == compared["high"]:  # former versions stored such an interval
         reason = compared.get("untold", "every resample of the test rows gives the same difference")
-        return f"{by}; whether {who} is better cannot be told from so few: {reason}"
+        return f"{by}; it is unknown whether {subject} is better: {reason}"
     better = (compared["difference"] > 0) == (METRICS[metric].direction == "maximize")
-    shown = f"{who} is {'better' if better else 'worse'}" if compared["shown"] else "no difference shown"
+    shown = f"{subject} is {'better' if better else 'worse'}" if compared["shown"] else "no difference shown"
     ends = f"{compared['low']:+.4g} to {compared['high']:+.4g}"
     return f"{by} ({ends}, {CONFIDENCE:.0%} confidence; it covers other test rows, not other training seeds): {shown}"
 
 
 def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
-    """Return all that a look at the test split showed, a sentence or two each, without a full stop at the end.
+    """Return all that a look at the test split showed, in texts of a sentence or two, without a full stop at the end.
 
     Args:
-        look: The look at what is the best trial now.
+        look: The look at the present best trial.
         looks: All looks of the study, this one among them.
     """
-    said = [sentence(look), *_references(look), *_classes(look)]
+    texts = [sentence(look), *_references(look), *_classes(look)]
     if worst := look.get("worst_group"):
-        said.append(
+        texts.append(
             f"It scores worst on the group {plain(worst['name'])!r}: {worst['score']:.4g}, {worst['rows']} test rows; "
             f"{worst['compared']} groups can be compared"
         )
@@ -67,17 +67,17 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
             + (f", after {each['trials']} trials" if each.get("trials") else "")
             for each in looks
         )
-        said.append(
+        texts.append(
             f"The test split has been looked at {len(looks)} times ({listed}): choosing by what a look showed makes "
             "later ones flatter"
         )
-    return said
+    return texts
 
 
 def _references(look: Look) -> list[str]:
-    """Return how the best trial compares with the models that cost next to nothing."""
+    """Return how the best trial compares with the cheap baselines."""
     references, best, metric = look.get("references") or {}, look["best"]["score"], look["metric"]
-    said = []
+    texts = []
     if tfidf := references.get("tfidf"):
         sign = 1 if METRICS[metric].direction == "maximize" else -1
         bounded = f" ({tfidf['bounded']})" if tfidf.get("bounded") else ""
@@ -87,32 +87,35 @@ def _references(look: Look) -> list[str]:
             text += ". Fine-tuning does not beat this baseline: prefer it, or train longer or on more rows"
         elif not tfidf.get("shown"):
             text += ". That fine-tuning beats this baseline is not shown"
-        said.append(text)
+        texts.append(text)
     elif "tfidf" in references:
-        said.append("The texts have no words for a TF-IDF baseline")
+        texts.append("The texts have no words for a TF-IDF baseline")
     if majority := references.get("majority"):
         sign = 1 if METRICS[metric].direction == "maximize" else -1
         text = f"{majority['says']} scores {majority['score']:.4g}"
         if sign * (best - majority["score"]) <= 0:
             text += ": the best trial is no better than that"
-        said.append(text)
-    return said
+        texts.append(text)
+    return texts
 
 
 def _classes(look: Look) -> list[str]:
+    """Return the classes about which the test split shows a problem, or shows nothing."""
     classes = look.get("classes") or {}
-    said = []
+    texts = []
     if classes.get("collapsed"):
-        said.append("The best trial gives every test row the same answer")
+        texts.append("The best trial gives every test row the same answer")
     elif never := classes.get("never_predicted"):
-        said.append(f"The best trial never predicts {len(never)} of {classes['count']} labels: {named(never)}")
+        texts.append(f"The best trial never predicts {len(never)} of {classes['count']} labels: {named(never)}")
     if absent := classes.get("absent"):
-        said.append(f"No test row has {named(absent)}: nothing is said of {'it' if len(absent) == 1 else 'them'}")
-    return said
+        texts.append(
+            f"No test row has {named(absent)}: the verdict does not cover {'it' if len(absent) == 1 else 'them'}"
+        )
+    return texts
 
 
 def named(labels: Sequence[str]) -> str:
-    """Return labels in quotes, the first few of many."""
+    """Return labels in quotes; of many, the first `NAMED` and how many more there are."""
     more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
     return ", ".join(repr(plain(label)) for label in labels[:NAMED]) + more
 
@@ -123,7 +126,7 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def tables(look: Look) -> list[Table]:
-    """Return (title, heads, rows) of the scores by class and of what is taken for what; none for regression."""
+    """Return (title, heads, rows) of the scores by class and of the confusions; none for regression."""
     classes = look.get("classes") or {}
     found: list[Table] = []
     if listed := classes.get("classes"):
@@ -140,7 +143,7 @@ def tables(look: Look) -> list[Table]:
         rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix, strict=True)]
         found.append(("Confusion matrix: rows are true labels, columns predicted ones", ["", *names], rows))
     if mistakes := classes.get("mistakes"):
-        rows = [[plain(true), plain(said), str(count)] for true, said, count in mistakes]
+        rows = [[plain(true), plain(predicted), str(count)] for true, predicted, count in mistakes]
         found.append(("Most frequent mistakes", ["label", "predicted as", "test rows"], rows))
     return found
 

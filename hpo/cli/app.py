@@ -37,7 +37,7 @@ Set = Annotated[
 
 
 def _slots(text: str) -> int | str:
-    """Read a number of slots, or `auto`; what is neither is a problem of the study."""
+    """Read a number of slots, or `auto`; the study file's checks refuse anything else."""
     return int(text) if text.isdecimal() else text
 
 
@@ -62,16 +62,16 @@ def root(
 @app.command()
 def run(
     study: StudyName,
-    trials: Annotated[int | None, typer.Option(help="Rows of the study in all.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study in all.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop.")] = None,
     storage: Storage = None,
     slots: Slots = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that run it together, on a GPU each where there are GPUs.")
+        int, typer.Option(min=1, help="Processes that run the study together, one per GPU where there are GPUs.")
     ] = 1,
     executor: Annotated[str, typer.Option(help="Where they run: local, or ray for a Ray cluster.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster. Default: $RAY_ADDRESS, else the one of this machine.")
+        str | None, typer.Option(help="Address of the Ray cluster. Default: $RAY_ADDRESS, else this machine's cluster.")
     ] = None,
     set_: Set = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
@@ -85,16 +85,17 @@ def run(
     try:
         with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
             watch.doing("loading Optuna")
-            from hpo.cli import commands
+            from hpo.cli import run_commands
+            from hpo.cli.locate_study import study_to_run
 
             watch.doing(f"reading {study}")
-            loaded, url = commands.study_to_run(study, storage, set_ or [], chosen)
+            loaded, url = study_to_run(study, storage, set_ or [], chosen)
             if workers > 1 or executor != "local" or address is not None:
                 given = [f"{key}={value}" for key, value in chosen.items() if value is not None]
                 sets = [*(set_ or []), *given]
-                outcome = commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
+                outcome = run_commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
             else:
-                outcome = commands.run(loaded, url, watch)
+                outcome = run_commands.run(loaded, url, watch)
     except KeyboardInterrupt:
         _stop("stopped; trials that ran are put back, and the same command goes on from here", 130)
     if as_json:
@@ -107,15 +108,17 @@ def run(
 
 @app.command()
 def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_: Set = None) -> None:
-    """Join a study: run what nobody runs until nothing is left. Any number may, on any machine that reaches it."""
-    from hpo.cli import commands, live
+    """Join a study from any machine that reaches its storage, and run trials until none is left."""
+    from hpo.cli import run_commands
+    from hpo.cli.line_view import LineView
+    from hpo.cli.locate_study import study_to_run
 
-    given = storage or os.environ.get(commands.WORKER_STORAGE)
-    loaded, url = commands.study_to_run(study, given, set_ or [], {"slots": slots})
+    given = storage or os.environ.get(run_commands.WORKER_STORAGE)
+    loaded, url = study_to_run(study, given, set_ or [], {"slots": slots})
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with live.LineView(Console()) as watch:
-            failed = commands.work(loaded, url, watch)
+        with LineView(Console()) as watch:
+            failed = run_commands.work(loaded, url, watch)
     except KeyboardInterrupt:
         _stop("stopped; the trials that ran are put back", 130)
     if failed:
@@ -125,9 +128,9 @@ def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_:
 @app.command()
 def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Ask all processes of a study, on any machine, to finish their step, put their trials back and end."""
-    from hpo.cli import commands
+    from hpo.cli import run_commands
 
-    outcome = commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
+    outcome = run_commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
     if as_json:
         _print_json(outcome.json)
     else:
@@ -137,11 +140,12 @@ def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
 @app.command()
 def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: Json = False) -> None:
     """Validate a study file, its data and its model without training, and say what would run."""
-    from hpo.cli import commands, live
+    from hpo.cli import live, run_commands
+    from hpo.cli.locate_study import study_to_run
 
-    loaded, url = commands.study_to_run(study, storage, set_ or [], {})
+    loaded, url = study_to_run(study, storage, set_ or [], {})
     with live.view(as_json, Console(stderr=True)):
-        plan = commands.check(loaded, url)
+        plan = run_commands.check(loaded, url)
     if as_json:
         _print_json(plan.json)
     else:
@@ -151,25 +155,27 @@ def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: 
 @app.command("list")
 def list_(storage: Storage = None, as_json: Json = False) -> None:
     """List the studies of a storage."""
-    from hpo.cli import commands
+    from hpo.cli.inspect_commands import summaries
+    from hpo.cli.study_text import study_table
 
-    found = commands.summaries(storage)
+    studies = summaries(storage)
     if as_json:
-        _print_json(found)
+        _print_json(studies)
     else:
-        _console().print(commands.table(found))
+        _console().print(study_table(studies))
 
 
 @app.command()
 def show(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Show a study: its trials by state, its best trial, what to look at."""
-    from hpo.cli import commands
+    from hpo.cli.locate_study import results_of
+    from hpo.cli.study_text import study_facts, study_text
 
-    found = commands.results_of(study, storage)
+    results = results_of(study, storage)
     if as_json:
-        _print_json(commands.shown_json(found))
+        _print_json(study_facts(results))
     else:
-        _say(commands.described(found))
+        _say(study_text(results))
 
 
 @app.command()
@@ -180,33 +186,36 @@ def trials(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a trial.")] = False,
 ) -> None:
     """List the trials of a study."""
-    from hpo.cli import commands
-    from hpo.storage import snapshot as results
+    from hpo.cli.locate_study import results_of
+    from hpo.cli.study_text import trial_table
+    from hpo.storage.snapshot import trial_json, trials_csv
 
     if as_json and as_csv:
         raise ConfigError("hpo trials", [Problem(("--csv",), "cannot be with --json; choose one of them")])
-    found = commands.results_of(study, storage)
+    results = results_of(study, storage)
     if as_json:
-        _print_json([results.trial_json(trial, curve=True) for trial in found.trials])
+        _print_json([trial_json(trial, curve=True) for trial in results.trials])
     elif as_csv:
-        typer.echo(results.trials_csv(found), nl=False)
+        typer.echo(trials_csv(results), nl=False)
     else:
-        typer.echo(commands.trial_table(found))
+        typer.echo(trial_table(results))
 
 
 @app.command()
 def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
     """Print the best trial."""
-    from hpo.cli import commands
-    from hpo.storage import snapshot as results
+    from hpo.cli.inspect_commands import best_of
+    from hpo.cli.locate_study import results_of
+    from hpo.cli.study_text import settings_text, trial_text
+    from hpo.storage.snapshot import trial_json
 
-    snapshot = commands.results_of(study, storage)
-    found = commands.best_of(snapshot)
+    results = results_of(study, storage)
+    trial = best_of(results)
     if as_json:
-        _print_json(results.trial_json(found) | {"not_searched": snapshot.not_searched(found)})
+        _print_json(trial_json(trial) | {"not_searched": results.not_searched(trial)})
     else:
-        _say(commands.trial_text(found, snapshot))
-        _say(commands.settings_text(found, snapshot))
+        _say(trial_text(trial, results))
+        _say(settings_text(trial, results))
 
 
 @app.command()
@@ -219,12 +228,12 @@ def report(
 ) -> None:
     """Write the report: one HTML file that needs no network."""
     from hpo.analysis.report import write
-    from hpo.cli import commands
+    from hpo.cli.locate_study import results_of
     from hpo.execution.study_setup import folder_of
 
-    found = commands.results_of(study, storage)
+    results = results_of(study, storage)
     notes: list[str] = []
-    typer.echo(write(found, output or folder_of(found.name) / "report.html", notes.append))
+    typer.echo(write(results, output or folder_of(results.name) / "report.html", notes.append))
     for note in notes:
         typer.echo(f"note: {note}", err=True)
 
@@ -235,19 +244,21 @@ def dashboard(
     storage: Storage = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
-    allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Let it change and delete studies.")] = False,
+    allow_edit: Annotated[
+        bool, typer.Option("--allow-edit", help="Allow the dashboard to change and delete studies.")
+    ] = False,
     host: Annotated[
-        str, typer.Option(help="IP address to listen on. Others than this machine's own need $HPO_DASHBOARD_TOKEN.")
+        str, typer.Option(help="IP address to listen on. One that other machines reach needs $HPO_DASHBOARD_TOKEN.")
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="HOST[:PORT]", help="A further address by which browsers reach it, e.g. localhost:9000."),
     ] = None,
 ) -> None:
-    """Open Optuna Dashboard on the storage, for those alone who have the printed link."""
-    from hpo.cli import commands
+    """Open Optuna Dashboard on the storage; only the printed link gives access."""
+    from hpo.cli import inspect_commands
 
-    commands.dashboard(
+    inspect_commands.dashboard(
         study,
         storage,
         port=port,
@@ -269,13 +280,13 @@ def export(
     from hpo.analysis.export import chosen
     from hpo.analysis.export import export as write
     from hpo.analysis.model_card import warnings
-    from hpo.cli import commands
+    from hpo.cli.locate_study import results_of
     from hpo.execution.study_setup import folder_of
 
-    found = commands.results_of(study, storage)
-    for warning in warnings(found, chosen(found, trial)):
+    results = results_of(study, storage)
+    for warning in warnings(results, chosen(results, trial)):
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(write(found, folder_of(found.name) / "trials", output, trial))
+    typer.echo(write(results, folder_of(results.name) / "trials", output, trial))
 
 
 @app.command()
@@ -305,12 +316,12 @@ def predict(
 
 
 def _console() -> Console:
-    """Return a console; where nobody watches, wide enough that no column is cut."""
+    """Return a console; if the output is no terminal, wide enough that no column is cut."""
     return Console(width=None if sys.stdout.isatty() else 250)
 
 
 def _say(text: str, *, err: bool = False) -> None:
-    """Print text; on a terminal, broken between words, where the terminal itself breaks them."""
+    """Print text; on a terminal, lines are broken between words, where the terminal itself would break words."""
     if (sys.stderr if err else sys.stdout).isatty():
         from hpo.core.formatting import wrapped
 
@@ -340,8 +351,8 @@ def _print_json_error(message: str, problems: Sequence[Problem] = ()) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one screen and exit code 2."""
-    # Threads that wait by spinning steal the cores of everything else; must be set before torch is loaded.
+    """Run the command line; an error that the user can correct is one message and exit code 2."""
+    # Threads that wait by spinning take the cores of other processes. Must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if any(hidden(word) != word for word in sys.argv[1:]):
@@ -359,7 +370,7 @@ def main() -> None:
 
 
 def _explain(error: Any) -> int:
-    """Print what typer says of a command line, or the traceback of a defect, as they are but for passwords."""
+    """Print typer's message about a command line, or the traceback of a defect, with passwords hidden."""
     if hasattr(error, "format_message"):
         error.message = hidden(error.message)
         error.show()

@@ -1,4 +1,4 @@
-"""Optuna Dashboard for a storage, open to those alone who have its token: see `hpo.cli.dashboard_guard`."""
+"""Optuna Dashboard for a storage, protected by a token: see `hpo.cli.dashboard_guard`."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def serve(
         study: Name of the study to open in the browser; all of them if None.
         open_browser: Whether to open a browser.
         allow_edit: Whether studies can be changed and deleted.
-        allow_hosts: Further `HOST` or `HOST:PORT` by which browsers reach it: of a tunnel, a proxy, this machine.
-        token: Opens it; by default a random one, which the printed link holds. A given token is not printed.
-        say: Gets a line for the user, the address first.
+        allow_hosts: Further `HOST` or `HOST:PORT` by which browsers reach it, e.g. of a tunnel or a proxy.
+        token: The token; by default a random one, which is part of the printed link. A given token is not printed.
+        say: Prints a line for the user; the first has the address.
 
     Raises:
         MissingExtraError: Optuna Dashboard or waitress is not installed.
         StudyError: The storage has no such study.
         HpoError: The port cannot be listened on; other machines could reach it and no token is given; the token is
-            weak; a host is none.
+            weak; a host is not valid.
     """
     try:
         import optuna_dashboard
@@ -81,7 +81,7 @@ def serve(
         if token:
             say(f"To open it for the first time in a browser, add ?token= and the value of {TOKEN} to the address.")
         if not address.is_loopback:
-            say("It is not encrypted: whoever can read the network's traffic can read the token.")
+            say("It is not encrypted: everybody who can read the network's traffic can read the token.")
         try:
             with _browser(link, say) if open_browser else nullcontext():
                 server.run()  # returns at Ctrl-C
@@ -106,7 +106,7 @@ def _check_token(token: str | None, address: IPv4Address | IPv6Address) -> None:
 
 
 def _names(address: IPv4Address | IPv6Address, allow_hosts: Sequence[str], port: int) -> tuple[str, frozenset[str]]:
-    """Return the host and port of the link, and all Host headers to answer."""
+    """Return the host and port of the link, and all Host headers that are allowed."""
     own = [] if address.is_unspecified else [f"[{address}]" if address.version == 6 else str(address)]
     reached = [*own, *allow_hosts]
     if not reached:
@@ -119,8 +119,8 @@ def _names(address: IPv4Address | IPv6Address, allow_hosts: Sequence[str], port:
 
 @contextmanager
 def _listening(address: IPv4Address | IPv6Address, port: int) -> Iterator[socket.socket]:
-    """Listen before anything is printed, so that a free port is known and a taken one is told."""
-    if not 0 <= port <= 65535:  # the system would take it modulo 65536
+    """Listen before the address is printed, so that the port is known and a port in use is an error."""
+    if not 0 <= port <= 65535:  # the system would use it modulo 65536
         raise HpoError(f"port {port} does not exist; choose one from 0 to 65535 with --port")
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
@@ -133,9 +133,9 @@ def _listening(address: IPv4Address | IPv6Address, port: int) -> Iterator[socket
 
 @contextmanager
 def _browser(link: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Open a browser by a file that its owner alone can read: everybody can read a browser's command line.
+    """Open a browser with a file that only its owner can read, as all users can read a browser's command line.
 
-    The file is in `runs/`, since browsers in a sandbox see neither the folder for temporary files nor hidden ones.
+    The file is in `runs/`, since browsers in a sandbox cannot read the folder for temporary files or hidden files.
     """
     with ExitStack() as stack:
         try:
@@ -147,7 +147,7 @@ def _browser(link: str, say: Callable[[str], None]) -> Iterator[None]:
         except OSError as error:
             say(f"No browser was opened: runs/ cannot be written ({error.strerror}). Open the address above.")
         else:
-            # A browser that blocks must not keep the server from answering.
+            # In a thread, so that the server answers even if starting the browser blocks.
             threading.Thread(target=webbrowser.open, args=(Path(name).absolute().as_uri(),), daemon=True).start()
         yield
 

@@ -1,4 +1,4 @@
-"""A WSGI guard for Optuna Dashboard, which by itself answers every process and web page that reaches its port.
+"""A WSGI guard for Optuna Dashboard, which has no authentication of its own.
 
 A request is checked in this order: its Host (a page of another name may point that name at this machine, "DNS
 rebinding"), its path, its token, the page that sent it, and for a write the permission and the content type.
@@ -24,7 +24,7 @@ PAGE_POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# All else is data: opened as a page, it runs nothing and has an origin of its own.
+# Everything else is data: opened as a page, it runs no script and has an origin of its own.
 DATA_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
 
 HEADERS = {
@@ -41,15 +41,15 @@ Answer = tuple[str, Headers, str]
 
 @dataclass(frozen=True)
 class Guard:
-    """Passes on the requests of those who know the token.
+    """Passes on requests that come with the token.
 
     Attributes:
         app: Optuna Dashboard.
-        token: Opens it, as `?token=` of a link, which becomes a cookie, or as `Authorization: Bearer`.
-        hosts: The Host headers to answer, see `allowed_hosts`.
-        port: The port listened on. It names the cookie, for browsers send cookies of a host to all its ports.
+        token: Accepted as `?token=` of a link, which sets a cookie, or as `Authorization: Bearer`.
+        hosts: The allowed Host headers, see `allowed_hosts`.
+        port: The port listened on. It is part of the cookie's name, as browsers send a host's cookies to all its ports.
         allow_edit: Whether to pass on requests that write.
-        session: Value of the cookie: another server on this host that a browser opens gets it, but not the token.
+        session: Value of the cookie. Other servers on this host may receive it from a browser, but never the token.
     """
 
     app: WSGIApplication
@@ -60,7 +60,7 @@ class Guard:
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request, or pass it on and secure the answer's headers."""
+        """Answer a request, or pass it on; in both cases set the headers that restrict browsers."""
         path = environ.get("PATH_INFO") or "/"
         answer = self._answer(environ, path)
         if answer is None:
@@ -94,12 +94,12 @@ class Guard:
         return None if method in READS else self._refused_write(environ)
 
     def _welcome(self, environ: WSGIEnvironment, path: str, query: list[tuple[str, str]]) -> Answer:
-        """Set the cookie and lead to the same page without the token."""
+        """Set the cookie and redirect to the same page without the token."""
         place = quote(path, encoding="latin-1") + ("?" + urlencode(query) if query else "")
         cookie = ("Set-Cookie", f"{self._cookie}={self.session}; HttpOnly; SameSite=Strict; Path=/")
         if environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
-            # After a redirect the browser would not send a strict cookie: the navigation began at another site, as
-            # one from a file does.
+            # After a redirect the browser would not send a strict cookie, as the navigation began at another site (a
+            # local file counts as one). A page that refreshes begins a new navigation.
             return "200 OK", [cookie, ("Refresh", f"0; url={place}")], "Opening the dashboard."
         return "303 See Other", [cookie, ("Location", place)], "Opening the dashboard."
 
@@ -107,7 +107,7 @@ class Guard:
         scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer" and _same(given.strip(), self.token):
             return True
-        # Not http.cookies: at the first malformed cookie, of any program on this host, it drops all that follow.
+        # Not http.cookies: it drops all cookies after a malformed one, and any program on this host may set one.
         pairs = (part.strip().partition("=") for part in environ.get("HTTP_COOKIE", "").split(";"))
         return any(name == self._cookie and _same(value, self.session) for name, _, value in pairs)
 
@@ -116,7 +116,7 @@ class Guard:
             return "403 Forbidden", [], "The dashboard is read-only; start it with --allow-edit to change studies."
         kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
         empty = not kind and environ.get("CONTENT_LENGTH", "") in ("", "0")
-        if kind != "application/json" and not empty:  # what a form of another page can send
+        if kind != "application/json" and not empty:  # a form of another page can send such a body
             return "415 Unsupported Media Type", [], "The body must be application/json."
         return None
 
@@ -133,10 +133,10 @@ def allowed_hosts(names: Iterable[str], port: int) -> frozenset[str]:
         port: The port of a name that has none.
 
     Raises:
-        ValueError: A name is no host.
+        ValueError: A name is not a valid host.
     """
     hosts = {with_port(name, port) for name in names}
-    default = {host.rpartition(":")[0] for host in hosts if host.endswith((":80", ":443"))}  # browsers leave them out
+    default = {host.rpartition(":")[0] for host in hosts if host.endswith((":80", ":443"))}  # browsers omit these ports
     return frozenset(hosts | default)
 
 
@@ -144,7 +144,7 @@ def with_port(name: str, port: int) -> str:
     """Return a `HOST` or `HOST:PORT` in lower case with its port, or else the given one.
 
     Raises:
-        ValueError: It is no host; the text is the name.
+        ValueError: It is not a valid host; the error's text is the name.
     """
     match = re.fullmatch(r"([\w.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", name.lower(), re.ASCII)
     if match is None:
@@ -153,12 +153,12 @@ def with_port(name: str, port: int) -> str:
 
 
 def _same(given: str, secret: str) -> bool:
-    """Compare in constant time; bytes, since `compare_digest` takes no other than ASCII text."""
+    """Compare in constant time, as bytes: `compare_digest` refuses text that is not ASCII."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
 
 
 def _is_plain(path: str) -> bool:
-    """Return whether a path means the same to the guard, to Optuna Dashboard and to a browser."""
+    """Return whether the guard, Optuna Dashboard and a browser read a path in the same way."""
     try:
         decoded = path.encode("latin-1").decode()  # Optuna Dashboard drops bytes that are not UTF-8
     except UnicodeError:
@@ -168,7 +168,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _is_own(environ: WSGIEnvironment, host: str) -> bool:
-    """Return whether a request comes from the dashboard's own page, from the user or from a program."""
+    """Return whether a request comes from the dashboard's own page, the user or a program, not from another page."""
     site = environ.get("HTTP_SEC_FETCH_SITE", "none")
     origin = environ.get("HTTP_ORIGIN", f"http://{host}")
     if environ["REQUEST_METHOD"] == "GET" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate":
@@ -177,13 +177,13 @@ def _is_own(environ: WSGIEnvironment, host: str) -> bool:
 
 
 def _secured(headers: Headers, path: str) -> Headers:
-    """Return an answer's headers with those that limit what a browser does with it."""
+    """Return an answer's headers with those that restrict what a browser does with it."""
     root = path.lstrip("/").partition("/")[0]
     ours = {**HEADERS, "Content-Security-Policy": PAGE_POLICY if root in ("", "dashboard") else DATA_POLICY}
     if root == "artifacts":
         ours["Content-Disposition"] = "attachment"
     if root != "static":
         ours["Cache-Control"] = "no-store"
-    set_here = {name.lower() for name in ours}
-    kept = [(name, value) for name, value in headers if name.lower() not in set_here]
-    return [pair for pair in kept if not pair[0].lower().startswith("access-control-")] + list(ours.items())
+    replaced = {name.lower() for name in ours}
+    others = [(name, value) for name, value in headers if name.lower() not in replaced]
+    return [pair for pair in others if not pair[0].lower().startswith("access-control-")] + list(ours.items())

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hpo.analysis.export import chosen, weights_of
-from hpo.analysis.predictions import FORMATS, answers, jsonl, write
-from hpo.cli.commands import results_of
+from hpo.analysis.predictions import FORMATS, jsonl, prediction_rows, write
+from hpo.cli.locate_study import results_of
 from hpo.config import yaml
 from hpo.core.errors import DataError, HpoError, StudyError
 from hpo.execution.study_setup import folder_of
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # rows that are tokenised and sorted by length together
 
-TAKEN = ("predicted", "probability", "probabilities")  # keys of a prediction
+RESERVED = ("predicted", "probability", "probabilities")  # keys of a prediction
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk, and what its study says of its texts.
+    """A model on disk, and how its study reads texts.
 
     Attributes:
         folder: Weights, configuration and tokenizer.
-        max_length: Tokens a text is cut after; None if no study says.
+        max_length: Tokens after which a text is cut; None if there is no study.
         precision: As in a study file.
         text: Column of the text.
-        text_pair: Column of the second text; None if the model reads one.
+        text_pair: Column of the second text; None if the model reads one text.
     """
 
     folder: Path
@@ -61,10 +61,10 @@ def refuse(texts: Sequence[str], file: Path | None, output: Path | None) -> None
 
 
 def find(model: str, storage: str | None) -> Source:
-    """Return the model that a folder or the name of a study means; of a study, its best trial's weights.
+    """Return the model of a folder, or of a study its best trial's weights.
 
     Raises:
-        StudyError: It is neither, no trial has completed, or its weights are gone.
+        StudyError: The name is neither, no trial has completed, or the weights are missing.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -78,7 +78,7 @@ def find(model: str, storage: str | None) -> Source:
 
 
 def _described(folder: Path, study: Mapping[str, Any]) -> Source:
-    """Return a folder's model with what a study file, whoever wrote it, says of its texts."""
+    """Return a folder's model; the settings come from a study file, which may be malformed."""
     data = study.get("data")
     columns = data if isinstance(data, Mapping) else {}
     length, pair = study.get("max_length"), columns.get("text_pair")
@@ -102,7 +102,7 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
         console: Where a progress bar goes, if it is a terminal.
 
     Raises:
-        HpoError: The rows, the model or the place to write are not as they have to be.
+        HpoError: The rows or the model cannot be read, or the file cannot be written.
     """
     rows = _given(source, texts) if file is None else _read(source, file)
     from hpo.finetune.predictor import Predictor
@@ -143,10 +143,10 @@ def _read(source: Source, file: Path) -> Rows:
         )
     if table.empty:
         raise DataError(f"{file} has no rows")
-    taken = [name for name in table.columns if name in TAKEN or str(name).startswith("probability of ")]
-    if taken:
+    reserved = [name for name in table.columns if name in RESERVED or str(name).startswith("probability of ")]
+    if reserved:
         raise DataError(
-            f"{file} has a column {', '.join(map(repr, taken))}, where predictions go; rename it or leave it out"
+            f"{file} has a column {', '.join(map(repr, reserved))}, where predictions go; rename it or leave it out"
         )
     for column in wanted:
         table[column] = ["" if is_missing(text) else str(text) for text in table[column]]
@@ -154,9 +154,9 @@ def _read(source: Source, file: Path) -> Rows:
 
 
 def _predicted(predictor: Predictor, source: Source, rows: Rows) -> Iterator[Rows]:
-    """Yield the rows with what the model says of them, chunk by chunk."""
+    """Yield the rows with the model's predictions, chunk by chunk."""
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
         pairs = None if source.text_pair is None else [row[source.text_pair] for row in chunk]
         outputs = predictor([row[source.text] for row in chunk], pairs)
-        yield [row | said for row, said in zip(chunk, answers(outputs, predictor.labels), strict=True)]
+        yield [row | found for row, found in zip(chunk, prediction_rows(outputs, predictor.labels), strict=True)]

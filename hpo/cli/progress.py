@@ -21,11 +21,11 @@ class Running:
     Attributes:
         params: Its hyperparameters.
         since: When it started here, by the monotonic clock.
-        evaluation: Its last one.
+        evaluation: Its last evaluation.
         seen: Examples that it has seen.
         of: Examples of its whole training, if known.
-        fresh: Whether nobody has looked yet at how many it has seen.
-        mark: Since when it is measured, and the examples it had seen then; None while it does not train.
+        fresh: Whether its examples have not been read yet.
+        mark: When its measurement began, and the examples it had seen then; None while it does not train.
     """
 
     params: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Running:
     mark: tuple[float, int] | None = None
 
     def look(self, now: float, seen: int, of: int | None) -> None:
-        """Take in how far the trial is; one that starts again, or goes on, is measured from here on."""
+        """Record how far the trial is. If it starts again or resumes, its measurement begins here."""
         if self.mark is None or seen < self.mark[1]:
             self.mark = now, seen
         self.seen, self.of, self.fresh = seen, of or self.of, False
@@ -45,7 +45,7 @@ class Running:
 
 @dataclass
 class Progress:
-    """What the views of a running study count."""
+    """What the views count of a running study."""
 
     name: str = ""
     metric: str = "value"
@@ -59,14 +59,14 @@ class Progress:
     works: list[int] = field(default_factory=list)
     """Examples that each ended trial has seen."""
     trained: int = 0
-    """Examples that were trained on while that was measured, by trials that do not train now."""
+    """Examples of finished measurements, of trials that do not train now."""
     busy: float = 0.0
-    """Seconds of all slots together in which they were."""
+    """Seconds of finished measurements, summed over slots."""
     since: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, name: str, metric: str, direction: str, total: int, finished: Sequence[FrozenTrial]) -> Progress:
-        """Return the progress of a study that has just been opened, perhaps not for the first time."""
+        """Return the progress of a study that has just been opened, with the trials that ended before."""
         progress = cls(plain(name), plain(metric), -1 if direction == "minimize" else 1, total)
         for trial in finished:
             progress.end(trial)
@@ -75,52 +75,52 @@ class Progress:
     def start(self, number: int, params: Mapping[str, Any]) -> None:
         """Count a trial that runs."""
         if number in self.running:
-            self._bank(self.running[number])
+            self._end_measurement(self.running[number])
         self.running[number] = Running(params, time.monotonic())
         self.at_once = max(self.at_once, len(self.running))
 
     def measure(self, seen: Mapping[int, Seen]) -> None:
-        """Take in how far the running trials are.
+        """Record how far the running trials are.
 
         Args:
-            seen: Trial -> examples seen and those of its whole training; a trial that is left out does not train now.
+            seen: Trial -> examples seen and examples of its whole training; a trial that is missing does not train now.
         """
         now = time.monotonic()
         for number, running in self.running.items():
             if number in seen:
                 running.look(now, *seen[number])
             else:
-                self._bank(running)
+                self._end_measurement(running)
 
     def evaluate(self, number: int, evaluation: Evaluation) -> None:
-        """Take in a trial's latest score."""
+        """Record a trial's latest score."""
         running = self.running.get(number)
         if running is None:
             return
         running.evaluation = evaluation
         if evaluation.at is None:
             return
-        if running.fresh:  # it was scored before anybody looked
+        if running.fresh:  # scored before its examples were read
             running.mark = running.since, 0
         if running.mark is not None:
             running.look(time.monotonic(), max(evaluation.at, running.seen), evaluation.of)
 
     def end(self, trial: FrozenTrial) -> float | None:
-        """Count an ended trial and return its seconds: as it says itself, or since it started here."""
+        """Count an ended trial and return its seconds: those stored with it, or else those since it started here."""
         here = self.running.pop(trial.number, None)
         span = seconds(trial) if here is None or "seconds" in trial.user_attrs else time.monotonic() - here.since
         if span is not None:
             self.spans.append(span)
         if here is not None:
-            self._bank(here)
+            self._end_measurement(here)
         self.works.append((here.seen if here else 0) or trial.last_step or 0)
         self.finished += 1
         if trial.state == TrialState.COMPLETE and self._better(finite_value(trial)):
             self.best = trial
         return span
 
-    def _bank(self, running: Running) -> None:
-        """Add what was measured of a trial that does not train any more."""
+    def _end_measurement(self, running: Running) -> None:
+        """Finish the measurement of a trial that does not train any more."""
         if running.mark is not None:
             since, seen = running.mark
             self.trained += running.seen - seen
@@ -140,18 +140,18 @@ class Progress:
 
     @property
     def speed(self) -> float | None:
-        """Examples a second that the trials that train now are trained on together; None before the first step."""
+        """Examples a second of all trials that train now together; None before the first step."""
         rate = self._rate()
         training = sum(running.mark is not None for running in self.running.values())
         return rate * training if rate and training else None
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest will take if it goes on as so far; None before the first step that was measured.
+        """Estimated seconds to the end of the study; None before the first measured step.
 
-        A trial that waits is taken to be as long as those known are on average: as far as they came if they have
-        ended, whole if they run. Where examples are not counted, the seconds of ended trials are; then it is None
-        again once all that are left run for longer than those did.
+        A waiting trial is estimated as the mean of the known ones: the examples seen by ended trials and the whole
+        training of running ones. Where examples are not counted, the mean seconds of ended trials are used. Then the
+        estimate is None if all trials that are left have run for longer than that.
         """
         if self.finished >= self.total:
             return 0.0
@@ -174,11 +174,11 @@ class Progress:
         return trained / busy if trained > 0 and busy > 0 else None
 
     def _remaining(self, usual: float, running: Sequence[float]) -> float:
-        """Return what is left for the slot that has most to do.
+        """Return the work that is left for the slot that has most of it.
 
         Args:
-            usual: What a trial that waits takes.
-            running: What is left of each that runs.
+            usual: Work of a waiting trial.
+            running: Work that is left of each running trial.
         """
         each = [max(rest, 0.0) for rest in running]
         waiting = max(self.total - self.finished - len(each), 0)

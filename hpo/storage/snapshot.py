@@ -102,7 +102,7 @@ class Results:
 
     @cached_property
     def looks(self) -> tuple[Mapping[str, Any], ...]:
-        """All evaluations on the test split in their order: what `hpo.analysis.verdict.judge` returned."""
+        """Every look at the test split, the first one first: what `hpo.analysis.verdict.take_verdict` returned."""
         named = sorted((name for name in self.attrs if name.partition(":")[0] == LOOK), key=len)
         by_trial = {self.attrs[name]["best"].get("number"): self.attrs[name] for name in named}
         return tuple(sorted(by_trial.values(), key=lambda look: look.get("trials") or 0))

@@ -51,7 +51,7 @@ def test_the_majority_is_that_of_train() -> None:
     assert score("accuracy", said) == np.mean(test.targets == most)
     shares = np.bincount(data.splits["train"].targets) / len(data.splits["train"])
     np.testing.assert_allclose(said.probabilities, np.tile(shares, (len(test), 1)))
-    assert f"{LABELS[most]!r} always" in baselines.says(data)["majority"]
+    assert f"{LABELS[most]!r} always" in baselines.names_in_words(data)["majority"]
 
 
 def test_the_majority_of_several_labels_and_of_numbers() -> None:
@@ -105,8 +105,8 @@ def test_its_cost_is_bounded_and_no_class_is_lost(monkeypatch: pytest.MonkeyPatc
     assert len(sample) <= 13
     assert set(sample.targets) == {0, 1, 2}
     assert baselines.tfidf(data, "accuracy") is not None
-    assert baselines.bounded(data) == "from a sample of 10 of 300 rows"
-    assert baselines.bounded(dataset("single_label", 10)) is None
+    assert baselines.sample_in_words(data) == "from a sample of 10 of 300 rows"
+    assert baselines.sample_in_words(dataset("single_label", 10)) is None
 
 
 # ---------------------------------------------------------------- class by class

@@ -191,7 +191,7 @@ def test_the_direction_is_that_of_those_that_learned(mark: dict[str, Any], says:
 def test_of_groups_that_do_not_differ_nothing_is_concluded() -> None:
     mixed = of_rates([1e-5, 4e-5, 7e-5, 2e-4], [2e-5, 3e-5, 9e-5, 1.5e-4], collapsed=True)
     (said,) = [s for s in findings(mixed) if "trials collapsed" in s]
-    assert "cannot be told" in said
+    assert "is unknown" in said
     assert "search" in said
     assert not re.search("search (lower|higher)", said)
 
@@ -203,14 +203,14 @@ def test_two_findings_that_point_apart_give_no_direction() -> None:
     for number, row in enumerate(together := (*collapsed, *diverged)):
         row.number = number
     said = findings(study(*together))
-    assert sum("which way to search cannot be told, as another finding points the other way" in s for s in said) == 2
+    assert sum("the direction to search in is unknown, as another finding points the other way" in s for s in said) == 2
     assert not [s for s in said if re.search("search (lower|higher)", s)]
 
 
 def test_a_best_trial_beyond_those_that_collapsed_contradicts_their_direction() -> None:
     """Most that learned lie below those that collapsed, and the best far above."""
     (said,) = [s for s in findings(of_rates(LOW, HIGH, 1.64e-3, collapsed=True)) if "trials collapsed" in s]
-    assert "which way to search cannot be told" in said
+    assert "the direction to search in is unknown" in said
 
 
 def test_a_few_that_collapsed_do_not_silence_a_boundary() -> None:
@@ -279,7 +279,7 @@ def test_ties_are_counted_with_how_they_were_decided() -> None:
 @pytest.mark.parametrize(
     ("reason", "config", "words"),
     [
-        ("diverged", {}, "mend what ended it (diverged)"),
+        ("diverged", {}, "fix what ended it (diverged)"),
         ("pruner", {}, "run the study again, which trains it to its end"),
         ("pruner", {"objective": "m:f"}, "begin a new study, in which it is not pruned"),
     ],
@@ -288,10 +288,10 @@ def test_a_default_without_a_value_is_said(reason: str, config: dict[str, Any], 
     baseline = trial(0, None, TrialState.PRUNED, baseline=True, reason=reason)
     attrs = {"config": {"metric": "accuracy", **config}}
     results = Results("s", "maximize", (baseline, *(trial(n) for n in range(1, 12))), attrs)
-    (said,) = [s for s in findings(results) if "no gain over it can be told" in s]
+    (said,) = [s for s in findings(results) if "the gain over it is unknown" in s]
     assert words in said
     scored = {"best": {"number": 1}, "baseline": {"number": 0, "score": 0.5}}
     trained_since = Results("s", "maximize", results.trials, {**attrs, "test": scored})
-    assert any("no gain over it" in s for s in findings(trained_since)) is (reason == "diverged" or bool(config))
+    assert any("the gain over it" in s for s in findings(trained_since)) is (reason == "diverged" or bool(config))
     running = trial(0, None, TrialState.RUNNING, baseline=True)
-    assert not [s for s in findings(study(running, *results.trials[1:])) if "no gain over it" in s]
+    assert not [s for s in findings(study(running, *results.trials[1:])) if "the gain over it" in s]

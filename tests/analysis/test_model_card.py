@@ -8,7 +8,7 @@ import pytest
 from hpo.analysis import verdict_text as verdict
 from hpo.analysis.export import chosen, weights_of
 from hpo.analysis.model_card import card, warnings
-from hpo.cli.commands import described, settings_text
+from hpo.cli.study_text import settings_text, study_text
 from hpo.core.errors import StudyError
 from hpo.storage.snapshot import Results
 
@@ -46,11 +46,11 @@ def test_the_card_and_show_have_the_whole_verdict(sample_results: Build) -> None
         "not other training seeds",
     ):
         assert words in written
-        assert words in described(results)
+        assert words in study_text(results)
     assert "| a\\|b | 0.5 | 1 | 0.667 | 30 | 60 |" in written
     assert "| c | 30 | 0 |" in written  # rows of the matrix are true labels
     assert "never predicts 1 of 2 labels: 'c'" in written
-    assert "Confusion matrix" in described(results)
+    assert "Confusion matrix" in study_text(results)
 
 
 def test_the_card_and_best_name_what_was_not_searched(sample_results: Build) -> None:
@@ -111,7 +111,7 @@ def test_only_completed_trials_whose_weights_were_kept_can_be_exported(sample_re
     (tmp_path / "0").mkdir()
     assert weights_of(results, tmp_path, chosen(results, 0)) == tmp_path / "0"
     other = next(trial for trial in results.complete if trial.number not in (0, best))
-    with pytest.raises(StudyError, match=r"were not kept; in .* are those of 0. A study keeps"):
+    with pytest.raises(StudyError, match=r"were not saved; in .* are those of 0. A study saves"):
         weights_of(results, tmp_path, other)
 
 

@@ -175,7 +175,8 @@ def test_a_browser_unpacks_texts_of_every_length(browsed: Callable[[str], str]) 
     packed = [report._packed(text) for text in texts]
     assert {len(each) % 5 for each in packed} >= {0, 2, 3, 4}
     places = "".join(f'<script type="text/plain" id="t{i}">{each}</script>' for i, each in enumerate(packed))
-    body = f"<!doctype html><meta charset=utf-8><title>x</title><p id=said></p>{places}<script>{report.DRAW}</script>"
+    script = report._part("report_plots.js")
+    body = f"<!doctype html><meta charset=utf-8><title>x</title><p id=said></p>{places}<script>{script}</script>"
     ask = f"Promise.all([...Array({len(texts)}).keys()].map(i => unpacked(`t${{i}}`)))"
     html = browsed(f"{body}<script>{ask}.then(all => document.title = JSON.stringify(all))</script>")
     title = html.partition("<title>")[2].partition("</title>")[0]

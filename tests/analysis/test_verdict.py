@@ -1,11 +1,12 @@
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
 
 from hpo.analysis.bootstrap import intervals
-from hpo.analysis.verdict import judge
+from hpo.analysis.verdict import take_verdict
 from hpo.analysis.verdict_text import sentence, sentences
 from hpo.finetune.data.sources import Dataset, Split
 from hpo.storage.snapshot import read
@@ -189,13 +190,13 @@ def test_a_verdict_says_no_more_than_was_shown(verdict, words):
 
 def test_what_cannot_be_told_is_said_with_its_reason():
     said = sentence({**COMPARED, "low": None, "untold": "4 of 200 test rows are 'spam'", "shown": False})
-    assert "cannot be told from so few: 4 of 200 test rows are 'spam'" in said
+    assert "unknown whether the best trial is better: 4 of 200 test rows are 'spam'" in said
     assert "confidence" not in said
 
 
 def test_an_interval_of_no_width_that_a_former_version_kept_is_not_repeated():
     said = sentence({**COMPARED, "difference": 0.0, "low": 0.0, "high": 0.0, "shown": False})
-    assert "cannot be told from so few" in said
+    assert "unknown whether the best trial is better" in said
     assert "confidence" not in said
 
 
@@ -241,7 +242,7 @@ def test_labels_that_are_never_predicted_are_named():
     parts = {"count": 12, "never_predicted": [f"l{i}" for i in range(11)], "absent": ["x"], "collapsed": False}
     said = sentences({**COMPARED, "shown": False, "classes": parts})
     assert any("never predicts 11 of 12 labels: 'l0'," in each and each.endswith(" and 1 more") for each in said)
-    assert "No test row has 'x': nothing is said of it" in said
+    assert "No test row has 'x': the verdict does not cover it" in said
     said = sentences({**COMPARED, "shown": False, "classes": {**parts, "collapsed": True}})
     assert "The best trial gives every test row the same answer" in said
 
@@ -252,26 +253,25 @@ def test_labels_that_are_never_predicted_are_named():
 class Array:
     """An array of trials whose kept weights are the share of rows that they are right on."""
 
-    metric = "accuracy"
-
     def __init__(self):
         rng = np.random.default_rng(0)
         splits = {}
         for name in ("train", "validation", "test"):
             targets = rng.integers(0, 2, 60)
             splits[name] = Split([f"{('dull', 'fine')[t]} w{i % 7}" for i, t in enumerate(targets)], None, targets)
-        self.data = Dataset("single_label", ("bad", "good"), splits, digest="f" * 64)
+        data = Dataset("single_label", ("bad", "good"), splits, digest="f" * 64)
+        self.setup = SimpleNamespace(data=data, metric="accuracy")
         self.scored = []
 
     def outputs_of(self, folder, split):
         self.scored.append((int(folder.name), split))
-        targets = self.data.splits[split].targets
+        targets = self.setup.data.splits[split].targets
         return outputs(targets, np.arange(60) % 10 < int((folder / "right").read_text()))
 
 
 @pytest.fixture
 def judged(tmp_path, monkeypatch):
-    """Return a study, an array, and functions that add a trial, right in so many of ten rows, and that judge."""
+    """Return a study, an array, a function that adds a trial, right in so many of ten rows, and one for the verdict."""
     study, array, trials = optuna.create_study(direction="maximize"), Array(), tmp_path / "trials"
 
     def add(right, **attrs):
@@ -280,7 +280,7 @@ def judged(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "right").write_text(str(right))
 
-    return study, array, add, lambda: judge(study, array, trials)
+    return study, array, add, lambda: take_verdict(study, array, trials)
 
 
 def test_a_second_look_does_not_overwrite_the_first(judged):

@@ -27,6 +27,9 @@ from hpo.storage.snapshot import Results
 
 pytestmark = pytest.mark.slow
 TEXTS = [" ".join(STRINGS[start : start + 10]) for start in range(0, len(STRINGS), 10)]
+# Cells of the first three tables, the verdict's, that hold a string.
+CELLS = """[...document.querySelectorAll("table")].slice(0, 3).flatMap(table => [...table.querySelectorAll("th, td")])
+.filter(cell => cell.textContent.includes("njected(") || cell.textContent.includes("elsewhere.invalid")).length"""
 TOKEN = "a-token-of-the-test-0123456789"
 # What would run at a click or at a movement of the mouse.
 LATER = """[...document.querySelectorAll("*")].flatMap(element => [...element.attributes])
@@ -43,7 +46,10 @@ def trials() -> list[FrozenTrial]:
             choices = (name, TEXTS[position - 1])
             params[name] = choices[number % 2]
             distributions[name] = CategoricalDistribution(choices)
-        attrs = {name: name for name in STRINGS} | {"reason": " ".join(STRINGS), "detail": " ".join(STRINGS)}
+        attrs: dict[str, Any] = {name: name for name in STRINGS}
+        attrs |= {"reason": " ".join(STRINGS), "detail": " ".join(STRINGS)}
+        if number == 0:
+            attrs |= {"baseline": True, "collapsed": True, "moved": dict.fromkeys(TEXTS, TEXTS[:2])}
         state = optuna.trial.TrialState.FAIL if number == 3 else optuna.trial.TrialState.COMPLETE
         made.append(
             create_trial(
@@ -173,6 +179,37 @@ def test_the_dashboard_writes_and_another_page_cannot(chromium: browsers.Browser
     chromium.open(f"{served}/dashboard/studies/1/note", "document.body.innerText.includes('changed')")
 
 
+def verdict() -> dict[str, Any]:
+    """Return what a look at the test split stores, with every string as a label and in every text."""
+    scores = {"precision": 0.5, "recall": None, "f1": 0.5, "support": 3, "predicted": 3}
+    difference = {"score": 0.6, "difference": 0.1, "untold": " ".join(STRINGS), "shown": False}
+    return {
+        "metric": "accuracy",
+        "examples": 630,
+        "confidence": 0.95,
+        "trials": 4,
+        "best": {"number": 2, "score": 0.7},
+        "baseline": {"number": 0, "score": 0.5},
+        "difference": 0.2,
+        "untold": " ".join(STRINGS),
+        "shown": False,
+        "references": {
+            "majority": {"says": " ".join(STRINGS), **difference},
+            "tfidf": {"says": " ".join(STRINGS), "bounded": " ".join(STRINGS), **difference},
+        },
+        "classes": {
+            "count": len(STRINGS),
+            "classes": [{"label": label} | scores for label in STRINGS],
+            "never_predicted": TEXTS[:10],
+            "absent": TEXTS[10:],
+            "collapsed": False,
+            "confusion": [[0] * len(STRINGS)] * len(STRINGS),
+            "mistakes": [[true, said, 1] for true, said in zip(STRINGS, reversed(STRINGS), strict=True)],
+        },
+        "worst_group": {"name": " ".join(STRINGS), "score": 0.1, "rows": 30, "compared": 2},
+    }
+
+
 def results() -> Results:
     config: dict[str, Any] = {
         "name": STRINGS[0],
@@ -186,7 +223,9 @@ def results() -> Results:
         "seed": STRINGS[3],
     }
     facts = dict.fromkeys(("task", "data", "precision", "device", "torch", "transformers"), " ".join(STRINGS))
-    attrs = {name: name for name in STRINGS} | {"config": config, "fingerprint": {"settings": {}, "facts": facts}}
+    attrs: dict[str, Any] = {name: name for name in STRINGS}
+    attrs |= {"config": config, "fingerprint": {"settings": {}, "facts": facts}, "test:2": verdict()}
+    attrs["label_shares"] = {" ".join(STRINGS[:105]): 0.9, " ".join(STRINGS[105:]): 0.1}
     return Results(" ".join(STRINGS), "maximize", tuple(trials()), attrs)
 
 
@@ -195,6 +234,9 @@ def test_the_report_runs_none(chromium: browsers.Browser, tmp_path: Path) -> Non
     chromium.open(page.as_uri(), "document.readyState === 'complete' && document.querySelector('.js-plotly-plot')")
     chromium.wait("new Promise(done => setTimeout(done, 1000, true))")
     assert chromium.value("document.body.textContent").count("injected(") > len(STRINGS)
+    # The labels: in the scores by class, at both sides of the confusion matrix, and as true and predicted ones.
+    assert chromium.value(CELLS) == 5 * len(STRINGS)
+    assert "The labels are skewed" in chromium.value("document.body.textContent")
     assert chromium.ran == []
     assert chromium.value(LATER) == 0
     assert chromium.requests == [page.as_uri()]
@@ -205,10 +247,11 @@ def test_the_model_card_runs_none(chromium: browsers.Browser, tmp_path: Path) ->
     assert found.best is not None
     card = export.card(found, found.best).partition("\n---\n")[2]
     page = tmp_path / "card.html"
-    page.write_text(f"<!doctype html>{MarkdownIt('commonmark').render(card)}", encoding="utf-8")
+    page.write_text(f"<!doctype html>{MarkdownIt('commonmark').enable('table').render(card)}", encoding="utf-8")
     chromium.open(page.as_uri())
     chromium.wait("new Promise(done => setTimeout(done, 500, true))")
     assert chromium.value("document.body.textContent").count("injected(") > len(STRINGS)
+    assert chromium.value(CELLS) == 5 * len(STRINGS)
     assert chromium.ran == []
     assert chromium.value("document.querySelectorAll('a, img, script, svg, iframe').length") == 0
     assert chromium.requests == [page.as_uri()]

@@ -1,48 +1,21 @@
 from __future__ import annotations
 
-import datetime
 import io
-import itertools
 import logging
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-import tiny
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState
 from rich.console import Console
-from ruamel.yaml import YAML
+from views import PARAMS, trial
 
-from hpo.cli.live import RECENT, LineView, LiveView, QuietView, view
-from hpo.cli.progress import Progress
+from hpo.cli.line_view import LineView
+from hpo.cli.live import RECENT, LiveView, view
+from hpo.cli.view import QuietView
 from hpo.core.formatting import wrapped
 from hpo.core.trainer import Evaluation
 from hpo.storage.snapshot import Results
-
-PARAMS = {"learning_rate": 2.1234e-5, "name": "[red]x[/red]"}
-
-
-def trial(number: int, value: float | None = 0.5, state: TrialState = TrialState.COMPLETE, **attrs: Any) -> FrozenTrial:
-    made = create_trial(
-        state=state,
-        value=value,
-        params=dict(PARAMS),
-        distributions={
-            "learning_rate": FloatDistribution(1e-5, 1e-3),
-            "name": CategoricalDistribution(("[red]x[/red]",)),
-        },
-        user_attrs=attrs,
-    )
-    made.number = number
-    made.datetime_start = datetime.datetime(2025, 3, 1)
-    made.datetime_complete = made.datetime_start + datetime.timedelta(seconds=12)
-    return made
 
 
 def terminal(width: int = 140) -> Console:
@@ -113,25 +86,6 @@ def test_notes_stand_above_the_table() -> None:
     assert "the space is [bold]exhausted[/bold]�[31m" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_one_plain_line_an_ended_trial() -> None:
-    console = Console(file=io.StringIO(), width=20)
-    lines = LineView(console)
-    lines.opened("sst2", "accuracy", "maximize", 3, [trial(0, 0.8)])
-    lines.started(1, PARAMS)
-    lines.evaluated(1, Evaluation(0.5, at=10))
-    lines.ended(trial(1, 0.9))
-    lines.ended(trial(2, None, TrialState.FAIL, reason="ValueError:\nbad\x1b[31m"))
-    lines.note("the space is exhausted")
-    lines.closed()
-    opened, first, second, note = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert opened == "study sst2 metric=accuracy direction=maximize finished=1/3"
-    assert first.startswith("trial 1 state=complete value=0.9 seconds=0.0 finished=2/3 best=0.9 best_trial=1")
-    assert first.endswith('learning_rate=2.123e-05 name="[red]x[/red]"')
-    assert "\x1b" not in second
-    assert re.match(r'trial 2 state=fail seconds=12.0 reason="ValueError: bad.*" finished=3/3 best=0.9', second)
-    assert note == 'note "the space is exhausted"'
-
-
 def test_quiet_says_notes_on_the_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     quiet = QuietView()
     quiet.opened("s", "accuracy", "maximize", 1, [])
@@ -141,123 +95,6 @@ def test_quiet_says_notes_on_the_standard_error(capsys: pytest.CaptureFixture[st
     quiet.note("the space is exhausted")
     quiet.closed()
     assert capsys.readouterr() == ("", "the space is exhausted\n")
-
-
-def test_time_left_counts_trials_that_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    progress = Progress.of("s", "accuracy", "maximize", 9, [])
-    assert progress.left is None
-    for number in range(4):
-        progress.start(number, {})
-    clock[0] = 10.0
-    assert progress.end(trial(0)) == 10.0  # as measured here, not the 12 of its own dates
-    assert progress.left == 5 * 10 / 4  # the three others have run for as long
-    for number in range(1, 9):
-        progress.end(trial(number))
-    assert progress.left == 0.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the time, in seconds, as one number that a test sets."""
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_time_left_is_known_from_the_first_step_and_moves_with_every_further_one(clock: list[float]) -> None:
-    progress = Progress.of("s", "accuracy", "maximize", 6, [])
-    for number in range(2):
-        progress.start(number, {})
-    progress.measure({0: (0, 1000), 1: (0, 1000)})
-    clock[0] = 5.0
-    progress.measure({0: (0, 1000), 1: (0, 1000)})
-    assert progress.left is None
-    assert progress.speed is None
-    clock[0] = 10.0
-    progress.measure({0: (100, 1000), 1: (100, 1000)})
-    assert progress.speed == pytest.approx(20)
-    assert progress.left == pytest.approx((2 * 900 + 4 * 1000) / 20)
-    clock[0] = 20.0
-    progress.measure({0: (200, 1000), 1: (200, 1000)})
-    assert progress.left == pytest.approx((2 * 800 + 4 * 1000) / 20)
-
-
-def test_time_left_learns_from_trials_that_were_pruned(clock: list[float]) -> None:
-    progress = Progress.of("s", "accuracy", "maximize", 11, [])
-    progress.start(0, {})
-    progress.measure({0: (0, 1000)})
-    clock[0] = 10.0
-    progress.measure({0: (100, 1000)})
-    whole = progress.left
-    assert whole == pytest.approx((900 + 10 * 1000) / 10)
-    progress.end(trial(0, 0.5, TrialState.PRUNED))
-    assert progress.left == pytest.approx(10 * 100 / 10)
-
-
-def test_the_last_trial_takes_the_time_of_one_slot(clock: list[float]) -> None:
-    progress = Progress.of("s", "accuracy", "maximize", 4, [])
-    for number in range(4):
-        progress.start(number, {})
-    progress.measure(dict.fromkeys(range(4), (0, 1000)))
-    clock[0] = 10.0
-    progress.measure({0: (500, 1000)} | dict.fromkeys(range(1, 4), (1000, 1000)))
-    for number in range(1, 4):
-        progress.end(trial(number))
-    assert progress.left == pytest.approx(500 / (3500 / 40))
-
-
-def test_what_a_trial_had_seen_before_it_came_here_counts_for_no_speed(clock: list[float]) -> None:
-    progress = Progress.of("s", "accuracy", "maximize", 1, [])
-    progress.start(0, {})
-    progress.measure({0: (900, 1000)})
-    clock[0] = 10.0
-    progress.measure({0: (910, 1000)})
-    assert progress.speed == pytest.approx(1)
-    assert progress.left == pytest.approx(90)
-
-
-def test_a_trial_that_pauses_is_not_measured_meanwhile(clock: list[float]) -> None:
-    progress = Progress.of("s", "accuracy", "maximize", 1, [])
-    progress.start(0, {})
-    progress.measure({0: (0, 1000)})
-    clock[0] = 10.0
-    progress.measure({0: (100, 1000)})
-    progress.measure({})
-    assert progress.speed is None
-    clock[0] = 500.0
-    progress.measure({0: (100, 1000)})
-    clock[0] = 510.0
-    progress.measure({0: (200, 1000)})
-    assert progress.speed == pytest.approx(10)
-    assert progress.left == pytest.approx(80)
-
-
-def test_a_trial_that_begins_anew_is_measured_anew(clock: list[float]) -> None:
-    progress = Progress.of("s", "accuracy", "maximize", 1, [])
-    progress.start(0, {})
-    for now, seen in ((0.0, 500), (10.0, 600), (20.0, 0), (30.0, 100)):
-        clock[0] = now
-        progress.measure({0: (seen, 1000)})
-        if seen == 600:
-            progress.start(0, {})  # put back, and loaded again from its seeds
-    assert progress.speed == pytest.approx(10)
-
-
-def test_without_examples_the_time_that_a_trial_has_run_is_taken_off_what_is_left(clock: list[float]) -> None:
-    progress = Progress.of("s", "value", "maximize", 3, [])
-    progress.start(0, {})
-    progress.evaluate(0, Evaluation(0.5))
-    clock[0] = 10.0
-    progress.end(trial(0))
-    progress.start(1, {})
-    assert progress.left == pytest.approx(20)
-    clock[0] = 14.0
-    assert progress.left == pytest.approx(16)
-    progress.start(2, {})
-    clock[0] = 40.0
-    assert progress.left is None  # both run for longer than any has
 
 
 # ---------------------------------------------------------------- what else is done
@@ -369,113 +206,6 @@ def test_notes_and_results_break_between_words() -> None:
     assert all(word in shown for word in said.split())
     assert wrapped("  hpo show a\n\n" + said, 40).split() == ["hpo", "show", "a", *said.split()]
     assert wrapped("  hpo show a\n\nb", 40) == "  hpo show a\n\nb"
-
-
-# ---------------------------------------------------------------- a log
-
-
-def lines_of(console: Console) -> list[str]:
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text.splitlines()
-
-
-def test_an_evaluation_is_a_line_unless_the_trial_has_just_had_one(clock: list[float]) -> None:
-    lines = LineView(Console(file=io.StringIO()))
-    lines.opened("s", "accuracy", "maximize", 2, [])
-    lines.started(0, PARAMS)
-    for now, at in ((1.0, 100), (20.0, 200), (21.0, 300), (36.0, 400)):
-        clock[0] = now
-        lines.evaluated(0, Evaluation(0.5, at=at, of=1000))
-    said = [line for line in lines_of(lines.console) if line.startswith("trial 0")]
-    assert [line.split()[3] for line in said] == ["at=200", "at=400"]
-    assert said[1].startswith("trial 0 value=0.5 at=400 of=1000 left=")
-
-
-def test_the_state_is_a_line_of_what_is_done_or_of_how_far_the_trials_are(clock: list[float]) -> None:
-    lines = LineView(Console(file=io.StringIO()))
-    lines.doing("loading torch")
-    clock[0] = 20.0
-    assert lines._state() == 'doing "loading torch" seconds=20'
-    lines.opened("s", "accuracy", "maximize", 3, [])
-    assert lines._state() == "running trials=- finished=0/3 left=unknown"
-    lines.started(0, PARAMS)
-    lines.started(1, PARAMS)
-    assert lines._state() == "running trials=0,1 finished=0/3 left=unknown"
-    lines.follow(lambda: {0: (0, 1000), 1: (0, 1000)})
-    clock[0] = 30.0
-    lines.follow(lambda: {0: (100, 1000), 1: (50, 1000)})
-    assert lines._state() == (
-        'running trials=0,1 seen=100/1000,50/1000 examples_per_second=15 finished=0/3 left="3 min 10 s"'
-    )
-
-
-def test_a_log_is_never_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.cli.live.SILENCE", 0.2)
-    with LineView(Console(file=io.StringIO())) as lines:
-        lines.opened("s", "accuracy", "maximize", 1, [])
-        lines.started(0, PARAMS)
-        deadline = time.monotonic() + 30
-        while len(lines_of(lines.console)) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
-    said = lines_of(lines.console)
-    assert said[1:4] == ["running trials=0 finished=0/1 left=unknown"] * 3
-    time.sleep(0.5)
-    assert lines_of(lines.console) == said
-
-
-SLOW = """
-import time
-def objective(params):
-    for step in range(2):
-        time.sleep(8)
-        yield params["x"]
-"""
-
-
-def test_a_slow_study_speaks_to_a_log_from_the_start_and_all_along(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(SLOW)
-    (tmp_path / "slow.yaml").write_text("objective: slow:objective\nspace: {x: [1, 2]}\ntrials: 1\npruner: none\n")
-    code = "import hpo.cli.live; hpo.cli.live.SILENCE = 1.0; from hpo.cli import app; app.main()"
-    command = [sys.executable, "-c", code, "run", "slow.yaml"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        times, said = [time.monotonic()], []
-        for line in process.stdout:
-            times.append(time.monotonic())
-            said.append(line.rstrip())
-    assert process.returncode == 0
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert max(gaps) < 6, said  # the objective is silent for eight seconds
-    assert said[0] == 'doing "loading Optuna"'
-    assert 'doing "reading slow.yaml"' in said
-    assert "running trials=0 finished=0/1 left=unknown" in said
-
-
-def test_torch_is_named_before_it_is_loaded_and_every_step_of_loading_after_it(tmp_path: Path) -> None:
-    YAML().dump(tiny.study(tmp_path, trials=1, fold=True), tmp_path / "tiny.yaml")
-    code = (
-        "import logging, sys\n"
-        "class Told(logging.Handler):\n"
-        "    def emit(self, record): print('torch' in sys.modules, record.getMessage(), flush=True)\n"
-        "logging.getLogger('hpo').addHandler(Told())\n"
-        "from hpo.cli import app; app.main()"
-    )
-    command = [sys.executable, "-c", code, "run", "tiny.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    said = [line for line in done.stdout.splitlines() if line.startswith(("True ", "False "))]
-    for step in (f"reading {tmp_path}/data.csv", "loading torch and transformers"):
-        assert f"False {step}" in said, step
-    for step in (
-        f"loading the model {tmp_path}/model",
-        "tokenising 60 rows of train",
-        "tokenising 30 rows of validation",
-        "tokenising 30 rows of test",
-        "checking that trials of BertForSequenceClassification can train as one model",
-        "opening the study in sqlite:///hpo.db",
-        "scoring trial 0, the best, on the test split",
-        "writing the report",
-    ):
-        assert f"True {step}" in said, step
 
 
 def test_a_whole_study_passes(sample_results: Callable[..., Results]) -> None:

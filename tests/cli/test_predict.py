@@ -190,7 +190,7 @@ def test_a_studys_name_means_its_best_trial_and_says_what_the_study_kept(call: A
         assert f"whose best one is trial {best['number']}" in Path("out/README.md").read_text()
         assert "- batch_size: 32" in Path("out/README.md").read_text()
     else:
-        assert (code, "were not kept" in printed) == (2, True)
+        assert (code, "were not saved" in printed) == (2, True)
 
 
 def test_rows_are_written_with_what_json_and_csv_can_say() -> None:

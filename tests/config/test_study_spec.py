@@ -11,8 +11,8 @@ from hpo.config.study_spec import build, find, from_dict, load, overridden, ship
 from hpo.config.yaml import read
 from hpo.core.errors import ConfigError
 from hpo.recipe.hyperparameters import HYPERPARAMETERS
+from hpo.space.parameters import Categorical, Float
 from hpo.space.parser import parse
-from hpo.space.search_space import Categorical, Float
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = {"name": "s", "model": "m", "data": {"train": "rows.csv"}}

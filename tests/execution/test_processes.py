@@ -17,7 +17,7 @@ import optuna
 import pytest
 
 import hpo
-from hpo.cli import commands
+from hpo.cli import run_commands
 from hpo.core.errors import StudyError
 from hpo.execution.processes import joined, processes_of
 from hpo.storage import backends
@@ -134,14 +134,14 @@ def test_who_does_not_end_is_named_and_another_study_is_left_alone(
     url: str, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hpo.optimize(lambda params: params["x"], {"x": [1, 2]}, name="s", trials=1, storage=url)
-    monkeypatch.setattr(commands, "ENDING", 2.5)
+    monkeypatch.setattr(run_commands, "ENDING", 2.5)
     asked: list[str] = []
     with joined(url, "s", lambda: asked.append("s")), joined(url, "other", lambda: asked.append("other")):
         others = processes_of(url, "s")
         assert others is not None
         until(others.running)
         with pytest.raises(StudyError, match=rf"still running after 2.5 s: process {os.getpid()} on "):
-            commands.stop("s", None, lambda message: None)
+            run_commands.stop("s", None, lambda message: None)
         others.close()
     assert asked == ["s"]
 

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
 import hpo
-from hpo.cli import commands
+from hpo.cli import run_commands
 from hpo.config import study_spec
 from hpo.core.errors import MissingExtraError, StorageError, StudyError
 from hpo.core.events import Silent
@@ -206,7 +206,7 @@ def test_the_page_starts_ray_with_options_that_it_has() -> None:
 def run_together(tmp_path: Path, url: str, **options: Any) -> Any:
     (tmp_path / "cheap.py").write_text(OBJECTIVE)
     study = study_spec.build(STUDY, "test", tmp_path)
-    return commands.run_together(study, url, Silent(), 2, "cheap.yaml", [], **options)
+    return run_commands.run_together(study, url, Silent(), 2, "cheap.yaml", [], **options)
 
 
 def test_a_storage_of_one_machine_is_refused(tmp_path: Path) -> None:

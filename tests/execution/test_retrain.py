@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from hpo.analysis.verdict_text import sentence
-from hpo.cli import commands
+from hpo.cli import run_commands
 from hpo.config import study_spec
 from hpo.core.errors import DivergedError
 from hpo.core.events import Silent
@@ -36,7 +36,7 @@ def run(tmp_path: Path, name: str, **changes: Any) -> tuple[dict[str, Any], list
     """Run a study of the published default and one more trial; return its verdict and what was noted."""
     study = study_spec.build(tiny.study(tmp_path, name=name, trials=2, space=SPACE, **changes), "test", tmp_path)
     notes = Notes()
-    return commands.run(study, URL, notes).json["test"], notes.taken
+    return run_commands.run(study, URL, notes).json["test"], notes.taken
 
 
 def prune_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_default_that_was_pruned_is_trained_to_its_end_and_the_verdict_is_that
     whole, _ = run(tmp_path, "whole", patience=patience)
     with monkeypatch.context() as earlier:
         prune_the_default(earlier)
-        earlier.setattr("hpo.cli.commands.lacks_weights", lambda trial, folder: False)
+        earlier.setattr("hpo.cli.run_commands.lacks_weights", lambda trial, folder: False)
         before, _ = run(tmp_path, "pruned", patience=patience)
     assert "no published default to compare" in sentence(before)
     after, notes = run(tmp_path, "pruned", patience=patience)
@@ -85,7 +85,7 @@ def test_a_default_that_diverges_on_its_way_leaves_a_verdict_without_it(
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as earlier:
         prune_the_default(earlier)
-        earlier.setattr("hpo.cli.commands.lacks_weights", lambda trial, folder: False)
+        earlier.setattr("hpo.cli.run_commands.lacks_weights", lambda trial, folder: False)
         run(tmp_path, "pruned")
     monkeypatch.setattr(FineTuneArray, "advance", lambda self: {0: DivergedError("the loss is nan")})
     after, notes = run(tmp_path, "pruned")

@@ -352,7 +352,7 @@ def test_the_traceback_of_a_defect_lacks_only_the_password(call: Any, monkeypatc
     def broken(*_: Any) -> None:
         raise RuntimeError(f"at postgresql://guest:{PLAIN}@host/db, or password={PLAIN}, it broke")
 
-    monkeypatch.setattr("hpo.cli.commands.summaries", broken)
+    monkeypatch.setattr("hpo.cli.inspect_commands.summaries", broken)
     code, printed = call("list")
     assert code == 1
     assert "RuntimeError: at postgresql://guest:***@host/db, or password=*** it broke" in printed

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from trials import curves, same
 
 from hpo.analysis.export import export
-from hpo.analysis.verdict import judge
+from hpo.analysis.verdict import take_verdict
 from hpo.config import study_spec
 from hpo.core.errors import ConfigError, DivergedError, MissingExtraError, ModelError
 from hpo.core.seeds import derived_seed
@@ -400,7 +400,7 @@ def test_a_study_runs_from_its_file_to_verdict_and_export(tmp_path, monkeypatch)
     finished = run_study.run(study_spec.build(raw, "test", tmp_path), "sqlite:///hpo.db")
     assert all(trial.state.is_finished() for trial in finished.study.trials)
     assert finished.study.trials[0].params["lora_rank"] == 6  # the choice nearest to the published 8
-    verdict = judge(finished.study, finished.array, finished.folder / "trials")
+    verdict = take_verdict(finished.study, finished.array, finished.folder / "trials")
     assert verdict["examples"] == 30
     results = read(finished.study)
     source = finished.folder / "trials" / str(results.best.number)

@@ -1,0 +1,94 @@
+"""A study and its trials in words, tables and JSON, as the commands print them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from rich.table import Table
+from rich.text import Text
+
+from hpo.analysis.findings import findings
+from hpo.analysis.trial_summary import finite_value, remarks
+from hpo.analysis.verdict_text import as_text, sentences, tables
+from hpo.core.errors import StudyError
+from hpo.core.formatting import columns, plain
+from hpo.execution.checkpoint_store import used
+from hpo.execution.study_setup import folder_of
+from hpo.storage.snapshot import Results, finite_json, study_json
+
+
+def study_text(results: Results) -> str:
+    """Return a study in a few lines: counts, best, verdict, findings."""
+    counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count) or "no trials"
+    lines = [f"{plain(results.name)}: {results.direction} {plain(results.metric)}; {counts}"]
+    if results.best is not None:
+        lines.append(trial_text(results.best, results))
+    if results.verdict is not None:
+        lines += sentences(results.verdict, results.looks)
+        lines += map(as_text, tables(results.verdict))
+    if (disk := _disk_use(results)) is not None:
+        size, checkpoints = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
+        lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {checkpoints:,.0f} MB checkpoints")
+    return "\n".join([*lines, *(f"note: {finding}" for finding in findings(results))])
+
+
+def study_facts(results: Results) -> dict[str, Any]:
+    """Return a study as JSON values: counts, best, verdict, findings, bytes on disk (null where there are none)."""
+    facts = {"verdict": results.verdict, "findings": findings(results), "disk": _disk_use(results)}
+    return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
+
+
+def _disk_use(results: Results) -> dict[str, Any] | None:
+    """Return a study's folder and the bytes of its files, or None if it has none."""
+    try:
+        folder = folder_of(results.name)
+    except StudyError:  # another program may have given the study a name that cannot be a folder
+        return None
+    size = used(folder)
+    return {"folder": str(folder), "bytes": size, "checkpoints": used(folder / "checkpoints")} if size else None
+
+
+def study_table(studies: Sequence[Mapping[str, Any]]) -> Table:
+    """Return studies, each as `study_json` has it, as a table."""
+    table = Table("study", "direction", "complete", "pruned", "fail", "running", "waiting", "best", box=None)
+    for study in studies:
+        best = study["best"]
+        value = "" if best is None else f"{best['value']:.4f}"
+        table.add_row(Text(plain(study["name"])), study["direction"], *map(str, study["counts"].values()), value)
+    return table
+
+
+def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
+    """Return the best trial as a line."""
+    params = trial.params if results is None else results.params(trial)
+    value = "no value" if trial.value is None else f"{trial.value:.4f}"
+    return f"best: trial {trial.number}, {value}, {json.dumps(params)}"
+
+
+def settings_text(trial: FrozenTrial, results: Results) -> str:
+    """Return the settings of a trial that were not searched, as a line."""
+    return f"not searched: {json.dumps(results.not_searched(trial))}"
+
+
+def trial_table(results: Results) -> str:
+    """Return the trials as lines of aligned columns."""
+    names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
+    rows = (
+        [
+            str(trial.number),
+            trial.state.name,
+            "" if (value := finite_value(trial)) is None or not trial.state.is_finished() else f"{value:.4f}",
+            *(_short(trial.params[name]) if name in trial.params else "" for name in names),
+            str(trial.user_attrs.get("seconds", "")),
+            remarks(trial),
+        ]
+        for trial in results.trials
+    )
+    return columns(["trial", "state", "value", *names, "seconds", "reason"], rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
