@@ -131,8 +131,8 @@ def _given(source: Source, texts: Sequence[str]) -> Rows:
 
 def _read(source: Source, file: Path) -> Rows:
     """Return the rows of a file, all their columns, texts as strings."""
+    from hpo.config.readers import read_rows
     from hpo.finetune.data.labels import is_missing
-    from hpo.finetune.data.readers import read_rows
 
     table = read_rows(file)
     wanted = [column for column in (source.text, source.text_pair) if column is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,8 @@ def _data_problems(data: DataConfig, folder: Path) -> list[Problem]:
             found += missing
     if not any(files.values()):
         return found  # there is nothing to read, so pandas is not loaded
-    readers = importlib.import_module("hpo.finetune.data.readers")
+    from hpo.config import readers  # loads pandas
+
     dialect = readers.Dialect(data.encoding, data.separator)
     lacking: dict[tuple[str, ...], list[str]] = {}  # place in the study -> a message for each file
     formats = []

@@ -53,6 +53,8 @@ class Database(RDBStorage):
         if self._tables is None:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
         rows = self._tables.rows(study_id, included_trial_ids, trial_id_greater_than)
+        if not rows and not included_trial_ids:
+            self.get_study_name_from_id(study_id)  # raises KeyError where there is no such study, as Optuna's does
         return [row for row in rows if states is None or row.state in states]
 
 

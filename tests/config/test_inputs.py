@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hpo.config import inputs
-from hpo.finetune.data import readers
+from hpo.config import inputs, readers
 
 ROWS = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"], "other": ["p", "q"]})
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {

@@ -159,7 +159,7 @@ def test_an_adapter_that_must_be_unpickled_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["train.pkl", "train.pt", "train.bin", "train.npy", "train.csv", "train.parquet"])
 def test_data_is_never_unpickled(name: str) -> None:
-    from hpo.finetune.data.readers import read_rows
+    from hpo.config.readers import read_rows
 
     Path(name).write_bytes(BOMB)
     with pytest.raises(DataError):

@@ -9,10 +9,10 @@ import pandas as pd
 
 from hpo.config.inputs import no_column
 from hpo.config.paths import expand
+from hpo.config.readers import Dialect, read_rows
 from hpo.config.schema import DataConfig
 from hpo.core.errors import DataError
 from hpo.finetune.data.labels import is_missing
-from hpo.finetune.data.readers import Dialect, read_rows
 
 log = logging.getLogger(__name__)
 
