@@ -161,5 +161,6 @@ def test_a_supervisor_says_what_its_workers_do_before_any_trial(folder: Path) ->
     assert said[0] == 'doing "loading Optuna"'
     assert 'doing "starting 2 workers, whose output goes to runs/s/workers"' in said
     first = next(n for n, line in enumerate(said) if line.startswith("study s"))
-    assert any(line.startswith("trial ") for line in said[first:])
+    shown = any(line.startswith("trial ") for line in said[first:])
+    assert shown or "finished=2/2" in said[first]  # on a busy machine both have ended before the first look
     assert "examples" not in out  # whose number an objective of one's own does not say
