@@ -134,7 +134,7 @@ def _refuse_without_space(settings: Mapping[str, Any]) -> None:
 
 def _warn_of_trouble(runner: Runner, opened: optuna.Study) -> None:
     """Warn the caller of `optimize` if the study stopped early or no trial has completed."""
-    rows = opened.get_trials(deepcopy=False)
+    rows = runner.study.get_trials(deepcopy=False)  # as this process knows them: the storage may be away by now
     if runner.stopped is not None:
         warnings.warn(runner.stopped, stacklevel=3)
     elif not any(row.state == TrialState.COMPLETE for row in rows):

@@ -196,7 +196,7 @@ def test_a_server_that_is_away_is_waited_for(
     assert running.returncode == 0, err
     said = json.loads(out)
     assert_nothing_is_lost(said, 40)
-    assert said["crashes"] == 0
+    assert said["crashes"] == 0, err
     assert said["table"] == undisturbed("random", 40)
 
 
