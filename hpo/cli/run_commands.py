@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,16 @@ from hpo.analysis.verdict_text import sentences
 from hpo.cli.locate_study import load_stored, locate, results_of, study_to_run
 from hpo.cli.study_text import study_facts, trial_text
 from hpo.config import study_spec
-from hpo.core.errors import StudyError
+from hpo.core.errors import HpoError, StudyError
 from hpo.core.events import Observer
 from hpo.core.formatting import duration
 from hpo.execution import local_worker, ray_worker, run_study, supervisor
-from hpo.execution.processes import LOOK, joined, processes_of
+from hpo.execution.processes import LOOK, Processes, joined, processes_of
 from hpo.execution.retrain import lacks_weights, retrain
 from hpo.execution.study_setup import folder_of
 from hpo.storage import backends
 from hpo.storage.snapshot import Results, finite_json, read
+from hpo.storage.urls import opening_error
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
@@ -169,17 +170,15 @@ def stop(name: str, storage_flag: str | None, say: Callable[[str], None]) -> Out
     """
     name, url = locate(name, storage_flag)
     backends.refuse(url)
-    others = processes_of(url, name)
-    with nullcontext() if others is None else closing(others):
-        asked = others.running() if others is not None else []
-        if others is None or not asked:
-            load_stored(name, url)  # raises if there is no such study
-            return Outcome(f"no process runs study {name}: nothing to stop", {"asked": [], "left": []})
-        say(f"asked to end after the step under way: {', '.join(asked)}")
-        deadline = time.monotonic() + ENDING
-        while (left := others.running()) and time.monotonic() < deadline:
-            others.ask()
-            time.sleep(LOOK / 4)
+    try:
+        asked, left = _ask_and_wait(processes_of(url, name), say)
+    except HpoError:
+        raise
+    except Exception as error:  # of the server, which may go away meanwhile
+        raise opening_error(url, error) from None
+    if not asked:
+        load_stored(name, url)  # raises if there is no such study
+        return Outcome(f"no process runs study {name}: nothing to stop", {"asked": [], "left": []})
     if left:
         raise StudyError(
             f"still running after {ENDING:g} s: {', '.join(left)}. A long step ends first; a process that is stopped "
@@ -189,6 +188,22 @@ def stop(name: str, storage_flag: str | None, say: Callable[[str], None]) -> Out
     trials = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
     text = f"all have ended; trials: {trials}. The next hpo run goes on"
     return Outcome(text, {"asked": asked, "left": left, "counts": counts})
+
+
+def _ask_and_wait(processes: Processes | None, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+    """Ask the processes of a study to end; return which were asked, and which still run when time is up."""
+    if processes is None:
+        return [], []
+    with closing(processes):
+        asked = left = processes.running()
+        if asked:
+            say(f"asked to end after the step under way: {', '.join(asked)}")
+        deadline = time.monotonic() + ENDING
+        while left and time.monotonic() < deadline:
+            processes.ask()
+            time.sleep(LOOK / 4)
+            left = processes.running()
+    return asked, left
 
 
 def _closing_text(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 import hpo
 from hpo.cli import run_commands
-from hpo.core.errors import StudyError
+from hpo.core.errors import StorageError, StudyError
 from hpo.execution.processes import joined, processes_of
 from hpo.storage import backends
 
@@ -171,3 +171,22 @@ def test_a_study_that_is_not_there_is_an_error(url: str, call: Any) -> None:
     code, printed = call("stop", "none")
     assert code == 2
     assert "no study 'none'" in printed
+
+
+def test_a_server_that_goes_away_meanwhile_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Away:
+        looks = iter([["process 1 on host"]])
+
+        def running(self) -> list[str]:
+            try:
+                return next(self.looks)
+            except StopIteration:
+                raise OSError("the server closed the connection") from None
+
+        def ask(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(run_commands, "processes_of", lambda url, study: Away())
+    with pytest.raises(StorageError, match=r"cannot be opened \(OSError: the server closed the connection\)"):
+        run_commands.stop("s", f"sqlite:///{tmp_path}/a.db", lambda message: None)
