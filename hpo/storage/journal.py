@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 from hpo.core.errors import StorageError
 from hpo.storage.file_lock import LockFolder
@@ -85,7 +86,21 @@ class _JournalFile(JournalFileBackend):
         self._held += logs
         if not self._is_holding:
             logs, self._held = self._held, []
-            super().append_logs(logs)
+            records = b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in logs)
+            with get_lock_file(self._lock):
+                self._append(records)
+
+    def _append(self, records: bytes) -> None:
+        """Append to the file; Optuna's own method would make a new file in the place of one that was just deleted."""
+        try:
+            with open(self._file_path, "rb+") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(records)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            self._file.check()
+            raise
 
 
 def open_journal(url: str, reads: bool) -> BaseStorage:

@@ -119,6 +119,9 @@ class StudyCache(BaseStorage):
     def take(self, number: int, *, run: bool = True) -> FrozenTrial | None:
         """Become the owner of a trial that has none, and set it running; return None if it has one, or has ended.
 
+        None is returned too if the lock was lost, with the connection to a server, before the trial was set running:
+        the trial can be taken again then.
+
         A trial that is already running belonged to a process that died: it is adopted, and its attempt is raised.
 
         Args:
@@ -133,11 +136,14 @@ class StudyCache(BaseStorage):
             self._ownership.release(number)
             return None
         self._ownership.own(row)
-        if run and row.state == TrialState.RUNNING:
-            self.set_trial_system_attr(trial_id, ATTEMPT, adoption_of(row))
-            self._ownership.own(self._rows[number])
-        elif run:
-            self.set_trial_state_values(trial_id, TrialState.RUNNING)
+        try:
+            if run and row.state == TrialState.RUNNING:
+                self.set_trial_system_attr(trial_id, ATTEMPT, adoption_of(row))
+                self._ownership.own(self._rows[number])
+            elif run:
+                self.set_trial_state_values(trial_id, TrialState.RUNNING)
+        except LostTrialError:
+            return None
         return self._rows[number]
 
     def put_back(self, number: int) -> None:

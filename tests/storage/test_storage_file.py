@@ -65,10 +65,13 @@ def test_a_file_that_is_moved_away_and_back_is_the_same(url: str) -> None:
 
 
 GONE = """
-import os, shutil
+import os, shutil, time
 from pathlib import Path
 
 def objective(params):
+    Path(f"began{{os.getpid()}}").touch()
+    while len(list(Path().glob("began*"))) < {processes}:  # a worker that starts later would make a new file
+        time.sleep(0.01)
     for step in range(3):
         yield params["x"] * step
     if len(list(Path().glob("ran*"))) == 2:
@@ -90,7 +93,7 @@ HOWS = {
 def test_a_run_whose_storage_is_gone_ends_with_an_error_and_no_result(
     scheme: str, how: str, workers: list[str]
 ) -> None:
-    Path("own.py").write_text(GONE.format(how=HOWS[how]))
+    Path("own.py").write_text(GONE.format(how=HOWS[how], processes=2 if workers else 1))
     space = "{x: {low: 0.0, high: 1.0}}"
     Path("s.yaml").write_text(
         f"objective: own:objective\nspace: {space}\ntrials: 6\nsampler: random\npruner: none\nbaseline: false\n"

@@ -396,6 +396,23 @@ def test_an_owner_that_lost_its_lock_but_not_its_trial_goes_on(tmp_path, write, 
     assert other.take(0) is None  # the lock was taken again
 
 
+def test_a_trial_whose_lock_is_lost_before_it_is_set_running_can_be_taken_again(tmp_path, monkeypatch):
+    url = ON_DISK[1].format(tmp_path)
+    cache = StudyCache(opened(url, 1), url)
+    own = cache._ownership.own
+
+    def own_and_lose_the_lock(row):
+        own(row)
+        lose_lock(cache, "delete")
+
+    monkeypatch.setattr(cache._ownership, "own", own_and_lose_the_lock)
+    assert cache.take(0) is None
+    assert cache.owned == []
+    monkeypatch.undo()
+    assert cache.take(0).state == TrialState.RUNNING
+    assert cache.owned == [0]
+
+
 def test_a_trial_that_is_not_owned_is_not_written(url):
     study = opened(url, 1)
     cache = StudyCache(study, url)
