@@ -11,8 +11,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.analysis.verdict_text import named, sentence, sentences, tables
-from hpo.config.paths import locate
 from hpo.core.formatting import plain
+from hpo.core.paths import locate
 from hpo.storage.snapshot import Results
 
 

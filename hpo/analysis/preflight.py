@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from collections import Counter
 from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any, cast
@@ -82,18 +80,15 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
     facts["model"] = f"{study.config.model}, {setup.precision} on {setup.device.type}"
     facts["task, metric"] = f"{data.task}, {setup.metric} ({study.direction})"
     facts["rows"] = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
-    if data.labels and data.task == "single_label":
-        shares = Counter(data.splits["train"].targets.tolist())
-        total = len(data.splits["train"])
-        facts["labels"] = ", ".join(f"{name} {shares[i] / total:.0%}" for i, name in enumerate(data.labels[:12]))
+    facts |= setup.task.facts(data)
     lengths = setup.tokens["train"].lengths
     facts["tokens a text"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
     cut = float((lengths >= setup.max_length).mean())
     if cut > 0.05:
         notes.append(f"{cut:.0%} of the texts are cut at {setup.max_length} tokens; raise max_length to read on")
-    notes += importlib.import_module("hpo.finetune.data.quality").doubts(data, setup.metric)
-    examples = len(data.splits["train"]) * _mean_epochs(study) * trials
-    return examples * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
+    notes += setup.task.doubts(data, setup.metric)
+    rows = setup.train_rows * _mean_epochs(study) * trials
+    return rows * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
 
 
 def _mean_epochs(study: StudySpec) -> float:
