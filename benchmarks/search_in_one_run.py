@@ -39,6 +39,7 @@ from transformers.utils import logging
 
 from hpo.config import study_spec
 from hpo.core.paths import locate
+from hpo.tasks import loading
 
 Settings = dict[str, Any]
 SIDES = ("one run", "search", "unpruned search")

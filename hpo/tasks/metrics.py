@@ -12,26 +12,27 @@ import numpy as np
 
 from hpo.core.errors import DataError, nearest
 from hpo.tasks.classification import metrics as classification
-from hpo.tasks.metric import Metric, summed
+from hpo.tasks.metric import Metric
 from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
 SMALLEST_GROUP = 10  # rows
 
 
-def _losses(predictions: Predictions) -> Array:
-    return np.stack([predictions.losses, predictions.units], axis=1)
+def _loss(predictions: Predictions) -> float:
+    """Return the mean loss of a unit; each sum is of one array, as rounding depends on the layout."""
+    return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
 ALL_TASKS = (*classification.CLASSES, "regression")
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,
-    "loss": summed(
-        _losses,
-        lambda sums: float(sums[0] / max(1, sums[1])),
+    "loss": Metric(
+        _loss,
         ALL_TASKS,
         "minimize",
+        counts=lambda predictions: np.stack([predictions.losses, predictions.units], axis=1),
         aliases=("cross_entropy", "log_loss", "mse", "mean_squared_error"),
     ),
 }
