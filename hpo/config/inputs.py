@@ -12,6 +12,8 @@ from hpo.config.schema import keys_of
 from hpo.core.errors import DataError, ModelError, Problem
 from hpo.core.paths import expand, model_source
 from hpo.data.keys import DataKeys, Place, no_column
+from hpo.tasks.registry import reader_of
+from hpo.tasks.task import Task
 
 
 def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
@@ -37,7 +39,7 @@ def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
         data = keys_of(raw).model_validate(raw.get("data"))
     except ValidationError:
         return found
-    return found if data.dataset is not None else found + _data_problems(data, folder)
+    return found if data.dataset is not None else found + _data_problems(reader_of(raw.get("task")), data, folder)
 
 
 def _files(place: Place, names: str | list[str], folder: Path) -> tuple[list[Path], list[Problem]]:
@@ -47,7 +49,7 @@ def _files(place: Place, names: str | list[str], folder: Path) -> tuple[list[Pat
         return [], [Problem(place, str(error))]
 
 
-def _data_problems(data: DataKeys, folder: Path) -> list[Problem]:
+def _data_problems(task: Task, data: DataKeys, folder: Path) -> list[Problem]:
     files: dict[str, list[Path]] = {}
     found: list[Problem] = []
     for split in ("train", "validation", "test"):
@@ -63,6 +65,8 @@ def _data_problems(data: DataKeys, folder: Path) -> list[Problem]:
     lacking: dict[Place, list[str]] = {}  # place in the study -> a message for each file
     formats = []
     for split, path in ((split, path) for split, paths in files.items() for path in paths):
+        if path.suffix.lower() in task.formats:
+            continue
         required = dict(_columns(data, split))
         try:
             formats.append(readers.format_of(path))

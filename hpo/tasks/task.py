@@ -120,8 +120,11 @@ class Task(ABC):
         metric: The metric of a study whose file names none.
         problem_type: The name in a model's configuration that tells tasks of one class of models apart.
         keys: The keys of `data:` that it reads.
-        example: What an example is called in messages: a text, a sentence, a question.
+        example: What an example is called in messages: a row of a file, a sentence, a question.
+        row: What a row of the model's inputs is called: a text, a window.
+        cuts: Whether an example that is too long is cut; else it becomes several rows.
         emits_tokens: Whether its models give out tokens; then the whole vocabulary is trained.
+        formats: Endings of files that it reads itself, which need not be tables.
     """
 
     name: str
@@ -133,7 +136,10 @@ class Task(ABC):
     problem_type: str | None = None
     keys: ClassVar[type[DataKeys]]
     example: ClassVar[str] = "row"
+    row: ClassVar[str] = "row"
     emits_tokens: ClassVar[bool] = False
+    formats: ClassVar[tuple[str, ...]] = ()
+    cuts: ClassVar[bool] = True
 
     # ------------------------------------------------------------ reading
 
@@ -217,6 +223,17 @@ class Task(ABC):
         """Write the labels into a model's configuration before the model is loaded."""
         config.problem_type = self.problem_type
 
+    def marked(self, rows: EncodedRows, row: int, tokens: Sequence[str], labels: Sequence[str]) -> str:
+        """Return a row as a model sees it, with what is trained on marked, for `hpo check`.
+
+        Args:
+            rows: A split.
+            row: Number of the row.
+            tokens: The row's tokens in writing.
+            labels: Names of the labels, by index.
+        """
+        return " ".join(tokens)
+
     def labels_of(self, config: Any) -> tuple[str, ...]:
         """Return the labels that `configure` wrote into a model's configuration."""
         return ()
@@ -286,6 +303,8 @@ class Task(ABC):
 
     def references(self, data: Dataset, metric: str, folder: Path) -> dict[str, Reference | None]:
         """Return name -> baseline; None for one that cannot be had for this data.
+
+        The one named `majority` gives every example the same answer.
 
         Args:
             data: The study's data.

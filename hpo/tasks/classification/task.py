@@ -36,6 +36,7 @@ class Classification(Task):
     pipeline_tag = "text-classification"
     peft_type = "SEQ_CLS"
     keys = TextKeys
+    row = "text"
 
     def __init__(self, name: str) -> None:
         self.name, self.kind = name, KINDS[name]
@@ -145,6 +146,15 @@ class Classification(Task):
         if labels:
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: i for i, label in enumerate(labels)}
+
+    def marked(self, rows: EncodedRows, row: int, tokens: Sequence[str], labels: Sequence[str]) -> str:
+        """Return the tokens, and the label, the labels or the number that they are trained to give."""
+        target = rows.row_targets["labels"][row]
+        if self.name == "multi_label":
+            expected = ", ".join(repr(name) for name, yes in zip(labels, target, strict=True) if yes) or "no label"
+        else:
+            expected = f"{target:g}" if self.name == "regression" else repr(labels[int(target)])
+        return f"{' '.join(tokens)} -> {expected}"
 
     def labels_of(self, config: Any) -> tuple[str, ...]:
         """Return the labels; none for regression."""
