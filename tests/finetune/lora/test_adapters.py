@@ -174,7 +174,8 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
         assert len(batches) >= 10
         for step, rows in enumerate(batches):
             inputs, targets = tokens.batch(rows)
-            array.setup.task.loss(model.eval()(**inputs).logits, targets, 0.0).mean().backward()  # `eval`: no dropout
+            outputs = array.setup.outputs(model.eval(), inputs)  # `eval`: no dropout
+            array.setup.task.loss(outputs, targets, 0.0, None).mean().backward()
             optimizers.clip(optimizer, params["max_grad_norm"])
             optimizers.set_learning_rate(optimizer, step, len(batches), TrainingParams.of(params))
             optimizer.step()
