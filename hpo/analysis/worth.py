@@ -62,7 +62,8 @@ def _gain_text(results: Results, draws: Draws, ahead: Outlook) -> str:
     best = results.best
     assert best is not None
     as_these = ", pruned as these were," if draws.pruned else ""
-    exact = not draws.pruned and draws.sign * (best.value or 0.0) == max(draws.scores)
+    equal = len({score for score in draws.scores if math.isfinite(score)}) < draws.valued
+    exact = not (draws.pruned or equal) and draws.sign * (best.value or 0.0) == max(draws.scores)
     return (
         f"{ahead.more} more random trials{as_these} would improve the best {plain(results.metric)}, "
         f"{number(best.value)}, with a probability of {'' if exact else 'at most '}{ahead.chance:.0%}: by at most "
