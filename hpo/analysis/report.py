@@ -141,6 +141,7 @@ def _facts(results: Results) -> str:
         ("Best", number(best.value) if best else "none yet", f"trial {best.number}" if best else ""),
         ("Trials", len(results.trials), states),
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
+        ("Stopped", "early" if results.stopped else None, results.stopped),
         ("Model", config.get("model") or config.get("objective"), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
         ("Task", results.facts.get("task"), ""),

@@ -55,6 +55,9 @@ def _told(results: Results) -> tuple[Draws, Outlook]:
     draws = random_draws(results)
     if results.best is None or results.best.value is None:
         raise UntoldError("no trial has completed")
+    target = (results.attrs.get("config", {}).get("stop") or {}).get("target")
+    if target is not None and draws.sign * (results.best.value - target) >= 0:
+        raise UntoldError("the study has reached its target, so how many trials it has depends on their scores")
     return draws, outlook(draws, results.best.value)
 
 

@@ -25,6 +25,8 @@ def study_text(results: Results) -> str:
     """Return a study in a few lines: counts, best, verdict, whether it is worth going on, findings."""
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count) or "no trials"
     lines = [f"{plain(results.name)}: {results.direction} {plain(results.metric)}; {counts}"]
+    if results.stopped is not None:
+        lines.append(f"stopped: {plain(results.stopped)}")
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
@@ -47,6 +49,7 @@ def study_facts(results: Results) -> dict[str, Any]:
         "findings": findings(results),
         "disk": _disk_use(results),
         "worth": worth_facts(results),
+        "stopped": results.stopped,
     }
     return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from hpo.config import schema
-from hpo.config.schema import RESUMABLE, DataConfig, Mark, StudyConfig, marked
+from hpo.config.schema import RESUMABLE, DataConfig, Mark, StopConfig, StudyConfig, marked
 from hpo.config.study_spec import build
 from hpo.execution.study_setup import open_study
 
@@ -88,7 +88,7 @@ def test_the_fingerprint_of_a_study_is_that_of_earlier_versions(raw: dict[str, A
 
 def test_marks_stand_beside_the_keys() -> None:
     assert set(marked(StudyConfig, Mark.RESUMABLE)) == {
-        *("trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler"),
+        *("stop", "trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler"),
         *("pruner", "prune_on", "fold", "shards", "stall_timeout", "keep_best", "same_objective"),
     }
     assert set(marked(StudyConfig, Mark.FINE_TUNING)) == {
@@ -101,7 +101,7 @@ def test_marks_stand_beside_the_keys() -> None:
 
 def test_every_field_is_documented_and_what_may_change_is_a_field() -> None:
     source = Path(schema.__file__).read_text()
-    for model in (StudyConfig, DataConfig):
+    for model in (StudyConfig, DataConfig, StopConfig):
         body = source.split(f"class {model.__name__}(_Model):")[1]
         for name in model.model_fields:
             after = body.split(f"\n    {name}: ")[1].splitlines()[1]
