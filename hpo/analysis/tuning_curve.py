@@ -247,7 +247,7 @@ def outlook(draws: Draws, best: float, more: int = MORE) -> Outlook:
     ahead = known - scores[0]  # of the random trials, where the best trial is not one of them
     return Outlook(
         more,
-        more / (count + more),
+        more / (count + more) if room > 0 else 0.0,
         min(max(gain - ahead, 0.0), room),
         min(mean_gain, room),
         draws.sign * max(possible, known) if possible < math.inf else draws.sign * math.inf,

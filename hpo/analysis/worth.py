@@ -64,6 +64,8 @@ def _told(results: Results) -> tuple[Draws, Outlook]:
 def _gain_text(results: Results, draws: Draws, ahead: Outlook) -> str:
     best = results.best
     assert best is not None
+    if ahead.chance == 0:
+        return f"The best {plain(results.metric)}, {number(best.value)}, is the best that there is"
     as_these = ", pruned as these were," if draws.pruned else ""
     equal = len({score for score in draws.scores if math.isfinite(score)}) < draws.valued
     exact = not (draws.pruned or equal) and draws.sign * (best.value or 0.0) == max(draws.scores)

@@ -151,7 +151,7 @@ def test_limits_are_ordered_and_bounded(values: list[int]) -> None:
     few, many = outlook(made, best, 5), outlook(made, best, 50)
     assert 0 <= few.gain <= many.gain <= 1000 - best
     assert few.mean_gain <= many.mean_gain
-    assert few.chance < many.chance < 1
+    assert few.chance < many.chance < 1 or best == 1000
     assert best <= few.possible == many.possible <= 1000
 
 
@@ -171,6 +171,11 @@ def test_what_the_best_of_all_trials_is_ahead_of_the_random_ones_is_no_gain() ->
     alone, ahead = (outlook(draws(scores, 1.0), best) for best in (0.7, 0.72))
     assert ahead.gain == pytest.approx(alone.gain - 0.02)
     assert outlook(draws(scores, 1.0), 0.99).gain == 0
+
+
+def test_nothing_improves_the_best_possible_score() -> None:
+    ahead = outlook(draws([1.0, *np.linspace(0.5, 0.9, 19)], 1.0), 1.0)
+    assert (ahead.chance, ahead.gain, ahead.mean_gain, ahead.possible) == (0, 0, 0, 1)
 
 
 def test_thousands_of_draws_take_no_time_and_make_no_larger_curve() -> None:
