@@ -143,7 +143,7 @@ def test_studies_without_a_test_score_are_refused() -> None:
     with pytest.raises(StudyError, match="b did not fine-tune, and has no test split"):
         compare(good, custom)
     untested = Results("c", "maximize", good.trials, {k: v for k, v in good.attrs.items() if k != "test:0"})
-    with pytest.raises(StudyError, match="the best trial of c has not been scored on the test split.*hpo run c"):
+    with pytest.raises(StudyError, match=r"the best trial of c has not been scored on the test split.*hpo run c"):
         compare(good, untested)
 
 

@@ -101,6 +101,17 @@ def test_json_of_a_study(there):
     assert sum(shown["counts"].values()) == shown["counts"]["complete"] + shown["counts"]["pruned"] == 4
 
 
+def test_a_study_compared_with_itself_differs_in_nothing(there):
+    code, out, err = there("compare", "tiny", "tiny.yaml")
+    assert code == 0, err
+    assert "On the same 30 test examples the difference is +0" in out
+    assert "Tuning curves cannot be compared" in out
+    found = json.loads(there("compare", "tiny", "tiny", "--json")[1])
+    shown = json.loads(there("show", "tiny", "--json")[1])
+    assert found["studies"][0]["test"] == pytest.approx(shown["verdict"]["best"]["score"])
+    assert there("compare", "tiny", "nope")[0] == 2
+
+
 def test_json_of_trials_and_of_the_best(there):
     rows = json.loads(there("trials", "tiny", "--json")[1])
     best = json.loads(there("best", "tiny.yaml", "--json")[1])
