@@ -128,7 +128,8 @@ def _refuse(first: Results, second: Results) -> None:
 
 def _interval(results: Results, one: _Tested, other: _Tested) -> dict[str, Any]:
     """Return the paired interval of the difference, or why there is none."""
-    if results.attrs.get("config", {}).get("data", {}).get("group") is not None:
+    data = results.attrs.get("config", {}).get("data")
+    if isinstance(data, Mapping) and data.get("group") is not None:
         return {"untold": "the files of predictions lack the groups of the rows", "shown": False}
     (found,) = intervals(results.metric, [one.outputs, other.outputs], one.labels, one.rows.groups)
     if isinstance(found, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -55,8 +56,9 @@ def _told(results: Results) -> tuple[Draws, Outlook]:
     draws = random_draws(results)
     if results.best is None or results.best.value is None:
         raise UntoldError("no trial has completed")
-    target = (results.attrs.get("config", {}).get("stop") or {}).get("target")
-    if target is not None and draws.sign * (results.best.value - target) >= 0:
+    stop = results.attrs.get("config", {}).get("stop")
+    target = stop.get("target") if isinstance(stop, Mapping) else None
+    if isinstance(target, int | float) and draws.sign * (results.best.value - target) >= 0:
         raise UntoldError("the study has reached its target, so how many trials it has depends on their scores")
     return draws, outlook(draws, results.best.value)
 

@@ -44,12 +44,14 @@ class StudyLimits:
             device_seconds: Of trials that run, as far as their attributes do not have them yet.
         """
         trained = [trial for trial in trials if "duplicate_of" not in trial.user_attrs]
-        examples = sum(trial.last_step or 0 for trial in trained)
-        if self.examples is not None and examples >= self.examples:
-            return _limit("examples", self.examples, f"the trials have trained on {examples:,} examples")
-        hours = (sum(trial.user_attrs.get(DEVICE_SECONDS, 0.0) for trial in trained) + device_seconds) / 3600
-        if self.device_hours is not None and hours >= self.device_hours:
-            return _limit("device_hours", self.device_hours, f"training has taken {number(hours)} device hours")
+        if self.examples is not None:
+            examples = sum(trial.last_step or 0 for trial in trained)
+            if examples >= self.examples:
+                return _limit("examples", self.examples, f"the trials have trained on {examples:,} examples")
+        if self.device_hours is not None:
+            hours = (sum(trial.user_attrs.get(DEVICE_SECONDS, 0.0) for trial in trained) + device_seconds) / 3600
+            if hours >= self.device_hours:
+                return _limit("device_hours", self.device_hours, f"training has taken {number(hours)} device hours")
         return self._reached_by_scores(trained, direction)
 
     def _reached_by_scores(self, trials: Sequence[FrozenTrial], direction: str) -> str | None:

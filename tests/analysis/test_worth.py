@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import hpo
+from hpo.analysis.tuning_curve import FEWEST
 from hpo.analysis.worth import worth_facts, worth_text
 from hpo.storage.snapshot import Results, finite_json, read
 
@@ -68,6 +70,20 @@ def test_the_random_start_of_another_sampler_has_a_curve_but_no_outlook() -> Non
     assert facts["draws"]["ended"] == 15
     assert list(facts["curve"]["trials"]) == list(range(1, 16))
     assert facts["outlook"] is None
+
+
+def test_a_study_that_has_reached_its_target_tells_nothing_of_more_trials() -> None:
+    with pytest.warns(UserWarning, match="stop.target"):
+        results = searched(trials=60, seed=2, stop={"target": 0.88})
+    assert FEWEST <= results.counts["complete"] < 60
+    assert worth_facts(results)["untold"].startswith("the study has reached its target")
+
+
+@pytest.mark.parametrize("stop", [None, "x", {"target": "y"}, []])
+def test_a_stop_that_hpo_did_not_write_is_no_target(stop: Any) -> None:
+    results = searched()
+    attrs = {**results.attrs, "config": {**results.attrs["config"], "stop": stop}}
+    assert worth_facts(replace(results, attrs=attrs))["outlook"] is not None
 
 
 def test_a_study_that_was_pruned_says_so(sample_results: Callable[..., Results]) -> None:
