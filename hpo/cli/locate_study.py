@@ -63,8 +63,8 @@ def locate(name: str, storage_flag: str | None) -> tuple[str, str]:
     return str(raw.get("name", path.stem)), backends.choose(storage_flag, None if url is None else str(url))
 
 
-def load_stored(name: str, url: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:
-    """Return a study of a storage, opened for reading.
+def load_stored(name: str, url: str, hint: str = "Run it first: hpo run FILE", *, writes: bool = False) -> optuna.Study:
+    """Return a study of a storage, opened for reading or, if `writes`, for both.
 
     Raises:
         StudyError: There is no such storage, or no such study in it; the message ends with the hint.
@@ -73,7 +73,7 @@ def load_stored(name: str, url: str, hint: str = "Run it first: hpo run FILE") -
         raise StudyError(
             f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage. {hint}"
         )
-    return load_by_name(name, backends.look(url), redacted(url), hint)
+    return load_by_name(name, (backends.connect if writes else backends.look)(url), redacted(url), hint)
 
 
 def existing_storage(storage_flag: str | None) -> str:

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 from rich.text import Text
 
+from hpo.analysis import confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.trial_summary import finite_value, remarks
 from hpo.analysis.verdict_text import as_text, sentences, tables
@@ -29,6 +30,8 @@ def study_text(results: Results) -> str:
     if results.verdict is not None:
         lines += sentences(results.verdict, results.looks)
         lines += map(as_text, tables(results.verdict))
+    if results.confirmation is not None:
+        lines += [*confirm_text.sentences(results.confirmation), as_text(confirm_text.table(results.confirmation))]
     if (disk := _disk_use(results)) is not None:
         size, checkpoints = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
         lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {checkpoints:,.0f} MB checkpoints")
@@ -36,8 +39,13 @@ def study_text(results: Results) -> str:
 
 
 def study_facts(results: Results) -> dict[str, Any]:
-    """Return a study as JSON values: counts, best, verdict, findings, bytes on disk (null where there are none)."""
-    facts = {"verdict": results.verdict, "findings": findings(results), "disk": _disk_use(results)}
+    """Return a study as JSON values: counts, best, and verdict, confirmation, findings and bytes on disk, or null."""
+    facts = {
+        "verdict": results.verdict,
+        "confirmation": results.confirmation,
+        "findings": findings(results),
+        "disk": _disk_use(results),
+    }
     return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
 
 

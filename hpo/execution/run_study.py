@@ -91,14 +91,14 @@ def run(study: StudySpec, url: str, watch: Observer | None = None, *, train: boo
         return Finished(opened, array, None, False, folder_of(study.config.name))
     auto = study.config.slots == "auto"
     if auto:
-        _choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
+        choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
     runner = run_trials(opened, study, array, budget, watch or Silent(), url)
     if auto and array.slots < opened.user_attrs.get("slots", 0):
         opened.set_user_attr("slots", array.slots)  # memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
 
 
-def _choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
+def choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
     """Set the fastest number of slots, which is measured once for a study and stored with it."""
     known: int | None = opened.user_attrs.get("slots")
     array.slots = known or array.fastest_slots(trials)

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
+from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
 from hpo.storage.study_cache import StudyCache
 
@@ -126,7 +127,7 @@ class TrialOrder:
         params = {} if is_baseline(trial) else self.params_of(trial)
         for other in trials if params else ():
             same = other.number != trial.number and not other.state.is_finished() and self.params_of(other) == params
-            if same and self._goes_first(other, trial):
+            if same and same_seed(other, trial) and self._goes_first(other, trial):
                 return other
         return None
 
@@ -145,7 +146,7 @@ class TrialOrder:
         for other in [] if is_baseline(trial) else self.rows():
             ended = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
             before = other.number < trial.number or (self._size is None and other.number != trial.number)
-            if ended and before and other.params == trial.params:
+            if ended and before and other.params == trial.params and same_seed(other, trial):
                 return other
         return None
 
