@@ -69,7 +69,7 @@ def take_confirmation(
     """
     custom = confirmed.study.config.objective is not None
     scores, resamples, reason = (None, None, None) if custom else _test_scores(confirmed, note)
-    facts = _Comparison(results.direction, chosen, confirmed.runs, scores, resamples, reason).facts()
+    facts = Comparison(results.direction, chosen, confirmed.runs, scores, resamples, reason).facts()
     before = results.attrs.get(CONFIRMATION) or {}
     former = [*before.get("before", []), *([_size(before)] if before else [])]
     size = _size(facts)
@@ -171,7 +171,7 @@ def _leave_medians(confirmed: Confirmed, found: Mapping[str, Any], note: Callabl
 # ---------------------------------------------------------------- comparing
 
 
-class _Comparison:
+class Comparison:
     """Compares configurations over seeds and rows.
 
     Args:
@@ -230,7 +230,8 @@ class _Comparison:
             `name`, `trial`, `params`; `searched`, what the search gave it; `validation` and `scores`, one a run;
             `mean`, `sd` (over the runs that completed); its interval, `low` and `high`, or `untold`; `optimism`: how
             much better the search said it is, as `difference` with its interval; `ended`: reason -> count of the runs
-            that did not complete; `collapsed`, how many give every row one answer; `runs`, their trials, and `median_run`, the one of median validation score;
+            that did not complete; `collapsed`, how many give every row one answer; `runs`, their trials, and
+            `median_run`, the one of median validation score;
             `to_default` and `to_best`: its differences, each with interval and `shown`, or None.
         """
         each, scores = self._chosen[index], self._scores[index]

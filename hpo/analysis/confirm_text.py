@@ -26,8 +26,8 @@ def sentences(found: Found) -> list[str]:
     for each in found["configurations"]:
         if each["collapsed"]:
             texts.append(
-                f"{each['collapsed']} of {found['seeds']} runs of {plain(each['name'])} collapsed to one answer for every "
-                "example"
+                f"{each['collapsed']} of {found['seeds']} runs of {plain(each['name'])} collapsed: they give every "
+                "example the same answer"
             )
     if found["before"]:
         former = ", ".join(f"{count} configurations with {seeds} seeds" for count, seeds in found["before"])

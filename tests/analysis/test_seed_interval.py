@@ -156,6 +156,7 @@ def test_where_nothing_can_be_told_the_reason_is_returned(scores: list[float], d
 
 
 if __name__ == "__main__":
+    bootstrap.RESAMPLES = 300
     for rows in (200, 1000):
         for name, world in WORLDS.items():
             cells = [f"{coverage(world, seeds, rows, 1000):.1%}" for seeds in (3, 5, 10)]
