@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import plain
 from hpo.execution.confirmation import REPEATS
+from hpo.search.trial_order import is_added
 
 
 def seconds(trial: FrozenTrial) -> float | None:
@@ -29,6 +30,8 @@ def remarks(trial: FrozenTrial) -> str:
     """Return a trial's remarks: why it ended, and whether it is the published default or a duplicate."""
     attrs = trial.user_attrs
     said = ["published default"] if attrs.get("baseline") else []
+    if is_added(trial):
+        said.append("added by the user")
     if attrs.get(REPEATS) is not None:
         said.append(f"{plain(str(attrs[REPEATS]))} again")
     if attrs.get("reason"):

@@ -296,6 +296,7 @@ def predict(
 
 
 app.command()(guide.confirm)
+app.command()(guide.add)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The commands of a study after its search: confirm."""
+"""The commands that guide a study: add a trial, confirm the best."""
 
 from __future__ import annotations
 
@@ -39,3 +39,19 @@ def confirm(
         say(outcome.text)
     if outcome.stopped_by_failures:
         raise typer.Exit(1)
+
+
+def add(
+    study: StudyName,
+    values: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Parameters; the sampler draws others.")],
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Put a trial of your own into a study; a value outside what is searched is allowed."""
+    from hpo.cli.trial_commands import add as added
+
+    outcome = added(study, storage, values)
+    if as_json:
+        print_json(outcome.json)
+    else:
+        say(outcome.text)

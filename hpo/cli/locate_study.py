@@ -29,7 +29,9 @@ def study_to_run(
         sets: `key=value` overrides.
         flags: Other settings from the command line; None means not given.
     """
-    overrides = _overrides(sets) | {key: value for key, value in flags.items() if value is not None}
+    overrides = values_of("--set", sets, "data.rows=500") | {
+        key: value for key, value in flags.items() if value is not None
+    }
     path = study_spec.find(name, "studies")
     if path is not None:
         study = study_spec.load(path, overrides, look=True)
@@ -94,11 +96,21 @@ def _is_from_script(objective: Any) -> bool:
     return module == "__main__" or not attribute.isidentifier()
 
 
-def _overrides(sets: Sequence[str]) -> dict[str, Any]:
-    malformed = [item for item in sets if "=" not in item or item.startswith("=")]
+def values_of(source: str, items: Sequence[str], example: str) -> dict[str, Any]:
+    """Return `key=value` items as a mapping, the values read as YAML.
+
+    Args:
+        source: What was given them, for the error.
+        items: The items.
+        example: One that is right, for the error.
+
+    Raises:
+        ConfigError: Items are not of this form.
+    """
+    malformed = [item for item in items if "=" not in item or item.startswith("=")]
     if malformed:
-        raise ConfigError("--set", [Problem((item,), "must be KEY=VALUE, e.g. data.rows=500") for item in malformed])
-    return {key.strip(): yaml.scalar(value) for key, _, value in (item.partition("=") for item in sets)}
+        raise ConfigError(source, [Problem((item,), f"must be KEY=VALUE, e.g. {example}") for item in malformed])
+    return {key.strip(): yaml.scalar(value) for key, _, value in (item.partition("=") for item in items)}
 
 
 def _refuse_missing_file(name: str) -> None:

@@ -32,6 +32,7 @@ from hpo.execution.trial_arrays import open_array
 from hpo.search import pruners
 from hpo.search.plugins import name_and_arguments
 from hpo.search.stopping import Rules
+from hpo.search.trial_order import is_added
 from hpo.storage import backends
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import starting
@@ -178,8 +179,9 @@ def run_trials(
         weights = Weights(folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1)
         checkpoints = Checkpoints(folder / "checkpoints", opened.user_attrs["fingerprint"])
     runner = Runner(opened, study.space, array, _rules(study, budget), watch, url, weights, checkpoints)
-    finished = [row for row in runner.study.get_trials(deepcopy=False) if row.state.is_finished()]
-    watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
+    rows = runner.study.get_trials(deepcopy=False)
+    finished = [row for row in rows if row.state.is_finished()]
+    watch.opened(config.name, config.metric or "value", study.direction, budget + sum(map(is_added, rows)), finished)
     for note in array.notes:
         watch.note(note)
     try:

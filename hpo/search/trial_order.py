@@ -21,6 +21,10 @@ TIES = "ties"
 """User attribute of a trial: step -> how a tie was decided in which the trial went on or was pruned."""
 
 
+ADDED = "added"
+"""User attribute of a trial that a user has added to those that the study file asks for."""
+
+
 class TrialOrder:
     """The order of a study's trials.
 
@@ -58,8 +62,11 @@ class TrialOrder:
         return self._size is not None
 
     def rows(self) -> Sequence[FrozenTrial]:
-        """Return the trials that may run or have run, within the budget."""
-        trials = self._cache.get_all_trials(0, deepcopy=False)[: self._budget]
+        """Return the trials that may run or have run: those within the budget, and those that a user has added."""
+        trials = self._cache.get_all_trials(0, deepcopy=False)
+        if len(trials) > self._budget:
+            planned = {trial.number for trial in [row for row in trials if not is_added(row)][: self._budget]}
+            trials = [trial for trial in trials if is_added(trial) or trial.number in planned]
         if self.used_up(trials):
             trials = [trial for trial in trials if trial.state != TrialState.WAITING or self.params_of(trial)]
         return trials
@@ -235,6 +242,11 @@ class TrialOrder:
         as_seen = self._compared.seen(trial)
         assert as_seen is not None  # the trial has not ended
         return Decision.PRUNE if self._study.pruner.prune(self._study_of(cache), as_seen) else Decision.GO_ON
+
+
+def is_added(trial: FrozenTrial) -> bool:
+    """Return whether a user has added a trial to those that the study file asks for."""
+    return trial.user_attrs.get(ADDED) is True
 
 
 def is_baseline(trial: FrozenTrial) -> bool:
