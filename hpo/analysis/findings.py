@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.analysis.separation import Separation, separating
 from hpo.core.formatting import number, plain
 from hpo.recipe.hyperparameters import HYPERPARAMETERS
+from hpo.search.stopping import STOPPED_BY_USER
 from hpo.storage.snapshot import Results
 
 ENOUGH = 10  # completed trials below which importances are mostly noise
@@ -124,7 +125,9 @@ def _no_baseline(results: Results) -> Iterator[str]:
     if baseline is None or not baseline.state.is_finished() or baseline.state == TrialState.COMPLETE:
         return
     reason = baseline.user_attrs.get("reason")
-    if reason != "pruner":
+    if reason == STOPPED_BY_USER:
+        step = f"hpo confirm {results.name} trains it again"
+    elif reason != "pruner":
         step = f"fix what ended it ({plain(str(reason or 'no reason is stored').replace('_', ' '))})"
     elif results.attrs.get("config", {}).get("objective") is not None:
         step = "begin a new study, in which it is not pruned"

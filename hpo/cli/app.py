@@ -107,11 +107,20 @@ def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_:
 
 
 @app.command()
-def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
-    """Ask all processes of a study, on any machine, to finish their step, put their trials back and end."""
+def stop(
+    study: StudyName,
+    trial: Annotated[int | None, typer.Argument(min=0, metavar="[TRIAL]", help="End this running trial only.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Ask all processes of a study, on any machine, to put their trials back and end; or end one running trial."""
     from hpo.cli import run_commands
+    from hpo.cli.trial_commands import stop_trial
 
-    outcome = run_commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
+    if trial is not None:
+        outcome = stop_trial(study, storage, trial)
+    else:
+        outcome = run_commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
     if as_json:
         print_json(outcome.json)
     else:

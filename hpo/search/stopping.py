@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 from hpo.search.comparison import Comparison
 
+STOP = "hpo:stop"
+"""System attribute of a running trial that a user has asked to end, at its next evaluation."""
+
+STOPPED_BY_USER = "stopped_by_the_user"
+"""The reason with which such a trial is told."""
+
 
 @dataclass(frozen=True)
 class Rules:
