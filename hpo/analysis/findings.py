@@ -54,7 +54,7 @@ class _Analysed(Results):
         found: dict[str, set[str]] = {}
         for separation in self.separations.values():
             found.setdefault(separation.name, set()).add(separation.better)
-        for name, side in _at_ends(self).items():
+        for name, side in at_ends(self).items():
             found.setdefault(name, set()).add("lower" if side == "lower" else "higher")
         return found
 
@@ -212,7 +212,7 @@ def _nothing_better(results: Results) -> Iterator[str]:
 
 
 def _boundaries(results: _Analysed) -> Iterator[str]:
-    for name, side in _at_ends(results).items():
+    for name, side in at_ends(results).items():
         best = results.best
         assert best is not None
         low, high = _ends(best.distributions[name]) or (None, None)
@@ -223,7 +223,7 @@ def _boundaries(results: _Analysed) -> Iterator[str]:
         )
 
 
-def _at_ends(results: Results) -> dict[str, str]:
+def at_ends(results: Results) -> dict[str, str]:
     """Return the best trial's hyperparameters at an end of their range -> which end, `lower` or `upper`."""
     best = results.best
     if best is None or not _has_learned(best):

@@ -9,10 +9,15 @@ the design of S readers who read the same n cases, and its interval is the one o
 The first part has the seeds, and what is of both seed and row. The second has the rows that are hard for every run.
 Only the first part is estimated from few numbers, so the degrees of freedom are (S - 1) (variance / first part)^2.
 
-Coverage of nominal 95 % intervals of a difference of accuracies whose truth is known, of 1,000 simulated
-confirmations a row (`python tests/analysis/test_seed_interval.py`; standard error 0.7 %):
+Coverage of the 95 % interval of a difference whose truth is known, in 1,000 simulated confirmations a number, with a
+standard error of 0.7 % (`python tests/analysis/test_seed_interval.py`):
 
+    | rows | what differs, metric | 3 seeds | 5 seeds | 10 seeds |
+    |---|---|---|---|---|
 COVERAGE
+
+In the same simulation with accuracy and 5 seeds, a t interval over the seeds alone covers 76 to 98 %, a bootstrap of the
+rows alone 20 to 96 %, and a bootstrap of seeds and rows together 89 to 99.5 % (400 confirmations a number).
 """
 
 from __future__ import annotations

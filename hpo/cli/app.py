@@ -306,6 +306,7 @@ def predict(
 
 app.command()(guide.confirm)
 app.command()(guide.add)
+app.command("next")(guide.next_)
 
 
 def main() -> None:

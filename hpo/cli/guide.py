@@ -1,8 +1,9 @@
-"""The commands that guide a study: add a trial, confirm the best."""
+"""The commands that guide a study: add a trial, confirm the best, write the next study."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,3 +56,14 @@ def add(
         print_json(outcome.json)
     else:
         say(outcome.text)
+
+
+def next_(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Study file to write.")],
+    storage: Storage = None,
+) -> None:
+    """Write the file of the next study, with ranges moved to where the trials show the optimum to be."""
+    from hpo.cli.trial_commands import write_next
+
+    say(write_next(study, storage, output).text)

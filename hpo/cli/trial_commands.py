@@ -1,15 +1,17 @@
-"""The commands that add a trial to a study and end one: add, and stop with a trial's number."""
+"""The commands that guide a study: add a trial, end one, write the file of the next study."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from hpo.analysis import next_study
 from hpo.cli.locate_study import load_stored, locate, values_of
 from hpo.cli.run_commands import Outcome
 from hpo.config import study_spec
@@ -17,6 +19,7 @@ from hpo.core.errors import StudyError
 from hpo.execution import added_trials, confirmation
 from hpo.execution.processes import processes_of
 from hpo.search.stopping import STOP
+from hpo.storage.snapshot import read
 
 
 def add(name: str, storage_flag: str | None, given: Sequence[str]) -> Outcome:
@@ -80,6 +83,29 @@ def stop_trial(name: str, storage_flag: str | None, number: int) -> Outcome:
     if not running:
         text = f"no process runs study {located}: trial {number} ends at its next evaluation in the next hpo run"
     return Outcome(text, {"trial": number, "processes": running})
+
+
+def write_next(name: str, storage_flag: str | None, path: Path) -> Outcome:
+    """Write the file of the next study.
+
+    Args:
+        name: A study file, or the name of a study in the storage.
+        storage_flag: `--storage`, if given.
+        path: The file to write.
+
+    Raises:
+        HpoError: The trials show nothing to change, or the file cannot be written.
+    """
+    from hpo.analysis.plots import importances  # loads plotly, which takes a while
+
+    located, url = locate(name, storage_flag)
+    confirmation.refuse(located)
+    results = read(load_stored(located, url))
+    if "config" not in results.attrs:
+        raise StudyError(f"study {located!r} has no search space, as its objective suggests parameters itself")
+    found = next_study.write(results, path, importances)
+    lines = [f"{change.name}: {change.why}" for change in found]
+    return Outcome("\n".join([*lines, f"written: {path}. Read it, then: hpo run {path}"]), {"file": str(path)})
 
 
 def _running(name: str, url: str) -> list[str]:
