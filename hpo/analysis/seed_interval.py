@@ -16,8 +16,8 @@ standard error of 0.7 % (`python tests/analysis/test_seed_interval.py`):
     |---|---|---|---|---|
 COVERAGE
 
-In such a simulation with accuracy and 5 seeds, a t interval over the seeds alone covers 76 to 98 %, an interval over the
-rows alone 20 to 96 %, and a bootstrap of seeds and rows together 89 to 99.5 % (400 confirmations a number).
+In such a simulation with accuracy and 5 seeds, a t interval over the seeds alone covers 76 to 98 %, an interval over
+the rows alone 20 to 96 %, and a bootstrap of seeds and rows together 89 to 99.5 % (400 confirmations a number).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from hpo.analysis.verdict_text import as_text, sentences, tables
 from hpo.core.errors import StudyError
 from hpo.core.formatting import columns, plain
 from hpo.execution.checkpoint_store import used
+from hpo.execution.confirmation import original_of
 from hpo.execution.study_setup import folder_of
 from hpo.storage.snapshot import Results, finite_json, study_json
 
@@ -25,6 +26,9 @@ def study_text(results: Results) -> str:
     """Return a study in a few lines: counts, best, verdict, findings."""
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count) or "no trials"
     lines = [f"{plain(results.name)}: {results.direction} {plain(results.metric)}; {counts}"]
+    if (original := original_of(results.name)) is not None:  # its trials are repetitions: none is the best
+        name = plain(original)
+        return f"{lines[0]}\nthe runs of the confirmation of {name}; hpo show {name} says what it shows"
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:

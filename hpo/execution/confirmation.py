@@ -30,6 +30,7 @@ from hpo.storage.retry import Retry
 from hpo.storage.snapshot import Results
 from hpo.storage.trial_locks import starting
 from hpo.storage.trial_writers import writer_of
+from hpo.storage.urls import redacted
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
@@ -110,14 +111,18 @@ def _default(results: Results, study: StudySpec) -> Configuration | None:
     return Configuration(DEFAULT, trial.number, params, trial.value if trial in results.complete else None)
 
 
+def original_of(study: str) -> str | None:
+    """Return the name of the study that a confirmation is of; None for the name of any other study."""
+    return study.removesuffix(SUFFIX) if study.endswith(SUFFIX) else None
+
+
 def refuse(study: str) -> None:
     """Refuse the name of a confirmation, which `hpo confirm` runs.
 
     Raises:
         StudyError: It is one.
     """
-    if study.endswith(SUFFIX):
-        original = study.removesuffix(SUFFIX)
+    if (original := original_of(study)) is not None:
         raise StudyError(f"study {study!r} is the confirmation of {original!r}: hpo confirm {original} goes on with it")
 
 
@@ -202,7 +207,14 @@ def _planned(
         wanted = [(each, seed) for seed in range(seeds) for each in chosen]
         missing = [_planned_row(*pair) for pair in wanted if _row(there, *pair) is None]
         confirming = _file(study, name, len(there) + len(missing))
-        opened = open_study(confirming, storage, array.facts)
+        try:
+            opened = open_study(confirming, storage, array.facts)
+        except StudyError as error:
+            changed = str(error).partition("\nChange")[0]
+            raise StudyError(
+                f"{changed}\nA confirmation goes on with the versions and the device with which it was begun. Change "
+                f"them back, or delete it to begin anew: optuna delete-study --study-name {name} --storage {redacted(url)}"
+            ) from None
         if missing:
             writer_of(storage).add(opened._study_id, missing)
         store_config(opened, confirming)

@@ -198,6 +198,9 @@ def test_end_to_end(folder: Path, call: Call) -> None:
     assert f"a fresh run of {found['best']} of an hpo study, of 3 the one of median validation score" in card
     assert call("export", "tiny", "--confirmed", "--trial", "1", "-o", "other")[0] == 2
     assert "is the confirmation of 'tiny'" in call("run", "tiny.confirm")[1]
+    shown = call("show", "tiny.confirm")[1]
+    assert "the runs of the confirmation of tiny" in shown
+    assert "best" not in shown
 
     Path("runs/tiny.confirm/trials").rename("moved")  # nothing is trained or scored again but what export needs
     code, printed = call("confirm", "tiny", "--top", 2, "--seeds", 3)

@@ -117,6 +117,19 @@ def test_an_objective_that_has_changed_is_refused_and_nothing_is_written(study: 
     assert optuna.get_all_study_names(URL) == ["s"]
 
 
+def test_a_confirmation_that_was_begun_with_other_versions_says_how_to_begin_anew(
+    study: study_spec.StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = confirmation.configurations(searched(study), study, 1)
+    confirmed(study, chosen, 3)
+    opened = optuna.load_study(study_name="s.confirm", storage=URL)
+    before = opened.user_attrs["fingerprint"]
+    opened.set_user_attr("fingerprint", {**before, "facts": {**before["facts"], "torch": "1.0"}})
+    with pytest.raises(StudyError, match=r"torch: was '1.0'.*\n.*optuna delete-study --study-name s.confirm") as raised:
+        confirmed(study, chosen, 4)
+    assert "--set" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("s.confirm", "is the confirmation of 's': hpo confirm s goes on with it"), ("n" * 97, "has 105 characters")],
