@@ -210,10 +210,10 @@ def _planned(
         try:
             opened = open_study(confirming, storage, array.facts)
         except StudyError as error:
-            changed = str(error).partition("\nChange")[0]
+            changed, delete = str(error).partition("\nChange")[0], f"--study-name {name} --storage {redacted(url)}"
             raise StudyError(
                 f"{changed}\nA confirmation goes on with the versions and the device with which it was begun. Change "
-                f"them back, or delete it to begin anew: optuna delete-study --study-name {name} --storage {redacted(url)}"
+                f"them back, or delete it to begin anew: optuna delete-study {delete}"
             ) from None
         if missing:
             writer_of(storage).add(opened._study_id, missing)
