@@ -34,6 +34,27 @@ LOOK = "test"  # an evaluation on the test split is in `test:<trial>`; former ve
 CONFIRMATION = "confirmation"
 """Attribute of a study: what `hpo.analysis.confirm.take_confirmation` returned."""
 
+CONFIGURATION = frozenset(
+    [
+        "name",
+        "trial",
+        "params",
+        "searched",
+        "validation",
+        "scores",
+        "mean",
+        "sd",
+        "optimism",
+        "ended",
+        "collapsed",
+        "runs",
+        "median_run",
+        "to_default",
+        "to_best",
+    ]
+)
+"""Keys of each of its configurations."""
+
 # The types that readers rely on in the attributes that hpo writes to a study.
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
@@ -132,7 +153,10 @@ class Results:
     def confirmation(self) -> Mapping[str, Any] | None:
         """What the last confirmation of the study showed, if there is one."""
         found: Mapping[str, Any] | None = self.attrs.get(CONFIRMATION)
-        return found
+        whole = found is not None and all(
+            isinstance(each, Mapping) and each.keys() >= CONFIGURATION for each in found["configurations"]
+        )
+        return found if whole else None
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, with those that the space fixes."""

@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from hpo.analysis import confirm_text
 from hpo.analysis.confirm import Comparison
 from hpo.execution.confirmation import DEFAULT, Configuration
+from hpo.storage.snapshot import CONFIGURATION, Results
 
 Call = Callable[..., tuple[int, str]]
 
@@ -139,6 +140,15 @@ def test_without_a_default_a_winner_beats_all_others() -> None:
 def test_the_median_run_of_an_even_number_is_the_lower_one() -> None:
     found = comparison({"trial 3": [0.4, 0.1, 0.3, 0.2]}, None)
     assert named(found, "trial 3")["median_run"] == 3
+
+
+def test_an_attribute_of_another_shape_is_no_confirmation() -> None:
+    found = comparison(VALIDATION, TEST) | {"study": "s.confirm"}
+    assert Results("s", "maximize", (), {"confirmation": found}).confirmation == found
+    assert found["configurations"][0].keys() >= CONFIGURATION
+    for configurations in (["text"], [{"name": "trial 3"}]):
+        broken = {"confirmation": found | {"configurations": configurations}}
+        assert Results("s", "maximize", (), broken).confirmation is None
 
 
 # ---------------------------------------------------------------- end to end
