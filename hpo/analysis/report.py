@@ -18,6 +18,7 @@ from typing import Any
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
+from hpo.analysis import confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.trial_summary import finite_value, remarks, seconds
@@ -85,6 +86,7 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         ("", _facts(results)),
         ("Verdict on the test split", _verdict(results)),
         ("Is it worth searching on?", _worth(results)),
+        ("Confirmation with fresh seeds", _confirmation(results)),
         ("Findings", _findings(results)),
         ("Best hyperparameters", _best(results)),
         ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in PLOTS.items())),
@@ -168,6 +170,18 @@ def _verdict(results: Results) -> str:
 def _worth(results: Results) -> str:
     text = "".join(f"<p>{_text(sentence)}.</p>" for sentence in worth_text(results))
     return f'<div class="card">{text}</div>' if text else ""
+
+
+def _confirmation(results: Results) -> str:
+    found = results.confirmation
+    if found is None:
+        return ""
+    text = "".join(f"<p>{_text(sentence)}.</p>" for sentence in confirm_text.sentences(found))
+    title, heads, rows = confirm_text.table(found)
+    names = [each["name"] for each in found["configurations"]]
+    marked: set[int | None] = {names.index(found["winner"])} if found["winner"] in names else set()
+    table = _table(heads, [[_cell(cell) for cell in row] for row in rows], marked)
+    return f'<div class="card">{text}</div>\n<h3>{_text(title)}</h3>{table}'
 
 
 def _findings(results: Results) -> str:

@@ -32,6 +32,7 @@ from hpo.execution.trial_arrays import open_array
 from hpo.search import pruners
 from hpo.search.plugins import name_and_arguments
 from hpo.search.stopping import Rules, StudyLimits
+from hpo.search.trial_order import is_added
 from hpo.storage import backends
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import starting
@@ -91,14 +92,14 @@ def run(study: StudySpec, url: str, watch: Observer | None = None, *, train: boo
         return Finished(opened, array, None, False, folder_of(study.config.name))
     auto = study.config.slots == "auto"
     if auto:
-        _choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
+        choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
     runner = run_trials(opened, study, array, budget, watch or Silent(), url)
     if auto and array.slots < opened.user_attrs.get("slots", 0):
         opened.set_user_attr("slots", array.slots)  # memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
 
 
-def _choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
+def choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
     """Set the fastest number of slots, which is measured once for a study and stored with it."""
     known: int | None = opened.user_attrs.get("slots")
     array.slots = known or array.fastest_slots(trials)
@@ -179,8 +180,9 @@ def run_trials(
         weights = Weights(folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1)
         checkpoints = Checkpoints(folder / "checkpoints", opened.user_attrs["fingerprint"])
     runner = Runner(opened, study.space, array, _rules(study, budget), watch, url, weights, checkpoints)
-    finished = [row for row in runner.study.get_trials(deepcopy=False) if row.state.is_finished()]
-    watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
+    rows = runner.study.get_trials(deepcopy=False)
+    finished = [row for row in rows if row.state.is_finished()]
+    watch.opened(config.name, config.metric or "value", study.direction, budget + sum(map(is_added, rows)), finished)
     for note in array.notes:
         watch.note(note)
     try:

@@ -23,6 +23,7 @@ from hpo.core.formatting import plain
 from hpo.core.seeds import derived_seed
 from hpo.search import samplers
 from hpo.search.plugins import name_and_arguments
+from hpo.search.trial_order import is_added
 from hpo.space.search_space import Params
 from hpo.storage.trial_writers import writer_of
 
@@ -257,7 +258,7 @@ def plan(opened: optuna.Study, study: StudySpec) -> int:
 def _missing_trials(opened: optuna.Study, study: StudySpec) -> list[FrozenTrial]:
     """Return the planned trials that are not in the storage yet."""
     rows, _ = planned_rows(study)
-    there = opened.get_trials(deepcopy=False)
+    there = [row for row in opened.get_trials(deepcopy=False) if not is_added(row)]
     if len(there) >= len(rows):
         return []
     present = {frozenset((row.params or row.system_attrs.get("fixed_params", {})).items()) for row in there}

@@ -76,6 +76,13 @@ def _limit(key: str, limit: float, reached: str) -> str:
     return f"{reached}, and stop.{key} is {limit:,}; to go on, change it and run the study again"
 
 
+STOP = "hpo:stop"
+"""System attribute of a running trial that a user has asked to end, at its next evaluation."""
+
+STOPPED_BY_USER = "stopped_by_the_user"
+"""The reason with which such a trial is told."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """When trials and the study end.

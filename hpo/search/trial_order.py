@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
+from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
 from hpo.storage.study_cache import StudyCache
 
@@ -18,6 +19,10 @@ PAUSED = "hpo:paused_at"
 
 TIES = "ties"
 """User attribute of a trial: step -> how a tie was decided in which the trial went on or was pruned."""
+
+
+ADDED = "added"
+"""User attribute of a trial that a user has added to those that the study file asks for."""
 
 
 class TrialOrder:
@@ -57,8 +62,11 @@ class TrialOrder:
         return self._size is not None
 
     def rows(self) -> Sequence[FrozenTrial]:
-        """Return the trials that may run or have run, within the budget."""
-        trials = self._cache.get_all_trials(0, deepcopy=False)[: self._budget]
+        """Return the trials that may run or have run: those within the budget, and those that a user has added."""
+        trials = self._cache.get_all_trials(0, deepcopy=False)
+        if len(trials) > self._budget:
+            planned = {trial.number for trial in [row for row in trials if not is_added(row)][: self._budget]}
+            trials = [trial for trial in trials if is_added(trial) or trial.number in planned]
         if self.used_up(trials):
             trials = [trial for trial in trials if trial.state != TrialState.WAITING or self.params_of(trial)]
         return trials
@@ -138,7 +146,7 @@ class TrialOrder:
         params = {} if is_baseline(trial) else self.params_of(trial)
         for other in trials if params else ():
             same = other.number != trial.number and not other.state.is_finished() and self.params_of(other) == params
-            if same and self._goes_first(other, trial):
+            if same and same_seed(other, trial) and self._goes_first(other, trial):
                 return other
         return None
 
@@ -157,7 +165,7 @@ class TrialOrder:
         for other in [] if is_baseline(trial) else self.rows():
             ended = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
             before = other.number < trial.number or (self._size is None and other.number != trial.number)
-            if ended and before and other.params == trial.params:
+            if ended and before and other.params == trial.params and same_seed(other, trial):
                 return other
         return None
 
@@ -246,6 +254,11 @@ class TrialOrder:
         as_seen = self._compared.seen(trial)
         assert as_seen is not None  # the trial has not ended
         return Decision.PRUNE if self._study.pruner.prune(self._study_of(cache), as_seen) else Decision.GO_ON
+
+
+def is_added(trial: FrozenTrial) -> bool:
+    """Return whether a user has added a trial to those that the study file asks for."""
+    return trial.user_attrs.get(ADDED) is True
 
 
 def is_baseline(trial: FrozenTrial) -> bool:
