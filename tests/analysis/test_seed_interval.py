@@ -48,8 +48,6 @@ class World:
                 right = level + common + own + seed + rng.normal(0, self.cell, rows) > 0
                 logits = np.eye(2)[np.where(right, targets, 1 - targets)]
                 found.append(LabelPredictions("single_label", targets, logits))
-                    LabelPredictions("single_label", targets, np.eye(2)[np.where(right, targets, 1 - targets)])
-                )
         return found
 
     def truth(self) -> float:
