@@ -2,12 +2,11 @@
 
 By default the first piece of a word has the word's label and the others none, as in BERT (Devlin et al., 2019, section
 5.3) and in transformers' `run_ner.py`. A sentence with more pieces than a model's input may have is cut between words
-into windows that overlap. Each word is labelled and predicted in one window: the one where the nearest cut is farthest.
+into windows that overlap. Each word is labelled and predicted in one window: the one whose nearest end is farthest.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,19 +189,18 @@ def divide(sizes: Sequence[int], room: int, stride: int) -> list[tuple[int, int]
 
 
 def owners(sizes: Sequence[int], windows: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the window of each word in which the nearest cut is farthest, in pieces; of equal ones the first.
+    """Return the window of each word in which its nearest end is farthest, in pieces; of equal ones the first.
 
-    The start and the end of the sentence are no cuts. SQuAD's script for BERT chooses by the same distance (its
-    `max context`), but counts the ends of the text as cuts.
+    It is the `max context` of BERT's script for SQuAD (Devlin et al., 2019). The ends of the sentence need no exception,
+    though nothing is cut there: of a word's windows, none is preferred to one that has more pieces on both sides.
     """
     before = [0, *accumulate(sizes)]
-    best, found = [-1.0] * len(sizes), [0] * len(sizes)
+    best, found = [-1] * len(sizes), [0] * len(sizes)
     for i, (start, end) in enumerate(windows):
         for word in range(start, end):
-            left = before[word] - before[start] if start else math.inf
-            right = before[end] - before[word + 1] if end < len(sizes) else math.inf
-            if min(left, right) > best[word]:
-                best[word], found[word] = min(left, right), i
+            context = min(before[word] - before[start], before[end] - before[word + 1])
+            if context > best[word]:
+                best[word], found[word] = context, i
     return found
 
 
