@@ -191,8 +191,7 @@ def divide(sizes: Sequence[int], room: int, stride: int) -> list[tuple[int, int]
 def owners(sizes: Sequence[int], windows: Sequence[tuple[int, int]]) -> list[int]:
     """Return the window of each word in which its nearest end is farthest, in pieces; of equal ones the first.
 
-    It is the `max context` of BERT's script for SQuAD (Devlin et al., 2019). The ends of the sentence need no exception,
-    though nothing is cut there: of a word's windows, none is preferred to one that has more pieces on both sides.
+    It is the `max context` of BERT's script for SQuAD (Devlin et al., 2019).
     """
     before = [0, *accumulate(sizes)]
     best, found = [-1] * len(sizes), [0] * len(sizes)
