@@ -6,9 +6,7 @@ of all files at once.
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,17 +17,6 @@ import numpy as np
 from hpo.tasks.token_classification.remarks import Kind, Remarks
 from hpo.tasks.token_classification.schemes import SCHEMES, Entity, Scheme, violation_text, violations, written
 
-CONLL_ENDINGS = (".conll", ".conll03", ".conllu", ".iob", ".bio", ".txt")
-NEW_DOCUMENT = "-DOCSTART-"
-
-_BREAK = re.compile(r"\r\n|\r|\n")
-_UNSPOKEN = re.compile(r"\d+-\d+|\d+\.\d+")  # CoNLL-U's numbers of a group of words, and of a word that is not written
-
-WIDTH = Kind(
-    "lines with fewer or more columns than the other lines of their sentence",
-    "Give every line of a sentence the same columns. Lines with # are comments only if the study says that it has such",
-)
-NO_TAG = Kind("lines without a word or a tag", "Write a word and its tag on each line, or name their columns")
 NOT_LISTS = Kind(
     "rows whose tokens or tags are not a list of texts", 'Write e.g. {"tokens": ["Ann"], "tags": ["B-PER"]}'
 )
@@ -46,6 +33,10 @@ OUTSIDE = Kind(
     "spans that are empty or outside their text", "Count characters from 0; end is the first character after"
 )
 OVERLAP = Kind("spans that overlap another", "Keep one of them, as each word has one tag")
+PREDICATE = Kind(
+    "rows whose predicate is not the number of a word",
+    "Count the words from 0; of a sentence with two predicates write two rows",
+)
 EMPTY_ROWS = "rows without a word, which are left out"
 SPLIT_WORDS = "words that a span splits, as it starts or ends within them"
 
@@ -62,6 +53,7 @@ class Sentence:
         group: What the sentence belongs to: sentences of one document must not be divided between splits.
         lines: The line of each word, of a CoNLL file.
         offsets: The start and the end of each word in its text, of a text with spans.
+        predicate: Number of the word whose roles the tags are, from 0; None where the tags are of no predicate.
     """
 
     words: tuple[str, ...]
@@ -71,6 +63,15 @@ class Sentence:
     group: str | None = None
     lines: tuple[int, ...] = ()
     offsets: tuple[tuple[int, int], ...] = ()
+    predicate: int | None = None
+
+    @property
+    def model_words(self) -> list[str]:
+        """The words as the model reads them: with `*` around the predicate, which has to be told from other verbs."""
+        words = list(self.words)
+        if self.predicate is not None:
+            words[self.predicate] = f"* {words[self.predicate]} *"
+        return words
 
     @property
     def place(self) -> str:
@@ -88,101 +89,13 @@ def _place(entry: tuple[str, int]) -> str:
 
 def check_tags(sentences: Iterable[Sentence], scheme: Scheme, remarks: Remarks) -> None:
     """Record a fault for each tag that a scheme does not allow, given the tag before."""
-    kind = Kind(f"tags that {scheme.name} does not allow", f"In {scheme.name}, {scheme.rule}. Or name another scheme")
+    kind = Kind(
+        f"tags that {scheme.name} does not allow", f"In {scheme.name}, {scheme.rule}. Or set data: {{scheme: ...}}"
+    )
     for sentence in sentences:
         for position in violations(sentence.tags, scheme):
             place = sentence.place_of(min(position, len(sentence.tags) - 1))
             remarks.fault(kind, place, violation_text(sentence.tags, position, scheme))
-
-
-# ---------------------------------------------------------------- CoNLL
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a CoNLL file; 1 is the first one and -1 the last one.
-
-    Attributes:
-        word: Column of the word; 2 in CoNLL-U.
-        tag: Column of the tag; 4 in CoNLL-U for the universal part of speech.
-        comments: Whether lines before a sentence that begin with # are comments, as in CoNLL-U. Then its lines of
-            several words (`1-2`) and of unwritten words (`1.1`) are left out too.
-    """
-
-    word: int = 1
-    tag: int = -1
-    comments: bool = False
-
-
-Line = tuple[int, list[str]]  # number, fields
-
-
-def read_conll(text: str, source: str, columns: Columns, remarks: Remarks) -> list[Sentence]:
-    """Return the sentences of a CoNLL file: a word a line, an empty line after each sentence.
-
-    The sentences of a document are a group. A document begins with a line `-DOCSTART-`, or in CoNLL-U `# newdoc`.
-
-    Args:
-        text: Content of the file. Fields are separated by tabs, or in a line without a tab by blanks.
-        source: Its name.
-        columns: Where the words and the tags are.
-        remarks: Where faults are recorded.
-    """
-    found = []
-    for document, lines in _blocks(text, columns):
-        cells = _cells(lines, source, columns, remarks)
-        if cells is not None:
-            words, tags = zip(*cells, strict=True)
-            group = f"{source}, document {document}" if document else None
-            numbers = tuple(number for number, _ in lines)
-            found.append(Sentence(words, tags, source, numbers[0], group, lines=numbers))
-    return found
-
-
-def _blocks(text: str, columns: Columns) -> Iterator[tuple[int, list[Line]]]:
-    """Yield (number of the document or 0, the lines of a sentence)."""
-    document, block = 0, list[Line]()
-    for number, line in enumerate(_BREAK.split(text), 1):
-        fields = _fields(line)
-        if fields[0] == NEW_DOCUMENT or fields == [""]:
-            if block:
-                yield document, block
-            block = []
-            document += fields[0] == NEW_DOCUMENT
-        elif columns.comments and not block and line.startswith("#"):
-            document += line[1:].split()[:1] == ["newdoc"]
-        elif not (columns.comments and columns.word != 1 and _UNSPOKEN.fullmatch(fields[0])):
-            block.append((number, fields))
-    if block:
-        yield document, block
-
-
-def _fields(line: str) -> list[str]:
-    """Return the fields of a line. Other white space than blanks and tabs is text, such as a no-break space."""
-    line = line.rstrip(" \t")
-    return [field.strip(" ") for field in line.split("\t")] if "\t" in line else re.split(" +", line.lstrip(" "))
-
-
-def _cells(lines: Sequence[Line], source: str, columns: Columns, remarks: Remarks) -> list[tuple[str, str]] | None:
-    """Return the words and tags of a sentence, or None if a line of it has a fault, which is recorded."""
-    widths = Counter(len(fields) for _, fields in lines)
-    width = max(widths, key=lambda each: (widths[each], each))
-    cells = []
-    for number, fields in lines:
-        word, tag = (column - 1 if column > 0 else column + len(fields) for column in (columns.word, columns.tag))
-        place, has = f"{source}, line {number}", f"{len(fields)} column" + "s" * (len(fields) != 1)
-        if len(fields) != width:
-            remarks.fault(WIDTH, place, f"{has}, where its sentence has {width}: {' '.join(fields)[:60]!r}")
-        elif word == tag or not all(0 <= column < len(fields) and fields[column] for column in (word, tag)):
-            asked = f"the word is looked for in {_named(columns.word)}, the tag in {_named(columns.tag)}"
-            remarks.fault(NO_TAG, place, f"{has}, {asked}: {' '.join(fields)[:60]!r}")
-        else:
-            cells.append((fields[word], fields[tag]))
-    return cells if len(cells) == len(lines) else None
-
-
-def _named(column: int) -> str:
-    return f"column {column}" if column > 0 else "the last column" if column == -1 else f"column {-column} from the end"
 
 
 # ---------------------------------------------------------------- tokens and tags
@@ -195,6 +108,7 @@ def read_tokens(
     remarks: Remarks,
     names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
+    predicates: Sequence[Any] | None = None,
 ) -> list[Sentence]:
     """Return the sentences of n rows of tokens and tags, such as those of a JSON file or of a data set on the Hub.
 
@@ -205,33 +119,47 @@ def read_tokens(
         remarks: Where faults are recorded, and rows without a word, which are left out.
         names: The tags that numbers stand for.
         groups: The group of each row.
+        predicates: The number of a word of each row, from 0.
     """
     found = []
     for i, (place, own_tokens, own_tags) in enumerate(zip(places, tokens, tags, strict=True)):
-        words, given = _texts(own_tokens), _listed(own_tags)
+        words, given = texts_of(own_tokens), _listed(own_tags)
         if words is None or given is None:
             remarks.fault(NOT_LISTS, _place(place), f"tokens {_shown(own_tokens)}, tags {_shown(own_tags)}")
         elif len(words) != len(given):
             remarks.fault(LENGTHS, _place(place), f"{len(words)} tokens, {len(given)} tags")
         elif not words:
             remarks.note(EMPTY_ROWS, _place(place))
+        elif predicates is not None and not is_number_below(len(words), predicates[i]):
+            remarks.fault(PREDICATE, _place(place), f"{_shown(predicates[i])} in a sentence of {len(words)} words")
         elif (named := _names(given, names or (), place, remarks)) is not None:
-            found.append(Sentence(tuple(words), tuple(named), *place, group=groups[i] if groups is not None else None))
+            group = groups[i] if groups is not None else None
+            predicate = None if predicates is None else whole_number(predicates[i])
+            found.append(Sentence(tuple(words), tuple(named), *place, group=group, predicate=predicate))
     return found
+
+
+def is_number_below(count: int, value: Any) -> bool:
+    """Return whether a value is the number, from 0, of one of so many things."""
+    whole = whole_number(value)
+    return whole is not None and 0 <= whole < count
 
 
 def _listed(value: Any) -> list[Any] | None:
     return list(value) if isinstance(value, list | tuple | np.ndarray) else None
 
 
-def _texts(value: Any) -> list[str] | None:
+def texts_of(value: Any) -> list[str] | None:
+    """Return a list of texts; None for anything else."""
     listed = _listed(value)
     return listed if listed is not None and all(isinstance(each, str) for each in listed) else None
 
 
 def _names(tags: list[Any], names: Sequence[str], place: tuple[str, int], remarks: Remarks) -> list[str] | None:
     """Return tags as texts, or None if one is neither a text nor the number of a name, which is recorded."""
-    numbered = [names[index] if (index := _whole(tag)) is not None and 0 <= index < len(names) else tag for tag in tags]
+    numbered = [
+        names[index] if (index := whole_number(tag)) is not None and 0 <= index < len(names) else tag for tag in tags
+    ]
     wrong = next((i for i, tag in enumerate(numbered) if not isinstance(tag, str) or not tag), None)
     if wrong is None:
         return numbered
@@ -242,7 +170,7 @@ def _names(tags: list[Any], names: Sequence[str], place: tuple[str, int], remark
     return None
 
 
-def _whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """Return a whole number as an int; None for anything else."""
     return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
@@ -316,7 +244,7 @@ def _marked(text: Any, given: Any, place: str, remarks: Remarks) -> list[Entity]
 def _span(given: Any) -> Entity | None:
     if not isinstance(given, Mapping):
         return None
-    start, end, label = _whole(given.get("start")), _whole(given.get("end")), given.get("label")
+    start, end, label = whole_number(given.get("start")), whole_number(given.get("end")), given.get("label")
     if start is None or end is None or not isinstance(label, str) or not label:
         return None
     return Entity(label, start, end)

@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.core.errors import DataError
-from hpo.tasks.token_classification.reading import (
-    Columns,
-    Sentence,
-    check_tags,
-    read_conll,
-    read_spans,
-    read_tokens,
-    words_of,
-)
+from hpo.tasks.token_classification.conll import Columns, read_conll
+from hpo.tasks.token_classification.reading import Sentence, check_tags, read_spans, read_tokens, words_of
 from hpo.tasks.token_classification.remarks import Remarks
 from hpo.tasks.token_classification.schemes import SCHEMES, entities
 
@@ -142,7 +135,7 @@ def test_lines_with_wrong_columns_are_counted_and_the_others_are_read():
                 for number, word in [(5, "d"), (11, "g"), (13, "g")]
             ),
             "    and 2 more",
-            "    Write a word and its tag on each line, or name their columns",
+            "    Write a word and its tag on each line, or set data: {word_column: 1, tag_column: -1} to where they are",
         ],
     )
     assert [each.words for each in found] == [("e",), ("f",)]
@@ -173,7 +166,7 @@ def test_tags_that_the_scheme_does_not_allow_are_said_with_their_line():
         "    a.conll, line 2: 'E-X' after 'O'",
         "    a.conll, line 7: the end of the sentence after 'B-X'",
         "    In BIOES, an entity is S- alone, or starts with B-, goes on with I-, and ends with E-, all of one type. "
-        "Or name another scheme",
+        "If the tags are of another scheme, set data: {scheme: ...}",
     ]
 
 
