@@ -80,7 +80,7 @@ def _collapsed(results: _Analysed) -> Iterator[str]:
 
 
 def _collapse(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get("collapse", COLLAPSE))
+    return str(trial.user_attrs.get("collapse") or COLLAPSE)
 
 
 def _to(collapsed: list[FrozenTrial]) -> str:

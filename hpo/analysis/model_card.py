@@ -32,15 +32,11 @@ def warnings(results: Results, trial: FrozenTrial) -> list[str]:
     if trial.user_attrs.get("collapsed") is True or (is_best and classes.get("collapsed")):
         on_test = is_best and classes.get("collapsed")
         split = "test" if on_test else "validation"
-        collapse = (classes if on_test else trial.user_attrs).get("collapse")
+        every_row = f"gives every row of the {split} split the same answer"
+        does = (classes if on_test else trial.user_attrs).get("collapse") or every_row
         found.append(
-            f"Trial {trial.number} has collapsed: it "
-            + (
-                f"{collapse} on the {split} split"
-                if collapse
-                else f"gives every row of the {split} split the same answer"
-            )
-            + ". It has learned nothing that tells them apart; do not use it"
+            f"Trial {trial.number} has collapsed: it {does}. It has learned nothing that tells them apart; do not use "
+            "it"
         )
     elif is_best and (never := classes.get("never_predicted")):
         found.append(

@@ -26,6 +26,7 @@ def by_type(predictions: TagPredictions) -> dict[str, Any]:
     types = predictions.types
     scores = {"precision": precision(counts), "recall": recall(counts), "f1": f1(counts)}
     defined = {"precision": counts[:, 1] > 0, "recall": counts[:, 2] > 0, "f1": counts[:, 1:].any(axis=1)}
+    by_name = list(zip(types, counts, strict=True))
     listed = sorted(np.argsort(-counts[:, 2], kind="stable")[:LISTED].tolist())
     return {
         "count": len(types),
@@ -35,10 +36,8 @@ def by_type(predictions: TagPredictions) -> dict[str, Any]:
             | {"support": int(counts[i, 2]), "predicted": int(counts[i, 1])}
             for i in listed
         ],
-        "never_predicted": [
-            name for name, (_, given, actual) in zip(types, counts, strict=True) if actual and not given
-        ],
-        "absent": [name for name, (*_, actual) in zip(types, counts, strict=True) if not actual],
+        "never_predicted": [name for name, (_, given, actual) in by_name if actual and not given],
+        "absent": [name for name, (*_, actual) in by_name if not actual],
         "collapsed": predictions.collapsed,
         "counted": "entities",
         **collapse,

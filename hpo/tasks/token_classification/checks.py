@@ -40,8 +40,8 @@ def refuse_unlearnable(train: TagSplit) -> None:
     tags = Counter(chain.from_iterable(sentence.tags for sentence in train.sentences))
     if len(tags) == 1:
         raise DataError(
-            f"every word of train has the tag {next(iter(tags))!r}: nothing can be learned. Name the column of the tags "
-            "under data: tags, or tag_column for CoNLL files"
+            f"every word of train has the tag {next(iter(tags))!r}: nothing can be learned. Name the column of the "
+            "tags under data: tags, or tag_column for CoNLL files"
         )
 
 
@@ -58,7 +58,7 @@ def refuse_metric(metric: str, data: Dataset) -> None:
     without = [name for name in ("validation", "test") if not counted(data.splits[name])]
     if without:
         raise DataError(
-            f"metric {metric!r} is 0 on the {' and '.join(without)} split whatever is predicted, as no entity is in it: "
+            f"metric {metric!r} is 0 on the {' and '.join(without)} split whatever is predicted, as it has no entity: "
             "choose another metric, or a larger split"
         )
 

@@ -19,7 +19,7 @@ STRICT = "_strict"
 def _counts(predictions: TagPredictions, strict: bool) -> Array:
     """Return [n, 3]: entities of all types that are right, predicted and actual."""
     counts = predictions.strict_counts if strict else predictions.entity_counts
-    return counts.sum(axis=1).astype(float)
+    return np.asarray(counts.sum(axis=1), dtype=float)
 
 
 def _entities(name: str, *aliases: str, strict: bool = False) -> Metric:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -54,9 +54,8 @@ class Places:
             ],
             dtype=np.int64,
         ).reshape(-1, 3)
-        order = np.lexsort([found[:, 2], sentence])
-        counts = np.bincount(sentence, minlength=sentences)
-        return cls(*found[order].T, counts, cut, invisible)
+        row, position, word = found[np.lexsort([found[:, 2], sentence])].T
+        return cls(row, position, word, np.bincount(sentence, minlength=sentences), cut, invisible)
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,9 @@ class TagPredictions:
         """Return the predictions for some sentences, e.g. those of a bootstrap sample."""
         parts = [np.arange(self._ends[i] - self.counts[i], self._ends[i]) for i in examples]
         words = np.concatenate([np.empty(0, dtype=np.int64), *parts])
-        of_words = (each[words] for each in (self.gold, self.predicted, self.confidence, self.word))
-        of_sentences = (each[examples] for each in (self.counts, self.losses, self.units))
-        return TagPredictions(
-            [self.sentences[i] for i in examples], self.labels, self.entities, *of_words, *of_sentences
-        )
+        of_words = {name: getattr(self, name)[words] for name in ("gold", "predicted", "confidence", "word")}
+        of_sentences = {name: getattr(self, name)[examples] for name in ("counts", "losses", "units")}
+        return replace(self, sentences=[self.sentences[i] for i in examples], **of_words, **of_sentences)
 
     @cached_property
     def _ends(self) -> Array:

@@ -130,15 +130,10 @@ def parse(frames: dict[str, pd.DataFrame], keys: TagKeys) -> list[str]:
 def _sentences(table: pd.DataFrame, keys: TagKeys, remarks: Remarks) -> list[Sentence]:
     if CONLL in table:
         files = table[table[CONLL].notna()]
-        found = [
-            read_conll(text, place[0], keys.conll, remarks)
-            for place, text in zip(files.index, files[CONLL], strict=True)
-        ]
-        others = table[table[CONLL].isna()]
-        return [
-            *chain.from_iterable(found),
-            *(_sentences(others.drop(columns=CONLL), keys, remarks) if len(others) else []),
-        ]
+        texts = zip(files.index, files[CONLL], strict=True)
+        found = list(chain.from_iterable(read_conll(text, place[0], keys.conll, remarks) for place, text in texts))
+        others = table[table[CONLL].isna()].drop(columns=CONLL)
+        return [*found, *_sentences(others, keys, remarks)] if len(others) else found
     places, groups = list(table.index), list(map(str, table[keys.group])) if keys.group else None
     if keys.text is not None:
         return read_spans(list(table[keys.text]), list(table[keys.spans]), places, remarks, groups)
@@ -172,7 +167,7 @@ def _table(sentences: Sequence[Sentence], raw: pd.DataFrame, keys: TagKeys) -> p
 
     places = [(sentence.source, sentence.row) for sentence in sentences]
     table = pd.DataFrame(index=pd.MultiIndex.from_tuples(places))
-    table[SENTENCE] = pd.Series(sentences, index=table.index, dtype=object)
+    table[SENTENCE] = np.array(sentences, dtype=object)
     if keys.group is not None:
         groups = dict(zip(raw.index, raw[keys.group], strict=True))
         table[keys.group] = [groups[place] for place in places]
@@ -219,7 +214,7 @@ def untagged(rows: Sequence[Mapping[str, Any]], keys: TagKeys) -> TagSplit:
         DataError: A row has neither words nor a text, or lacks its predicate.
     """
     column = keys.tokens if keys.text is None else keys.text
-    found = []
+    found = list[Sentence]()
     for row in rows:
         text, words, offsets = row[column], texts_of(row[column]), tuple[tuple[int, int], ...]()
         if words is None and isinstance(text, str):
@@ -237,9 +232,7 @@ def _predicate(value: Any, words: Sequence[str]) -> int:
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() else whole_number(value)
     if number is None or not 0 <= number < len(words):
         text = " ".join(words)[:60]
-        raise DataError(
-            f"the predicate {value!r} is not the number, from 0, of one of the {len(words)} words of {text!r}"
-        )
+        raise DataError(f"predicate {value!r} is not the number, from 0, of one of the {len(words)} words of {text!r}")
     return number
 
 
