@@ -36,7 +36,7 @@ METRICS: dict[str, Metric] = {
         lambda predictions: predictions.token_counts.astype(float),
         lambda sums: float(accuracy(sums)),
         (TASK,),
-        aliases=("accuracy", "acc", "overall_accuracy"),
+        aliases=("overall_accuracy",),
     ),
 }
 

@@ -89,9 +89,8 @@ def _place(entry: tuple[str, int]) -> str:
 
 def check_tags(sentences: Iterable[Sentence], scheme: Scheme, remarks: Remarks) -> None:
     """Record a fault for each tag that a scheme does not allow, given the tag before."""
-    kind = Kind(
-        f"tags that {scheme.name} does not allow", f"In {scheme.name}, {scheme.rule}. Or set data: {{scheme: ...}}"
-    )
+    remedy = f"In {scheme.name}, {scheme.rule}. If the tags are of another scheme, set data: {{scheme: ...}}"
+    kind = Kind(f"tags that {scheme.name} does not allow", remedy)
     for sentence in sentences:
         for position in violations(sentence.tags, scheme):
             place = sentence.place_of(min(position, len(sentence.tags) - 1))

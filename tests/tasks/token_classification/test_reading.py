@@ -126,8 +126,8 @@ def test_lines_with_wrong_columns_are_counted_and_the_others_are_read():
             "the data have 6 faults",
             "  lines with fewer or more columns than the other lines of their sentence: 1",
             "    a.conll, line 2: 2 columns, where its sentence has 3: 'b O'",
-            "    Give every line of a sentence the same columns. Lines with # are comments only if the study says that "
-            "it has such",
+            "    Give every line of a sentence the same columns. Lines with # are comments only with "
+            "data: {comments: true}",
             "  lines without a word or a tag: 5",
             *(
                 f"    a.conll, line {number}: 1 column, the word is looked for in column 1, the tag in the last "
@@ -135,7 +135,8 @@ def test_lines_with_wrong_columns_are_counted_and_the_others_are_read():
                 for number, word in [(5, "d"), (11, "g"), (13, "g")]
             ),
             "    and 2 more",
-            "    Write a word and its tag on each line, or set data: {word_column: 1, tag_column: -1} to where they are",
+            "    Write a word and its tag on each line, or set data: {word_column: 1, tag_column: -1} to where they "
+            "are",
         ],
     )
     assert [each.words for each in found] == [("e",), ("f",)]
