@@ -14,6 +14,7 @@ from hpo.core.formatting import number, plain
 from hpo.recipe.hyperparameters import HYPERPARAMETERS
 from hpo.search.stopping import STOPPED_BY_USER
 from hpo.storage.snapshot import Results
+from hpo.tasks.task import COLLAPSE
 
 ENOUGH = 10  # completed trials below which importances are mostly noise
 NEAR = 0.02  # share of a range that counts as its boundary
@@ -63,20 +64,32 @@ def _collapsed(results: _Analysed) -> Iterator[str]:
     best = results.best
     if best and best.user_attrs.get("collapsed") is True:
         yield (
-            f"The best trial ({best.number}) has collapsed: it gives every example the same answer, so "
+            f"The best trial ({best.number}) has collapsed: it {_collapse(best)}, so "
             f"its {results.metric} of {number(best.value)} means nothing; train longer, or search another space."
         )
     elif results.baseline and results.baseline.user_attrs.get("collapsed") is True:
         yield (
-            f"The published default (trial {results.baseline.number}) has collapsed: it gives every example the same "
-            "answer, so a gain over it shows little; give it the epochs and the batch size that it was published with."
+            f"The published default (trial {results.baseline.number}) has collapsed: it {_collapse(results.baseline)}, "
+            "so a gain over it shows little; give it the epochs and the batch size that it was published with."
         )
     trained, collapsed = _trained(results), _many_collapsed(results)
     if collapsed:
         yield (
-            f"{_share(len(collapsed), len(trained))} completed trials collapsed to one answer for every example: "
+            f"{_share(len(collapsed), len(trained))} completed trials collapsed{_to(collapsed)}: "
             f"{_cause(results, 'collapsed')}."
         )
+
+
+def _collapse(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get("collapse") or COLLAPSE)
+
+
+def _to(collapsed: list[FrozenTrial]) -> str:
+    """Return to what trials collapsed."""
+    ways = {_collapse(trial) for trial in collapsed}
+    if ways == {COLLAPSE}:
+        return " to one answer for every example"
+    return f" (each {next(iter(ways))})" if len(ways) == 1 else ""
 
 
 def _trained(results: Results) -> list[FrozenTrial]:

@@ -72,10 +72,13 @@ def warnings(results: Results, trial: FrozenTrial) -> list[str]:
     classes = (look or {}).get("classes") or {}
     is_best = look is not None and look["best"]["number"] == trial.number
     if trial.user_attrs.get("collapsed") is True or (is_best and classes.get("collapsed")):
-        split = "test" if is_best and classes.get("collapsed") else "validation"
+        on_test = is_best and classes.get("collapsed")
+        split = "test" if on_test else "validation"
+        every_row = f"gives every row of the {split} split the same answer"
+        does = (classes if on_test else trial.user_attrs).get("collapse") or every_row
         found.append(
-            f"Trial {trial.number} has collapsed: it gives every row of the {split} split the same answer. It has "
-            "learned nothing that tells them apart; do not use it"
+            f"Trial {trial.number} has collapsed: it {does}. It has learned nothing that tells them apart; do not use "
+            "it"
         )
     elif is_best and (never := classes.get("never_predicted")):
         found.append(

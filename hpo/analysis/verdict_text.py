@@ -106,13 +106,12 @@ def _classes(look: Look) -> list[str]:
     classes = look.get("classes") or {}
     texts = []
     if classes.get("collapsed"):
-        texts.append("The best trial gives every test row the same answer")
+        texts.append(f"The best trial {classes.get('collapse', 'gives every test row the same answer')}")
     elif never := classes.get("never_predicted"):
         texts.append(f"The best trial never predicts {len(never)} of {classes['count']} labels: {named(never)}")
     if absent := classes.get("absent"):
-        texts.append(
-            f"No test row has {named(absent)}: the verdict does not cover {'it' if len(absent) == 1 else 'them'}"
-        )
+        has = f"None of the test {classes['counted']} is of" if "counted" in classes else "No test row has"
+        texts.append(f"{has} {named(absent)}: the verdict does not cover {'it' if len(absent) == 1 else 'them'}")
     return texts
 
 
@@ -130,6 +129,7 @@ Table = tuple[str, list[str], list[list[str]]]
 def tables(look: Look) -> list[Table]:
     """Return (title, heads, rows) of the scores by class and of the confusions; none for regression."""
     classes = look.get("classes") or {}
+    counted = f"test {classes.get('counted', 'rows')}"
     found: list[Table] = []
     if listed := classes.get("classes"):
         of = f", the {len(listed)} most frequent of {classes['count']} labels" if len(listed) < classes["count"] else ""
@@ -138,7 +138,7 @@ def tables(look: Look) -> list[Table]:
              str(each["support"]), str(each["predicted"])]
             for each in listed
         ]  # fmt: skip
-        heads = ["label", "precision", "recall", "F1", "test rows", "predicted"]
+        heads = ["label", "precision", "recall", "F1", counted, "predicted"]
         found.append((f"By label, on the test split{of}", heads, rows))
     if matrix := classes.get("confusion"):
         names = [plain(each["label"]) for each in classes["classes"]]
@@ -146,7 +146,7 @@ def tables(look: Look) -> list[Table]:
         found.append(("Confusion matrix: rows are true labels, columns predicted ones", ["", *names], rows))
     if mistakes := classes.get("mistakes"):
         rows = [[plain(true), plain(predicted), str(count)] for true, predicted, count in mistakes]
-        found.append(("Most frequent mistakes", ["label", "predicted as", "test rows"], rows))
+        found.append(("Most frequent mistakes", ["label", "predicted as", counted], rows))
     return found
 
 

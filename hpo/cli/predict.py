@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # rows that are tokenised and sorted by length together
 
-RESERVED = ("predicted", "probability", "probabilities")  # keys of a prediction
-
 Rows = list[dict[str, Any]]
 
 
@@ -131,7 +129,7 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
     """
     keys = source.keys
     columns = source.task.input_columns(keys)
-    rows = _given(columns, texts) if file is None else _read(columns, file)
+    rows = _given(columns, texts) if file is None else _read(source.task, keys, file)
     from hpo.finetune.predictor import Predictor
 
     predictor = Predictor(source.folder, source.max_length, source.precision)
@@ -156,24 +154,22 @@ def _given(columns: Sequence[str], texts: Sequence[str]) -> Rows:
     return [dict(zip(columns, texts[start : start + count], strict=True)) for start in range(0, len(texts), count)]
 
 
-def _read(columns: Sequence[str], file: Path) -> Rows:
+def _read(task: Task, keys: DataKeys, file: Path) -> Rows:
     """Return the rows of a file, all their columns."""
-    from hpo.data.readers import read_rows
-
-    table = read_rows(file)
-    if missing := [column for column in columns if column not in table.columns]:
+    rows = task.input_rows(file, keys)
+    if not rows:
+        raise DataError(f"{file} has no rows")
+    if missing := [column for column in task.input_columns(keys) if column not in rows[0]]:
         raise DataError(
-            f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, table.columns))}. "
+            f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(rows[0])}. "
             "Name the columns with --text and --text-pair"
         )
-    if table.empty:
-        raise DataError(f"{file} has no rows")
-    reserved = [name for name in table.columns if name in RESERVED or str(name).startswith("probability of ")]
+    reserved = [name for name in rows[0] if name in task.answer_keys or name.startswith("probability of ")]
     if reserved:
         raise DataError(
             f"{file} has a column {', '.join(map(repr, reserved))}, where predictions go; rename it or leave it out"
         )
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    return rows
 
 
 def _predicted(predictor: Predictor, keys: DataKeys, rows: Rows) -> Iterator[Rows]:

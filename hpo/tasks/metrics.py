@@ -14,6 +14,7 @@ from hpo.core.errors import DataError, nearest
 from hpo.tasks.classification import metrics as classification
 from hpo.tasks.metric import Metric
 from hpo.tasks.task import Predictions
+from hpo.tasks.token_classification import metrics as token_classification
 
 Array = np.ndarray[Any, Any]
 SMALLEST_GROUP = 10  # rows
@@ -24,10 +25,11 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
-ALL_TASKS = (*classification.CLASSES, "regression")
+ALL_TASKS = (*classification.CLASSES, "regression", "token_classification")
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,
+    **token_classification.METRICS,
     "loss": Metric(
         _loss,
         ALL_TASKS,
@@ -38,13 +40,15 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def suggested(name: str) -> str:
-    """Return `; did you mean X?` for a name that is no metric, or all metrics where none is close."""
+def suggested(name: str, task: str = "auto") -> str:
+    """Return `; did you mean X?` for a name that is no metric, or all metrics of a task where none is close."""
+    tasks = {task} if task in ALL_TASKS else {*classification.CLASSES, "regression"}
+    offered = {metric: entry for metric, entry in METRICS.items() if tasks & {*entry.tasks}}
     asked = name.casefold().replace("-", "_").removeprefix("eval_").removesuffix("_score")
-    found = [metric for metric, entry in METRICS.items() if asked == metric or asked in entry.aliases]
-    found = found or [metric for metric in METRICS if metric.startswith(f"{asked}_")]  # f1, precision, recall
-    found = found or [metric for metric in METRICS if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
-    return f"; did you mean {' or '.join(found)}?" if found else nearest(name, METRICS)
+    found = [metric for metric, entry in offered.items() if asked == metric or asked in entry.aliases]
+    found = found or [metric for metric in offered if metric.startswith(f"{asked}_")]  # f1, precision, recall
+    found = found or [metric for metric in offered if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
+    return f"; did you mean {' or '.join(found)}?" if found else nearest(name, offered)
 
 
 def chosen(metric: str | None, task: str, default: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hpo.tasks.classification.task import Classification
 from hpo.tasks.task import Task
+from hpo.tasks.token_classification.task import TokenClassification
 
 AUTO = "auto"
 """Stands in a study file for `single_label`, `multi_label` or `regression`, by the labels."""
@@ -14,6 +15,7 @@ TASKS: dict[str, Task] = {
     "single_label": Classification("single_label"),
     "multi_label": Classification("multi_label"),
     "regression": Classification("regression"),
+    "token_classification": TokenClassification(),
 }
 
 

@@ -1,0 +1,55 @@
+"""Tagged sentences and tiny models for them, built in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny
+
+from hpo.tasks.dataset import Dataset
+from hpo.tasks.loading import load
+from hpo.tasks.token_classification.keys import TagKeys
+
+Tagged = list[tuple[str, str]]  # (word, tag)
+
+TYPES = {"GOOD": tiny.TOPICS["good"], "BAD": tiny.TOPICS["bad"]}
+
+
+def sentence(rng: np.random.Generator, low: int = 3, high: int = 12) -> Tagged:
+    """Return filler with up to two entities in IOB2; a word of a topic begins one, and goes on after another of it."""
+    found = [(str(word), "O") for word in rng.choice(tiny.FILLER, rng.integers(low, high))]
+    for _ in range(rng.integers(0, 3)):
+        kind = str(rng.choice(list(TYPES)))
+        words = rng.choice(TYPES[kind], rng.integers(1, 3))
+        place = int(rng.integers(0, len(found) + 1))
+        while 0 < place < len(found) and found[place][1][:1] == "I":
+            place += 1
+        found[place:place] = [(str(word), f"{'I' if i else 'B'}-{kind}") for i, word in enumerate(words)]
+    return found
+
+
+def sentences(count: int, seed: int = 0, **sizes: int) -> list[Tagged]:
+    """Return tagged sentences."""
+    rng = np.random.default_rng(seed)
+    return [sentence(rng, **sizes) for _ in range(count)]
+
+
+def write_conll(path: Path, found: list[Tagged], between: str = "\n") -> Path:
+    """Write a CoNLL file; `between` stands after each sentence."""
+    path.write_text(between.join("".join(f"{word} {tag}\n" for word, tag in each) for each in found), encoding="utf-8")
+    return path
+
+
+def study(folder: Path, count: int = 140, **overrides: Any) -> dict[str, Any]:
+    """Return a study file's content: a tiny model and a CoNLL file in `folder`, four random trials."""
+    if not (folder / "data.conll").exists():
+        write_conll(folder / "data.conll", sentences(count))
+    data = {"train": str(folder / "data.conll"), "validation": 30, "test": 30, **overrides.pop("data", {})}
+    return tiny.study(folder, task="token_classification", data=data, **overrides)
+
+
+def read(folder: Path, seed: int = 0, **keys: Any) -> Dataset:
+    """Read the data of a study."""
+    return load(TagKeys.model_validate(keys), "token_classification", seed, folder)
