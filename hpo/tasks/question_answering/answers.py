@@ -52,8 +52,8 @@ def best_answers(
 ) -> Answers:
     """Return the best answer of each question.
 
-    Equal scores are decided by the order of windows, then of start, then of end logits. Unlike transformers' function,
-    a question of which no combined pair is a span gets the best of all its spans, where that says `empty`.
+    Equal scores are decided by the order of windows, then of start, then of end logits. Where
+    no combined pair of a question is a span, transformers' function answers `empty`; here all its spans are compared.
 
     Args:
         start_logits: [n windows, length] for each token to be the first of the answer; what is beyond a window's
@@ -74,7 +74,7 @@ def best_answers(
     _fill_empty(spans, start_logits, end_logits, windows, max_answer_length)
     rows = np.arange(len(windows))
     null = start_logits[rows, windows.null] + end_logits[rows, windows.null] if unanswerable else None
-    return _combined(*spans, windows.example, null)
+    return _combined(*spans, example=windows.example, null=null)
 
 
 def _spans(start: Array, end: Array, offsets: Array, max_answer_length: int) -> tuple[Array, Array, Array]:
@@ -114,7 +114,7 @@ def _fill_empty(
         offsets = windows.padded_offsets(slice(window, window + 1), int(windows.lengths[window]))[0]
         tokens = np.flatnonzero(offsets[:, 1] > offsets[:, 0])
         if len(tokens):
-            pairs = start_logits[window, tokens, None] + end_logits[window, None, tokens]
+            pairs = start_logits[window][tokens, None] + end_logits[window][tokens]
             length = tokens[None, :] - tokens[:, None] + 1
             pairs = np.where((length >= 1) & (length <= max_answer_length), pairs, -np.inf)
             first, last = np.unravel_index(pairs.argmax(), pairs.shape)
@@ -123,7 +123,7 @@ def _fill_empty(
                 column[window, 0] = value
 
 
-def _combined(scores: Array, begins: Array, ends: Array, example: Array, null: Array | None) -> Answers:
+def _combined(scores: Array, begins: Array, ends: Array, *, example: Array, null: Array | None) -> Answers:
     """Return the best of all spans of each question.
 
     Args:

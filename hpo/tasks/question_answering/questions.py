@@ -141,9 +141,8 @@ class _Checker:
             return ""
         name = str(value)
         if name in self.places:
-            self.problems.add(
-                "questions with the id of another", place, f"{self.places[name]} has the same id. Give each its own"
-            )
+            detail = f"{self.places[name]} has the id {name!r} too. Give each question its own"
+            self.problems.add("questions with the id of another", place, detail)
         self.places.setdefault(name, place)
         return name
 
@@ -166,7 +165,10 @@ class _Checker:
         return answers
 
     def _check_mark(self, place: str, mark: Any, answers: Sequence[Answer]) -> None:
-        if self.marked and bool(mark) and answers:
+        if mark not in (True, False):
+            detail = f"it is {_shown(mark)}. Write true or false"
+            self.problems.add(f"questions whose {MARK} is neither true nor false", place, detail)
+        elif self.marked and mark and answers:
             detail = f"its first answer is {answers[0][0]!r}. Remove the mark or the answers"
             self.problems.add(f"questions marked {MARK} that have answers", place, detail)
         elif self.marked and not mark and not answers:

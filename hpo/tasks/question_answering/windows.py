@@ -1,7 +1,7 @@
 """Questions with their contexts as token windows: a context that is too long is cut into windows that overlap.
 
-As in transformers' `run_qa.py`: only the context is cut, consecutive windows have `stride` tokens of it in common, and a
-window without the whole answer has the position of the CLS token for its start and its end.
+As in transformers' `run_qa.py`: only the context is cut, consecutive windows have `stride` tokens of it in
+common, and a window without the whole answer has the position of the CLS token for its start and its end.
 """
 
 from __future__ import annotations
@@ -205,10 +205,10 @@ def _refuse_long_questions(
         )
     lengths = _lengths([each.question.lstrip() for each in questions], tokenizer)
     suspects = np.flatnonzero(max_length - special - lengths <= stride)
-    needed = lengths[suspects] + _lengths([questions[i].context for i in suspects], tokenizer) + special
+    needed = lengths[suspects] + _lengths([questions[int(i)].context for i in suspects], tokenizer) + special
     long = suspects[needed > max_length]
     if len(long):
-        longest = long[lengths[long].argmax()]
+        longest = int(long[lengths[long].argmax()])
         raise DataError(
             f"{len(long)} of {len(questions)} questions leave no room for their context in a window of max_length "
             f"{max_length} with stride {stride}: the longest, in {questions[longest].place}, has "
