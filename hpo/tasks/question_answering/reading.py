@@ -30,12 +30,12 @@ def read_questions(path: Path, columns: Columns | None = None) -> list[Question]
     if path.suffix.lower() == ".parquet":
         elements: Any = list(enumerate(_parquet(path), 1))
     else:
-        elements = _json(path)
+        elements = _json(path, problems)
     if isinstance(elements, Mapping):
         return questions_of(squad_rows(elements, problems), Columns(), problems, answered=True)
     columns = columns or Columns()
     rows = _rows(path, elements, problems)
-    _refuse_missing_columns(path, rows, columns)
+    _refuse_missing_columns(rows, columns, problems)
     return questions_of(rows, columns, problems, answered=False)
 
 
@@ -69,7 +69,7 @@ def _objects(
 # ---------------------------------------------------------------- files
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, problems: Problems) -> Any:
     """Return what a file holds; elements of a JSON array and lines of JSONL with their numbers, from 1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -78,7 +78,7 @@ def _json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: its byte {error.start} is none. Save it as UTF-8") from None
     if path.suffix.lower() == ".jsonl":
-        return [(number, _line(path, number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return list(_lines(text, problems))
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -88,11 +88,14 @@ def _json(path: Path) -> Any:
     return list(enumerate(document, 1)) if isinstance(document, list) else document
 
 
-def _line(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: not a JSON object ({error.msg})") from None
+def _lines(text: str, problems: Problems) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            if line.strip():
+                yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            detail = f"{error.msg} at its character {error.colno}. Write one object a line"
+            problems.add("lines that are not JSON", f"line {number}", detail)
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
@@ -113,9 +116,13 @@ def _rows(path: Path, elements: Sequence[tuple[int, Any]], problems: Problems) -
     return [(f"{unit} {number}", row) for number, row in elements if isinstance(row, Mapping)]
 
 
-def _refuse_missing_columns(path: Path, rows: Sequence[Row], columns: Columns) -> None:
+def _refuse_missing_columns(rows: Sequence[Row], columns: Columns, problems: Problems) -> None:
+    """Refuse a file of which no row has some column, before every row is refused for it."""
     present = dict.fromkeys(key for _, row in rows for key in row)
     required = [name for name in vars(columns).values() if name != columns.answers or MARK not in present]
-    missing = [f"no column {name!r}{nearest(name, present)}" for name in required if name not in present]
-    if rows and missing:
-        raise DataError(f"{path}: {'; '.join(missing)}. Name the columns under data:")
+    missing = [name for name in required if rows and name not in present]
+    for name in missing:
+        detail = f"{name!r}{nearest(name, present)}. Name the columns under data:"
+        problems.add("columns that no row has", "its rows", detail)
+    if missing:
+        problems.refuse()

@@ -35,12 +35,20 @@ def said(tmp_path: Path, content: Any, name: str = "data.jsonl", columns: Column
 def test_rows_of_every_format_are_the_same_questions(tmp_path, name):
     found = read_questions(squad_rows.write(tmp_path / name, WRITTEN))
     unit = "line" if name.endswith("l") else "row"
-    assert [each.place for each in found] == [f"{unit} {n} (id {r['id']!r})" for n, r in enumerate(WRITTEN, 1)]
+    assert [each.place for each in found] == [
+        f"{tmp_path / name}, {unit} {n} (id {r['id']!r})" for n, r in enumerate(WRITTEN, 1)
+    ]
     for question, written in zip(found, WRITTEN, strict=True):
         pairs = zip(written["answers"]["text"], written["answers"]["answer_start"], strict=True)
         assert (question.id, question.question) == (written["id"], written["question"])
         assert question.context == question.group == written["context"]
         assert question.answers == tuple(pairs)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    text = squad_rows.write(tmp_path / "data.jsonl", WRITTEN).read_text()
+    (tmp_path / "data.jsonl").write_text(text, encoding="utf-8-sig")
+    assert len(read_questions(tmp_path / "data.jsonl")) == len(WRITTEN)
 
 
 @pytest.mark.parametrize(("version", "rows"), [("1.1", ANSWERED), ("v2.0", WRITTEN)])
@@ -50,7 +58,7 @@ def test_squads_json_has_the_questions_of_its_rows(tmp_path, version, rows):
     assert [(q.id, q.question, q.context, q.answers) for q in found] == [
         (q.id, q.question, q.context, q.answers) for q in of_rows
     ]
-    assert found[1].place == "article 1, paragraph 1, question 2 (id 'w0-1')"
+    assert found[1].place == f"{tmp_path / 'squad.json'}, article 1, paragraph 1, question 2 (id 'w0-1')"
 
 
 def test_both_forms_of_answers_and_other_names_of_columns_are_read(tmp_path):
@@ -101,7 +109,11 @@ def test_an_answer_is_at_its_position_or_the_message_says_where(tmp_path, text, 
         ([row(is_impossible="no")], "neither true nor false: 1, the first in line 1 (id 'q'): it is 'no'"),
         ([row([], is_impossible=False)], "not marked is_impossible: 1, the first in line 1 (id 'q')"),
         ([row(), 5], "rows that are no objects: 1, the first in line 2: it is 5"),
-        ([{"id": 1, "Question": "?", "context": "c", "answers": []}], "no column 'question'; did you mean Question?"),
+        ([{"id": 1, "Question": "?", "context": "c", "answers": []}], "no row has: 1, the first in its rows: 'question'; did "
+         "you mean Question?"),
+        ([row({"text": ["cat"], "answer_start": [10**400]})], "answers that are elsewhere in the context: 1"),
+        ([row(context="a cat \ud83d sat")], "half a character in 'context': 1, the first in line 1 (id 'q'): its "
+         "character 6 is '\\ud83d'"),
         ([], "data.jsonl has no questions"),
     ],
 )  # fmt: skip
@@ -120,7 +132,8 @@ def test_all_problems_of_a_file_are_counted_by_kind(tmp_path):
     ("name", "text", "message"),
     [
         ("a.json", '{"data": [\n{]}', "a.json, line 2: not JSON"),
-        ("a.jsonl", '{"id": 1}\n\n{', "a.jsonl, line 3: not a JSON object"),
+        ("a.jsonl", "{\n\n}\n", "a.jsonl: 2 problems\n  lines that are not JSON: 2, the first in line 1: Expecting"),
+        ("a.jsonl", '{"id": 1}\n\n{', "a.jsonl: 4 problems\n  lines that are not JSON: 1, the first in line 3: Exp"),
         ("a.json", '"text"', "a.json is neither SQuAD's JSON"),
         ("a.json", '{"rows": []}', "objects without a list 'data': 1, the first in the file: it has the keys 'rows'"),
         ("a.json", '{"data": [3]}', "elements of 'data' that are no objects: 1, the first in article 1: it is 3"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.core.errors import DataError, ModelError
+from hpo.tasks.question_answering import windows as module
 from hpo.tasks.question_answering.questions import Columns, Problems, Question, questions_of
 from hpo.tasks.question_answering.windows import answer_span, windows_of
 
@@ -36,6 +37,12 @@ def tokenizer(kind: str) -> Any:
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     if kind == "bytes":
         inner.post_processor = processors.RobertaProcessing(("<sep>", 3), ("<cls>", 2), add_prefix_space=False)
+        return PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=["input_ids"], **names)
+    if kind in ("bos", "none"):
+        names = {"pad_token": "<pad>", "unk_token": "<unk>"} | ({"bos_token": "<cls>"} if kind == "bos" else {})
+        inner.post_processor = processors.TemplateProcessing(
+            single="$A <cls>", pair="$A <cls> $B:1", special_tokens=[("<cls>", 2)]
+        )
         return PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=["input_ids"], **names)
     pair = "$A <sep> $B:1 <sep>:1 <cls>:2"
     inner.post_processor = processors.TemplateProcessing(
@@ -99,7 +106,8 @@ def unpacked(windows: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_windows_are_those_of_run_qa(kind):
+def test_windows_are_those_of_run_qa(kind, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 7)
     max_length, stride = KINDS[kind]
     # The bytes of one character are tokens with equal offsets; run_qa.py has a start at the last, an end at the first.
     questions = [each for each in QUESTIONS if all(text.isascii() for text, _ in each.answers)]
@@ -155,6 +163,12 @@ def test_the_place_of_the_question_and_of_cls_is_the_tokenizers(kind):
         assert list(windows.inputs) == ["input_ids"]
 
 
+@pytest.mark.parametrize(("kind", "null"), [("bos", 3), ("none", 0)])
+def test_without_a_cls_token_the_first_bos_token_or_the_first_token_is_no_answer(kind, null):
+    windows = windows_of([question("w1 w2", asked="Who")], tokenizer(kind), 40, 2)
+    assert (windows.null.tolist(), windows.starts.tolist(), windows.ends.tolist()) == ([null], [null], [null])
+
+
 def question(context: str, text: str = "", asked: str = "fine warm", begin: int | None = None) -> Question:
     answers = ((text, context.index(text) if begin is None else begin),) if text else ()
     return Question("q", asked, context, answers, "row 1")
@@ -183,6 +197,14 @@ def test_positions_of_an_answer_in_two_windows(text, spans):
     assert windows.lengths.tolist() == [12, 10]
     assert list(zip(windows.starts.tolist(), windows.ends.tolist(), strict=True)) == spans
     assert windows.lost == ((0,) if spans == [(0, 0), (0, 0)] else ())
+
+
+def test_blanks_before_a_question_and_a_question_without_an_answer_lose_nothing():
+    context = " ".join(f"w{i}" for i in range(60))
+    plain, blank = (windows_of([question(context, asked=asked)], tokenizer("bytes"), 60, 9) for asked in ("?", "\n  ?"))
+    np.testing.assert_array_equal(blank.inputs["input_ids"], plain.inputs["input_ids"])
+    assert (len(plain), plain.lost) == (5, ())
+    assert (plain.starts == plain.null).all()
 
 
 @settings(max_examples=60)
