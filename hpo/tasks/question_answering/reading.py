@@ -55,8 +55,9 @@ def _objects(
     """Yield (place, object) of the objects that are listed under a key."""
     children = parent.get(key)
     if not isinstance(children, list):
-        detail = f"it has the keys {', '.join(map(repr, parent)) or 'of nothing'}"
-        problems.add(f"objects without a list {key!r}", place or "the file", detail)
+        keys = ", ".join(map(repr, parent))
+        detail = f"it has {f'the keys {keys}' if keys else 'no keys'}"
+        problems.add(f"objects without a list {key!r}", place or "the file", f"{detail}. Write SQuAD's JSON")
         return
     for number, child in enumerate(children, 1):
         where = f"{place}, {name} {number}" if place else f"{name} {number}"

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import squad_rows
 from hypothesis import given
@@ -69,6 +71,15 @@ def test_both_forms_of_answers_and_other_names_of_columns_are_read(tmp_path):
     assert (found.id, found.answers) == ("7", (("cat", 5), ("The  cat", 0)))
 
 
+def test_answers_in_arrays_as_pandas_reads_parquet_are_read(tmp_path):
+    path = squad_rows.write(tmp_path / "data.parquet", WRITTEN)
+    records = [("row", each) for each in pd.read_parquet(path).to_dict("records")]
+    assert isinstance(records[0][1]["answers"]["text"], np.ndarray)
+    pairs = np.array([{"text": "cat", "answer_start": np.int64(5)}], dtype=object)
+    found = questions_of([*records, ("row", row(pairs))], Columns(), Problems("f"), answered=False)
+    assert [each.answers for each in found] == [*(each.answers for each in read_questions(path)), (("cat", 5),)]
+
+
 @pytest.mark.parametrize(
     ("text", "start", "message"),
     [
@@ -109,8 +120,8 @@ def test_an_answer_is_at_its_position_or_the_message_says_where(tmp_path, text, 
         ([row(is_impossible="no")], "neither true nor false: 1, the first in line 1 (id 'q'): it is 'no'"),
         ([row([], is_impossible=False)], "not marked is_impossible: 1, the first in line 1 (id 'q')"),
         ([row(), 5], "rows that are no objects: 1, the first in line 2: it is 5"),
-        ([{"id": 1, "Question": "?", "context": "c", "answers": []}], "no row has: 1, the first in its rows: 'question'; did "
-         "you mean Question?"),
+        ([{"id": 1, "Question": "?", "context": "c", "answers": []}], "no row has: 1, the first in its rows: 'question'; "
+         "did you mean Question?"),
         ([row({"text": ["cat"], "answer_start": [10**400]})], "answers that are elsewhere in the context: 1"),
         ([row(context="a cat \ud83d sat")], "half a character in 'context': 1, the first in line 1 (id 'q'): its "
          "character 6 is '\\ud83d'"),
