@@ -11,6 +11,7 @@ from hpo.core.errors import DataError, nearest
 from hpo.tasks.question_answering.questions import MARK, Columns, Problems, Question, Row, questions_of
 
 ENDINGS = (".json", ".jsonl", ".parquet")
+_SQUAD = "{data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
 
 def read_questions(path: Path, columns: Columns | None = None) -> list[Question]:
@@ -57,7 +58,7 @@ def _objects(
     if not isinstance(children, list):
         keys = ", ".join(map(repr, parent))
         detail = f"it has {f'the keys {keys}' if keys else 'no keys'}"
-        problems.add(f"objects without a list {key!r}", place or "the file", f"{detail}. Write SQuAD's JSON")
+        problems.add(f"objects without a list {key!r}", place or "the file", f"{detail}. Write {_SQUAD}")
         return
     for number, child in enumerate(children, 1):
         where = f"{place}, {name} {number}" if place else f"{name} {number}"

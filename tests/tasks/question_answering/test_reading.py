@@ -120,8 +120,8 @@ def test_an_answer_is_at_its_position_or_the_message_says_where(tmp_path, text, 
         ([row(is_impossible="no")], "neither true nor false: 1, the first in line 1 (id 'q'): it is 'no'"),
         ([row([], is_impossible=False)], "not marked is_impossible: 1, the first in line 1 (id 'q')"),
         ([row(), 5], "rows that are no objects: 1, the first in line 2: it is 5"),
-        ([{"id": 1, "Question": "?", "context": "c", "answers": []}], "no row has: 1, the first in its rows: 'question'; "
-         "did you mean Question?"),
+        ([{"id": 1, "Question": "?", "context": "c", "answers": []}], "no row has: 1, the first in its rows: "
+         "'question'; did you mean Question?"),
         ([row({"text": ["cat"], "answer_start": [10**400]})], "answers that are elsewhere in the context: 1"),
         ([row(context="a cat \ud83d sat")], "half a character in 'context': 1, the first in line 1 (id 'q'): its "
          "character 6 is '\\ud83d'"),
