@@ -66,7 +66,7 @@ def train(settings: Settings, folder: Path) -> Trained:
         finished = run_study.run(study, "sqlite:///pruners.db")
         ended = finished.study.get_trials(states=(TrialState.COMPLETE,))
         array: Any = finished.array
-        outputs = [array.outputs_of(finished.folder / "trials" / str(trial.number), "test") for trial in ended]
+        outputs = [array.predictions_of(finished.folder / "trials" / str(trial.number), "test") for trial in ended]
     right = np.array([found.logits.argmax(1) == found.targets for found in outputs])
     return Trained([list(trial.intermediate_values.values()) for trial in ended], right)
 

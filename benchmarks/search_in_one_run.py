@@ -38,8 +38,8 @@ from transformers import (
 from transformers.utils import logging
 
 from hpo.config import study_spec
-from hpo.config.paths import locate
-from hpo.finetune.data import sources
+from hpo.core.paths import locate
+from hpo.tasks import loading
 
 Settings = dict[str, Any]
 SIDES = ("one run", "search", "unpruned search")
@@ -51,7 +51,7 @@ def prepare(settings: Settings, folder: Path) -> None:
     assert quickstart.config.data is not None
     rows = sum(settings[split] for split in ("rows", "validation", "test"))
     sizes = {"rows": rows, "validation": settings["validation"], "test": settings["test"]}
-    dataset = sources.load(quickstart.config.data.model_copy(update=sizes), "single_label", 0, quickstart.folder)
+    dataset = loading.load(quickstart.config.data.model_copy(update=sizes), "single_label", 0, quickstart.folder)
     for name, split in dataset.splits.items():
         labelled = zip(split.texts, (("negative", "positive")[target] for target in split.targets), strict=True)
         with (folder / f"{name}.csv").open("w", newline="") as file:

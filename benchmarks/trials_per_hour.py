@@ -48,7 +48,7 @@ from hpo.execution import run_study
 from hpo.finetune.folded import program as folded_program
 
 IMPORTED = ["accelerate", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert"]
-IMPORTED += ["hpo.execution.run_study", "hpo.finetune.folded.engine", "hpo.finetune.data.sources"]
+IMPORTED += ["hpo.execution.run_study", "hpo.finetune.folded.engine", "hpo.tasks.loading"]
 IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
 MINILM = (6, 384)  # layers, hidden units
 EAGER = " without graphs"

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from hpo.tasks.classification import Outputs
 from hpo.tasks.metrics import METRICS, score
+from hpo.tasks.registry import TASKS
+from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 FEWEST_ROWS = 10  # rows, or groups of rows, below which resampling tells nothing about other rows
-FEWEST_OF_A_CLASS = 5  # rows of a class that the metric depends on
 UNDEFINED = 0.05  # share of resamples without a score, above which the others are a biased selection
 
 
 def intervals(
     metric: str,
-    models: Sequence[Outputs],
+    models: Sequence[Predictions],
     labels: Sequence[str] = (),
     groups: Array | None = None,
     seed: int = 0,
@@ -35,7 +35,7 @@ def intervals(
 
     Args:
         metric: Name in `METRICS`.
-        models: Outputs of two models or more on the same n rows.
+        models: Predictions of two models or more for the same n rows.
         labels: Names of the classes, by index.
         groups: [n] group of each row. A group is drawn as a whole, as its rows are not independent. None: no groups.
         seed: Seeds the resampling.
@@ -49,42 +49,29 @@ def intervals(
     return [_interval(scores[:, 0] - scores[:, number]) for number in range(1, len(models))]
 
 
-def resampled(metric: str, models: Sequence[Outputs], groups: Array | None = None, seed: int = 0) -> Array:
+def resampled(metric: str, models: Sequence[Predictions], groups: Array | None = None, seed: int = 0) -> Array:
     """Return the scores on every resample, [RESAMPLES, models]; NaN where undefined. Arguments as of `intervals`."""
-    draws, entry = _draws(len(models[0].targets), groups, seed), METRICS[metric]
-    if entry.rows is not None:
-        each = np.stack([entry.rows(model) for model in models])
-        return np.array([each[:, rows].mean(axis=1) for rows in draws])
+    draws, entry = _draws(len(models[0]), groups, seed), METRICS[metric]
+    if entry.counts is not None:
+        each = np.stack([entry.counts(model) for model in models], axis=1)  # [n, models, k]
+        sums = (each[rows].sum(axis=0) for rows in draws)
+        return np.array([[entry.value(of_model) for of_model in of_models] for of_models in sums])
     if entry.resampled is not None:
         scorers = [entry.resampled(model) for model in models]
         return np.array([[scorer(rows) for scorer in scorers] for rows in draws])
     return np.array([[score(metric, model.take(rows)) for model in models] for rows in draws])
 
 
-def too_few(metric: str, outputs: Outputs, labels: Sequence[str] = (), groups: Array | None = None) -> str | None:
+def too_few(
+    metric: str, predictions: Predictions, labels: Sequence[str] = (), groups: Array | None = None
+) -> str | None:
     """Return why there are too few rows to compare models by this metric, or None. Arguments as of `intervals`."""
-    count = len(outputs.targets)
+    count = len(predictions)
     if count < FEWEST_ROWS:
         return f"there are {count} test rows"
     if groups is not None and (found := len(np.unique(groups))) < FEWEST_ROWS:
         return f"the {count} test rows are of {found} group{'s' if found > 1 else ''}"
-    if needs := METRICS[metric].needs:
-        counts = _class_counts(outputs, len(labels))
-        rarest = len(counts) - 1 if needs == "positive" else int(counts.argmin())
-        if counts[rarest] < FEWEST_OF_A_CLASS:
-            name = repr(labels[rarest]) if labels else f"class {rarest}"
-            return f"{counts[rarest]} of {count} test rows are {name}, on which {metric} depends"
-    elif outputs.task == "multi_label" and (total := int(outputs.targets.sum())) < FEWEST_OF_A_CLASS:
-        return f"the {count} test rows have {total} labels in all"
-    return None
-
-
-def _class_counts(outputs: Outputs, classes: int) -> Array:
-    """Return the rows of each class; with several labels a row, the rows with or without each label, the fewer."""
-    if outputs.task == "single_label":
-        return np.bincount(outputs.targets, minlength=max(classes, outputs.logits.shape[1]))
-    having = outputs.targets.sum(axis=0).astype(int)
-    return np.asarray(np.minimum(having, len(outputs.targets) - having))
+    return TASKS[predictions.task].too_few(metric, predictions, labels)
 
 
 def _draws(count: int, groups: Array | None, seed: int) -> Iterator[Array]:

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial
 
 from hpo.analysis.model_card import card
 from hpo.config import yaml
-from hpo.config.paths import absolute
 from hpo.core.errors import HpoError, StudyError
+from hpo.core.paths import absolute
 from hpo.storage.snapshot import Results
 
 

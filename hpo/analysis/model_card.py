@@ -11,9 +11,11 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.analysis.verdict_text import named, sentence, sentences, tables
-from hpo.config.paths import locate
 from hpo.core.formatting import plain
+from hpo.core.paths import locate
 from hpo.storage.snapshot import Results
+from hpo.tasks.registry import reader_of
+from hpo.tasks.task import Task
 
 
 def card(results: Results, trial: FrozenTrial) -> str:
@@ -31,7 +33,7 @@ def warnings(results: Results, trial: FrozenTrial) -> list[str]:
         split = "test" if is_best and classes.get("collapsed") else "validation"
         found.append(
             f"Trial {trial.number} has collapsed: it gives every row of the {split} split the same answer. It has "
-            "learned nothing that distinguishes texts; do not use it"
+            "learned nothing that tells them apart; do not use it"
         )
     elif is_best and (never := classes.get("never_predicted")):
         found.append(
@@ -48,6 +50,10 @@ def _config(results: Results) -> dict[str, Any]:
     return dict(results.attrs.get("config", {}))
 
 
+def _task(results: Results) -> Task:
+    return reader_of(results.facts.get("task"))
+
+
 def _is_best(results: Results, trial: FrozenTrial) -> bool:
     return results.best is not None and results.best.number == trial.number
 
@@ -59,7 +65,7 @@ def _metadata(results: Results, trial: FrozenTrial) -> list[str]:
     return [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {_task(results).pipeline_tag}",
         *(
             [f"base_model: {json.dumps(model)}"] if local is None else []
         ),  # the Hub would take a path for the name of a model

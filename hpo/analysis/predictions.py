@@ -1,4 +1,4 @@
-"""Predictions as rows: the predicted label of each text and its probabilities, as CSV or JSON lines."""
+"""Predictions of rows as CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -14,34 +14,8 @@ from typing import Any
 import numpy as np
 
 from hpo.core.errors import HpoError
-from hpo.tasks.classification import Outputs
 
 Row = Mapping[str, Any]
-
-
-def prediction_rows(outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a model's predictions for n rows, as JSON values.
-
-    Args:
-        outputs: The model's outputs; their targets are not read.
-        labels: Names of the classes, by index.
-
-    Returns:
-        For one label a row `predicted`, `probability` (of that label) and `probabilities` (label -> probability); for
-        several `predicted` (a list) and `probabilities`; for regression `predicted`, a number.
-    """
-    if outputs.task == "regression":
-        return [{"predicted": float(value)} for value in outputs.predicted]
-    rows: list[dict[str, Any]] = []
-    for probabilities, predicted in zip(outputs.probabilities.tolist(), outputs.predicted, strict=True):
-        each = dict(zip(labels, probabilities, strict=True))
-        if outputs.task == "multi_label":
-            chosen = [label for label, yes in zip(labels, predicted, strict=True) if yes]
-            rows.append({"predicted": chosen, "probabilities": each})
-        else:
-            label = labels[int(predicted)]
-            rows.append({"predicted": label, "probability": each[label], "probabilities": each})
-    return rows
 
 
 def jsonl(rows: Iterable[Row]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
 from hpo.config.study_spec import StudySpec
+from hpo.core.formatting import plain
 from hpo.execution.study_setup import planned_rows
 from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
@@ -18,6 +17,10 @@ from hpo.search.plugins import name_and_arguments
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
+    from hpo.finetune.setup import Setup
+
+SHOWN = 3  # rows
+LONGEST = 60  # tokens of a row that are shown
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,13 @@ class Plan:
         facts: Label -> sentence, in the order to show them.
         notes: What the user should know before it runs.
         seconds: Estimate for the whole study if no trial is pruned; None for a custom objective.
+        examples: Rows of train as the model sees them.
     """
 
     facts: dict[str, str]
     notes: list[str]
     seconds: float | None
+    examples: list[str] = field(default_factory=list)
 
 
 def check(study: StudySpec) -> Plan:
@@ -63,8 +68,9 @@ def check(study: StudySpec) -> Plan:
             for name, value in space.fixed.items()
             if published[name] != value
         ]
-    seconds = _describe(study, cast("ScorableArray", array), len(planned), facts, notes)
-    return Plan(facts, notes, seconds)
+    tuning = cast("ScorableArray", array)
+    seconds = _describe(study, tuning, len(planned), facts, notes)
+    return Plan(facts, notes, seconds, _examples(tuning.setup))
 
 
 def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:
@@ -82,18 +88,27 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
     facts["model"] = f"{study.config.model}, {setup.precision} on {setup.device.type}"
     facts["task, metric"] = f"{data.task}, {setup.metric} ({study.direction})"
     facts["rows"] = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
-    if data.labels and data.task == "single_label":
-        shares = Counter(data.splits["train"].targets.tolist())
-        total = len(data.splits["train"])
-        facts["labels"] = ", ".join(f"{name} {shares[i] / total:.0%}" for i, name in enumerate(data.labels[:12]))
+    facts |= setup.task.facts(data)
     lengths = setup.tokens["train"].lengths
-    facts["tokens a text"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
+    facts[f"tokens a {setup.task.row}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
     cut = float((lengths >= setup.max_length).mean())
-    if cut > 0.05:
-        notes.append(f"{cut:.0%} of the texts are cut at {setup.max_length} tokens; raise max_length to read on")
-    notes += importlib.import_module("hpo.finetune.data.quality").doubts(data, setup.metric)
-    examples = len(data.splits["train"]) * _mean_epochs(study) * trials
-    return examples * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
+    if cut > 0.05 and setup.task.cuts:
+        notes.append(
+            f"{cut:.0%} of the {setup.task.row}s are cut at {setup.max_length} tokens; raise max_length to read on"
+        )
+    notes += setup.task.doubts(data, setup.metric)
+    rows = setup.train_rows * _mean_epochs(study) * trials
+    return rows * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
+
+
+def _examples(setup: Setup) -> list[str]:
+    """Return the first rows of train as the model sees them, with what is trained on marked."""
+    rows, shown = setup.rows["train"], []
+    for number, ids in enumerate(rows.inputs["input_ids"][:SHOWN]):
+        tokens = setup.tokenizer.convert_ids_to_tokens(list(ids[:LONGEST]))
+        more = [f"... ({len(ids) - LONGEST} more)"] if len(ids) > LONGEST else []
+        shown.append(setup.task.marked(rows, number, [*map(plain, tokens), *more], setup.data.labels))
+    return shown
 
 
 def _mean_epochs(study: StudySpec) -> float:

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from hpo.analysis import baselines, predictions
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, intervals
-from hpo.analysis.breakdown import by_class
+from hpo.analysis.predictions import write
 from hpo.storage.snapshot import LOOK, Results, read
-from hpo.tasks.classification import Outputs
 from hpo.tasks.metrics import score, worst_group
+from hpo.tasks.task import Predictions, Reference
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
 
 log = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, Any]
-OutputsOf = Callable[[int, str], Outputs]  # (trial, split) -> outputs of the trial's saved weights on the split
+PredictionsOf = Callable[[int, str], Predictions]
+"""(trial, split) -> predictions of the trial's saved weights for the split."""
 
 
 def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dict[str, Any] | None:
@@ -49,9 +44,10 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         - `best`, and `baseline` (the published default) or None: `number`, `score`;
         - where there are two, `difference`, and `low`, `high` and `shown` (whether the interval leaves out zero) or, in
           their place, `untold`: why no interval can be given;
-        - `references`: `majority` and `tfidf`, each with `says` (its name in words), `score`, and the best trial's
+        - `references`: the task's baselines, each with `says` (its name in words), `score`, and the best trial's
           difference from it, as above;
-        - `classes`: see `hpo.analysis.breakdown.by_class`; `worst_group`: `hpo.tasks.metrics.GroupScore`, or None.
+        - `classes`: see `hpo.tasks.classification.breakdown.by_class`;
+        - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None.
 
         Rows of a group, and rows with equal texts, are resampled together.
 
@@ -64,35 +60,37 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         return None
 
     @cache
-    def outputs_of(number: int, split: str) -> Outputs:
+    def predictions_of(number: int, split: str) -> Predictions:
         log.info("scoring trial %d on the %s split", number, split)
-        return array.outputs_of(folder / str(number), split)
+        return array.predictions_of(folder / str(number), split)
 
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
     # Looks of former versions have no references. The published default may have ended after the look.
     if look is None or "references" not in look or (compared and not look["baseline"]):
-        look = _look(results, array, folder.parent, outputs_of, list(dict.fromkeys(trials)))
+        look = _look(results, array, folder.parent, predictions_of, list(dict.fromkeys(trials)))
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
         for split in ("validation", "test"):
             path = folder.parent / "predictions" / f"trial_{number}_{split}.csv"
-            _write_predictions(path, array, number, split, outputs_of)
+            _write_predictions(path, array, number, split, predictions_of)
     return dict(look)
 
 
 def _look(
-    results: Results, array: ScorableArray, folder: Path, outputs_of: OutputsOf, trials: list[int]
+    results: Results, array: ScorableArray, folder: Path, predictions_of: PredictionsOf, trials: list[int]
 ) -> dict[str, Any]:
     """Return a new look; the first of `trials` is the best one, the second, if any, the published default."""
-    data, metric, test = array.setup.data, array.setup.metric, array.setup.data.splits["test"]
-    outputs = [outputs_of(number, "test") for number in trials]
-    names, references = _references(array, folder)
+    setup = array.setup
+    data, metric, task, test = setup.data, setup.metric, setup.task, setup.data.splits["test"]
+    found = [predictions_of(number, "test") for number in trials]
+    references = task.references(data, metric, folder / "baselines")
+    known = {name: reference for name, reference in references.items() if reference is not None}
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
-    found = intervals(metric, [*outputs, *references], data.labels, test.groups)
-    scores = [score(metric, each) for each in (*outputs, *references)]  # defined: `metrics.chosen` checked the data
+    models = [*found, *(reference.predictions for reference in known.values())]
+    scores = [score(metric, model) for model in models]  # defined: `refuse_metric` checked the data
     against = [
         {"score": other} | _compared(scores[0], other, interval)
-        for other, interval in zip(scores[1:], found, strict=True)
+        for other, interval in zip(scores[1:], intervals(metric, models, data.labels, test.groups), strict=True)
     ]
     baseline: dict[str, Any] | None = None
     compared: dict[str, Any] = {"shown": False}
@@ -102,25 +100,27 @@ def _look(
     elif results.baseline is not None and results.baseline.number == trials[0]:
         baseline = {"number": trials[0], "score": scores[0]}
         compared |= {"difference": 0.0}
-    words = baselines.names_in_words(data)
-    worst = worst_group(metric, outputs[0], test.members) if test.members else None
+    worst = worst_group(metric, found[0], test.members) if test.members else None
+    results_of = dict(zip(known, against, strict=True))
     return {
         "metric": metric,
-        "examples": len(outputs[0].targets),
+        "examples": len(found[0]),
         "confidence": CONFIDENCE,
         "trials": sum(trial.state.is_finished() for trial in results.trials),
         "best": {"number": trials[0], "score": scores[0]},
         "baseline": baseline,
         **compared,
-        "references": {
-            "majority": {"says": words["majority"], **against[names.index("majority")]},
-            "tfidf": None
-            if "tfidf" not in names
-            else {"says": words["tfidf"], "bounded": baselines.sample_in_words(data), **against[names.index("tfidf")]},
-        },
-        "classes": by_class(outputs[0], data.labels),
+        "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
+        "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
     }
+
+
+def _described(reference: Reference | None, compared: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a baseline as JSON values; None if there is none for this data."""
+    if reference is None or compared is None:
+        return None
+    return {"says": reference.says, "bounded": reference.bounded or None, **compared}
 
 
 def _compared(best: float, other: float, interval: tuple[float, float] | str) -> dict[str, Any]:
@@ -131,54 +131,13 @@ def _compared(best: float, other: float, interval: tuple[float, float] | str) ->
     return {"difference": best - other, "low": low, "high": high, "shown": low > 0 or high < 0}
 
 
-def _references(array: ScorableArray, folder: Path) -> tuple[list[str], list[Outputs]]:
-    """Return the names of the baselines and their outputs on the test split.
-
-    The outputs of TF-IDF are stored in the study's folder, under the digest of the data, for later looks.
-    """
-    data = array.setup.data
-    test = data.splits["test"]
-    found = [baselines.majority(data)(test)]
-    path = folder / "baselines" / f"tfidf_{array.setup.metric}_{data.digest[:16]}.safetensors"
-    logits = _stored_logits(path, (len(test), max(1, len(data.labels))))
-    if logits is None:
-        log.info("fitting the TF-IDF baseline")
-        predict = baselines.tfidf(data, array.setup.metric)
-        if predict is None:
-            return ["majority"], found
-        logits = predict(test).logits
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"logits": np.ascontiguousarray(logits)}, path)
-    return ["majority", "tfidf"], [*found, Outputs(data.task, test.targets, logits)]
-
-
-def _stored_logits(path: Path, shape: tuple[int, int]) -> Array | None:
-    try:
-        logits: Array = load_file(path)["logits"]
-    except (OSError, KeyError, SafetensorError):  # missing or damaged: the caller computes them
-        return None
-    return logits if logits.shape == shape and logits.dtype.kind == "f" else None
-
-
-def _write_predictions(path: Path, array: ScorableArray, number: int, split: str, outputs_of: OutputsOf) -> None:
+def _write_predictions(
+    path: Path, array: ScorableArray, number: int, split: str, predictions_of: PredictionsOf
+) -> None:
     """Write a trial's predictions for a split, beside texts and labels, unless the file exists."""
     if path.is_file():
         return
-    rows, outputs = array.setup.data.splits[split], outputs_of(number, split)
-    texts: list[Mapping[str, Any]] = [{"row": row, "text": text} for row, text in enumerate(rows.texts, 1)]
-    if rows.pairs is not None:
-        texts = [{**row, "text_pair": pair} for row, pair in zip(texts, rows.pairs, strict=True)]
-    labels = _labels(outputs, array.setup.data.labels)
-    predicted = predictions.prediction_rows(outputs, array.setup.data.labels)
-    merged = [{**text, "label": label, **found} for text, label, found in zip(texts, labels, predicted, strict=True)]
-    predictions.write(merged, path)
-
-
-def _labels(outputs: Outputs, names: tuple[str, ...]) -> list[Any]:
-    """Return the true labels in the form in which `predictions.prediction_rows` returns the predicted ones."""
-    if outputs.task == "regression":
-        return [float(value) for value in outputs.targets]
-    if outputs.task == "multi_label":
-        return [[name for name, yes in zip(names, row, strict=True) if yes] for row in outputs.targets]
-    return [names[index] for index in outputs.targets]
+    task, data = array.setup.task, array.setup.data
+    expected = data.splits[split].as_rows(data.labels)
+    predicted = task.predicted_rows(predictions_of(number, split), data.labels)
+    write([{"row": i, **row, **found} for i, (row, found) in enumerate(zip(expected, predicted, strict=True), 1)], path)

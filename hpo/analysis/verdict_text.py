@@ -10,6 +10,7 @@ from hpo.core.formatting import number, plain
 from hpo.tasks.metrics import METRICS
 
 NAMED = 10  # labels that a sentence names at most
+TRIVIAL = "majority"  # the baseline that gives every example the same answer
 
 Look = Mapping[str, Any]
 
@@ -77,23 +78,24 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
 def _references(look: Look) -> list[str]:
     """Return how the best trial compares with the cheap baselines."""
     references, best, metric = look.get("references") or {}, look["best"]["score"], look["metric"]
+    sign = 1 if METRICS[metric].direction == "maximize" else -1
     texts = []
-    if tfidf := references.get("tfidf"):
-        sign = 1 if METRICS[metric].direction == "maximize" else -1
-        bounded = f" ({tfidf['bounded']})" if tfidf.get("bounded") else ""
-        text = f"{tfidf['says']}{bounded} scores {tfidf['score']:.4g} on the same rows. The difference is "
-        text += difference(tfidf, metric, "the best trial")
-        if sign * tfidf["difference"] <= 0:
+    for name, reference in references.items():
+        if name == TRIVIAL or reference is None:
+            continue
+        bounded = f" ({reference['bounded']})" if reference.get("bounded") else ""
+        text = f"{reference['says']}{bounded} scores {reference['score']:.4g} on the same rows. The difference is "
+        text += difference(reference, metric, "the best trial")
+        if sign * reference["difference"] <= 0:
             text += ". Fine-tuning does not beat this baseline: prefer it, or train longer or on more rows"
-        elif not tfidf.get("shown"):
+        elif not reference.get("shown"):
             text += ". That fine-tuning beats this baseline is not shown"
         texts.append(text)
-    elif "tfidf" in references:
+    if references.get("tfidf", references) is None:
         texts.append("The texts have no words for a TF-IDF baseline")
-    if majority := references.get("majority"):
-        sign = 1 if METRICS[metric].direction == "maximize" else -1
-        text = f"{majority['says']} scores {majority['score']:.4g}"
-        if sign * (best - majority["score"]) <= 0:
+    if trivial := references.get(TRIVIAL):
+        text = f"{trivial['says']} scores {trivial['score']:.4g}"
+        if sign * (best - trivial["score"]) <= 0:
             text += ": the best trial is no better than that"
         texts.append(text)
     return texts

@@ -304,14 +304,12 @@ def predict(
     storage: Storage = None,
 ) -> None:
     """Predict labels and their probabilities with an exported model, or with a study's best trial."""
-    from dataclasses import replace
-
     from hpo.cli.predict import find, refuse
     from hpo.cli.predict import run as predicted
 
     refuse(texts or [], file, output)
     source = find(model, storage)
-    source = replace(source, text=text or source.text, text_pair=text_pair or source.text_pair)
+    source = source.renamed(text=text, text_pair=text_pair)
     typer.echo(predicted(source, texts or [], file, output, Console(stderr=True)), nl=False)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
 from hpo.analysis.export import chosen, weights_of
-from hpo.analysis.predictions import FORMATS, jsonl, prediction_rows, write
+from hpo.analysis.predictions import FORMATS, jsonl, write
 from hpo.cli.locate_study import results_of
 from hpo.config import yaml
-from hpo.core.errors import DataError, HpoError, StudyError
+from hpo.core.errors import DataError, HpoError, ModelError, StudyError
+from hpo.data.keys import DataKeys
 from hpo.execution.study_setup import folder_of
+from hpo.tasks.registry import task_for
+from hpo.tasks.task import Task
 
 if TYPE_CHECKING:
     from hpo.finetune.predictor import Predictor
@@ -35,15 +41,38 @@ class Source:
         folder: Weights, configuration and tokenizer.
         max_length: Tokens after which a text is cut; None if there is no study.
         precision: As in a study file.
-        text: Column of the text.
-        text_pair: Column of the second text; None if the model reads one text.
+        data: The keys of `data:` by which its study read rows, as plain values.
     """
 
     folder: Path
     max_length: int | None = None
     precision: str = "auto"
-    text: str = "text"
-    text_pair: str | None = None
+    data: Mapping[str, Any] = MappingProxyType({})
+
+    def renamed(self, **columns: str | None) -> Source:
+        """Return the same with other columns, those that are not None."""
+        given = {key: column for key, column in columns.items() if column is not None}
+        return replace(self, data={**self.data, **given})
+
+    @property
+    def task(self) -> Task:
+        """The task of the model, by its configuration."""
+        try:
+            config = json.loads((self.folder / "config.json").read_text("utf-8"))
+            architecture = str((config.get("architectures") or [""])[0])
+            return task_for(architecture, config.get("problem_type"), len(config.get("id2label") or "12"))
+        except (OSError, ValueError, AttributeError):
+            raise ModelError(f"the configuration in {self.folder} cannot be read; name what hpo export wrote") from None
+
+    @property
+    def keys(self) -> DataKeys:
+        """The keys of `data:` that its task reads."""
+        model = self.task.keys
+        known = {key: value for key, value in self.data.items() if key in model.model_fields and value is not None}
+        try:
+            return model.model_validate(known)
+        except ValidationError:
+            return model()
 
 
 def refuse(texts: Sequence[str], file: Path | None, output: Path | None) -> None:
@@ -79,15 +108,12 @@ def find(model: str, storage: str | None) -> Source:
 
 def _described(folder: Path, study: Mapping[str, Any]) -> Source:
     """Return a folder's model; the settings come from a study file, which may be malformed."""
-    data = study.get("data")
-    columns = data if isinstance(data, Mapping) else {}
-    length, pair = study.get("max_length"), columns.get("text_pair")
+    data, length = study.get("data"), study.get("max_length")
     return Source(
         folder,
         length if isinstance(length, int) else None,
         str(study.get("precision", "auto")),
-        str(columns.get("text", "text")),
-        None if pair is None else str(pair),
+        data if isinstance(data, Mapping) else {},
     )
 
 
@@ -104,14 +130,16 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
     Raises:
         HpoError: The rows or the model cannot be read, or the file cannot be written.
     """
-    rows = _given(source, texts) if file is None else _read(source, file)
+    keys = source.keys
+    columns = source.task.input_columns(keys)
+    rows = _given(columns, texts) if file is None else _read(columns, file)
     from hpo.finetune.predictor import Predictor
 
     predictor = Predictor(source.folder, source.max_length, source.precision)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("predicting", total=len(rows))
         predicted: Rows = []
-        for found in _predicted(predictor, source, rows):
+        for found in _predicted(predictor, keys, rows):
             predicted += found
             progress.update(bar, completed=len(predicted))
     if output is None:
@@ -119,24 +147,22 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
     return f"{write(predicted, output)}\n"
 
 
-def _given(source: Source, texts: Sequence[str]) -> Rows:
-    if source.text_pair is None:
-        return [{source.text: text} for text in texts]
-    if len(texts) % 2:
-        raise HpoError(f"the model reads pairs, so give two texts for each; these are {len(texts)}")
-    return [
-        {source.text: first, source.text_pair: second} for first, second in zip(texts[::2], texts[1::2], strict=True)
-    ]
+def _given(columns: Sequence[str], texts: Sequence[str]) -> Rows:
+    count = len(columns)
+    if len(texts) % count:
+        each = "two texts" if count == 2 else f"{count} texts"
+        raise HpoError(
+            f"the model reads {' and '.join(columns)}, so give {each} for each answer; these are {len(texts)}"
+        )
+    return [dict(zip(columns, texts[start : start + count], strict=True)) for start in range(0, len(texts), count)]
 
 
-def _read(source: Source, file: Path) -> Rows:
-    """Return the rows of a file, all their columns, texts as strings."""
-    from hpo.config.readers import read_rows
-    from hpo.finetune.data.labels import is_missing
+def _read(columns: Sequence[str], file: Path) -> Rows:
+    """Return the rows of a file, all their columns."""
+    from hpo.data.readers import read_rows
 
     table = read_rows(file)
-    wanted = [column for column in (source.text, source.text_pair) if column is not None]
-    if missing := [column for column in wanted if column not in table.columns]:
+    if missing := [column for column in columns if column not in table.columns]:
         raise DataError(
             f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, table.columns))}. "
             "Name the columns with --text and --text-pair"
@@ -148,15 +174,11 @@ def _read(source: Source, file: Path) -> Rows:
         raise DataError(
             f"{file} has a column {', '.join(map(repr, reserved))}, where predictions go; rename it or leave it out"
         )
-    for column in wanted:
-        table[column] = ["" if is_missing(text) else str(text) for text in table[column]]
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _predicted(predictor: Predictor, source: Source, rows: Rows) -> Iterator[Rows]:
+def _predicted(predictor: Predictor, keys: DataKeys, rows: Rows) -> Iterator[Rows]:
     """Yield the rows with the model's predictions, chunk by chunk."""
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
-        pairs = None if source.text_pair is None else [row[source.text_pair] for row in chunk]
-        outputs = predictor([row[source.text] for row in chunk], pairs)
-        yield [row | found for row, found in zip(chunk, prediction_rows(outputs, predictor.labels), strict=True)]
+        yield [row | found for row, found in zip(chunk, predictor(chunk, keys), strict=True)]

@@ -234,7 +234,11 @@ def check(study: study_spec.StudySpec, url: str) -> Outcome:
     lines = [f"{label:<{width}}  {fact}" for label, fact in plan.facts.items()]
     if plan.seconds is not None:
         lines.append(f"{'time':<{width}}  at most about {duration(plan.seconds)}, if no trial is pruned")
+    if plan.examples:
+        lines += ["as the model sees the first rows of train:", *(f"  {example}" for example in plan.examples)]
     lines += [f"note: {note}" for note in plan.notes]
     found = "it can run, but read the notes first;" if plan.notes else "no problem was found;"
     lines.append(f"{found} nothing has been written")
-    return Outcome("\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds})
+    return Outcome(
+        "\n".join(lines), {"facts": plan.facts, "notes": plan.notes, "seconds": plan.seconds, "examples": plan.examples}
+    )

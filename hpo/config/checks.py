@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hpo.config.schema import FINE_TUNING, DataConfig, StudyConfig
+from hpo.config.schema import FINE_TUNING, StudyConfig, keys_of, model_of
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
+from hpo.data.keys import DataKeys
 from hpo.recipe.hyperparameters import trains_adapters
 from hpo.search import pruners, samplers
 from hpo.search.comparison import TIE_BREAK
 from hpo.search.plugins import argument_problems, name_and_arguments
 from hpo.space.parameters import MOST_POINTS
 from hpo.space.search_space import SearchSpace
-from hpo.tasks.classification import TASKS
 from hpo.tasks.metrics import METRICS, suggested
+from hpo.tasks.registry import TASKS, reader_of
 
 if TYPE_CHECKING:
     from hpo.config.study_spec import StudySpec
@@ -34,9 +35,9 @@ def validated(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]
     problems: list[Problem] = []
     config: StudyConfig | None = None
     try:
-        config = StudyConfig.model_validate(dict(raw))
+        config = model_of(raw).model_validate(dict(raw))
     except ValidationError as error:
-        problems += _pydantic_problems(error)
+        problems += _pydantic_problems(error, raw)
     if not is_custom(raw):
         problems += [Problem((key,), "is missing") for key in ("model", "data") if raw.get(key) is None]
     return config, [
@@ -65,7 +66,7 @@ def combination_problems(
         if not custom and raw.get("fold") is False and _has_adapters(space):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
     if config is not None and config.data is not None:
-        problems += _column_problems(config.data)
+        problems += _data_problems(config.task, config.data)
     if config is not None and config.shards > 1 and not custom:
         problems += _shard_problems(config, space)
     return problems
@@ -77,7 +78,7 @@ def sampler_problems(config: StudyConfig, space: SearchSpace) -> list[Problem]:
     return [Problem(("sampler",), message)] if message else []
 
 
-def _pydantic_problems(error: ValidationError) -> list[Problem]:
+def _pydantic_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
     found: dict[tuple[Any, ...], str] = {}
     for item in error.errors():
         # pydantic reports every member of a union; the field is one problem.
@@ -86,7 +87,7 @@ def _pydantic_problems(error: ValidationError) -> list[Problem]:
         path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            model = DataConfig if path[:1] == ("data",) else StudyConfig
+            model = keys_of(raw) if path[:1] == ("data",) else StudyConfig
             message = f"is not a key{nearest(path[-1], model.model_fields)}"
         elif not isinstance(item["input"], Mapping) and item["type"] != "value_error":
             message = f"{message}, not {item['input']!r}"
@@ -183,23 +184,9 @@ def _arguments_problems(kind: str, module: ModuleType, name: str, arguments: Map
 # ---------------------------------------------------------------- combinations
 
 
-def _column_problems(data: DataConfig) -> list[Problem]:
-    """Check that no column has two uses, and that every option is read.
-
-    A label that is also read as a text would give the answer away.
-    """
-    labels = [data.label] if isinstance(data.label, str) else data.label
-    uses = [("text_pair", data.text_pair, [data.text])] if data.text_pair else []
-    uses += [("label", label, [data.text, data.text_pair or data.text]) for label in labels]
-    found = [
-        Problem(("data", key), f"is column {column!r}, which is a text already; name a column of its own")
-        for key, column, others in uses
-        if column in others
-    ]
-    if data.group in labels:
-        found.append(Problem(("data", "group"), f"is column {data.group!r}, which is a label; name another column"))
-    if data.normalize_labels and not isinstance(data.label, str):
-        found.append(Problem(("data", "normalize_labels"), "is not for label columns of 0 and 1; leave it out"))
+def _data_problems(task: str, data: DataKeys) -> list[Problem]:
+    """Check the keys of the data: those of the task, and those that only files have."""
+    found = [Problem(("data", *place), message) for place, message in reader_of(task).key_problems(data)]
     if data.dataset is not None:
         unread = [key for key in ("encoding", "separator") if getattr(data, key) is not None]
         found += [Problem(("data", key), "is for files, not data sets of the Hub; leave it out") for key in unread]

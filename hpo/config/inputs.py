@@ -8,9 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpo.config.paths import expand, model_source
-from hpo.config.schema import DataConfig
+from hpo.config.schema import keys_of
 from hpo.core.errors import DataError, ModelError, Problem
+from hpo.core.paths import expand, model_source
+from hpo.data.keys import DataKeys, Place, no_column
+from hpo.tasks.registry import reader_of
+from hpo.tasks.task import Task
 
 
 def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
@@ -33,20 +36,20 @@ def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
         for name in checksums:
             found += _files(("checksums", str(name)), str(name), folder)[1]
     try:
-        data = DataConfig.model_validate(raw.get("data"))
+        data = keys_of(raw).model_validate(raw.get("data"))
     except ValidationError:
         return found
-    return found if data.dataset is not None else found + _data_problems(data, folder)
+    return found if data.dataset is not None else found + _data_problems(reader_of(raw.get("task")), data, folder)
 
 
-def _files(place: tuple[str, ...], names: str | list[str], folder: Path) -> tuple[list[Path], list[Problem]]:
+def _files(place: Place, names: str | list[str], folder: Path) -> tuple[list[Path], list[Problem]]:
     try:
         return expand(names, folder), []
     except DataError as error:
         return [], [Problem(place, str(error))]
 
 
-def _data_problems(data: DataConfig, folder: Path) -> list[Problem]:
+def _data_problems(task: Task, data: DataKeys, folder: Path) -> list[Problem]:
     files: dict[str, list[Path]] = {}
     found: list[Problem] = []
     for split in ("train", "validation", "test"):
@@ -56,12 +59,14 @@ def _data_problems(data: DataConfig, folder: Path) -> list[Problem]:
             found += missing
     if not any(files.values()):
         return found  # there is nothing to read, so pandas is not loaded
-    from hpo.config import readers  # loads pandas
+    from hpo.data import readers  # loads pandas
 
     dialect = readers.Dialect(data.encoding, data.separator)
-    lacking: dict[tuple[str, ...], list[str]] = {}  # place in the study -> a message for each file
+    lacking: dict[Place, list[str]] = {}  # place in the study -> a message for each file
     formats = []
     for split, path in ((split, path) for split, paths in files.items() for path in paths):
+        if path.suffix.lower() in task.formats:
+            continue
         required = dict(_columns(data, split))
         try:
             formats.append(readers.format_of(path))
@@ -78,32 +83,14 @@ def _data_problems(data: DataConfig, folder: Path) -> list[Problem]:
     return found + _unread_options(data, formats)
 
 
-def _columns(data: DataConfig, split: str) -> Iterator[tuple[tuple[str, ...], str]]:
+def _columns(data: DataKeys, split: str) -> Iterator[tuple[Place, str]]:
     """Yield (place in the study, column) of each column that a split must have."""
-    yield ("data", "text"), data.text
-    if data.text_pair:
-        yield ("data", "text_pair"), data.text_pair
-    if isinstance(data.label, str):
-        yield ("data", "label"), data.label
-    else:
-        yield from ((("data", "label", str(i)), column) for i, column in enumerate(data.label))
-    if data.group:
-        yield ("data", "group"), data.group
+    yield from ((("data", *place), column) for place, column in data.columns())
     if split == "train":
         yield from ((("data", "where", column), column) for column in data.where)
 
 
-def no_column(where: str, missing: list[str], columns: list[str]) -> str:
-    """Return the message that a table lacks columns, with a hint where its separator seems to be wrong."""
-    message = f"{where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, columns))}"
-    sign = next((sign for sign in (";", "\t", "|", ",") if len(columns) == 1 and sign in columns[0]), None)
-    if sign is None:
-        return message
-    quoted = '"\\t"' if sign == "\t" else f'"{sign}"'
-    return f"{message}. Its fields look separated by {quoted}: set data: {{separator: {quoted}}}"
-
-
-def _unread_options(data: DataConfig, formats: list[Any]) -> list[Problem]:
+def _unread_options(data: DataKeys, formats: list[Any]) -> list[Problem]:
     """Return a problem for an option that none of the files reads."""
     found = []
     if data.encoding and formats and not any(entry.text for entry in formats):

@@ -3,131 +3,33 @@
 from __future__ import annotations
 
 import re
-from enum import Enum
-from io import BytesIO, TextIOWrapper
+from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-)
+from pydantic import Field, create_model, field_validator
 
+from hpo.core.errors import nearest
+from hpo.core.settings import Mark, Settings, marked
 from hpo.core.types import Direction
+from hpo.data.keys import DataKeys
+from hpo.tasks.registry import AUTO, TASKS, reader_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, which is also the name of its folder
 Named = str | dict[str, Any]  # a name, or a mapping of `name` and arguments
-Files = str | list[str]
-Share = Files | float | int
 
 
-class Mark(Enum):
-    """A property of a key, stated beside its type: `Annotated[int, Mark.RESUMABLE]`."""
-
-    RESUMABLE = "may differ when a study is resumed"
-    """Such a key says how much is run, where and how carefully, but not what is measured. What `device`, `fold` and
-    `shards` resolve to is checked nevertheless: it is among the facts of the fingerprint."""
-    FINE_TUNING = "read by the built-in objective only"
-    NEWER = "absent from studies made by earlier versions"
-
-
-def marked(model: type[BaseModel], mark: Mark) -> tuple[str, ...]:
-    """Return the keys of a model that have a mark, in the order of the model."""
-    return tuple(name for name, field in model.model_fields.items() if mark in field.metadata)
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class DataConfig(_Model):
-    """Where the rows come from and which columns are read."""
-
-    dataset: str | None = None
-    """Name of a data set on the Hub; `train`, `validation` and `test` then name its splits."""
-    subset: str | None = None
-    """Configuration of the Hub data set, e.g. `sst2` of `nyu-mll/glue`."""
-    train: Files = "train"
-    """Files (CSV, TSV, JSON, JSONL, Parquet; `*` allowed) or a split of the Hub data set."""
-    validation: Share = 0.1
-    """Files or a split, or how much of `train` to set aside: a share below 1 or a number of rows."""
-    test: Share = 0.1
-    """The same for the test split, which the search never sees."""
-    text: str = "text"
-    """Column of the text."""
-    text_pair: str | None = None
-    """Column of the second text, for pairs."""
-    label: Files = "label"
-    """Column of the label; a list of 0/1 columns for several labels a row."""
-    where: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Use only the rows of `train` in which these columns have these values."""
-    rows: int | None = Field(default=None, ge=10)
-    """Use a seeded sample of this many rows of `train`, before anything is set aside."""
-    group: Annotated[str | None, Mark.NEWER] = None
-    """Column of groups: rows with the same value are in the same split, and are resampled together."""
-    unlabelled: Annotated[Literal["error", "drop"], Mark.NEWER] = "error"
-    """Rows without a label: `error` refuses them, `drop` leaves them out."""
-    normalize_labels: Annotated[bool, Mark.NEWER] = False
-    """Whether labels that differ only in case or blanks are one label, in lower case."""
-    encoding: Annotated[str | None, Mark.NEWER] = None
-    """Encoding of text files, e.g. `cp1252`; UTF-8 if empty."""
-    separator: Annotated[str | None, Mark.NEWER] = None
-    """Separator of the fields of CSV and TSV files, e.g. `;`; if empty, the comma and the tab."""
-
-    @field_validator("label")
-    @classmethod
-    def _some_label(cls, value: Files) -> Files:
-        if not value:
-            raise ValueError("names no column")
-        return value
-
-    @field_validator("validation", "test")
-    @classmethod
-    def _share(cls, value: Share) -> Share:
-        if isinstance(value, bool) or (isinstance(value, int | float) and value <= 0):
-            raise ValueError("must be files, a share between 0 and 1, or a number of rows")
-        if isinstance(value, float) and value >= 1:
-            raise ValueError(f"a share must be below 1, not {value}; a number of rows is written without a point")
-        return value
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, value: str | None) -> str | None:
-        try:
-            TextIOWrapper(BytesIO(), encoding=value)
-        except (LookupError, ValueError):
-            raise ValueError(f"{value!r} is not a text encoding of Python; e.g. cp1252, latin-1, utf-16") from None
-        return value
-
-    @field_validator("separator")
-    @classmethod
-    def _one_character(cls, value: str | None) -> str | None:
-        if value is not None and (len(value) != 1 or value in '"\r\n'):
-            raise ValueError(f'must be one character, e.g. ";" or "\\t" (in double quotes), not {value!r}')
-        return value
-
-    @model_serializer(mode="wrap")
-    def _without_unused_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out newer options that are not used, so that studies of earlier versions can be resumed."""
-        values: dict[str, Any] = dump(self)
-        unused = {name for name in NEWER_OPTIONS if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in values.items() if name not in unused}
-
-
-class StudyConfig(_Model):
+class StudyConfig(Settings):
     """The settings of one study."""
 
     name: str = Field(max_length=100)
     """Name in the storage, and of its folder under `runs/`."""
     model: Annotated[str | None, Mark.FINE_TUNING] = None
     """Local folder, `package:NAME/folder`, or name on the Hub."""
-    data: Annotated[DataConfig | None, Mark.FINE_TUNING] = None
+    data: Annotated[DataKeys | None, Mark.FINE_TUNING] = None
     """The data to train on, to validate on and to test on."""
-    task: Annotated[Literal["auto", "single_label", "multi_label", "regression"], Mark.FINE_TUNING] = "auto"
-    """What a label is; `auto` decides by the labels."""
+    task: Annotated[str, Mark.FINE_TUNING] = AUTO
+    """A key of `hpo.tasks.registry.TASKS`; `auto` takes a task of classification or regression, by the labels."""
     metric: str | None = None
     """The metric that is optimised, on the validation split; the task's default if empty."""
     objective: str | None = None
@@ -188,6 +90,17 @@ class StudyConfig(_Model):
     checksums: dict[str, str] = Field(default_factory=dict)
     """File -> SHA-256 that it must have before anything runs."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings by value: the class for a task is made when it is needed, and has no place of its own."""
+        return _restored, (self.model_dump(),)
+
+    @field_validator("task")
+    @classmethod
+    def _task(cls, value: str) -> str:
+        if value not in (AUTO, *TASKS):
+            raise ValueError(f"{value!r} is not a task{nearest(value, [AUTO, *TASKS])}")
+        return value
+
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
@@ -201,4 +114,23 @@ class StudyConfig(_Model):
 
 RESUMABLE = frozenset(marked(StudyConfig, Mark.RESUMABLE))
 FINE_TUNING = marked(StudyConfig, Mark.FINE_TUNING)
-NEWER_OPTIONS = marked(DataConfig, Mark.NEWER)
+
+
+def keys_of(raw: Mapping[str, Any]) -> type[DataKeys]:
+    """Return the keys that `data:` may have in a study, which depend on its task."""
+    return reader_of(raw.get("task", AUTO)).keys
+
+
+def model_of(raw: Mapping[str, Any]) -> type[StudyConfig]:
+    """Return the keys that a study may have, with those of its task under `data`."""
+    return _with(keys_of(raw))
+
+
+def _restored(values: Mapping[str, Any]) -> StudyConfig:
+    return model_of(values).model_validate(values)
+
+
+@cache
+def _with(keys: type[DataKeys]) -> type[StudyConfig]:
+    annotation: Any = Annotated[keys | None, Mark.FINE_TUNING]
+    return create_model("StudyConfig", __base__=StudyConfig, data=(annotation, None))

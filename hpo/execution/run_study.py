@@ -136,7 +136,8 @@ def open_planned(
                 plan(opened, study)
         array.notes = (*array.notes, *store_config(opened, study))
         if study.config.objective is None and "label_shares" not in opened.user_attrs:
-            opened.set_user_attr("label_shares", cast("ScorableArray", array).setup.data.label_shares)
+            setup = cast("ScorableArray", array).setup
+            opened.set_user_attr("label_shares", setup.task.label_shares(setup.data))
         return opened, planned_rows(study)[1]
 
     return Retry(url, waits=(watch or Silent()).note)(begin)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpo.config import checks, study_spec
-from hpo.config.paths import verify
 from hpo.core.errors import DataError
+from hpo.core.paths import verify
 from hpo.core.trainer import TrialArray
 from hpo.execution.custom_objective import imported
 from hpo.execution.generator_array import GeneratorArray
@@ -18,9 +18,10 @@ from hpo.execution.study_setup import SOURCE
 from hpo.recipe.hyperparameters import DEFAULTS, trains_adapters
 from hpo.recipe.trial_limits import TrialLimits
 from hpo.space.search_space import SearchSpace
+from hpo.tasks.dataset import Dataset
+from hpo.tasks.registry import TASKS
 
 if TYPE_CHECKING:
-    from hpo.finetune.data.sources import Dataset
     from hpo.finetune.scorable import ScorableArray
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,7 @@ def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     config = study.config
     assert config.data is not None
     log.info("loading pandas")
-    data = importlib.import_module("hpo.finetune.data.sources").load(
-        config.data, config.task, config.seed, study.folder
-    )
+    data = importlib.import_module("hpo.tasks.loading").load(config.data, config.task, config.seed, study.folder)
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")
     opened = importlib.import_module("hpo.finetune.open").open_array
@@ -89,7 +88,7 @@ def _limits(space: SearchSpace) -> TrialLimits:
 
 def _refuse_class_weights(study: study_spec.StudySpec, data: Dataset) -> None:
     weights = list(map(str, study.space.values_of("class_weights", DEFAULTS["class_weights"])))
-    if data.task != "single_label" and set(weights) != {"none"}:
+    if set(weights) != {"none"} and not TASKS[data.task].class_weights(data):
         raise DataError(
             f"class_weights: {', '.join(weights)} needs one label a row, and the task of this data is {data.task}; "
             "leave class_weights out of the space"

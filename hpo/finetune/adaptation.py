@@ -95,7 +95,7 @@ class WholeModel:
 
     def open(self, folder: Path, setup: Setup) -> PreTrainedModel:
         """Load the folder."""
-        model, _ = load_model(str(folder.resolve()), folder, setup.data.task, setup.data.labels)
+        model, _ = load_model(str(folder.resolve()), folder, setup.task, setup.data.labels)
         return model
 
     def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:

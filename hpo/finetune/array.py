@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hpo.core.errors import DivergedError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
@@ -17,8 +15,8 @@ from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.tasks.classification import Outputs
 from hpo.tasks.metrics import METRICS, score
+from hpo.tasks.task import Predictions
 
 
 class FineTuneArray:
@@ -45,7 +43,7 @@ class FineTuneArray:
         self.metric = setup.metric
         self.notes: Sequence[str] = (*setup.notes, *engine.notes)
         self.segment = setup.segment
-        self.horizon: int | None = len(setup.data.splits["train"]) * horizon_epochs
+        self.horizon: int | None = setup.train_rows * horizon_epochs
 
     @property
     def slots(self) -> int:
@@ -127,7 +125,7 @@ class FineTuneArray:
 
     # ------------------------------------------------------------ scoring
 
-    def _outcome(self, slot: Slot | None, trained: Outputs | Exception) -> Evaluation | Exception:
+    def _outcome(self, slot: Slot | None, trained: Predictions | Exception) -> Evaluation | Exception:
         """Return the evaluation of a segment, or the exception that ends this slot's trial alone."""
         if isinstance(trained, Exception):
             return trained
@@ -137,7 +135,7 @@ class FineTuneArray:
         except Exception as error:
             return memory_error(error)
 
-    def _scored(self, slot: Slot, outputs: Outputs) -> Evaluation:
+    def _scored(self, slot: Slot, predictions: Predictions) -> Evaluation:
         """Return the evaluation at the end of a slot's segment, and copy the weights if they are the best so far.
 
         Raises:
@@ -147,8 +145,8 @@ class FineTuneArray:
         slot.evaluations, slot.loss = slot.evaluations + 1, 0.0
         if not math.isfinite(loss):
             raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
-        value = score(self.metric, outputs)
-        if not np.isfinite(outputs.logits).all():
+        value = score(self.metric, predictions)
+        if not predictions.finite:
             raise DivergedError(f"the model's outputs are not finite after {boundary} examples")
         if not math.isfinite(value):
             raise DivergedError(f"{self.metric} is {value} after {boundary} examples")
@@ -158,15 +156,15 @@ class FineTuneArray:
         return Evaluation(
             value,
             at=boundary,
-            metrics={"loss": score("loss", outputs)},
+            metrics={"loss": score("loss", predictions)},
             of=slot.boundaries[-1],
             last=slot.evaluations == len(slot.boundaries),
-            notes={"collapsed": outputs.collapsed},
+            notes={"collapsed": predictions.collapsed},
         )
 
-    def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs on a split of weights that `keep` wrote."""
-        return self.engine.outputs_of(self.adaptation.open(folder, self.setup), split)
+    def predictions_of(self, folder: Path, split: str) -> Predictions:
+        """Return the predictions for a split of weights that `keep` wrote."""
+        return self.engine.predictions_of(self.adaptation.open(folder, self.setup), split)
 
     # ------------------------------------------------------------ measuring
 

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune.slot import Slot
-from hpo.tasks.classification import Outputs
+from hpo.tasks.task import Predictions
 
-Trained = Outputs | Exception | None
-"""The result of a segment in a slot: outputs on the validation split, the exception that ended the trial, or None if
-the segment was stopped before its end."""
+Trained = Predictions | Exception | None
+"""The result of a segment in a slot: predictions for the validation split, the exception that ended the trial, or None
+if the segment was stopped before its end."""
 
 
 class Engine(Protocol):
@@ -58,8 +58,8 @@ class Engine(Protocol):
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return weights of a slot as whole tensors; nothing in a process that does not write them."""
 
-    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs on a split of a model that an adaptation opened."""
+    def predictions_of(self, model: PreTrainedModel, split: str) -> Predictions:
+        """Return the predictions for a split of a model that an adaptation opened."""
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second; more than `most` are not needed."""

@@ -8,7 +8,6 @@ from hpo.config.schema import StudyConfig
 from hpo.core.errors import NotFoldableError
 from hpo.finetune.adaptation import Adaptation, WholeModel
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.data.sources import Dataset
 from hpo.finetune.device import folds
 from hpo.finetune.engine import Engine
 from hpo.finetune.folded.engine import FoldedEngine
@@ -19,6 +18,7 @@ from hpo.finetune.scorable import ScorableArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.array import ShardedArray
 from hpo.recipe.trial_limits import TrialLimits
+from hpo.tasks.dataset import Dataset
 
 
 def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dataset) -> ScorableArray:

@@ -23,7 +23,7 @@ from hpo.finetune.models import dropout
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.finetune.trial_model import begin, measured_seconds, predict_whole
-from hpo.tasks.classification import Outputs
+from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
 
@@ -102,8 +102,8 @@ class PlainEngine:
         except Exception as error:
             return memory_error(error)
 
-    def _segment(self, slot: Slot) -> Outputs | None:
-        """Train a slot to its boundary and return its outputs on the validation split; None if stopped before."""
+    def _segment(self, slot: Slot) -> Predictions | None:
+        """Train a slot to its boundary and return its predictions on the validation split; None if stopped before."""
         slot.model.train()
         loss = torch.zeros((), device=self.setup.device)
         while slot.seen < slot.boundary and not self.stop_request.is_set():
@@ -139,14 +139,15 @@ class PlainEngine:
         return loss
 
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
-        """Add up the gradients of a batch's micro-batches; each loss is divided by the rows of the whole batch."""
-        total = torch.zeros((), device=self.setup.device)
+        """Add up the gradients of a batch's micro-batches; each loss is divided by the units of the whole batch."""
+        tokens, total = self.setup.tokens["train"], torch.zeros((), device=self.setup.device)
+        units = max(1.0, tokens.units[rows].sum())
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
-            inputs, targets = self.setup.tokens["train"].batch(rows[start : start + self.micro_batch])
+            inputs, targets = tokens.batch(rows[start : start + self.micro_batch])
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
-                logits = slot.model(**inputs).logits
-            loss = self.setup.losses(slot, logits, targets).sum() / len(rows)
-            loss.backward()  # type: ignore[no-untyped-call]
+                outputs = self.setup.outputs(slot.model, inputs)
+            loss = self.setup.losses(slot, outputs, targets).sum() / units
+            loss.backward()
             total += loss.detach()
         return total
 
@@ -156,8 +157,8 @@ class PlainEngine:
         """Return the weights."""
         return dict(weights)
 
-    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs on a split of a whole model."""
+    def predictions_of(self, model: PreTrainedModel, split: str) -> Predictions:
+        """Return the predictions for a split of a whole model."""
         return predict_whole(self.setup, model, split)
 
     def fastest_slots(self, most: int) -> int:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AutoConfig
 
 from hpo.core.errors import ModelError
+from hpo.data.keys import DataKeys
 from hpo.finetune import device
-from hpo.finetune.data.encoded import encode
-from hpo.finetune.data.sources import Split
+from hpo.finetune.data.encoded import Tensors, on_device
 from hpo.finetune.lora.peft_files import CONFIG as ADAPTER
 from hpo.finetune.lora.peft_files import merged
-from hpo.finetune.models.loading import NO_CODE, load_model, load_tokenizer, longest_input
-from hpo.tasks.classification import TASKS, Outputs
+from hpo.finetune.models.loading import NO_CODE, load_model, load_tokenizer, longest_input, task_of
+from hpo.tasks.task import Task
 
 LONGEST = 512  # tokens after which a text is cut by default
 
 
 class Predictor:
-    """Predicts from texts.
+    """Predicts from rows.
 
     Args:
         folder: Written by `hpo export` or a study: weights, configuration, tokenizer; or a `peft` folder.
@@ -31,7 +30,7 @@ class Predictor:
         precision: `auto`, `bf16` or `fp32`.
 
     Attributes:
-        task: Name in `TASKS`.
+        task: The task of the model.
         labels: Names of the classes, by index; empty for regression.
         tokenizer: The model's tokenizer.
         model: The model, on the device.
@@ -61,21 +60,33 @@ class Predictor:
         self.max_length = longest_input(max_length or LONGEST, self.tokenizer, self.model.config)
 
     @torch.no_grad()
-    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Outputs:
-        """Return the model's outputs for n texts, or for n pairs of texts; the targets in them are zeros.
+    def __call__(self, rows: Sequence[Mapping[str, Any]], keys: DataKeys) -> list[dict[str, Any]]:
+        """Return the model's predictions for n rows, as JSON values.
 
         Args:
-            texts: One text or more.
-            pairs: The second text of each pair.
+            rows: One row or more, with the columns that the keys name.
+            keys: The keys of `data:` of the task.
+
+        Raises:
+            DataError: A row is not as the task needs it.
         """
-        split = Split(list(texts), None if pairs is None else list(pairs), np.zeros(len(texts), dtype=np.int64))
-        tokens = encode(split, self.tokenizer, self.max_length, self.device)
+        task = self.task
+        split = task.unlabelled(rows, keys)
+        encoded = task.encode(split, keys, self.tokenizer, self.max_length)
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+
+        def answer(inputs: Tensors, targets: Tensors) -> Tensors:
+            outputs = tuple(device.widened(output) for output in task.outputs(self.model(**inputs)))
+            return {name: tensor[None] for name, tensor in task.answers(outputs, targets).items()}
+
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = tokens.outputs(lambda inputs: self.model(**inputs).logits, device.scoring_batch(self.device))
-        return Outputs(self.task, split.targets, logits)
+            answers = on_device(encoded, pad, self.device).answers(answer, device.scoring_batch(self.device))
+        predictions = task.predictions(split, encoded, {name: array[0] for name, array in answers.items()}, keys)
+        return task.predicted_rows(predictions, self.labels)
 
 
-def _purpose(folder: Path) -> tuple[str, tuple[str, ...]]:
+def _purpose(folder: Path) -> tuple[Task, tuple[str, ...]]:
     """Return the task and the labels that a folder's configuration names."""
     try:
         config: Any = AutoConfig.from_pretrained(folder, **NO_CODE)
@@ -84,7 +95,5 @@ def _purpose(folder: Path) -> tuple[str, tuple[str, ...]]:
         raise ModelError(
             f"the configuration in {folder} cannot be read ({first}); name what hpo export wrote"
         ) from None
-    tasks = {task.problem_type: name for name, task in TASKS.items()}
-    unnamed = "regression" if config.num_labels == 1 else "single_label"
-    task = tasks.get(config.problem_type, unnamed)
-    return task, () if task == "regression" else tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    task = task_of(config)
+    return task, task.labels_of(config)

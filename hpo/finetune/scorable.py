@@ -1,4 +1,4 @@
-"""The interface of fine-tuning arrays: training, outputs of written weights, and speed."""
+"""The interface of fine-tuning arrays: training, predictions of written weights, and speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from hpo.core.trainer import TrialArray
 from hpo.finetune.setup import Setup
-from hpo.tasks.classification import Outputs
+from hpo.tasks.task import Predictions
 
 
 class ScorableArray(TrialArray, Protocol):
@@ -22,8 +22,8 @@ class ScorableArray(TrialArray, Protocol):
     setup: Setup
     notes: Sequence[str]
 
-    def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs on a split of weights that `keep` wrote; call it while no trial is in training."""
+    def predictions_of(self, folder: Path, split: str) -> Predictions:
+        """Return the predictions for a split of weights that `keep` wrote; call it while no trial is in training."""
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second; more than `most` are not needed."""

@@ -20,8 +20,7 @@ from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
 from hpo.finetune import device
 from hpo.finetune.data.batches import boundaries, epoch_batches
-from hpo.finetune.data.encoded import Tokens, encode
-from hpo.finetune.data.sources import Dataset
+from hpo.finetune.data.encoded import Tensors, Tokens, on_device
 from hpo.finetune.models import dropout, first_token
 from hpo.finetune.models.initial_state import InitialState, digest
 from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
@@ -29,7 +28,9 @@ from hpo.finetune.models.vocabulary import Vocabulary
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks import metrics
-from hpo.tasks.classification import TASKS, Outputs, class_weights
+from hpo.tasks.dataset import Dataset
+from hpo.tasks.registry import TASKS
+from hpo.tasks.task import EncodedRows, Predictions
 
 Array = np.ndarray[Any, Any]
 
@@ -58,8 +59,9 @@ class Setup:
         head: Names of its parameters that are not pretrained.
         max_length: Tokens after which a text is cut.
         vocabulary: The rows of the embedding table that the data uses.
-        tokens: Split -> its rows on the device.
-        class_weights: Setting of `class_weights` -> weights [classes]; nothing for a task without one label a row.
+        rows: Split -> its rows as the task encoded them.
+        tokens: Split -> the same on the device.
+        class_weights: Setting of `class_weights` -> weights [classes]; nothing for a task without classes.
         own_masks: Whether all dropout masks are drawn from keys of the trial, so that trials can train side by side;
             set by `finish`.
         initial: Puts a model back to where every trial starts; set by `finish`.
@@ -74,40 +76,51 @@ class Setup:
         if folded:
             device.reproducible_products()  # before the model's first product
         self.config, self.data, self.folder = config, data, folder
-        scored = {name: data.splits[name].targets for name in ("validation", "test")}
-        self.metric = metrics.chosen(config.metric, data.task, len(data.labels), scored)
+        self.task = TASKS[data.task]
+        self.metric = metrics.chosen(config.metric, data.task, self.task.metric)
+        self.task.refuse_metric(self.metric, data)
         self.device = device.chosen(config.device)
         self.precision = device.precision(config.precision, self.device)
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        self.task = TASKS[data.task]
         log.info("loading the model %s", config.model)
-        self.class_weights = class_weights(data.task, data.splits["train"].targets, len(data.labels), self.device)
+        self.class_weights = {
+            name: torch.from_numpy(weights).to(self.device, torch.float32)
+            for name, weights in self.task.class_weights(data).items()
+        }
         self.tokenizer = load_tokenizer(config.model, folder)
-        self.model, self.head = load_model(config.model, folder, data.task, data.labels, self.tokenizer.pad_token_id)
+        self.model, self.head = load_model(config.model, folder, self.task, data.labels, self.tokenizer.pad_token_id)
         self.model.to(self.device)  # type: ignore[arg-type]
         first_token.shorten(self.model)
         self._masks_of_trials = folded or self.device.type == "cpu"
         if self._masks_of_trials:
             dropout.install(self.model)
         self.max_length = longest_input(config.max_length, self.tokenizer, self.model.config)
-        encoded = {name: self._encoded(name) for name in data.splits}
+        self.rows = {name: self._encoded(name) for name in data.splits}
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        encoded = {name: on_device(rows, pad, self.device) for name, rows in self.rows.items()}
         log.info("preparing the model")
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
-        self.vocabulary = Vocabulary(self.model, used)
+        self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
         self.tokens: dict[str, Tokens] = {
-            name: replace(tokens, ids=self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
+            name: tokens.with_ids(self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
         }
 
-    def _encoded(self, split: str) -> Tokens:
-        rows = self.data.splits[split]
-        log.info("tokenising %s rows of %s", f"{len(rows):,}", split)
-        return encode(rows, self.tokenizer, self.max_length, self.device)
+    def _encoded(self, name: str) -> EncodedRows:
+        split = self.data.splits[name]
+        log.info("tokenising %s %ss of %s", f"{len(split):,}", self.task.example, name)
+        return self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of train: examples, or windows of long ones."""
+        return len(self.tokens["train"].lengths)
 
     @property
     def segment(self) -> int:
-        """Examples between two evaluations, for every batch size."""
-        return boundaries(len(self.data.splits["train"]), self.config.evaluations_per_epoch, 1)[0]
+        """Rows between two evaluations, for every batch size."""
+        return boundaries(self.train_rows, self.config.evaluations_per_epoch, 1)[0]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -160,14 +173,14 @@ class Setup:
         """
         if not self._masks_of_trials:
             return False
-        inputs, _ = self.tokens["train"].batch(np.arange(min(4, len(self.tokens["train"].lengths))))
-        outputs = []
+        inputs, _ = self.tokens["train"].batch(np.arange(min(4, self.train_rows)))
+        outputs: list[tuple[torch.Tensor, ...]] = []
         with dropout.everywhere(self.model, 0.1):  # a trial may ask for it where the model was published without
             for seed in (0, 1):
                 torch.manual_seed(seed)  # a model that draws from the global generator gives other outputs now
                 with torch.no_grad(), self.masked(0):
-                    outputs.append(self.model.train()(**inputs).logits)
-        return torch.equal(*outputs)
+                    outputs.append(self.task.outputs(self.model.train()(**inputs)))
+        return all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
 
     # ------------------------------------------------------------ trials
 
@@ -189,7 +202,7 @@ class Setup:
             ValueError: The checkpoint is another trial's, or another model's.
             KeyError: The checkpoint lacks something.
         """
-        rows = len(self.tokens["train"].lengths)
+        rows = self.train_rows
         slot = Slot(
             replace(trial, checkpoint=None),  # so that its memory is free after it is restored
             params,
@@ -229,25 +242,32 @@ class Setup:
         with self.intercepted(), dropout.drawing_from(torch.tensor(keys, device=self.device)):
             yield
 
-    def losses(self, slot: Slot, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each example [n], times the weight of its class.
+    def outputs(self, model: PreTrainedModel, inputs: Tensors) -> tuple[torch.Tensor, ...]:
+        """Return the outputs of a forward pass that the task reads, in float32 or wider."""
+        return tuple(device.widened(output) for output in self.task.outputs(model(**inputs)))
 
-        The weights' mean over the training rows is 1, so a sum is divided by rows, not by the weights of a batch.
+    def losses(self, slot: Slot, outputs: tuple[torch.Tensor, ...], targets: Tensors) -> torch.Tensor:
+        """Return the loss of each row [n], summed over its units, times the weights of their classes.
+
+        The weights' mean over the training rows is 1, so a sum is divided by units, not by the weights of a batch.
         """
         chosen = slot.params.class_weights
         weights = None if chosen == "none" else self.class_weights[chosen]
-        return self.task.loss(device.widened(logits), targets, slot.params.label_smoothing, weights)
+        return self.task.loss(outputs, targets, slot.params.label_smoothing, weights)
 
     @torch.no_grad()  # not inference mode, in which autocast would cast the weights again for every chunk
-    def predict(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return a model's outputs on a split, in the split's order."""
+    def predict(self, model: PreTrainedModel, split: str) -> Predictions:
+        """Return a model's predictions for the examples of a split."""
         model.train(False)
-        with self.autocast():  # one context for all chunks, so that weights are cast once
-            logits = self.tokens[split].outputs(
-                lambda inputs: model(**inputs).logits, device.scoring_batch(self.device)
-            )
-        return self.outputs(split, logits)
 
-    def outputs(self, split: str, logits: Array) -> Outputs:
-        """Return logits [n, outputs] of a split together with its targets."""
-        return Outputs(self.data.task, self.data.splits[split].targets, logits)
+        def answer(inputs: Tensors, targets: Tensors) -> Tensors:
+            answers = self.task.answers(self.outputs(model, inputs), targets)
+            return {name: tensor[None] for name, tensor in answers.items()}
+
+        with self.autocast():  # one context for all chunks, so that weights are cast once
+            answers = self.tokens[split].answers(answer, device.scoring_batch(self.device))
+        return self.predictions(split, {name: array[0] for name, array in answers.items()})
+
+    def predictions(self, split: str, answers: Mapping[str, Array]) -> Predictions:
+        """Return answers about the rows of a split, by name [n, ...], as predictions for its examples."""
+        return self.task.predictions(self.data.splits[split], self.rows[split], answers, self.data.keys)

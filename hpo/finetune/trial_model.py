@@ -12,11 +12,10 @@ from hpo.core.trainer import TrialSpec
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.batches import epoch_batches
-from hpo.finetune.device import widened
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
-from hpo.tasks.classification import Outputs
+from hpo.tasks.task import Predictions
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +54,8 @@ def begin(setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: T
     return slot
 
 
-def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Outputs:
-    """Return the outputs of a whole model, whose vocabulary is cut to the study's."""
+def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Predictions:
+    """Return the predictions of a whole model, whose vocabulary is cut to the study's."""
     model.to(setup.device)  # type: ignore[arg-type]
     setup.vocabulary.cut(model)
     return setup.predict(model, split)
@@ -74,8 +73,9 @@ def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
             examples, began = 0, time.perf_counter()
         inputs, targets = tokens.batch(rows)
         with setup.autocast():
-            logits = model(**inputs).logits
-        setup.task.loss(widened(logits), targets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
+            outputs = setup.outputs(model, inputs)
+        loss = setup.task.loss(outputs, targets, 0.0, None).sum() / max(1, tokens.units[rows].sum())
+        loss.backward()
         model.zero_grad(set_to_none=True)
         examples += len(rows)
     return (time.perf_counter() - began) / examples if began else 0.0

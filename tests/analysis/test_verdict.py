@@ -8,10 +8,12 @@ import pytest
 from hpo.analysis.bootstrap import intervals
 from hpo.analysis.verdict import take_verdict
 from hpo.analysis.verdict_text import sentence, sentences
-from hpo.finetune.data.sources import Dataset, Split
 from hpo.storage.snapshot import read
-from hpo.tasks.classification import Outputs
+from hpo.tasks.classification.predictions import LabelPredictions
+from hpo.tasks.classification.texts import TextSplit
+from hpo.tasks.dataset import Dataset
 from hpo.tasks.metrics import score
+from hpo.tasks.registry import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def few_resamples(monkeypatch):
 def outputs(targets, right):
     """Return outputs of a two-class model that is right where `right` says so."""
     predicted = np.where(right, targets, 1 - targets)
-    return Outputs("single_label", targets, np.eye(2)[predicted])
+    return LabelPredictions("single_label", targets, np.eye(2)[predicted])
 
 
 def interval(*arguments, **given):
@@ -55,7 +57,8 @@ def test_the_interval_is_that_of_scoring_the_rows_of_every_resample(monkeypatch,
     rng = np.random.default_rng(2)
     targets = rng.integers(0, 3, 50)
     models = [
-        Outputs("single_label", targets, rng.normal(size=(50, 3)) + spread * np.eye(3)[targets]) for spread in (2, 1)
+        LabelPredictions("single_label", targets, rng.normal(size=(50, 3)) + spread * np.eye(3)[targets])
+        for spread in (2, 1)
     ]
     rng, differences = np.random.default_rng(0), []
     for _ in range(30):
@@ -82,7 +85,7 @@ def classes(targets, seed=0, spread=1.0, width=2):
     """Return outputs of a model of some classes that is right more often the larger the spread."""
     targets = np.asarray(targets)
     logits = np.random.default_rng(seed).normal(size=(len(targets), width))
-    return Outputs("single_label", targets, logits + spread * np.eye(width)[targets])
+    return LabelPredictions("single_label", targets, logits + spread * np.eye(width)[targets])
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,9 @@ def test_a_class_that_no_row_is_of_is_one_of_too_few():
 def test_labels_of_several_a_row_that_hardly_occur_are_too_few():
     targets = np.zeros((100, 2), dtype=np.float32)
     targets[:2, 0] = 1
-    models = [Outputs("multi_label", targets, np.random.default_rng(seed).normal(size=(100, 2))) for seed in (0, 1)]
+    models = [
+        LabelPredictions("multi_label", targets, np.random.default_rng(seed).normal(size=(100, 2))) for seed in (0, 1)
+    ]
     assert interval("f1_micro", *models, labels=("a", "b")) == "the 100 test rows have 2 labels in all"
     targets[:50] = 1
     assert isinstance(interval("f1_micro", *models, labels=("a", "b")), tuple)
@@ -118,7 +123,9 @@ def test_few_rows_give_a_reason(task):
     metric = {"single_label": "accuracy", "regression": "spearman"}[task]
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, 9) if task == "single_label" else rng.normal(size=9)
-    models = [Outputs(task, targets, rng.normal(size=(9, 2 if task == "single_label" else 1))) for _ in range(2)]
+    models = [
+        LabelPredictions(task, targets, rng.normal(size=(9, 2 if task == "single_label" else 1))) for _ in range(2)
+    ]
     assert interval(metric, *models) == "there are 9 test rows"
 
 
@@ -258,12 +265,12 @@ class Array:
         splits = {}
         for name in ("train", "validation", "test"):
             targets = rng.integers(0, 2, 60)
-            splits[name] = Split([f"{('dull', 'fine')[t]} w{i % 7}" for i, t in enumerate(targets)], None, targets)
+            splits[name] = TextSplit([f"{('dull', 'fine')[t]} w{i % 7}" for i, t in enumerate(targets)], None, targets)
         data = Dataset("single_label", ("bad", "good"), splits, digest="f" * 64)
-        self.setup = SimpleNamespace(data=data, metric="accuracy")
+        self.setup = SimpleNamespace(data=data, metric="accuracy", task=TASKS["single_label"])
         self.scored = []
 
-    def outputs_of(self, folder, split):
+    def predictions_of(self, folder, split):
         self.scored.append((int(folder.name), split))
         targets = self.setup.data.splits[split].targets
         return outputs(targets, np.arange(60) % 10 < int((folder / "right").read_text()))
@@ -305,7 +312,7 @@ def test_nothing_new_scores_nothing_and_fits_nothing(judged, monkeypatch, tmp_pa
     add(7)
     first = look()
     array.scored.clear()
-    monkeypatch.setattr("hpo.analysis.baselines.tfidf", lambda *_: pytest.fail("it is fitted once"))
+    monkeypatch.setattr("hpo.tasks.classification.baselines.tfidf", lambda *_: pytest.fail("it is fitted once"))
     assert look() == first
     assert array.scored == []
     add(9)
@@ -358,11 +365,11 @@ def test_rows_of_a_group_or_of_equal_texts_are_resampled_together_and_the_worst_
     _, array, add, look = judged
     add(7)
     test = array.setup.data.splits["test"]
-    array.setup.data.splits["test"] = Split(["same"] * 60, None, test.targets)
+    array.setup.data.splits["test"] = TextSplit(["same"] * 60, None, test.targets)
     assert look()["references"]["tfidf"]["untold"] == "the 60 test rows are of 1 group"
     groups = [f"g{row % 12 if row % 10 < 7 else 5}" for row in range(60)]
     texts = [f"{text} {row}" for row, text in enumerate(test.texts)]
-    array.setup.data.splits["test"] = Split(texts, None, test.targets, groups)
+    array.setup.data.splits["test"] = TextSplit(texts, None, test.targets, members=groups)
     add(8)
     verdict = look()
     assert verdict["references"]["majority"]["low"] < verdict["references"]["majority"]["high"]

@@ -103,7 +103,7 @@ def test_quiet_says_notes_on_the_standard_error(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("kind", [LiveView, LineView])
 def test_what_hpo_logs_is_shown_while_the_view_is_open(kind: type[LiveView | LineView]) -> None:
     console = terminal()
-    log = logging.getLogger("hpo.finetune.data.sources")
+    log = logging.getLogger("hpo.tasks.loading")
     with kind(console) as shown:
         log.info("tokenising %s rows of train", "6,000")
         log.debug("no word of this")

@@ -11,8 +11,8 @@ from hpo.config.study_spec import build
 from hpo.core.errors import ConfigError
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
-from hpo.tasks.classification import TASKS
 from hpo.tasks.metrics import METRICS
+from hpo.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = {"name": "s", "model": "m", "data": {"train": "rows.csv"}}

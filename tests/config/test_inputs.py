@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hpo.config import inputs, readers
+from hpo.config import inputs
+from hpo.data import readers
 
 ROWS = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"], "other": ["p", "q"]})
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from hpo.config.schema import DataConfig
 from hpo.config.study_spec import build, find, from_dict, load, overridden, shipped
 from hpo.config.yaml import read
 from hpo.core.errors import ConfigError
 from hpo.recipe.hyperparameters import HYPERPARAMETERS
 from hpo.space.parameters import Categorical, Float
 from hpo.space.parser import parse
+from hpo.tasks.classification.keys import TextKeys
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = {"name": "s", "model": "m", "data": {"train": "rows.csv"}}
@@ -78,7 +78,7 @@ def test_the_command_line_wins_over_the_file_over_the_default(tmp_path: Path) ->
     path = written(tmp_path, "model: m\ndata: {train: rows.csv, rows: 50}\ntrials: 7\nslots: 2\n")
     study = load(path, {"trials": 9, "data.rows": 100, "data.text": "review"})
     assert (study.config.trials, study.config.slots, study.config.seed) == (9, 2, 0)
-    assert study.config.data == DataConfig(train="rows.csv", rows=100, text="review")
+    assert study.config.data == TextKeys(train="rows.csv", rows=100, text="review")
     assert study.config.name == "study"
     assert study.folder == tmp_path
     assert load(path, {"name": "other"}).config.name == "other"

@@ -251,7 +251,7 @@ def test_written_weights_are_those_of_the_best_evaluation_and_load_with_the_whol
     slot = array.engine.occupied[0]
     assert array.keep(0, tmp_path / "kept")
     best = max(range(len(evaluations)), key=lambda i: evaluations[i].value)
-    outputs = array.outputs_of(tmp_path / "kept", "validation")
+    outputs = array.predictions_of(tmp_path / "kept", "validation")
     assert float((outputs.predicted == outputs.targets).mean()) == evaluations[best].value
 
     from transformers import AutoModelForSequenceClassification
@@ -291,7 +291,7 @@ def test_other_architectures_train_and_are_written(tmp_path, kind):
     array = open_array(tmp_path)
     evaluations = run(array)
     array.keep(0, tmp_path / "kept")
-    outputs = array.outputs_of(tmp_path / "kept", "validation")
+    outputs = array.predictions_of(tmp_path / "kept", "validation")
     assert float((outputs.predicted == outputs.targets).mean()) == max(e.value for e in evaluations)
 
 

@@ -14,9 +14,9 @@ from hpo.execution import trial_arrays
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.plain import PlainEngine
 from hpo.recipe.class_weights import CLASS_WEIGHTS
-from hpo.tasks.classification import TASKS
+from hpo.tasks.classification.predictions import KINDS
 
-LOSS = TASKS["single_label"].loss
+LOSS = KINDS["single_label"].loss
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2}, "batch_size": [8, 17], "epochs": [1, 2]}
 SPACE |= {"class_weights": ["none", "balanced"]}
 # Neighbours that differ in their class weights, batch sizes and smoothing.

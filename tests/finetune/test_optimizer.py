@@ -7,12 +7,13 @@ import torch
 from hpo.finetune import optimizer
 from hpo.finetune.models.loading import load_model
 from hpo.recipe.training_params import TrainingParams
+from hpo.tasks.registry import TASKS
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     folder = tiny.save_model(tmp_path_factory.mktemp("bert"))
-    return load_model(str(folder), folder, "single_label", ["a", "b"])
+    return load_model(str(folder), folder, TASKS["single_label"], ["a", "b"])
 
 
 def test_depths_follow_electra(bert):

@@ -19,7 +19,7 @@ from optuna.storages.journal._base import BaseJournalSnapshot
 
 import hpo
 from hpo.analysis import export
-from hpo.config import paths
+from hpo.core import paths
 from hpo.core.errors import ConfigError, DataError, ModelError, StudyError
 from hpo.execution.study_setup import folder_of
 from hpo.search import samplers
@@ -79,9 +79,10 @@ def weights_as_torch_saves(path: Path) -> None:
 
 def load(folder: Path) -> None:
     from hpo.finetune.models.loading import load_model, load_tokenizer
+    from hpo.tasks.registry import TASKS
 
     tokenizer = load_tokenizer(str(folder), folder)
-    load_model(str(folder), folder, "single_label", ["a", "b"], tokenizer.pad_token_id)
+    load_model(str(folder), folder, TASKS["single_label"], ["a", "b"], tokenizer.pad_token_id)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "pytorch_model.pt", "model.ckpt", "model.pth"])
@@ -159,7 +160,7 @@ def test_an_adapter_that_must_be_unpickled_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["train.pkl", "train.pt", "train.bin", "train.npy", "train.csv", "train.parquet"])
 def test_data_is_never_unpickled(name: str) -> None:
-    from hpo.config.readers import read_rows
+    from hpo.data.readers import read_rows
 
     Path(name).write_bytes(BOMB)
     with pytest.raises(DataError):

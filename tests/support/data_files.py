@@ -7,18 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.config.schema import DataConfig
-from hpo.finetune.data import sources
+from hpo.tasks import loading
+from hpo.tasks.classification.keys import TextKeys
+from hpo.tasks.dataset import Dataset
 
 GOOD = {"text": [f"t{i}" for i in range(40)], "label": ["a", "b"] * 20}
 
 
-def config(**settings: Any) -> DataConfig:
-    return DataConfig.model_validate({"train": "train.csv", **settings})
+def config(**settings: Any) -> TextKeys:
+    return TextKeys.model_validate({"train": "train.csv", **settings})
 
 
-def load(folder: Path, task: str = "auto", seed: int = 0, **settings: Any) -> sources.Dataset:
-    return sources.load(config(**settings), task, seed, folder)
+def load(folder: Path, task: str = "auto", seed: int = 0, **settings: Any) -> Dataset:
+    return loading.load(config(**settings), task, seed, folder)
 
 
 def frame(folder: Path, name: str = "train.csv", **columns: Any) -> None:
@@ -26,6 +27,6 @@ def frame(folder: Path, name: str = "train.csv", **columns: Any) -> None:
     pd.DataFrame(columns).to_csv(folder / name, index=False)
 
 
-def texts(dataset: sources.Dataset) -> set[str]:
+def texts(dataset: Dataset) -> set[str]:
     """Return the texts of all splits."""
     return {text for split in dataset.splits.values() for text in split.texts}

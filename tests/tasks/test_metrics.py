@@ -10,25 +10,26 @@ import scipy.special
 import scipy.stats
 import sklearn.metrics as sk
 
-from hpo.tasks.classification import TASKS, Outputs
+from hpo.tasks.classification.predictions import LabelPredictions
 from hpo.tasks.metrics import METRICS, score, suggested
+from hpo.tasks.registry import TASKS
 
 draw = np.random.default_rng(3)
 LOGITS = draw.normal(size=(80, 4))
 CLASSES = draw.integers(4, size=80)
-BINARY = Outputs("single_label", draw.integers(2, size=80), draw.normal(size=(80, 2)))
+BINARY = LabelPredictions("single_label", draw.integers(2, size=80), draw.normal(size=(80, 2)))
 OUTPUTS = {
-    "single_label": Outputs("single_label", CLASSES, LOGITS + np.eye(4)[CLASSES]),
-    "multi_label": Outputs("multi_label", draw.integers(2, size=(80, 4)), LOGITS),
-    "regression": Outputs("regression", LOGITS[:, 0] ** 3 + draw.normal(size=80), LOGITS[:, :1]),
+    "single_label": LabelPredictions("single_label", CLASSES, LOGITS + np.eye(4)[CLASSES]),
+    "multi_label": LabelPredictions("multi_label", draw.integers(2, size=(80, 4)), LOGITS),
+    "regression": LabelPredictions("regression", LOGITS[:, 0] ** 3 + draw.normal(size=80), LOGITS[:, :1]),
 }
 
 
-def f(name: str, average: str) -> Callable[[Outputs], Any]:
+def f(name: str, average: str) -> Callable[[LabelPredictions], Any]:
     return lambda o: getattr(sk, name)(o.targets, o.predicted, average=average, zero_division=0)
 
 
-REFERENCE: dict[str, Callable[[Outputs], Any]] = {
+REFERENCE: dict[str, Callable[[LabelPredictions], Any]] = {
     "accuracy": lambda o: sk.accuracy_score(o.targets, o.predicted),
     "matthews": lambda o: sk.matthews_corrcoef(o.targets, o.predicted),
     "pearson": lambda o: np.corrcoef(o.targets, o.predicted)[0, 1],
@@ -76,7 +77,7 @@ def test_the_direction_is_the_way_in_which_right_outputs_are_better(metric: str,
     outputs = BINARY if metric.endswith("_binary") else OUTPUTS[task]
     hot = np.eye(outputs.logits.shape[1])[outputs.targets] if task == "single_label" else outputs.targets
     logits = outputs.targets[:, None] if task == "regression" else 20.0 * hot - 10.0
-    better, worse = score(metric, Outputs(task, outputs.targets, logits)), score(metric, outputs)
+    better, worse = score(metric, LabelPredictions(task, outputs.targets, logits)), score(metric, outputs)
     assert (better > worse) == (METRICS[metric].direction == "maximize")
     assert better != worse
 
@@ -84,25 +85,27 @@ def test_the_direction_is_the_way_in_which_right_outputs_are_better(metric: str,
 @pytest.mark.parametrize(
     ("metric", "outputs"),
     [
-        ("roc_auc", Outputs("single_label", np.array([1, 1, 1]), np.eye(3)[:, :2])),  # one class only
-        ("roc_auc", Outputs("single_label", np.array([0, 1, 1]), np.eye(3))),  # a class of three is absent
-        ("roc_auc", Outputs("multi_label", np.array([[1, 0], [1, 1]]), np.eye(2))),
+        ("roc_auc", LabelPredictions("single_label", np.array([1, 1, 1]), np.eye(3)[:, :2])),  # one class only
+        ("roc_auc", LabelPredictions("single_label", np.array([0, 1, 1]), np.eye(3))),  # a class of three is absent
+        ("roc_auc", LabelPredictions("multi_label", np.array([[1, 0], [1, 1]]), np.eye(2))),
         ("f1_binary", OUTPUTS["single_label"]),  # four classes
-        ("loss", Outputs("regression", np.array([0.0, 1.0]), np.array([[math.nan], [1.0]]))),
+        ("loss", LabelPredictions("regression", np.array([0.0, 1.0]), np.array([[math.nan], [1.0]]))),
     ],
 )
-def test_what_is_not_defined_is_nan_and_no_error(metric: str, outputs: Outputs) -> None:
+def test_what_is_not_defined_is_nan_and_no_error(metric: str, outputs: LabelPredictions) -> None:
     assert math.isnan(score(metric, outputs))
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
 def test_a_constant_prediction_correlates_with_nothing(metric: str) -> None:
-    assert score(metric, Outputs("regression", np.arange(5.0), np.ones((5, 1)))) == 0.0
-    assert math.isnan(score(metric, Outputs("regression", np.arange(3.0), np.array([[1.0], [math.nan], [2.0]]))))
+    assert score(metric, LabelPredictions("regression", np.arange(5.0), np.ones((5, 1)))) == 0.0
+    assert math.isnan(
+        score(metric, LabelPredictions("regression", np.arange(3.0), np.array([[1.0], [math.nan], [2.0]])))
+    )
 
 
 def test_a_class_that_is_never_predicted_scores_zero_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    outputs = Outputs("single_label", np.array([0, 1, 2]), np.array([[1.0, 0, 0]] * 3))
+    outputs = LabelPredictions("single_label", np.array([0, 1, 2]), np.array([[1.0, 0, 0]] * 3))
     assert score("precision_macro", outputs) == pytest.approx(1 / 9)
     assert score("matthews", outputs) == 0.0
     assert not recwarn.list
@@ -122,7 +125,7 @@ def test_what_is_prepared_for_resamples_is_what_scikit_learn_scores(name: str, t
     rng = np.random.default_rng(0)
     targets = rng.integers(0, width, 40) if task == "single_label" else rng.integers(0, 2, (40, width))
     logits = rng.normal(size=(40, width)).round(1)  # with ties
-    outputs = Outputs(task, targets, logits)
+    outputs = LabelPredictions(task, targets, logits)
     prepared = METRICS[name].resampled
     assert prepared is not None
     of_rows = prepared(outputs)

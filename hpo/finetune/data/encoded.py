@@ -1,52 +1,66 @@
-"""A split as token ids on the device: tokenised once, and gathered into batches without waiting for the host."""
+"""A split as token values on the device: encoded once, and gathered into batches without waiting for the host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from hpo.finetune.data.batches import by_length
-from hpo.finetune.data.sources import Split
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from hpo.tasks.task import IGNORED, EncodedRows
 
 Array = np.ndarray[Any, Any]
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens and targets of one split.
+    """The rows of one split.
 
     Attributes:
-        ids: [tokens] int32, the token ids of all rows, one row after the other.
-        types: [tokens] int32, 0 or 1 for the first or the second text, if the model reads it.
+        values: Input of the model -> [tokens] int32, the values of all rows, one row after the other; `input_ids`
+            among them.
+        token_targets: Name -> [tokens] int32, the target of each token.
+        row_targets: Name -> [n, ...], what is expected of each row.
         starts: [n] position of each row's first token, on the device.
         counts: [n] number of tokens of each row, on the device.
         lengths: [n] the same on the host, to plan batches.
-        targets: [n] or [n, labels], on the device.
+        units: [n] units of each row, by which losses are divided, on the host.
         pad: Token id of padding.
     """
 
-    ids: torch.Tensor
-    types: torch.Tensor | None
+    values: Tensors
+    token_targets: Tensors
+    row_targets: Tensors
     starts: torch.Tensor
     counts: torch.Tensor
     lengths: Array
-    targets: torch.Tensor
+    units: Array
     pad: int
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """[tokens] int32, the token ids of all rows."""
+        return self.values["input_ids"]
+
+    def with_ids(self, ids: torch.Tensor) -> Tokens:
+        """Return a copy with other token ids."""
+        return replace(self, values={**self.values, "input_ids": ids})
 
     def to(self, where: torch.device) -> Tokens:
         """Return a copy on another device."""
-        moved = {name: value.to(where) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **moved)  # type: ignore[arg-type]
+        moved: dict[str, Any] = {
+            name: {key: tensor.to(where) for key, tensor in getattr(self, name).items()}
+            for name in ("values", "token_targets", "row_targets")
+        }
+        return replace(self, **moved, starts=self.starts.to(where), counts=self.counts.to(where))
 
-    def batch(self, rows: Array, length: int | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Return the model's inputs and the targets of some rows.
+    def batch(self, rows: Array, length: int | None = None) -> tuple[Tensors, Tensors]:
+        """Return the model's inputs and the targets of some rows, both by name.
 
         Args:
             rows: [b] row numbers.
@@ -56,29 +70,45 @@ class Tokens:
         index = torch.from_numpy(rows).to(self.ids.device, non_blocking=True)
         return self.gather(index, length or min(one_of_few(int(self.lengths[rows].max())), int(self.lengths.max())))
 
-    def gather(self, index: torch.Tensor, length: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def gather(self, index: torch.Tensor, length: int) -> tuple[Tensors, Tensors]:
         """Return the same for row numbers `index` [b] on the device."""
         offsets = torch.arange(length, device=self.ids.device)
         real = offsets < self.counts[index, None]  # not padding
         positions = torch.where(real, self.starts[index, None] + offsets, 0)
-        inputs = {
-            "input_ids": torch.where(real, self.ids[positions], self.pad).long(),
-            "attention_mask": real.long(),
-        }
-        if self.types is not None:
-            inputs["token_type_ids"] = torch.where(real, self.types[positions], 0).long()
-        return inputs, self.targets[index]
 
-    def outputs(self, predict: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], size: int) -> Array:
-        """Return a model's outputs for all rows, [..., n, outputs]. They are computed in order of length.
+        def gathered(values: torch.Tensor, fill: int) -> torch.Tensor:
+            return torch.where(real, values[positions], fill).long()
+
+        inputs = {
+            name: gathered(values, self.pad if name == "input_ids" else 0) for name, values in self.values.items()
+        }
+        targets = {name: values[index] for name, values in self.row_targets.items()}
+        targets |= {name: gathered(values, IGNORED) for name, values in self.token_targets.items()}
+        return inputs | {"attention_mask": real.long()}, targets
+
+    def answers(self, answer: Callable[[Tensors, Tensors], Tensors], size: int) -> dict[str, Array]:
+        """Return a model's answers for all rows, by name: [..., n, ...]. They are computed in order of length.
 
         Args:
-            predict: The model's inputs for b rows -> logits [..., b, outputs].
+            answer: Inputs and targets of b rows -> answers by name [K, b, ...]; answers about tokens, which are
+                [K, b, length, ...], are padded with zeros to the longest row.
             size: Largest number of rows in one call.
         """
         chunks = by_length(self.lengths, size)
-        logits = torch.cat([predict(self.batch(rows)[0]).float() for rows in chunks], dim=-2).cpu().numpy()
-        return np.asarray(logits[..., np.argsort(np.concatenate(chunks)), :])
+        found = [answer(*self.batch(rows)) for rows in chunks]
+        order = np.argsort(np.concatenate(chunks))
+        return {name: joined([each[name] for each in found])[:, order] for name in found[0]}
+
+
+def joined(parts: Sequence[torch.Tensor]) -> Array:
+    """Return answers [K, b, ...] of several chunks of rows as one array [K, n, ...] on the host.
+
+    Answers about tokens are padded with zeros to one length.
+    """
+    if parts[0].ndim > 2 and len({part.shape[2] for part in parts}) > 1:
+        length = max(part.shape[2] for part in parts)
+        parts = [F.pad(part, [*[0, 0] * (part.ndim - 3), 0, length - part.shape[2]]) for part in parts]
+    return np.asarray(torch.cat(list(parts), dim=1).cpu().numpy())
 
 
 def one_of_few(length: int) -> int:
@@ -91,32 +121,21 @@ def one_of_few(length: int) -> int:
     return -(-length // step) * step
 
 
-def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, device: torch.device) -> Tokens:
-    """Tokenise a split and move it to the device."""
-    types = "token_type_ids" in tokenizer.model_input_names
-    encoded = tokenizer(
-        split.texts,
-        split.pairs,
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=types,
-    )
-    rows: Sequence[Sequence[int]] = encoded["input_ids"]
-    lengths = np.array([len(row) for row in rows])
-    flat = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
-    flat_types = (
-        np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded["token_type_ids"]]) if types else None
-    )
+def on_device(rows: EncodedRows, pad: int, device: torch.device) -> Tokens:
+    """Move encoded rows to a device; `pad` is the token id of padding."""
+    lengths = np.array([len(row) for row in rows.inputs["input_ids"]])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    pad = tokenizer.pad_token_id
-    assert isinstance(pad, int)
     return Tokens(
-        ids=torch.from_numpy(flat).to(device),
-        types=None if flat_types is None else torch.from_numpy(flat_types).to(device),
+        values={name: _flat(values, device) for name, values in rows.inputs.items()},
+        token_targets={name: _flat(values, device) for name, values in rows.token_targets.items()},
+        row_targets={name: torch.from_numpy(targets).to(device) for name, targets in rows.row_targets.items()},
         starts=torch.from_numpy(starts).to(device),
         counts=torch.from_numpy(lengths).to(device),
         lengths=lengths,
-        targets=torch.from_numpy(split.targets).to(device),
+        units=rows.units,
         pad=pad,
     )
+
+
+def _flat(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])).to(device)

@@ -28,6 +28,7 @@ from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune import device
 from hpo.finetune.adaptation import Adaptation
+from hpo.finetune.data.encoded import Tensors
 from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
@@ -36,7 +37,7 @@ from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.finetune.trial_model import measured_seconds, predict_whole, reset
 from hpo.recipe.training_params import TrainingParams
-from hpo.tasks.classification import Outputs
+from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
 
@@ -106,7 +107,8 @@ class FoldedEngine:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
         tokens = self.setup.tokens["train"]
         inputs, _ = tokens.batch(np.arange(min(2, len(tokens.lengths))))
-        model.train()(**inputs).logits.sum().backward()
+        outputs = self.setup.task.outputs(model.train()(**inputs))
+        torch.stack([output.sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
         names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
         model.zero_grad()
         return names
@@ -160,7 +162,7 @@ class FoldedEngine:
                 self.setup.head,
                 self.setup.tokens["train"],
                 self._shape(),
-                self.setup.task.loss,
+                self.setup.task,
                 self.setup.class_weights,
                 self._context,
                 self._by_depth,
@@ -189,12 +191,15 @@ class FoldedEngine:
         try:
             self._train()
             ended = [number for number, slot in self.occupied.items() if slot.seen >= slot.boundary]
-            logits = self._predict_all("validation") if ended else np.empty(0)
+            answers = self._answers_of_all("validation") if ended else {}
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             return self._give_way()
-        return {number: self.setup.outputs("validation", logits[number]) for number in ended}
+        return {
+            number: self.setup.predictions("validation", {name: array[number] for name, array in answers.items()})
+            for number in ended
+        }
 
     def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
         """Return the outcomes; if a copy of best weights did not fit in memory, all trials have to start again."""
@@ -223,17 +228,19 @@ class FoldedEngine:
 
     def _planned(self, slot: Slot) -> list[MicroBatch]:
         """Return a slot's micro-batches up to the first whole step at or after its boundary."""
-        optimizer, shape = self.program.optimizer, self.program.shape
+        optimizer, shape, tokens = self.program.optimizer, self.program.shape, self.setup.tokens["train"]
         plan: list[MicroBatch] = []
         step, seen = slot.step, slot.seen
         while seen < slot.boundary:
             rows = next(slot.batches)
             seed = derived_seed(slot.trial.seed, "dropout", step)
-            parts = shape.parts(rows, self.setup.tokens["train"].lengths)
+            parts = shape.parts(rows, tokens.lengths)
             rates = optimizer.rates(step, slot.total_steps, slot.params)
+            units = max(1.0, float(tokens.units[rows].sum()))
             for number, part in enumerate(parts):
                 ends = number == len(parts) - 1
-                plan.append(MicroBatch(part, len(rows), dropout.key(seed, number), rates if ends else None))
+                key = dropout.key(seed, number)
+                plan.append(MicroBatch(part, len(rows), units, key, rates if ends else None))
             step, seen = step + 1, seen + len(rows)
         return plan
 
@@ -254,25 +261,28 @@ class FoldedEngine:
     # ------------------------------------------------------------ scoring
 
     @torch.no_grad()  # not inference mode, in which autocast would cast the weights again for every chunk
-    def _predict_all(self, split: str) -> Array:
-        """Return the logits of every slot on a split, in its order: [K, rows, outputs]."""
+    def _answers_of_all(self, split: str) -> dict[str, Array]:
+        """Return the answers of every slot about a split, in its order, by name: [K, rows, ...]."""
         model = self.program.model.train(False)
 
-        def logits_of(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            repeated = {name: tensor.repeat(self.slots, 1) for name, tensor in inputs.items()}
-            logits: torch.Tensor = model(**repeated).logits
-            return logits.view(self.slots, -1, logits.shape[-1])
+        def answer(inputs: Tensors, targets: Tensors) -> Tensors:
+            outputs = self.setup.outputs(model, self._for_every_slot(inputs))
+            answers = self.setup.task.answers(outputs, self._for_every_slot(targets))
+            return {name: tensor.view(self.slots, -1, *tensor.shape[1:]) for name, tensor in answers.items()}
 
         with self.setup.intercepted(), self.setup.autocast():  # one context for all chunks: weights are cast once
             size = device.scoring_batch(self.setup.device, self.slots)
-            return self.setup.tokens[split].outputs(logits_of, size)
+            return self.setup.tokens[split].answers(answer, size)
+
+    def _for_every_slot(self, tensors: Tensors) -> Tensors:
+        return {name: tensor.repeat(self.slots, *[1] * (tensor.ndim - 1)) for name, tensor in tensors.items()}
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights."""
         return dict(weights)
 
-    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs on a split of a whole model."""
+    def predictions_of(self, model: PreTrainedModel, split: str) -> Predictions:
+        """Return the predictions for a split of a whole model."""
         return predict_whole(self.setup, model, split)
 
     def seconds_per_example(self) -> float:
@@ -312,7 +322,7 @@ class FoldedEngine:
         for number in range(slots):
             self.load(number, TrialSpec(number, params, number))
         best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self.occupied.values()]
-        self._predict_all("validation")
+        self._answers_of_all("validation")
         written = self.program.write({number: self._planned(slot) for number, slot in self.occupied.items()})
         for steps in (3, 6):  # the first three warm up
             began = time.perf_counter()

@@ -24,6 +24,7 @@ from hpo.finetune.folded.model import fold, load_slot, trains
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout
 from hpo.finetune.models.loading import attend, first_position
+from hpo.finetune.models.output_check import logits_of
 
 log = logging.getLogger(__name__)
 
@@ -162,10 +163,10 @@ class _Run:
         self.outputs: dict[tuple[str, int], torch.Tensor] = {}
         hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules()]
         with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
-            logits = model(**inputs)[0]
+            outputs = logits_of(model(**inputs))
         for hook in hooks:
             hook.remove()
-        logits.square().sum().backward()
+        torch.stack([output.square().sum() for output in outputs.values()]).sum().backward()  # type: ignore[no-untyped-call]
 
     def _recorder(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         calls = itertools.count()

@@ -30,6 +30,7 @@ from hpo.finetune.folded.optimizer import FoldedAdamW, rates_dtype
 from hpo.finetune.models import dropout
 from hpo.finetune.models.loading import first_position
 from hpo.recipe.training_params import TrainingParams
+from hpo.tasks.task import Task
 
 Array = np.ndarray[Any, Any]
 
@@ -67,13 +68,15 @@ class MicroBatch:
 
     Attributes:
         rows: Row numbers.
-        batch: Number of rows of the whole batch, by which the losses are divided.
+        batch: Number of rows of the whole batch.
+        units: Units of the whole batch, by which the losses are divided.
         key: Key of its dropout masks.
         rates: Learning rates of the step after the batch's last micro-batch; None for earlier micro-batches.
     """
 
     rows: Array
     batch: int
+    units: float
     key: int
     rates: Sequence[float] | None
 
@@ -88,8 +91,7 @@ class Program:
         head: Names of the parameters that are not pretrained.
         tokens: The train split.
         shape: The shape of a micro-batch.
-        loss: Takes logits [n, ...], targets [n], label smoothing [n] and class weights [n, outputs] or None, and
-            returns [n].
+        task: The task that the trials are trained for.
         class_weights: Setting of `class_weights` -> weights [outputs]; nothing for a task without classes.
         context: Takes dropout keys [K]; the model runs within the context that it returns.
         by_depth: Whether a trial may have layer-wise decay.
@@ -109,7 +111,7 @@ class Program:
         head: frozenset[str],
         tokens: Tokens,
         shape: Shape,
-        loss: Callable[..., torch.Tensor],
+        task: Task,
         class_weights: Mapping[str, torch.Tensor],
         context: Callable[[torch.Tensor], AbstractContextManager[Any]],
         by_depth: bool = True,
@@ -118,7 +120,7 @@ class Program:
         if shape.line is not None:
             packing.install(self.model, first_position(template.config))
         self.optimizer = FoldedAdamW(self.model, trained, head, by_depth)
-        self.shape, self._tokens, self._loss, self._context = shape, tokens, loss, context
+        self.shape, self._tokens, self._task, self._context = shape, tokens, task, context
         self._device, self._dtype = template.device, rates_dtype(template.device)
         self.losses = torch.zeros(slots, device=self._device)
         self._settings = torch.ones(slots, 3, dtype=self._dtype, device=self._device)
@@ -170,7 +172,7 @@ class Program:
             for step, micro in enumerate(plan):
                 integers[step, slot, : len(micro.rows)] = micro.rows
                 integers[step, slot, rows] = micro.key
-                numbers[step, slot, : len(micro.rows)] = 1 / micro.batch  # 0 for rows that fill a micro-batch up
+                numbers[step, slot, : len(micro.rows)] = 1 / micro.units  # 0 for rows that fill a micro-batch up
                 if micro.rates is not None:
                     numbers[step, slot, rows:] = 1.0, *micro.rates
         self._plans = self._on_device(integers, numbers)
@@ -193,11 +195,11 @@ class Program:
         index = integers[:, :rows].reshape(-1)
         inputs, targets = self._tokens.gather(index, self.shape.length)
         with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
-            logits = self.model(**inputs).logits
-        logits = widened(logits)
-        smoothing = smoothing.to(logits.dtype).repeat_interleave(rows)
+            result = self.model(**inputs)
+        outputs = tuple(widened(output) for output in self._task.outputs(result))
+        smoothing = smoothing.to(outputs[0].dtype).repeat_interleave(rows)
         weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
-        losses = self._loss(logits, targets, smoothing, weights).view(-1, rows)
+        losses = self._task.loss(outputs, targets, smoothing, weights).view(-1, rows)
         weighted = losses * shares.to(losses.dtype)
         with warnings.catch_warnings():  # gradients are views with the layout of the weights, on purpose
             warnings.filterwarnings("ignore", message="grad and param do not obey")

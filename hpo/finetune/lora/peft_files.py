@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hpo.core.errors import MissingExtraError, ModelError
 from hpo.finetune.lora.adapters import Lora
-from hpo.finetune.models.loading import NO_CODE, from_pretrained
+from hpo.finetune.models.loading import NO_CODE, from_pretrained, task_of
 from hpo.recipe.training_params import TrainingParams
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def save(
         tensors[f"{name}.lora_A.weight"] = weights[f"{name}.adapter.A"][:rank]
         tensors[f"{name}.lora_B.weight"] = weights[f"{name}.adapter.B"][:, :rank]
     settings: peft.LoraConfig = library().LoraConfig(
-        task_type="SEQ_CLS",
+        task_type=task_of(model.config).peft_type,
         inference_mode=True,
         base_model_name_or_path=_absolute(model.name_or_path),
         r=rank,
@@ -89,7 +89,8 @@ def merged(folder: Path) -> PreTrainedModel:
     base = None
     try:
         base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-        model, _ = from_pretrained(base, AutoConfig.from_pretrained(folder, **NO_CODE))
+        config = AutoConfig.from_pretrained(folder, **NO_CODE)
+        model, _ = from_pretrained(base, config, task_of(config).auto_model)
         whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except Exception as error:  # transformers, peft and safetensors raise errors of many kinds
         first = str(error).partition("\n")[0]

@@ -14,7 +14,6 @@ from torch import nn
 from transformers import (
     AttentionInterface,
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,12 +21,13 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from hpo.config.paths import locate, model_source
 from hpo.core.errors import ModelError
+from hpo.core.paths import locate, model_source
 from hpo.finetune.folded.packing import current as packed_now
 from hpo.finetune.models import dropout as own_dropout
 from hpo.finetune.models import output_check
-from hpo.tasks.classification import TASKS
+from hpo.tasks.registry import task_for
+from hpo.tasks.task import Task
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -148,15 +148,15 @@ def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    name: str, folder: Path, task: str, labels: Iterable[str], pad: int | None = None
+    name: str, folder: Path, task: Task, labels: Iterable[str], pad: int | None = None
 ) -> tuple[PreTrainedModel, frozenset[str]]:
-    """Load a sequence classifier with a head for these labels.
+    """Load a model of a task, with a head for these labels.
 
     Args:
         name: Local folder, `package:` name or Hub name.
         folder: The study file's folder.
-        task: Name in `TASKS`.
-        labels: Label names; empty for regression.
+        task: The task.
+        labels: Label names; empty where the task has none.
         pad: Id of the padding token, for models whose configuration names none.
 
     Returns:
@@ -169,21 +169,22 @@ def load_model(
     names = list(labels)
     try:
         config = AutoConfig.from_pretrained(source, **NO_CODE)
-        config.num_labels = len(names) or 1
-        if names:
-            config.id2label = dict(enumerate(names))
-            config.label2id = {label: i for i, label in enumerate(names)}
-        config.problem_type = TASKS[task].problem_type
+        task.configure(config, names)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad
-        model, info = from_pretrained(source, config)
+        model, info = from_pretrained(source, config, task.auto_model)
     except Exception as error:  # as above
         raise _explained(name, folder, "weights", error) from None
     return model, frozenset(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
 
 
-def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a sequence classifier with this module's attention.
+def from_pretrained(source: str, config: Any, auto_model: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model with this module's attention.
+
+    Args:
+        source: Folder or Hub name.
+        config: Its configuration.
+        auto_model: The class of transformers that loads it.
 
     Returns:
         The model, and transformers' loading info: missing and mismatched keys.
@@ -196,9 +197,16 @@ def from_pretrained(source: str, config: Any) -> tuple[PreTrainedModel, dict[str
         "ignore_mismatched_sizes": True,  # a head for other labels is drawn again
         **NO_CODE,
     }
-    model, info = AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager", **options)
+    model, info = getattr(transformers, auto_model).from_pretrained(source, attn_implementation="eager", **options)
+    model.config.architectures = [type(model).__name__]
     attend(model)
     return model, info
+
+
+def task_of(config: Any) -> Task:
+    """Return the task that a model's configuration is for."""
+    architectures = getattr(config, "architectures", None) or [""]
+    return task_for(str(architectures[0]), config.problem_type, config.num_labels)
 
 
 def attend(model: PreTrainedModel) -> None:

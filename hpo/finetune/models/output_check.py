@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
+Outputs = dict[str, torch.Tensor]
+
+PER_TOKEN = ("start_logits", "end_logits")
+"""Outputs [rows, tokens]; others are per token if they have three dimensions."""
+
+
+def logits_of(result: Mapping[str, Any]) -> Outputs:
+    """Return the outputs of a model that losses are computed from, by name."""
+    return {name: value for name, value in result.items() if name.endswith("logits") and torch.is_tensor(value)}
+
 
 @torch.no_grad()
-def outputs(model: PreTrainedModel) -> torch.Tensor:
-    """Return the logits of three short rows of arbitrary tokens, two of them padded."""
+def outputs(model: PreTrainedModel) -> Outputs:
+    """Return the outputs for three short rows of arbitrary tokens, two of them padded; none about padding."""
     config, device, training = model.config, model.device, model.training
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
     ids = torch.arange(24, device=device).view(3, 8) * 37 % config.vocab_size
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):  # some models classify at the end token, of which a text must have just one
         ids = torch.where(ids == end, (end + 1) % config.vocab_size, ids).masked_fill(columns == lengths - 1, end)
-    ids = ids.masked_fill(columns >= lengths, getattr(config, "pad_token_id", None) or 0)
-    inputs = {"input_ids": ids, "attention_mask": (columns < lengths).long()}
+    real = columns < lengths
+    ids = ids.masked_fill(~real, getattr(config, "pad_token_id", None) or 0)
+    inputs = {"input_ids": ids, "attention_mask": real.long()}
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
     model.train(False)
-    logits: torch.Tensor = model(**inputs).logits
+    found = logits_of(model(**inputs))
     model.train(training)
-    return logits
+    per_token = {name for name, value in found.items() if name in PER_TOKEN or value.ndim == 3}
+    return {name: value[real] if name in per_token else value for name, value in found.items()}
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def same(one: Outputs, other: Outputs) -> bool:
     """Return whether two models' outputs are equal up to rounding."""
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    return one.keys() == other.keys() and all(
+        value.shape == other[name].shape and torch.allclose(value, other[name], rtol=1e-4, atol=1e-5)
+        for name, value in one.items()
+    )

@@ -27,7 +27,7 @@ class Vocabulary:
 
     Args:
         model: The model; its table is cut in place.
-        used: The token ids of all texts.
+        used: The token ids of all texts; None if the table is not to be cut.
 
     Attributes:
         name: Name of the table; None if there is no table that can be cut.
@@ -35,11 +35,11 @@ class Vocabulary:
         whole: Copy of the whole table; there is none if the table is not cut.
     """
 
-    def __init__(self, model: PreTrainedModel, used: Array) -> None:
+    def __init__(self, model: PreTrainedModel, used: Array | None) -> None:
         self.name = _table(model)
         self.rows: torch.Tensor | None = None
         first = _special(model.config) + 1
-        if self.name is None or first > MOST_KEPT:
+        if self.name is None or used is None or first > MOST_KEPT:
             return
         table = model.get_parameter(self.name)
         rows = np.union1d(np.arange(first), used)

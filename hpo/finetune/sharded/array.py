@@ -31,11 +31,11 @@ from hpo.core.errors import DivergedError, HpoError, ModelError, OutOfMemoryErro
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialSpec
 from hpo.finetune import device
-from hpo.finetune.data.sources import Dataset
 from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.engine import HALT, SEEN, Place, ShardEngine, TooLargeError
 from hpo.finetune.sharded.process import serve
-from hpo.tasks.classification import Outputs
+from hpo.tasks.dataset import Dataset
+from hpo.tasks.task import Predictions
 
 log = logging.getLogger(__name__)
 
@@ -178,10 +178,10 @@ class ShardedArray:
             self._loaded = False
             self._command("unload", slot)
 
-    def outputs_of(self, folder: Path, split: str) -> Outputs:
-        """Return the outputs on a split of weights that `keep` wrote; call it while no trial is in training."""
-        outputs: Outputs = self._command("outputs_of", folder.resolve(), split)
-        return outputs
+    def predictions_of(self, folder: Path, split: str) -> Predictions:
+        """Return the predictions for a split of weights that `keep` wrote; call it while no trial is in training."""
+        predictions: Predictions = self._command("predictions_of", folder.resolve(), split)
+        return predictions
 
     def fastest_slots(self, most: int) -> int:
         """Return one: a trial is divided over all devices."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -24,6 +25,7 @@ from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.batches import WINDOW, by_length
+from hpo.finetune.data.encoded import Tensors
 from hpo.finetune.device import memory_error, out_of_memory, scoring_batch
 from hpo.finetune.engine import Trained
 from hpo.finetune.models import dropout
@@ -31,7 +33,7 @@ from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.divide import DividedInitialState, copied_heads, divide, fill
 from hpo.finetune.slot import Slot
 from hpo.finetune.trial_model import begin, measured_seconds
-from hpo.tasks.classification import Outputs
+from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
 
@@ -128,8 +130,8 @@ class ShardEngine:
         """Return the outcomes."""
         return outcomes
 
-    def _segment(self, slot: Slot) -> Outputs:
-        """Train to the boundary and return the model's outputs on the validation split."""
+    def _segment(self, slot: Slot) -> Predictions:
+        """Train to the boundary and return the model's predictions for the validation split."""
         slot.model.train()
         loss = torch.zeros((), device=self.setup.device)
         while slot.seen < slot.boundary:
@@ -174,7 +176,7 @@ class ShardEngine:
         return loss
 
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
-        """Add up the gradients of this process's rows; each loss is divided by the rows of the whole batch.
+        """Add up the gradients of this process's rows; each loss is divided by the units of the whole batch.
 
         All processes pass over the same number of rows, because every pass has collectives. Rows that fill a process's
         part up have weight 0.
@@ -182,14 +184,14 @@ class ShardEngine:
         total = torch.zeros((), device=self.setup.device)
         own = self._divided(rows)[:, self.rank]
         weight = torch.from_numpy(self._divided(np.arange(len(rows)), fill=-1)[:, self.rank] >= 0)
-        weight = weight.to(self.setup.device) / len(rows)
+        weight = weight.to(self.setup.device) / max(1.0, self.setup.tokens["train"].units[rows].sum())
         for number, start in enumerate(range(0, len(own), self.micro_batch)):
             part = slice(start, start + self.micro_batch)
             inputs, targets = self.setup.tokens["train"].batch(own[part])
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
-                logits = slot.model(**inputs).logits
-            loss = (self.setup.losses(slot, logits, targets) * weight[part]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+                outputs = self.setup.outputs(slot.model, inputs)
+            loss = (self.setup.losses(slot, outputs, targets) * weight[part]).sum()
+            loss.backward()
             total += loss.detach()
         return total
 
@@ -201,24 +203,39 @@ class ShardEngine:
     # ------------------------------------------------------------ scoring and measuring
 
     @torch.no_grad()  # not inference mode: `fully_shard` could not use its tensors in training
-    def _predict(self, split: str) -> Outputs:
-        """Return the model's outputs on a split, in every process; each process computes a part of the rows."""
+    def _predict(self, split: str) -> Predictions:
+        """Return the model's predictions for a split, in every process; each process computes a part of the rows."""
         model = self.setup.model.train(False)
         tokens = self.setup.tokens[split]
         size = scoring_batch(self.setup.device) * self.shards
         chunks = [self._divided(rows) for rows in by_length(tokens.lengths, size)]
-        logits = []
+        found: list[Tensors] = []
         for rows in chunks:
-            inputs, _ = tokens.batch(rows[:, self.rank])
+            inputs, targets = tokens.batch(rows[:, self.rank])
             with self.setup.autocast():
-                logits.append(model(**inputs).logits.float())
-        own = torch.cat(logits)
+                outputs = self.setup.outputs(model, inputs)
+            found.append(self.setup.task.answers(outputs, targets))
+        places, longest = np.concatenate(chunks), int(tokens.lengths.max())
+        answers = {name: self._gathered([each[name] for each in found], places, longest) for name in found[0]}
+        return self.setup.predictions(split, answers)
+
+    def _gathered(self, parts: Sequence[torch.Tensor], places: Array, longest: int) -> Array:
+        """Return answers of all processes in the order of a split's rows, [rows, ...].
+
+        Args:
+            parts: Answers of this process about the rows of each chunk, [b, ...] or [b, length, ...].
+            places: [rows of a process, processes] row numbers.
+            longest: Length to which all processes pad answers about tokens.
+        """
+        if parts[0].ndim > 1 and len({part.shape[1] for part in parts}) > 1:
+            parts = [F.pad(part, [*[0, 0] * (part.ndim - 2), 0, longest - part.shape[1]]) for part in parts]
+        own = torch.cat(list(parts))
         every = [torch.empty_like(own) for _ in range(self.shards)]
         dist.all_gather(every, own)
-        gathered = torch.stack(every, dim=1).cpu().numpy()  # [rows of a process, processes, outputs], as the chunks
-        outputs = np.empty((len(tokens.lengths), gathered.shape[-1]), dtype=gathered.dtype)
-        outputs[np.concatenate(chunks)] = gathered
-        return self.setup.outputs(split, outputs)
+        gathered = torch.stack(every, dim=1).cpu().numpy()  # [rows of a process, processes, ...], as the chunks
+        answers = np.empty((int(places.max()) + 1, *gathered.shape[2:]), dtype=gathered.dtype)
+        answers[places] = gathered
+        return answers
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Gather weights tensor by tensor; only the first process, which writes them, returns any."""
@@ -229,8 +246,8 @@ class ShardEngine:
                 gathered[name] = full.cpu()
         return gathered
 
-    def outputs_of(self, model: PreTrainedModel, split: str) -> Outputs:
-        """Return the outputs on a split of a whole model; call it while no trial is in training."""
+    def predictions_of(self, model: PreTrainedModel, split: str) -> Predictions:
+        """Return the predictions for a split of a whole model; call it while no trial is in training."""
         self.setup.vocabulary.cut(model)
         fill(self.setup.model, model.state_dict())
         return self._predict(split)

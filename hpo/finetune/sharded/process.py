@@ -19,9 +19,9 @@ from hpo.config.schema import StudyConfig
 from hpo.core.trainer import Evaluation
 from hpo.finetune.adaptation import WholeModel
 from hpo.finetune.array import FineTuneArray
-from hpo.finetune.data.sources import Dataset
 from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.engine import HALT, Place, ShardEngine
+from hpo.tasks.dataset import Dataset
 
 # How long a process waits for the others within a step before it raises an error.
 TIMEOUT = timedelta(minutes=10)

@@ -3,27 +3,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.finetune.data.encoded import Tokens, one_of_few
+from hpo.finetune.data.encoded import on_device, one_of_few
+from hpo.tasks.task import EncodedRows
+
+CPU = torch.device("cpu")
 
 
 def tokens(*rows):
-    lengths = np.array([len(row) for row in rows])
-    return Tokens(
-        ids=torch.tensor([token for row in rows for token in row], dtype=torch.int32),
-        types=None,
-        starts=torch.from_numpy(lengths.cumsum() - lengths),
-        counts=torch.from_numpy(lengths),
-        lengths=lengths,
-        targets=torch.arange(len(rows)),
-        pad=9,
-    )
+    count = np.arange(len(rows))
+    labels = {"tags": [[10 * token for token in row] for row in rows]}
+    return on_device(EncodedRows({"input_ids": rows}, {"labels": count}, labels, np.ones(len(rows)), count), 9, CPU)
 
 
 def test_a_batch_is_padded_and_masked():
     inputs, targets = tokens([1, 2, 3], [4], [5, 6]).batch(np.array([2, 1]))
     assert inputs["input_ids"].tolist() == [[5, 6], [4, 9]]
     assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert targets.tolist() == [2, 1]
+    assert targets["labels"].tolist() == [2, 1]
+    assert targets["tags"].tolist() == [[50, 60], [40, -100]]
 
 
 def test_a_batch_may_have_a_length_of_its_own():
@@ -45,3 +42,14 @@ def test_one_of_few_lengths_is_hardly_longer(length):
 
 def test_lengths_are_few():
     assert len({one_of_few(length) for length in range(1, 513)}) == 48 + 8
+
+
+def test_answers_come_in_the_order_of_the_rows_and_are_padded_to_one_length():
+    split = tokens([1, 2, 3], [4], [5, 6])
+
+    def answer(inputs, targets):
+        return {"ids": inputs["input_ids"][None], "rows": targets["labels"][None, :, None] + torch.tensor([[0], [10]])}
+
+    found = split.answers(lambda i, t: {n: v if n == "ids" else v[..., 0] for n, v in answer(i, t).items()}, 1)
+    assert found["ids"].tolist() == [[[1, 2, 3], [4, 0, 0], [5, 6, 0]]]
+    assert found["rows"].shape[1:] == (3,)

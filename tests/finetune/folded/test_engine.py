@@ -229,7 +229,7 @@ def test_written_weights_are_those_of_one_trial(tmp_path):
     outcome = array.advance()[1]
     logits = array.engine._predict_all("validation")[1]
     assert array.keep(1, tmp_path / "kept")
-    loaded = array.outputs_of(tmp_path / "kept", "validation")
+    loaded = array.predictions_of(tmp_path / "kept", "validation")
     np.testing.assert_allclose(loaded.logits, logits, atol=1e-5)
     assert outcome.metrics["loss"] > 0
 

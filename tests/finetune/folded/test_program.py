@@ -21,7 +21,7 @@ from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout, first_token
 from hpo.finetune.models.loading import load_model
 from hpo.recipe.training_params import TrainingParams
-from hpo.tasks.classification import TASKS
+from hpo.tasks.registry import TASKS
 
 
 @pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])
@@ -85,7 +85,7 @@ def test_operations_on_a_device_read_only_numbers_of_the_host():
 def test_a_program_on_a_gpu_reads_no_values_and_no_tensors_of_the_host(tmp_path, monkeypatch, kind, line, targets):
     """On meta tensors, with the code for a GPU: reading a value is an error."""
     folder = tiny.save_model(tmp_path / "model", kind)
-    model, head = load_model(str(folder), folder, "single_label", ["a", "b"], 0)
+    model, head = load_model(str(folder), folder, TASKS["single_label"], ["a", "b"], 0)
     first_token.shorten(model)
     dropout.install(model)
     monkeypatch.setattr(torch, "_fused_adamw_", stepped)
@@ -95,16 +95,16 @@ def test_a_program_on_a_gpu_reads_no_values_and_no_tensors_of_the_host(tmp_path,
     lengths = np.random.default_rng(0).integers(3, 15, 40)
     numbers = torch.empty(40, dtype=torch.int64, device=meta)
     ids = torch.empty(int(lengths.sum()), dtype=torch.int32, device=meta)
-    tokens = Tokens(ids, None, numbers, numbers, lengths, numbers, 0)
+    tokens = Tokens({"input_ids": ids}, {}, {"labels": numbers}, numbers, numbers, lengths, np.ones(40), 0)
     if targets:
         Lora(targets, rank=4, head=head).install(model)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    shape, loss = Shape(4, 15, line), TASKS["single_label"].loss
+    shape, task = Shape(4, 15, line), TASKS["single_label"]
     weights = {"none": torch.ones(2, device=meta)}
-    program = Program(model.to(meta), 3, names, head, tokens, shape, loss, weights, lambda keys: nullcontext())
+    program = Program(model.to(meta), 3, names, head, tokens, shape, task, weights, lambda keys: nullcontext())
     program.load(1, model, TrainingParams.of({"dropout": 0.1}))
     rates = [1e-3] * len(program.optimizer.depths)
-    assert program.write({1: [MicroBatch(np.arange(3), 3, 5, rates)]}) == 1
+    assert program.write({1: [MicroBatch(np.arange(3), 3, 3.0, 5, rates)]}) == 1
     for within in [nullcontext()] * WARM_UP + [tape.OnDevice()]:
         with within:
             program.step(0)

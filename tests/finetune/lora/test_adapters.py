@@ -92,7 +92,7 @@ def under_our_names(model):
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "deberta-v3", "xlnet"])
 def test_three_slots_are_three_peft_models(tmp_path, name):
-    """Outputs and gradients, with adapters that are not zero: float64, to 1e-9."""
+    """LabelPredictions and gradients, with adapters that are not zero: float64, to 1e-9."""
     (base,) = architectures.models(name, 1, torch.float64)
     base.config._name_or_path = str(tmp_path)
     targets = ("all_linear",) if name == "xlnet" else tuple(LORA_TARGETS)
@@ -365,7 +365,7 @@ def test_a_written_adapter_loads_with_peft(tmp_path, kind):
         settings = json.loads((folder / "adapter_config.json").read_text())
         assert (settings["r"], settings["lora_alpha"]) == (MIXED[1 + slot]["lora_rank"], DEFAULTS["lora_alpha"])
         assert settings["fan_in_fan_out"] == (kind == "gpt2")
-        np.testing.assert_allclose(array.outputs_of(folder, "validation").logits, logits[slot], atol=1e-6)
+        np.testing.assert_allclose(array.predictions_of(folder, "validation").logits, logits[slot], atol=1e-6)
         base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
         for loaded in (
             peft.PeftModel.from_pretrained(base, str(folder)),
@@ -390,7 +390,7 @@ def test_a_checkpoint_with_a_classifier_trains_it_from_where_it_is(tmp_path):
     array.advance()
     assert not torch.equal(array.engine.occupied[0].weights["classifier.weight"], start)
     array.keep(0, tmp_path / "kept")
-    loaded = array.outputs_of(tmp_path / "kept", "validation").logits
+    loaded = array.predictions_of(tmp_path / "kept", "validation").logits
     np.testing.assert_allclose(loaded, array.engine._predict_all("validation")[0], atol=1e-6)
 
 
@@ -407,7 +407,7 @@ def test_a_study_runs_from_its_file_to_verdict_and_export(tmp_path, monkeypatch)
     target = export(results, finished.folder / "trials", tmp_path / "out")
     assert "lora_rank" in (target / "README.md").read_text()
     assert {path.name for path in source.iterdir()} == {path.name for path in (target / "adapter").iterdir()}
-    outputs = finished.array.outputs_of(source, "test")
+    outputs = finished.array.predictions_of(source, "test")
     texts = finished.array.setup.data.splits["test"].texts
     said = pipeline("text-classification", str(target))(texts)
     assert [row["label"] for row in said] == [finished.array.setup.data.labels[i] for i in outputs.predicted]

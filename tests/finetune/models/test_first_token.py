@@ -4,12 +4,13 @@ import torch
 
 from hpo.finetune.models import first_token
 from hpo.finetune.models.loading import load_model
+from hpo.tasks.registry import TASKS
 
 
 @pytest.mark.parametrize(("kind", "shorter"), [("bert", True), ("roberta", True), ("electra", True), ("gpt2", False)])
 def test_a_model_that_reads_the_first_token_is_shortened_without_a_difference(tmp_path, kind, shorter):
     folder = tiny.save_model(tmp_path, kind)
-    model, _ = load_model(str(folder), folder, "single_label", ["a", "b", "c"], pad=0)
+    model, _ = load_model(str(folder), folder, TASKS["single_label"], ["a", "b", "c"], pad=0)
     ids, mask = torch.randint(4, 70, (4, 11)), torch.ones(4, 11, dtype=torch.long)
     mask[1, 6:] = 0
     results = []
@@ -28,7 +29,7 @@ def test_a_model_that_reads_the_first_token_is_shortened_without_a_difference(tm
 
 def test_a_model_that_reads_other_tokens_is_not_changed(tmp_path):
     folder = tiny.save_model(tmp_path)
-    model, _ = load_model(str(folder), folder, "single_label", ["a", "b"])
+    model, _ = load_model(str(folder), folder, TASKS["single_label"], ["a", "b"])
 
     class MeanPooler(torch.nn.Module):
         def forward(self, hidden):

@@ -6,12 +6,13 @@ from hpo.core.errors import ModelError
 from hpo.finetune.models import dropout
 from hpo.finetune.models.initial_state import InitialState
 from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
+from hpo.tasks.registry import TASKS
 
 
 @pytest.mark.parametrize("kind", sorted(tiny.SIZES))
-def test_our_attention_gives_the_outputs_of_transformers_own(tmp_path, kind):
+def test_our_attention_gives_the_predictions_of_transformers_own(tmp_path, kind):
     folder = tiny.save_model(tmp_path / kind, kind)
-    ours, head = load_model(str(folder), folder, "single_label", ["a", "b"])
+    ours, head = load_model(str(folder), folder, TASKS["single_label"], ["a", "b"])
     assert head
     theirs = type(ours).from_pretrained(folder, num_labels=2, attn_implementation="eager", pad_token_id=0)
     theirs.load_state_dict(ours.state_dict())
@@ -25,7 +26,7 @@ def test_our_attention_gives_the_outputs_of_transformers_own(tmp_path, kind):
 
 def test_a_trial_starts_from_the_pretrained_weights_with_a_head_of_its_seed(tmp_path):
     folder = tiny.save_model(tmp_path)
-    model, head = load_model(str(folder), folder, "single_label", ["a", "b", "c"])
+    model, head = load_model(str(folder), folder, TASKS["single_label"], ["a", "b", "c"])
     starter = InitialState(model, head)
     before = model.bert.encoder.layer[0].output.dense.weight.detach().clone()
     heads = {}
@@ -45,7 +46,7 @@ def test_a_trial_starts_from_the_pretrained_weights_with_a_head_of_its_seed(tmp_
 
 def test_dropout_is_set_everywhere_and_reset(tmp_path):
     folder = tiny.save_model(tmp_path)
-    model, head = load_model(str(folder), folder, "single_label", ["a", "b"])
+    model, head = load_model(str(folder), folder, TASKS["single_label"], ["a", "b"])
     dropout.install(model)
     starter = InitialState(model, head)
 
@@ -103,7 +104,7 @@ def test_weights_that_must_be_unpickled_are_refused(tmp_path):
     (folder / "model.safetensors").rename(folder / "elsewhere")
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="safetensors"):
-        load_model(str(folder), folder, "single_label", ["a", "b"])
+        load_model(str(folder), folder, TASKS["single_label"], ["a", "b"])
 
 
 def test_a_tokenizer_without_padding_token_takes_another(tmp_path):

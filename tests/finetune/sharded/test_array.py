@@ -119,7 +119,7 @@ def test_a_divided_trial_is_the_trial_of_one_process(folder, single, sharded, si
         torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     config_files = [(tmp_path / name / "config.json").read_text() for name in ("alone", "together")]
     assert config_files[0] == config_files[1]
-    scored = [array.outputs_of(tmp_path / "together", "test") for array in (single, sharded)]
+    scored = [array.predictions_of(tmp_path / "together", "test") for array in (single, sharded)]
     np.testing.assert_allclose(scored[1].logits, scored[0].logits, atol=1e-6)
     np.testing.assert_array_equal(scored[1].targets, scored[0].targets)
 

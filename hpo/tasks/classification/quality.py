@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hpo.finetune.data.labels import normal, place
-from hpo.finetune.data.sources import Dataset, Split
+from hpo.data.tables import place
+from hpo.tasks.classification.labels import normal
+from hpo.tasks.classification.texts import TextSplit
+from hpo.tasks.dataset import Dataset
 
 Array = np.ndarray[Any, Any]
 
@@ -37,7 +39,7 @@ def doubts(data: Dataset, metric: str) -> list[str]:
     ]
 
 
-def _where(split: Split, row: int) -> str:
+def _where(split: TextSplit, row: int) -> str:
     return f"row {row + 1}" if split.places is None else place(split.places[row])
 
 
@@ -46,14 +48,14 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def _counts(split: Split, labels: int) -> Array:
+def _counts(split: TextSplit, labels: int) -> Array:
     """Return [labels]: the number of rows with each label."""
     if split.targets.ndim == 2:
         return np.asarray(split.targets.sum(axis=0), dtype=np.int64)
     return np.bincount(split.targets, minlength=labels)
 
 
-def _first(split: Split, label: int) -> str:
+def _first(split: TextSplit, label: int) -> str:
     labelled = split.targets[:, label] == 1 if split.targets.ndim == 2 else split.targets == label
     return _where(split, int(labelled.argmax()))
 
@@ -133,10 +135,10 @@ def _first_of_all(data: Dataset, label: int) -> str:
 
 def _contradictions(data: Dataset) -> list[str]:
     """Return a note on equal texts with different labels."""
-    seen: dict[tuple[str, str], dict[bytes, tuple[Split, int]]] = {}
+    seen: dict[tuple[str, str], dict[bytes, tuple[TextSplit, int]]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for split in data.splits.values():
-        for row, (texts, target) in enumerate(zip(split.rows, split.targets, strict=True)):
+        for row, (texts, target) in enumerate(zip(split.contents, split.targets, strict=True)):
             seen.setdefault(texts, {}).setdefault(target.tobytes(), (split, row))
             counts[texts] += 1
     several = {texts: list(labels.values()) for texts, labels in seen.items() if len(labels) > 1}
@@ -162,7 +164,7 @@ def _repeats(data: Dataset) -> list[str]:
     notes = []
     for name, split in data.splits.items():
         first: dict[tuple[str, str], int] = {}
-        repeats = [(i, first[texts]) for i, texts in enumerate(split.rows) if first.setdefault(texts, i) != i]
+        repeats = [(i, first[texts]) for i, texts in enumerate(split.contents) if first.setdefault(texts, i) != i]
         if repeats:
             row, earlier = repeats[0]
             notes.append(

@@ -5,14 +5,14 @@ Rows with equal texts, or of one group, stay in the same split.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hpo.config.schema import DataConfig
 from hpo.core.errors import DataError
+from hpo.data.keys import DataKeys
 
 Array = np.ndarray[Any, Any]
 
@@ -45,57 +45,61 @@ def together(rows: Sequence[Hashable], groups: Sequence[Hashable] | None = None)
     return numbered(connected_components(edges, directed=False)[1][texts].tolist())
 
 
-def set_aside(frames: dict[str, pd.DataFrame], config: DataConfig, task: str, rng: np.random.Generator) -> None:
+def set_aside(
+    frames: dict[str, pd.DataFrame],
+    keys: DataKeys,
+    contents: Callable[[pd.DataFrame], Sequence[Hashable]],
+    strata: Callable[[pd.DataFrame], Sequence[Hashable] | None],
+    rng: np.random.Generator,
+) -> None:
     """Move rows of train to the splits that have no files.
 
     Args:
         frames: Split -> its rows; train is made smaller, and the splits that are set aside are added.
-        config: Shares or numbers of the rows to set aside.
-        task: Name in `TASKS`.
+        keys: Shares or numbers of the rows to set aside, and the column of groups.
+        contents: Rows -> what each of them says; rows that say the same stay in one split.
+        strata: Rows -> the class of each row, whose proportions are kept; None if rows have no classes.
         rng: Draws the rows.
 
     Raises:
         DataError: Train has too few rows for it.
     """
     total = len(frames["train"])
-    choose = _stratified if config.group is None else _grouped
     for name in ("test", "validation"):
-        share = getattr(config, name)
+        share = getattr(keys, name)
         if not isinstance(share, int | float):
             continue
+        train = frames["train"]
         wanted = round(share * total) if isinstance(share, float) else share
-        rest = len(frames["train"])
-        if not 0 < wanted < rest:
+        if not 0 < wanted < len(train):
             raise DataError(
-                f"{name}: {share} asks for {wanted} rows of the {rest} that are left of train; give it another share "
-                "or number, or a file"
+                f"{name}: {share} asks for {wanted} rows of the {len(train)} that are left of train; give it another "
+                "share or number, or a file"
             )
-        chosen = choose(frames["train"], config, task, wanted, rng)
-        frames[name] = frames["train"][chosen]
-        frames["train"] = frames["train"][~chosen]
+        if keys.group is None:
+            chosen = _stratified(contents(train), strata(train), wanted, rng)
+        else:
+            chosen = _grouped(together(contents(train), list(train[keys.group])), strata(train), wanted, rng)
+        frames[name], frames["train"] = train[chosen], train[~chosen]
 
 
-def texts_of(table: pd.DataFrame, config: DataConfig) -> list[tuple[str, ...]]:
-    """Return the text of each row, or its pair of texts; equal ones are duplicates."""
-    return list(zip(*(table[c] for c in (config.text, config.text_pair) if c), strict=True))
-
-
-def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator) -> Array:
+def _stratified(
+    contents: Sequence[Hashable], classes: Sequence[Hashable] | None, wanted: int, rng: np.random.Generator
+) -> Array:
     """Return [n] bool: about `wanted` rows to set aside, stratified by class, with duplicates on one side."""
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(texts_of(table, config)):
+    groups: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(contents):
         groups.setdefault(key, []).append(row)
-    strata: dict[Any, list[list[int]]] = {}
+    strata: dict[Hashable, list[list[int]]] = {}
     for members in groups.values():
-        stratum = table[config.label].iloc[members[0]] if task == "single_label" else None
-        strata.setdefault(stratum, []).append(members)
+        strata.setdefault(None if classes is None else classes[members[0]], []).append(members)
     # Largest remainder: each class gets its exact share rounded down, then the largest fractions one more.
-    exact = {k: wanted * sum(map(len, v)) / len(table) for k, v in strata.items()}
+    exact = {k: wanted * sum(map(len, v)) / len(contents) for k, v in strata.items()}
     quota = {k: int(share) for k, share in exact.items()}
     order = sorted(exact, key=lambda k: (quota[k] - exact[k], str(k)))
     for stratum in order[: wanted - sum(quota.values())]:
         quota[stratum] += 1
-    chosen = np.zeros(len(table), dtype=bool)
+    chosen = np.zeros(len(contents), dtype=bool)
     for stratum in sorted(strata, key=str):
         sizes = [len(members) for members in strata[stratum]]
         quota[stratum] = min(quota[stratum], sum(sizes) - max(sizes))  # some rows of every class stay in train
@@ -108,20 +112,20 @@ def _stratified(table: pd.DataFrame, config: DataConfig, task: str, wanted: int,
     return chosen
 
 
-def _grouped(table: pd.DataFrame, config: DataConfig, task: str, wanted: int, rng: np.random.Generator) -> Array:
+def _grouped(groups: Array, classes: Sequence[Hashable] | None, wanted: int, rng: np.random.Generator) -> Array:
     """Return [n] bool: the rows to set aside, in whole groups, with class proportions as near as possible to train's.
 
     A local search: groups are visited by falling size, equal ones in random order. A group changes sides if that brings
     the counts of rows and of each class nearer to their shares of `wanted` (sum of squared differences over shares),
     and if some rows of every class stay in train. The search ends when no group changes sides.
     """
-    groups = together(texts_of(table, config), list(table[config.group]))
-    classes = numbered(table[config.label]) if task == "single_label" else np.zeros(len(table), dtype=np.int64)
-    counts = np.zeros((groups.max() + 1, classes.max() + 2))
-    np.add.at(counts, (groups, classes), 1)
+    total_rows = len(groups)
+    numbers = np.zeros(total_rows, dtype=np.int64) if classes is None else numbered(classes)
+    counts = np.zeros((groups.max() + 1, numbers.max() + 2))
+    np.add.at(counts, (groups, numbers), 1)
     counts[:, -1] = counts.sum(axis=1)
     total = counts.sum(axis=0)
-    target, taken = total * wanted / len(table), np.zeros(len(total))
+    target, taken = total * wanted / total_rows, np.zeros(len(total))
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts[order, -1], kind="stable")]
     chosen = np.zeros(len(counts), dtype=bool)

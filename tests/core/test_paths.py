@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo.config.paths import absolute, expand, locate, verify
 from hpo.core.errors import DataError
+from hpo.core.paths import absolute, expand, locate, verify
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import pytest
 import tiny
 from data_files import GOOD, config, frame, load, texts
 
-from hpo.config.schema import NEWER_OPTIONS, DataConfig
 from hpo.core.errors import DataError
-from hpo.finetune.data import sources
+from hpo.core.settings import Mark, marked
+from hpo.tasks import loading
+from hpo.tasks.classification.keys import TextKeys
 
 # ---------------------------------------------------------------- formats
 
@@ -28,7 +29,7 @@ def test_files_and_patterns_are_joined(tmp_path):
     for i in range(3):
         tiny.write_csv(tmp_path / f"part{i}.csv", 20, seed=i)
     joined = load(tmp_path, train="part*.csv", validation=10, test=10)
-    assert [len(joined.splits[name]) for name in sources.SPLITS] == [40, 10, 10]
+    assert [len(joined.splits[name]) for name in loading.SPLITS] == [40, 10, 10]
 
 
 def test_words_that_pandas_takes_for_missing_are_texts(tmp_path):
@@ -100,7 +101,7 @@ def test_declared_splits_are_taken_as_they_are_and_leaks_are_noted(tmp_path):
     for name, count in (("train", 40), ("validation", 20), ("test", 10)):
         tiny.write_csv(tmp_path / f"{name}.csv", count, seed=0)
     found = load(tmp_path, validation="validation.csv", test="test.csv")
-    assert [len(found.splits[name]) for name in sources.SPLITS] == [40, 20, 10]
+    assert [len(found.splits[name]) for name in loading.SPLITS] == [40, 20, 10]
     assert "20 of 20 rows of validation are in train too" in found.notes[0]
     assert "10 of 10 rows of test are in validation too" in found.notes[2]
 
@@ -260,8 +261,8 @@ def test_a_study_without_the_newer_options_is_stored_as_earlier_versions_did():
     }
     used = config(group="g", unlabelled="drop", normalize_labels=True, encoding="cp1252", separator=";")
     stored = json.loads(json.dumps(used.model_dump(mode="json")))
-    assert DataConfig.model_validate(stored) == used
-    assert set(NEWER_OPTIONS) <= set(stored)
+    assert TextKeys.model_validate(stored) == used
+    assert set(marked(TextKeys, Mark.NEWER)) <= set(stored)
 
 
 def test_rows_without_a_label_are_left_out_if_the_study_says_so_and_counted(tmp_path):

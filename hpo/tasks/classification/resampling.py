@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpo.tasks.classification import Outputs
+from hpo.tasks.classification.predictions import LabelPredictions
 
 Array = np.ndarray[Any, Any]
 Average = Literal["macro", "micro", "weighted", "binary"]
@@ -25,7 +25,7 @@ RATIOS: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {
 }
 
 
-def by_counts(name: str, average: Average) -> Callable[[Outputs], Callable[[Array], float]]:
+def by_counts(name: str, average: Average) -> Callable[[LabelPredictions], Callable[[Array], float]]:
     """Return the resampled score of a metric in `RATIOS`, averaged over classes, from counts of rows by class."""
 
     def score(hits: Array, predicted: Array, actual: Array, averaged: Array) -> float:
@@ -39,14 +39,14 @@ def by_counts(name: str, average: Average) -> Callable[[Outputs], Callable[[Arra
             return float(each[1])
         return float(each[averaged].mean() if average == "macro" else each[0])
 
-    def resampled(outputs: Outputs) -> Callable[[Array], float]:
+    def resampled(outputs: LabelPredictions) -> Callable[[Array], float]:
         counts = _counter(outputs)
         return lambda rows: score(*counts(rows))
 
     return resampled
 
 
-def _counter(outputs: Outputs) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
+def _counter(outputs: LabelPredictions) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
     """Return a function of row numbers: true, predicted and actual positives, and the averaged classes, all [classes].
 
     The averaged classes are, as in scikit-learn, those that occur among the targets or the predictions of the rows; of
@@ -68,7 +68,7 @@ def _counter(outputs: Outputs) -> Callable[[Array], tuple[Array, Array, Array, A
     return counts
 
 
-def by_ranks(outputs: Outputs) -> Callable[[Array], float]:
+def by_ranks(outputs: LabelPredictions) -> Callable[[Array], float]:
     """Return the resampled area under the ROC curve, from ranks that are computed once; NaN where a class is missing.
 
     The area is the share of pairs of a positive and a negative row in which the positive row ranks higher. A tie counts

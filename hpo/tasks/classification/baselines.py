@@ -7,18 +7,23 @@ fewer where there are many classes.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from hpo.core.formatting import plain
-from hpo.tasks.classification import Outputs
+from hpo.tasks.classification.predictions import LabelPredictions
+from hpo.tasks.classification.texts import TextSplit
+from hpo.tasks.dataset import Dataset
 from hpo.tasks.metrics import METRICS, score
-
-if TYPE_CHECKING:
-    from hpo.finetune.data.sources import Dataset, Split
+from hpo.tasks.task import Reference
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +37,39 @@ STRENGTHS = (1.0, 10.0)  # inverse regularisation; the one with the better valid
 # Words, single characters of scripts without blanks, and punctuation: ! and :-) carry meaning too.
 TOKEN = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]"
 
-Predict = Callable[["Split"], Outputs]
+log = logging.getLogger(__name__)
+
+Predict = Callable[[TextSplit], LabelPredictions]
+
+
+def references(data: Dataset, metric: str, folder: Path) -> dict[str, Reference | None]:
+    """Return the baselines on the test split; None in place of TF-IDF where the texts have no words.
+
+    The predictions of TF-IDF are stored in a folder, under the digest of the data, for later looks.
+    """
+    test, words = data.splits["test"], names_in_words(data)
+    found: dict[str, Reference | None] = {"majority": Reference(words["majority"], majority(data)(test)), "tfidf": None}
+    path = folder / f"tfidf_{metric}_{data.digest[:16]}.safetensors"
+    logits = _stored(path, (len(test), max(1, len(data.labels))))
+    if logits is None:
+        log.info("fitting the TF-IDF baseline")
+        predict = tfidf(data, metric)
+        if predict is None:
+            return found
+        logits = predict(test).logits
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"logits": np.ascontiguousarray(logits)}, path)
+    predictions = LabelPredictions(data.task, test.targets, logits)
+    return found | {"tfidf": Reference(words["tfidf"], predictions, sample_in_words(data) or "")}
+
+
+def _stored(path: Path, shape: tuple[int, int]) -> Array | None:
+    try:
+        logits: Array = load_file(path)["logits"]
+    except (OSError, KeyError, SafetensorError):  # missing or damaged: the caller computes them
+        return None
+    return logits if logits.shape == shape and logits.dtype.kind == "f" else None
 
 
 def majority(data: Dataset) -> Predict:
@@ -47,7 +84,7 @@ def majority(data: Dataset) -> Predict:
         logits = _log_odds(targets.mean(axis=0))
     else:
         logits = np.array([targets.mean()])
-    return lambda split: Outputs(data.task, split.targets, np.tile(logits, (len(split), 1)))
+    return lambda split: LabelPredictions(data.task, split.targets, np.tile(logits, (len(split), 1)))
 
 
 def tfidf(data: Dataset, metric: str) -> Predict | None:
@@ -78,11 +115,11 @@ def tfidf(data: Dataset, metric: str) -> Predict | None:
     sign = 1 if METRICS[metric].direction == "maximize" else -1
 
     def validation_score(model: Any) -> float:
-        value = score(metric, Outputs(data.task, validation.targets, _logits(data, model, held_out)))
+        value = score(metric, LabelPredictions(data.task, validation.targets, _logits(data, model, held_out)))
         return -np.inf if np.isnan(value) else sign * value
 
     best = max((_fitted(data, inputs, train.targets, strength) for strength in STRENGTHS), key=validation_score)
-    return lambda split: Outputs(data.task, split.targets, _logits(data, best, _features(vectorizer, split)))
+    return lambda split: LabelPredictions(data.task, split.targets, _logits(data, best, _features(vectorizer, split)))
 
 
 def names_in_words(data: Dataset) -> Mapping[str, str]:
@@ -102,7 +139,7 @@ def sample_in_words(data: Dataset) -> str | None:
     return f"from a sample of {MOST_ROWS:,} of {rows:,} rows" if rows > MOST_ROWS else None
 
 
-def _sample(split: Split, task: str) -> Split:
+def _sample(split: TextSplit, task: str) -> TextSplit:
     """Return about `MOST_ROWS` rows, drawn with a fixed seed, with at least one of every class."""
     if len(split) <= MOST_ROWS:
         return split
@@ -110,14 +147,14 @@ def _sample(split: Split, task: str) -> Split:
     if task == "single_label":
         rows = np.union1d(rows, np.unique(split.targets, return_index=True)[1])
     pairs = None if split.pairs is None else [split.pairs[row] for row in rows]
-    return type(split)([split.texts[row] for row in rows], pairs, split.targets[rows])
+    return TextSplit([split.texts[row] for row in rows], pairs, split.targets[rows])
 
 
 def _cut(texts: Sequence[str]) -> list[str]:
     return [text[:MOST_CHARACTERS] for text in texts]
 
 
-def _features(vectorizer: Any, split: Split) -> Any:
+def _features(vectorizer: Any, split: TextSplit) -> Any:
     """Return the features of n rows, a sparse matrix [n, features]."""
     first = vectorizer.transform(_cut(split.texts))
     return first if split.pairs is None else _pair_features(first, vectorizer.transform(_cut(split.pairs)))

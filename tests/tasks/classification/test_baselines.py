@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from hpo.analysis import baselines
-from hpo.analysis.breakdown import by_class
-from hpo.finetune.data.sources import Dataset, Split
-from hpo.tasks.classification import Outputs
+from hpo.tasks.classification import baselines
+from hpo.tasks.classification.breakdown import by_class
+from hpo.tasks.classification.predictions import LabelPredictions
+from hpo.tasks.classification.texts import TextSplit
+from hpo.tasks.dataset import Dataset
 from hpo.tasks.metrics import score
 
 LABELS = ("bad", "good", "rare")
@@ -18,7 +19,7 @@ def dataset(task: str, rows: int = 90, seed: int = 0) -> Dataset:
     """Return texts that say what their label is."""
     rng = np.random.default_rng(seed)
 
-    def split(count: int) -> Split:
+    def split(count: int) -> TextSplit:
         classes = rng.choice(3, count, p=[0.5, 0.4, 0.1])
         texts = [f"w{rng.integers(9)} {WORDS[c]} w{rng.integers(9)}" for c in classes]
         targets = {
@@ -26,7 +27,7 @@ def dataset(task: str, rows: int = 90, seed: int = 0) -> Dataset:
             "multi_label": np.eye(3, dtype=np.float32)[classes],
             "regression": classes.astype(np.float32),
         }[task]
-        return Split(texts, None, targets)
+        return TextSplit(texts, None, targets)
 
     splits = {name: split(rows) for name in ("train", "validation", "test")}
     return Dataset(task, () if task == "regression" else LABELS, splits)
@@ -67,12 +68,12 @@ def test_of_pairs_it_is_the_likeness_that_counts() -> None:
     """Each text alone says nothing of the label; only whether both have words in common does."""
     rng = np.random.default_rng(0)
 
-    def split(count: int) -> Split:
+    def split(count: int) -> TextSplit:
         first = rng.integers(0, 20, (count, 3))
         same = rng.random(count) < 0.5
         second = np.where(same[:, None], first[:, ::-1], (first + 5 + rng.integers(0, 8, (count, 1))) % 20)
         texts = [[" ".join(f"w{word}" for word in row) for row in rows] for rows in (first, second)]
-        return Split(*texts, same.astype(np.int64))
+        return TextSplit(*texts, same.astype(np.int64))
 
     data = Dataset("single_label", ("other", "same"), {n: split(300) for n in ("train", "validation", "test")})
     predict = baselines.tfidf(data, "accuracy")
@@ -82,14 +83,14 @@ def test_of_pairs_it_is_the_likeness_that_counts() -> None:
 
 @pytest.mark.parametrize("text", ["", "   "])
 def test_texts_without_words_have_no_such_baseline(text: str) -> None:
-    split = Split([text] * 20, None, np.arange(20) % 2)
+    split = TextSplit([text] * 20, None, np.arange(20) % 2)
     data = Dataset("single_label", ("a", "b"), dict.fromkeys(("train", "validation", "test"), split))
     assert baselines.tfidf(data, "accuracy") is None
 
 
 def test_scripts_without_blanks_and_signs_are_read() -> None:
     texts = ["好看的电影", "难看的电影"] * 15 + [":)", ":("] * 15
-    split = Split(texts, None, np.arange(60) % 2)
+    split = TextSplit(texts, None, np.arange(60) % 2)
     data = Dataset("single_label", ("a", "b"), dict.fromkeys(("train", "validation", "test"), split))
     predict = baselines.tfidf(data, "accuracy")
     assert predict is not None
@@ -115,7 +116,7 @@ def test_its_cost_is_bounded_and_no_class_is_lost(monkeypatch: pytest.MonkeyPatc
 def test_the_scores_of_each_class_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 3, 200)
-    outputs = Outputs("single_label", targets, rng.normal(size=(200, 3)) + np.eye(3)[targets])
+    outputs = LabelPredictions("single_label", targets, rng.normal(size=(200, 3)) + np.eye(3)[targets])
     found = by_class(outputs, LABELS)
     assert found is not None
     report = sklearn.metrics.classification_report(
@@ -130,7 +131,7 @@ def test_the_scores_of_each_class_are_those_of_scikit_learn() -> None:
 
 
 def test_what_is_not_defined_is_not_called_zero() -> None:
-    outputs = Outputs("single_label", np.array([0, 0, 1, 1]), np.eye(4)[[0, 0, 0, 3]])
+    outputs = LabelPredictions("single_label", np.array([0, 0, 1, 1]), np.eye(4)[[0, 0, 0, 3]])
     found = by_class(outputs, ("a", "b", "c", "d"))
     assert found is not None
     assert [row["precision"] for row in found["classes"]] == [pytest.approx(2 / 3), None, None, 0.0]
@@ -144,7 +145,7 @@ def test_of_many_classes_the_matrix_is_its_largest_mistakes() -> None:
     said = targets.copy()
     said[:2] = 7
     labels = [f"l{i}" for i in range(150)]
-    found = by_class(Outputs("single_label", targets, np.eye(150)[said]), labels)
+    found = by_class(LabelPredictions("single_label", targets, np.eye(150)[said]), labels)
     assert found is not None
     assert "confusion" not in found
     assert found["mistakes"] == [["l0", "l7", 2]]
@@ -153,8 +154,8 @@ def test_of_many_classes_the_matrix_is_its_largest_mistakes() -> None:
 
 def test_of_several_labels_a_row_each_is_a_class_and_of_numbers_there_are_none() -> None:
     targets = np.array([[1, 0], [1, 1], [0, 1]], dtype=np.float32)
-    found = by_class(Outputs("multi_label", targets, np.array([[1.0, -1], [1, -1], [-1, -1]])), ("a", "b"))
+    found = by_class(LabelPredictions("multi_label", targets, np.array([[1.0, -1], [1, -1], [-1, -1]])), ("a", "b"))
     assert found is not None
     assert [row["predicted"] for row in found["classes"]] == [2, 0]
     assert found["never_predicted"] == ["b"]
-    assert by_class(Outputs("regression", np.zeros(2), np.zeros((2, 1))), ()) is None
+    assert by_class(LabelPredictions("regression", np.zeros(2), np.zeros((2, 1))), ()) is None

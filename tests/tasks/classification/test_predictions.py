@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
-from hpo.tasks.classification import TASKS, Outputs
+from hpo.tasks.classification.predictions import KINDS, LabelPredictions
 from hpo.tasks.metrics import METRICS
 
 SMOOTHINGS = [0.0, 0.1, 0.5]
@@ -28,7 +28,7 @@ def batch(task: str, seed: int = 0, n: int = 12, width: int = 4) -> tuple[torch.
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_single_label_loss_is_torchs_cross_entropy(smoothing: float) -> None:
     logits, targets = batch("single_label")
-    each = TASKS["single_label"].loss(logits, targets, smoothing)
+    each = KINDS["single_label"].loss(logits, targets, smoothing)
     assert each.shape == targets.shape
     torch.testing.assert_close(each.mean(), F.cross_entropy(logits, targets, label_smoothing=smoothing))
 
@@ -36,7 +36,7 @@ def test_single_label_loss_is_torchs_cross_entropy(smoothing: float) -> None:
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_multi_label_loss_is_torchs_on_softened_targets(smoothing: float) -> None:
     logits, targets = batch("multi_label")
-    each = TASKS["multi_label"].loss(logits, targets, smoothing)
+    each = KINDS["multi_label"].loss(logits, targets, smoothing)
     softened = torch.where(targets == 1, 1 - smoothing / 2, smoothing / 2).double()
     assert each.shape == (12,)
     torch.testing.assert_close(each.mean(), F.binary_cross_entropy_with_logits(logits, softened))
@@ -45,25 +45,25 @@ def test_multi_label_loss_is_torchs_on_softened_targets(smoothing: float) -> Non
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_regression_loss_is_the_squared_error_whatever_the_smoothing(smoothing: float) -> None:
     logits, targets = batch("regression")
-    each = TASKS["regression"].loss(logits, targets, smoothing)
+    each = KINDS["regression"].loss(logits, targets, smoothing)
     torch.testing.assert_close(each.mean(), F.mse_loss(logits.squeeze(-1), targets))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", KINDS)
 def test_the_loss_is_the_one_transformers_takes_for_the_problem_type(task: str) -> None:
     logits, targets = batch(task, seed=1)
-    config = type("Config", (), {"problem_type": TASKS[task].problem_type, "num_labels": logits.shape[1]})()
+    config = type("Config", (), {"problem_type": KINDS[task].problem_type, "num_labels": logits.shape[1]})()
     theirs = ForSequenceClassificationLoss(targets, logits, config)
-    torch.testing.assert_close(TASKS[task].loss(logits, targets, 0.0).mean(), theirs)
+    torch.testing.assert_close(KINDS[task].loss(logits, targets, 0.0).mean(), theirs)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", KINDS)
 def test_predictions_have_the_shape_of_the_targets(task: str) -> None:
     logits, targets = batch(task)
-    outputs = Outputs(task, targets.numpy(), logits.numpy())
+    outputs = LabelPredictions(task, targets.numpy(), logits.numpy())
     assert outputs.predicted.shape == outputs.targets.shape
-    assert TASKS[task].metric in METRICS
-    assert task in METRICS[TASKS[task].metric].tasks
+    assert KINDS[task].metric in METRICS
+    assert task in METRICS[KINDS[task].metric].tasks
 
 
 @given(st.lists(st.lists(st.floats(-800, 800, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
@@ -72,15 +72,15 @@ def test_probabilities_are_torchs_even_for_huge_logits(rows: list[list[float]]) 
     softmax = torch.softmax(torch.from_numpy(logits), -1).numpy()
     sigmoid = torch.sigmoid(torch.from_numpy(logits)).numpy()
     with np.errstate(over="raise"):
-        np.testing.assert_allclose(TASKS["single_label"].probabilities(logits), softmax, atol=1e-6)
-        np.testing.assert_allclose(TASKS["multi_label"].probabilities(logits), sigmoid, atol=1e-6)
+        np.testing.assert_allclose(KINDS["single_label"].probabilities(logits), softmax, atol=1e-6)
+        np.testing.assert_allclose(KINDS["multi_label"].probabilities(logits), sigmoid, atol=1e-6)
 
 
 def test_a_label_is_predicted_where_its_probability_is_above_one_half() -> None:
     logits = np.array([[-0.1, 0.1, 0.0], [5.0, -5.0, 2.0]])
-    assert TASKS["multi_label"].predicted(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
-    assert TASKS["single_label"].predicted(logits).tolist() == [1, 0]
-    assert TASKS["regression"].predicted(logits[:, :1]).tolist() == [-0.1, 5.0]
+    assert KINDS["multi_label"].predicted(logits).tolist() == [[0, 1, 0], [1, 0, 1]]
+    assert KINDS["single_label"].predicted(logits).tolist() == [1, 0]
+    assert KINDS["regression"].predicted(logits[:, :1]).tolist() == [-0.1, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ def test_a_label_is_predicted_where_its_probability_is_above_one_half() -> None:
 def test_collapsed_is_one_prediction_for_targets_that_differ(
     task: str, targets: list[float], logits: list[list[float]], collapsed: bool
 ) -> None:
-    assert Outputs(task, np.array(targets), np.array(logits, dtype=float)).collapsed is collapsed
+    assert LabelPredictions(task, np.array(targets), np.array(logits, dtype=float)).collapsed is collapsed

@@ -5,7 +5,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hpo.core.errors import DataError
-from hpo.finetune.data import sources
+from hpo.tasks import loading
+from hpo.tasks.classification.texts import TextSplit
 
 
 @settings(max_examples=40, deadline=None)
@@ -29,7 +30,7 @@ def test_made_splits_are_a_partition_with_duplicates_on_one_side(tmp_path_factor
 def test_made_splits_have_the_size_asked_for_and_the_classes_in_proportion(tmp_path):
     frame(tmp_path, text=[f"t{i}" for i in range(1000)], label=["a"] * 700 + ["b"] * 250 + ["c"] * 50)
     splits = load(tmp_path, validation=100, test=0.2).splits
-    assert [len(splits[name]) for name in sources.SPLITS] == [700, 100, 200]
+    assert [len(splits[name]) for name in loading.SPLITS] == [700, 100, 200]
     assert np.bincount(splits["validation"].targets).tolist() == [70, 25, 5]
     assert np.bincount(splits["test"].targets).tolist() == [140, 50, 10]
 
@@ -88,7 +89,7 @@ def test_a_class_of_one_group_stays_in_train(tmp_path, seed):
     frame(tmp_path, text=[f"t{i}" for i in range(100)], label=labels, who=[f"g{i // 10}" for i in range(100)])
     found = load(tmp_path, seed=seed, validation=0.2, test=0.2, group="who")
     assert (found.splits["train"].targets == found.labels.index("rare")).sum() == 10
-    assert [len(found.splits[name]) for name in sources.SPLITS] == [60, 20, 20]
+    assert [len(found.splits[name]) for name in loading.SPLITS] == [60, 20, 20]
 
 
 def test_groups_too_large_to_be_set_aside_are_named(tmp_path):
@@ -98,10 +99,10 @@ def test_groups_too_large_to_be_set_aside_are_named(tmp_path):
 
 
 def test_rows_of_one_text_or_one_group_are_one_draw(tmp_path):
-    one = sources.Split(["a", "b", "a", "c"], None, np.zeros(4))
+    one = TextSplit(["a", "b", "a", "c"], None, np.zeros(4))
     assert one.groups.tolist() == [0, 1, 0, 2]
-    pairs = sources.Split(["a", "a", "a"], ["x", "y", "x"], np.zeros(3))
+    pairs = TextSplit(["a", "a", "a"], ["x", "y", "x"], np.zeros(3))
     assert pairs.groups.tolist() == [0, 1, 0]
-    linked = sources.Split(["a", "b", "c", "a", "d"], None, np.zeros(5), members=["g", "g", "h", "h", "i"])
+    linked = TextSplit(["a", "b", "c", "a", "d"], None, np.zeros(5), members=["g", "g", "h", "h", "i"])
     assert linked.groups.tolist() == [0, 0, 0, 0, 1]  # g and h both have the text a
-    assert sources.Split([], None, np.zeros(0), members=[]).groups.tolist() == []
+    assert TextSplit([], None, np.zeros(0), members=[]).groups.tolist() == []

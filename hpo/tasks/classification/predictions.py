@@ -1,7 +1,6 @@
-"""The tasks of a sequence classifier: the loss, and how logits become predictions and probabilities.
+"""What a label can be, and what follows from it: the loss, and how logits become predictions and probabilities.
 
-To add a task, add an entry to `TASKS`. Torch is imported inside the losses only, so that reading a study file does not
-load it.
+Torch is imported inside the losses only, so that reading a study file does not load it.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from hpo.recipe.class_weights import CLASS_WEIGHTS
-
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +20,7 @@ Smoothing = Union[float, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
-class Task:
+class Kind:
     """What a row's target means to a sequence classifier.
 
     Attributes:
@@ -43,11 +40,11 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """A model's outputs for one split, with the targets.
+class LabelPredictions:
+    """A classifier's outputs for n texts, with the targets; see `hpo.tasks.task.Predictions`.
 
     Attributes:
-        task: Name in `TASKS`.
+        task: Name in `KINDS`.
         targets: [n] class indices or numbers, or [n, labels] of 0 and 1.
         logits: [n, outputs].
     """
@@ -59,22 +56,49 @@ class Outputs:
     @cached_property
     def predicted(self) -> Array:
         """The predictions, shaped as the targets."""
-        return TASKS[self.task].predicted(self.logits)
+        return KINDS[self.task].predicted(self.logits)
 
     @cached_property
     def probabilities(self) -> Array:
         """The probabilities, [n, outputs]; for regression the values, [n]."""
-        return TASKS[self.task].probabilities(self.logits)
+        return KINDS[self.task].probabilities(self.logits)
 
-    def take(self, rows: Array) -> Outputs:
+    def take(self, rows: Array) -> LabelPredictions:
         """Return the outputs for some rows, e.g. those of a bootstrap sample."""
-        return Outputs(self.task, self.targets[rows], self.logits[rows])
+        return LabelPredictions(self.task, self.targets[rows], self.logits[rows])
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.targets)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all logits are finite."""
+        return bool(np.isfinite(self.logits).all())
+
+    @property
+    def varied(self) -> bool:
+        """Whether the targets differ."""
+        return not bool((self.targets == self.targets[:1]).all())
 
     @property
     def collapsed(self) -> bool:
         """Whether all predictions are equal although the targets differ."""
-        constant = bool((self.predicted == self.predicted[:1]).all())
-        return constant and not bool((self.targets == self.targets[:1]).all())
+        return bool((self.predicted == self.predicted[:1]).all()) and self.varied
+
+    @cached_property
+    def losses(self) -> Array:
+        """[n]: the loss of each text as in training, but without label smoothing and class weights."""
+        import torch
+
+        logits, targets = torch.as_tensor(self.logits, dtype=torch.float64), torch.as_tensor(self.targets)
+        targets = targets if self.task == "single_label" else targets.double()
+        return np.asarray(KINDS[self.task].loss(logits, targets, 0.0).numpy())
+
+    @property
+    def units(self) -> Array:
+        """[n]: one for each text."""
+        return np.ones(len(self))
 
 
 def _softmax(logits: Array) -> Array:
@@ -118,33 +142,22 @@ def _squared_error(
     return (logits[:, 0] - targets) ** 2  # label smoothing has no meaning for a number
 
 
-def class_weights(task: str, targets: Array, classes: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return class-weight setting -> weights [classes] by the targets of train; only `single_label` has any."""
-    import torch
-
-    if task != "single_label":
-        return {}
-    counts = np.bincount(targets, minlength=classes)
-    tensors = {name: torch.from_numpy(weights(counts)) for name, weights in CLASS_WEIGHTS.items()}
-    return {name: weights.to(device, torch.float32) for name, weights in tensors.items()}
-
-
-TASKS: dict[str, Task] = {
-    "single_label": Task(
+KINDS: dict[str, Kind] = {
+    "single_label": Kind(
         metric="accuracy",
         problem_type="single_label_classification",
         predicted=lambda logits: np.asarray(logits.argmax(axis=-1)),
         probabilities=_softmax,
         loss=_cross_entropy,
     ),
-    "multi_label": Task(
+    "multi_label": Kind(
         metric="f1_micro",
         problem_type="multi_label_classification",
         predicted=lambda logits: (logits > 0).astype(np.int64),
         probabilities=_sigmoid,
         loss=_binary_cross_entropy,
     ),
-    "regression": Task(
+    "regression": Kind(
         metric="spearman",
         problem_type="regression",
         predicted=lambda logits: np.asarray(logits[:, 0]),

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from hpo.tasks.classification import Outputs
+from hpo.tasks.classification.predictions import LabelPredictions
 
 LISTED = 100  # classes that are listed at most, the most frequent ones
 MATRIX = 20  # classes up to which the whole confusion matrix is returned
 MISTAKES = 20  # most frequent mistakes, returned instead of a larger matrix
 
 
-def by_class(outputs: Outputs, labels: Sequence[str]) -> dict[str, Any] | None:
+def by_class(outputs: LabelPredictions, labels: Sequence[str]) -> dict[str, Any] | None:
     """Return a classifier's performance by class, as JSON values.
 
     Args:

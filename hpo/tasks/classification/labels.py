@@ -8,20 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpo.config.schema import DataConfig
 from hpo.core.errors import DataError
+from hpo.data.tables import is_missing, place
+from hpo.tasks.classification.keys import TextKeys
 
 Array = np.ndarray[Any, Any]
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a cell of a table is empty."""
-    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
-
-
-def place(entry: Any) -> str:
-    """Return where a row is from, given its entry in a table's index: (file, row of the file)."""
-    return f"row {entry[1]} of {entry[0]}"
 
 
 def normal(label: Any) -> Any:
@@ -46,22 +37,41 @@ def normalize(frames: dict[str, pd.DataFrame], column: str) -> list[str]:
     return [f"{', '.join(map(repr, written))} are one label, {name!r}" for name, written in sorted(merged.items())]
 
 
-def unlabelled(table: pd.DataFrame, config: DataConfig) -> Array:
+def unlabelled(table: pd.DataFrame, keys: TextKeys) -> Array:
     """Return [n] bool: the rows that have no label in one of the label columns."""
-    columns = [config.label] if isinstance(config.label, str) else config.label
+    columns = [keys.label] if isinstance(keys.label, str) else keys.label
     empty = np.zeros(len(table), dtype=bool)
     for column in columns:
         empty |= np.array([is_missing(value) or (isinstance(value, str) and not value) for value in table[column]])
     return empty
 
 
-def task_of(table: pd.DataFrame, config: DataConfig, task: str) -> str:
-    """Return the task; `auto` is decided by the labels."""
-    if task != "auto":
-        return task
-    if not isinstance(config.label, str):
+def prepared(frames: dict[str, pd.DataFrame], keys: TextKeys) -> list[str]:
+    """Normalise the labels and drop rows without one, as the study's options say; return notes on what was done.
+
+    Raises:
+        DataError: A row has no label.
+    """
+    notes = normalize(frames, keys.label) if keys.normalize_labels and isinstance(keys.label, str) else []
+    for split, table in frames.items():
+        if keys.unlabelled != "drop":
+            refuse_unlabelled(split, table, keys)
+            continue
+        empty = unlabelled(table, keys)
+        if empty.any():
+            first = place(table.index[int(empty.argmax())])
+            notes.append(f"{empty.sum()} of {len(table)} rows of {split} have no label and are left out, first {first}")
+        frames[split] = table[~empty]
+        if empty.all():
+            raise DataError(f"no row of {split} has a label; give it a file with labels")
+    return notes
+
+
+def task_of(table: pd.DataFrame, keys: TextKeys) -> str:
+    """Return the task that the labels of a table are of."""
+    if not isinstance(keys.label, str):
         return "multi_label"
-    values = list(table[config.label])
+    values = list(table[keys.label])
     if any(isinstance(value, list | np.ndarray) for value in values):
         return "multi_label"
     numbers = [_number(value) for value in values]
@@ -78,7 +88,7 @@ def _number(value: Any) -> float | None:
 
 
 def encoder(
-    train: pd.DataFrame, config: DataConfig, task: str
+    train: pd.DataFrame, keys: TextKeys, task: str
 ) -> tuple[tuple[str, ...], Callable[[str, pd.DataFrame], Array]]:
     """Return the label names, which are those of train, and a function (split name, rows) -> targets.
 
@@ -86,13 +96,13 @@ def encoder(
         DataError: The label columns do not fit the task, or train has one label only.
     """
     if task == "regression":
-        return (), lambda name, rows: _numbers(name, rows, config)
-    if task == "multi_label" and not isinstance(config.label, str):
-        columns = tuple(config.label)
+        return (), lambda name, rows: _numbers(name, rows, keys)
+    if task == "multi_label" and not isinstance(keys.label, str):
+        columns = tuple(keys.label)
         return columns, lambda name, rows: _indicators(name, rows, columns)
-    if not isinstance(config.label, str):
+    if not isinstance(keys.label, str):
         raise DataError(f"label names several columns, which fits multi_label, not {task}")
-    column = config.label
+    column = keys.label
     if task == "multi_label":
         names = _sorted({str(label) for value in train[column] for label in _listed(value)})
         return names, lambda name, rows: _many_hot(name, rows, column, names)
@@ -129,18 +139,20 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(numbers))
 
 
-def refuse_unlabelled(split: str, rows: pd.DataFrame, config: DataConfig) -> None:
+def refuse_unlabelled(split: str, rows: pd.DataFrame, keys: TextKeys) -> None:
     """Refuse rows without a label.
 
     Raises:
         DataError: A row has no label.
     """
-    if not isinstance(config.label, str):
+    if not isinstance(keys.label, str):
         return  # each value of several columns is checked when it is encoded
-    empty = unlabelled(rows, config)
+    empty = unlabelled(rows, keys)
+    if empty.all() and keys.dataset is not None:
+        raise DataError(f"the {split} split of {keys.dataset!r} has no public labels; set {split}: 0.1 to make one")
     if empty.any():
         raise DataError(
-            f"{split}: column {config.label!r} has no label in {empty.sum()} rows, first in "
+            f"{split}: column {keys.label!r} has no label in {empty.sum()} rows, first in "
             f"{place(rows.index[int(empty.argmax())])}; label them, or leave them out with data: {{unlabelled: drop}}"
         )
 
@@ -164,14 +176,14 @@ def _classes(split: str, rows: pd.DataFrame, column: str, names: Sequence[str]) 
     return np.array([index[label] for label in labels], dtype=np.int64)
 
 
-def _numbers(split: str, rows: pd.DataFrame, config: DataConfig) -> Array:
-    assert isinstance(config.label, str)
-    values = [_number(value) for value in rows[config.label]]
+def _numbers(split: str, rows: pd.DataFrame, keys: TextKeys) -> Array:
+    assert isinstance(keys.label, str)
+    values = [_number(value) for value in rows[keys.label]]
     invalid = [i for i, value in enumerate(values) if value is None]
     if invalid:
         first = invalid[0]
         raise DataError(
-            f"{split}: label {rows[config.label].iloc[first]!r} in {place(rows.index[first])} is not a number"
+            f"{split}: label {rows[keys.label].iloc[first]!r} in {place(rows.index[first])} is not a number"
         )
     return np.array(values, dtype=np.float32)
 

@@ -10,18 +10,22 @@ import pytest
 import tiny
 
 from hpo.config import yaml
-from hpo.config.schema import DataConfig
 from hpo.core.errors import DataError
-from hpo.finetune.data import sources as data
-from hpo.finetune.data.quality import doubts
+from hpo.tasks import loading as data
 from hpo.tasks import metrics
+from hpo.tasks.classification.checks import refuse_metric
+from hpo.tasks.classification.keys import TextKeys
+from hpo.tasks.classification.predictions import LabelPredictions
+from hpo.tasks.classification.quality import doubts
+from hpo.tasks.classification.texts import TextSplit
+from hpo.tasks.dataset import Dataset
 
 CLEAN = {"text": [f"words of row {i}" for i in range(1500)], "label": ["a", "b", "c"] * 500}
 
 
 def checked(folder: Path, columns: dict[str, list[Any]], metric: str = "accuracy", **settings: Any) -> list[str]:
     pd.DataFrame(columns).to_csv(folder / "train.csv", index=False)
-    config = DataConfig.model_validate({"train": "train.csv", **settings})
+    config = TextKeys.model_validate({"train": "train.csv", **settings})
     return [note.replace(f"{folder}/", "") for note in doubts(data.load(config, "auto", 0, folder), metric)]
 
 
@@ -156,10 +160,16 @@ def test_a_metric_by_which_nothing_can_be_chosen_is_refused(
     metric: str, task: str, targets: np.ndarray[Any, Any], labels: int
 ) -> None:
     with pytest.raises(DataError, match="is 0 on the validation split even where every row is right"):
-        metrics.chosen(metric, task, labels, {"validation": targets, "test": targets})
+        refuse_metric(metric, task, _data(task, labels, targets, targets))
     better = targets.copy()
     better[0] = 1 - better[0]
-    assert metrics.chosen(metric, task, labels, {"validation": better, "test": targets}) == metric
+    refuse_metric(metric, task, _data(task, labels, better, targets))
+
+
+def _data(task: str, labels: int, validation: np.ndarray[Any, Any], test: np.ndarray[Any, Any]) -> Dataset:
+    names = tuple(map(str, range(labels)))
+    texts = {name: TextSplit([""] * 5, None, targets) for name, targets in (("validation", validation), ("test", test))}
+    return Dataset(task, names, texts)
 
 
 # ---------------------------------------------------------------- groups
@@ -170,7 +180,7 @@ def test_the_worst_group_is_the_one_with_the_worst_score() -> None:
     targets = rng.integers(0, 2, 90)
     groups = ["x"] * 30 + ["y"] * 30 + ["z"] * 30
     wrong = np.array([0.1] * 30 + [0.5] * 30 + [0.2] * 30) > rng.random(90)
-    outputs = metrics.Outputs("single_label", targets, np.eye(2)[np.where(wrong, 1 - targets, targets)])
+    outputs = LabelPredictions("single_label", targets, np.eye(2)[np.where(wrong, 1 - targets, targets)])
     found = metrics.worst_group("accuracy", outputs, groups)
     assert found == metrics.GroupScore("y", pytest.approx(1 - wrong[30:60].mean()), 30, 3)
     shuffled = rng.permutation(90)
@@ -183,7 +193,7 @@ def test_the_worst_group_is_the_one_with_the_worst_score() -> None:
 def test_of_losses_the_worst_is_the_highest() -> None:
     targets = np.array([0.0, 1.0] * 10)
     logits = targets[:, None] + np.array([[0.1]] * 10 + [[3.0]] * 10)
-    found = metrics.worst_group("loss", metrics.Outputs("regression", targets, logits), ["near"] * 10 + ["far"] * 10)
+    found = metrics.worst_group("loss", LabelPredictions("regression", targets, logits), ["near"] * 10 + ["far"] * 10)
     assert found is not None
     assert (found.name, found.score) == ("far", pytest.approx(9.0))
 
@@ -191,7 +201,7 @@ def test_of_losses_the_worst_is_the_highest() -> None:
 def test_groups_that_cannot_be_scored_are_left_out() -> None:
     targets = np.array([0, 1] * 10 + [0] * 10 + [0, 1] * 4)
     groups = ["both"] * 20 + ["one label"] * 10 + ["small"] * 8
-    outputs = metrics.Outputs("single_label", targets, np.eye(2)[1 - targets])
+    outputs = LabelPredictions("single_label", targets, np.eye(2)[1 - targets])
     found = metrics.worst_group("f1_binary", outputs, groups)
     assert found is not None
     assert (found.name, found.compared) == ("both", 1)

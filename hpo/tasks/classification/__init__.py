@@ -1,0 +1,1 @@
+"""Classification and regression of texts: labels, losses, predictions, metrics, baselines."""

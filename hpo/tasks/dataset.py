@@ -1,0 +1,77 @@
+"""The examples of a study, by split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo.data.keys import DataKeys
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "validation", "test")
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(ABC):
+    """The examples of one split. Each task has a kind of its own.
+
+    Attributes:
+        members: The group of each example, if there are groups.
+        places: The source of each example, (file, row of the file, from 1), if known.
+    """
+
+    members: list[str] | None = None
+    places: pd.Index[Any] | None = None
+
+    @property
+    @abstractmethod
+    def contents(self) -> Sequence[Hashable]:
+        """What each example says, without what is expected of a model; equal ones are duplicates."""
+
+    @abstractmethod
+    def hashed(self, name: str) -> Iterable[bytes]:
+        """Yield all that the examples of the split of this name consist of, for the digest of the data."""
+
+    @abstractmethod
+    def as_rows(self, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the examples as JSON values, with what is expected of a model, to stand beside predictions."""
+
+    @cached_property
+    def groups(self) -> Array:
+        """[n] int64: examples with the same number are not independent: they say the same, or are of one group."""
+        from hpo.data.splits import together
+
+        return together(self.contents, self.members)
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.contents)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The data of a study.
+
+    Attributes:
+        task: Name in `TASKS`.
+        labels: Label names by index; empty where a task has none.
+        splits: `train`, `validation`, `test` -> examples.
+        notes: Notes for the user: rows left out, duplicates and groups in two splits, empty texts.
+        digest: SHA-256 of all examples of all splits.
+        keys: The keys of `data:` by which they were read.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    splits: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+    digest: str = ""
+    keys: DataKeys = field(default_factory=DataKeys)

@@ -1,0 +1,54 @@
+"""What a metric is: a score of predictions, with its direction, its tasks, and how it is computed on resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from hpo.core.types import Direction
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a model's predictions.
+
+    Attributes:
+        score: Predictions for a split -> the score.
+        tasks: The tasks for which it is defined, names in `TASKS`.
+        direction: Whether more or less is better.
+        counts: Predictions for n examples -> what adds up over examples, [n, k]; None if nothing does.
+        value: Sums of `counts` over some examples, [k] -> the score of these examples.
+        resampled: Predictions -> a function of example numbers -> the score of these examples, as `score` gives it; see
+            `hpo.tasks.classification.resampling`.
+        needs: Classes that must have enough rows for the score to be reliable: the `positive` one, or `every`.
+        aliases: Names of it in other programs, for "did you mean" in an error.
+    """
+
+    score: Callable[[Any], float]
+    tasks: tuple[str, ...]
+    direction: Direction = "maximize"
+    counts: Callable[[Any], Array] | None = None
+    value: Callable[[Array], float] = lambda sums: float(sums[0] / sums[1])
+    resampled: Callable[[Any], Callable[[Array], float]] | None = None
+    needs: Literal["", "positive", "every"] = ""
+    aliases: tuple[str, ...] = ()
+
+
+def summed(
+    counts: Callable[[Any], Array],
+    value: Callable[[Array], float],
+    tasks: tuple[str, ...],
+    direction: Direction = "maximize",
+    aliases: tuple[str, ...] = (),
+) -> Metric:
+    """Return a metric that is a function of counts which add up over examples; arguments as in `Metric`."""
+
+    def score(predictions: Any) -> float:
+        return value(counts(predictions).sum(axis=0))
+
+    return Metric(score, tasks, direction, counts, value, aliases=aliases)

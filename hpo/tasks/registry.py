@@ -1,0 +1,37 @@
+"""The tasks, by the name that a study file gives them. To add one, add an entry to `TASKS`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpo.tasks.classification.task import Classification
+from hpo.tasks.task import Task
+
+AUTO = "auto"
+"""Stands in a study file for `single_label`, `multi_label` or `regression`, by the labels."""
+
+TASKS: dict[str, Task] = {
+    "single_label": Classification("single_label"),
+    "multi_label": Classification("multi_label"),
+    "regression": Classification("regression"),
+}
+
+
+def task_for(architecture: str, problem_type: str | None, labels: int) -> Task:
+    """Return the task that a model is for.
+
+    Args:
+        architecture: Name of its class in transformers, e.g. `BertForTokenClassification`.
+        problem_type: As in its configuration.
+        labels: Number of its labels.
+    """
+    tasks = [task for task in TASKS.values() if task.auto_model.removeprefix("AutoModel") in architecture]
+    tasks = tasks or list(TASKS.values())
+    unnamed = TASKS["regression" if labels == 1 else "single_label"]
+    same_problem = (task for task in tasks if task.problem_type == problem_type)
+    return next(same_problem, tasks[0] if len(tasks) == 1 else unnamed)
+
+
+def reader_of(name: Any) -> Task:
+    """Return the task that reads the files of a study; of an unknown one, and of `auto`, that of classification."""
+    return TASKS.get(str(name), TASKS["single_label"])

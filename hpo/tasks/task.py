@@ -1,0 +1,342 @@
+"""The task seam: what all other packages know of a task.
+
+A task says what the rows of a file mean, how they become tokens, what the loss of a row is, what a model answers, and
+how answers become predictions that metrics score. Engines, search, verdict, report and export know tasks through this
+class only. No module of `hpo.tasks` loads torch, transformers or pandas when it is imported.
+
+    files -> table -> prepared -> splits -> encoded rows        (once)
+    rows -> outputs -> loss                                     (training)
+    rows -> outputs -> answers -> predictions -> metrics        (scoring)
+
+An *example* is what the user counts: a text, a sentence, a question. A *row* is what the model gets: an example, or one
+of the windows of a long example. A *unit* is what a loss is the mean of: a row, or a token that has a label.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
+
+import numpy as np
+
+from hpo.core.errors import DataError
+from hpo.data.keys import DataKeys, Place
+from hpo.tasks.dataset import Dataset, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+Array = np.ndarray[Any, Any]
+Smoothing = Union[float, "torch.Tensor"]
+IGNORED = -100
+"""The target of a token that has none, as in transformers."""
+
+
+class Predictions(Protocol):
+    """A model's predictions for the n examples of a split, together with what is expected of them."""
+
+    @property
+    def task(self) -> str:
+        """Name in `TASKS`."""
+
+    def __len__(self) -> int:
+        """Return n."""
+
+    def take(self, examples: Array) -> Predictions:
+        """Return the predictions for some examples, e.g. those of a bootstrap sample."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs of the model were finite."""
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the model gives every example the same answer although different ones are expected."""
+
+    @property
+    def varied(self) -> bool:
+        """Whether the examples have different expected answers; if not, some metrics are not defined."""
+
+    @property
+    def losses(self) -> Array:
+        """[n]: the loss of each example, summed over its units, without label smoothing and class weights."""
+
+    @property
+    def units(self) -> Array:
+        """[n]: the units of each example."""
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """A split as rows for a model.
+
+    Attributes:
+        inputs: Input of the model -> its token values, a sequence for each row; `input_ids` among them. All inputs and
+            token targets of a row have the same length.
+        row_targets: Name -> [rows, ...], what is expected of a row.
+        token_targets: Name -> the target of each token, a sequence for each row; `IGNORED` for a token without one.
+        units: [rows] units of each row.
+        example: [rows] the example that each row is of, in ascending order.
+        alignment: What the task needs to turn answers about tokens into predictions.
+    """
+
+    inputs: Mapping[str, Sequence[Sequence[int]]]
+    row_targets: Mapping[str, Array] = field(default_factory=dict)
+    token_targets: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    units: Array = field(default_factory=lambda: np.empty(0))
+    example: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    alignment: Any = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A cheap model that a fine-tuned one should beat.
+
+    Attributes:
+        says: Its name in words, to begin a sentence with.
+        predictions: Its predictions for the test split.
+        bounded: On how many of the training rows it learned, in words, if not on all.
+    """
+
+    says: str
+    predictions: Predictions
+    bounded: str = ""
+
+
+class Task(ABC):
+    """What rows mean to a model. To add a task, write a subclass and add an entry to `hpo.tasks.registry.TASKS`.
+
+    Attributes:
+        name: Its name in `TASKS`, and under `task:` of a study file.
+        auto_model: The class of transformers that loads its models.
+        pipeline_tag: Its name on the Hub.
+        pipeline: Whether transformers has a pipeline for it.
+        peft_type: Its name in `peft`.
+        metric: The metric of a study whose file names none.
+        problem_type: The name in a model's configuration that tells tasks of one class of models apart.
+        keys: The keys of `data:` that it reads.
+        example: What an example is called in messages: a row of a file, a sentence, a question.
+        row: What a row of the model's inputs is called: a text, a window.
+        cuts: Whether an example that is too long is cut; else it becomes several rows.
+        emits_tokens: Whether its models give out tokens; then the whole vocabulary is trained.
+        formats: Endings of files that it reads itself, which need not be tables.
+    """
+
+    name: str
+    auto_model: ClassVar[str]
+    pipeline_tag: ClassVar[str]
+    pipeline: ClassVar[bool] = True
+    peft_type: ClassVar[str]
+    metric: str
+    problem_type: str | None = None
+    keys: ClassVar[type[DataKeys]]
+    example: ClassVar[str] = "row"
+    row: ClassVar[str] = "row"
+    emits_tokens: ClassVar[bool] = False
+    formats: ClassVar[tuple[str, ...]] = ()
+    cuts: ClassVar[bool] = True
+
+    # ------------------------------------------------------------ reading
+
+    def key_problems(self, keys: Any) -> Iterable[tuple[Place, str]]:
+        """Yield (place in `data:`, message) for keys that do not go together."""
+        return ()
+
+    def table(self, keys: Any, split: str, source: str | list[str], folder: Path) -> pd.DataFrame:
+        """Return the rows of one split, indexed by (file, row from 1).
+
+        Raises:
+            DataError: A file or data set cannot be read, has no rows or lacks a column.
+        """
+        from hpo.data.tables import read_table
+
+        return read_table(keys, split, source, folder)
+
+    def prepared(self, frames: dict[str, pd.DataFrame], keys: Any) -> list[str]:
+        """Check and normalise the rows in place, and return notes on what was done.
+
+        Raises:
+            DataError: A row is not as the task needs it.
+        """
+        return []
+
+    def resolved(self, train: pd.DataFrame, keys: Any, auto: bool) -> Task:
+        """Return the task itself, or for a study with `task: auto` the one that the rows of train are of.
+
+        Raises:
+            DataError: The rows are not of the task.
+        """
+        return self
+
+    @abstractmethod
+    def contents(self, table: pd.DataFrame, keys: Any) -> Sequence[Hashable]:
+        """Return what each row says; rows that say the same stay in one split."""
+
+    def strata(self, table: pd.DataFrame, keys: Any) -> Sequence[Hashable] | None:
+        """Return the class of each row, whose proportions are kept when rows are set aside; None if there is none."""
+        return None
+
+    @abstractmethod
+    def splits(self, frames: Mapping[str, pd.DataFrame], keys: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Return the names of the labels, and the splits.
+
+        Raises:
+            DataError: A split has a label that train has not, or nothing can be learned from train.
+        """
+
+    def notes(self, data: Dataset) -> list[str]:
+        """Return notes on the data that every run shows."""
+        return []
+
+    def doubts(self, data: Dataset, metric: str) -> list[str]:
+        """Return notes on data that may make the result of a study useless, for `hpo check`."""
+        return []
+
+    def facts(self, data: Dataset) -> dict[str, str]:
+        """Return label -> sentence about the data, for `hpo check`."""
+        return {}
+
+    def label_shares(self, data: Dataset) -> dict[str, float]:
+        """Return label -> its share of the examples of train; nothing unless an example has one label."""
+        return {}
+
+    def input_columns(self, keys: Any) -> tuple[str, ...]:
+        """Return the columns that a prediction needs."""
+        raise NotImplementedError
+
+    def unlabelled(self, rows: Sequence[Mapping[str, Any]], keys: Any) -> Any:
+        """Return a split of rows whose targets are not known, for predictions.
+
+        Raises:
+            DataError: A row lacks something.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ training and scoring
+
+    def configure(self, config: Any, labels: Sequence[str]) -> None:
+        """Write the labels into a model's configuration before the model is loaded."""
+        config.problem_type = self.problem_type
+
+    def marked(self, rows: EncodedRows, row: int, tokens: Sequence[str], labels: Sequence[str]) -> str:
+        """Return a row as a model sees it, with what is trained on marked, for `hpo check`.
+
+        Args:
+            rows: A split.
+            row: Number of the row.
+            tokens: The row's tokens in writing.
+            labels: Names of the labels, by index.
+        """
+        return " ".join(tokens)
+
+    def labels_of(self, config: Any) -> tuple[str, ...]:
+        """Return the labels that `configure` wrote into a model's configuration."""
+        return ()
+
+    @abstractmethod
+    def encode(self, split: Any, keys: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedRows:
+        """Return a split as rows of at most `max_length` tokens.
+
+        Raises:
+            DataError: An example does not fit.
+        """
+
+    def class_weights(self, data: Dataset) -> Mapping[str, Array]:
+        """Return setting of `class_weights` -> weights [labels] by the targets of train; nothing if it has none."""
+        return {}
+
+    def outputs(self, result: Any) -> tuple[torch.Tensor, ...]:
+        """Return the tensors of a model's result that losses and answers are computed from, each [rows, ...]."""
+        return (result.logits,)
+
+    @abstractmethod
+    def loss(
+        self,
+        outputs: tuple[torch.Tensor, ...],
+        targets: Mapping[str, torch.Tensor],
+        smoothing: Smoothing,
+        weights: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the loss of each row [rows]: the sum over its units.
+
+        Args:
+            outputs: As `outputs` returns them, in float32 or float64.
+            targets: Name -> [rows, ...] as `encode` names them; token targets are [rows, tokens].
+            smoothing: Label smoothing, a float or [rows].
+            weights: Class weights, [labels] or [rows, labels], or None.
+        """
+
+    @abstractmethod
+    def answers(
+        self, outputs: tuple[torch.Tensor, ...], targets: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Return what predictions need of a model's outputs: name -> [rows, ...], or [rows, tokens, ...]."""
+
+    @abstractmethod
+    def predictions(self, split: Any, rows: EncodedRows, answers: Mapping[str, Array], keys: Any) -> Predictions:
+        """Return the predictions for the examples of a split.
+
+        Args:
+            split: The split.
+            rows: Its rows, as `encode` returned them.
+            answers: Name -> [rows, ...], in the order of the rows; answers about tokens are padded with zeros.
+            keys: The keys of `data:`.
+        """
+
+    # ------------------------------------------------------------ results
+
+    def refuse_metric(self, metric: str, data: Dataset) -> None:  # noqa: B027 - most metrics are always defined
+        """Refuse a metric that cannot be computed on the validation or test split.
+
+        Raises:
+            DataError: It is not defined there, or is 0 even for perfect predictions.
+        """
+
+    def too_few(self, metric: str, predictions: Any, labels: Sequence[str]) -> str | None:
+        """Return why there are too few examples of a kind to compare models by this metric, or None."""
+        return None
+
+    def references(self, data: Dataset, metric: str, folder: Path) -> dict[str, Reference | None]:
+        """Return name -> baseline; None for one that cannot be had for this data.
+
+        The one named `majority` gives every example the same answer.
+
+        Args:
+            data: The study's data.
+            metric: Name in `METRICS`.
+            folder: Where what was computed is stored for later looks.
+        """
+        return {}
+
+    def breakdown(self, predictions: Any, labels: Sequence[str]) -> dict[str, Any] | None:
+        """Return a model's performance by class, as JSON values; None if there are no classes.
+
+        See `hpo.tasks.classification.breakdown.by_class` for the keys.
+        """
+        return None
+
+    @abstractmethod
+    def predicted_rows(self, predictions: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Return a model's predictions for n examples as JSON values, with the key `predicted`."""
+
+    def refuse_unlearnable(self, data: Dataset) -> None:
+        """Refuse data from which nothing can be learned.
+
+        Raises:
+            DataError: All examples of train are equal, or expect the same answer.
+        """
+        if len(set(data.splits["train"].contents)) == 1:
+            raise DataError(f"every {self.example} of train is the same: nothing can be learned. Check the columns")
+
+
+def members_of(table: pd.DataFrame, keys: DataKeys) -> list[str] | None:
+    """Return the group of each row, if the study names a column of groups."""
+    return None if keys.group is None else list(map(str, table[keys.group]))
+
+
+__all__ = ["IGNORED", "Dataset", "EncodedRows", "Predictions", "Reference", "Smoothing", "Split", "Task", "members_of"]
