@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from hpo.analysis.model_card import card
 from hpo.config import yaml
 from hpo.core.errors import HpoError, StudyError
-from hpo.core.paths import absolute
+from hpo.core.paths import absolute, locate
 from hpo.storage.snapshot import Results
 
 
@@ -119,5 +119,7 @@ def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
             data[split] = absolute(data[split], folder)
         elif isinstance(data[split], list):
             data[split] = [absolute(name, folder) for name in data[split]]
+    if "dataset" in data and locate(data["dataset"], folder) is not None:  # a copy of a data set in a folder
+        data["dataset"] = absolute(data["dataset"], folder)
     checksums = {absolute(name, folder): digest for name, digest in config["checksums"].items()}
     return {**settings, "model": absolute(config["model"], folder), "data": data, "checksums": checksums}

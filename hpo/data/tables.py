@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hpo.core.errors import DataError
-from hpo.core.paths import expand
+from hpo.core.paths import expand, locate
 from hpo.data.keys import DataKeys, no_column
 from hpo.data.readers import Dialect, read_rows
 
@@ -36,7 +36,7 @@ def read_table(keys: DataKeys, split: str, source: str | list[str], folder: Path
     """
     if keys.dataset is not None:
         log.info("reading split %s of %s", source, keys.dataset)
-        frames = [(f"{keys.dataset} ({source})", _from_hub(keys, str(source)))]
+        frames = [(f"{keys.dataset} ({source})", _from_hub(keys, str(source), folder))]
     else:
         dialect = Dialect(keys.encoding, keys.separator)
         frames = [(str(path), _read(path, dialect)) for path in expand(source, folder)]
@@ -58,14 +58,17 @@ def _read(path: Path, dialect: Dialect) -> pd.DataFrame:
     return read_rows(path, dialect)
 
 
-def _from_hub(keys: DataKeys, split: str) -> pd.DataFrame:
-    """Return a split of a data set on the Hub; numbers of labels are replaced by their names, negative ones by None."""
+def _from_hub(keys: DataKeys, split: str, folder: Path) -> pd.DataFrame:
+    """Return a split of a data set on the Hub, or of a copy of it in a folder.
+
+    Numbers of labels are replaced by their names, negative ones by None.
+    """
     import datasets
 
     assert keys.dataset is not None
     datasets.disable_progress_bars()
     try:
-        data = datasets.load_dataset(keys.dataset, keys.subset, split=split)
+        data = datasets.load_dataset(str(locate(keys.dataset, folder) or keys.dataset), keys.subset, split=split)
     except ValueError as error:
         raise DataError(f"data set {keys.dataset!r}: {error}") from None
     except Exception as error:  # the network, the cache and the Hub raise different types

@@ -77,7 +77,7 @@ class Setup:
             device.reproducible_products()  # before the model's first product
         self.config, self.data, self.folder = config, data, folder
         self.task = TASKS[data.task]
-        self.metric = metrics.chosen(config.metric, data.task, self.task.metric)
+        self.metric = metrics.chosen(config.metric, data.task, self.task.default_metric(data))
         self.task.refuse_metric(self.metric, data)
         self.device = device.chosen(config.device)
         self.precision = device.precision(config.precision, self.device)

@@ -290,6 +290,10 @@ class Task(ABC):
 
     # ------------------------------------------------------------ results
 
+    def default_metric(self, data: Dataset) -> str:
+        """Return the metric of a study whose file names none."""
+        return self.metric
+
     def refuse_metric(self, metric: str, data: Dataset) -> None:  # noqa: B027 - most metrics are always defined
         """Refuse a metric that cannot be computed on the validation or test split.
 

@@ -64,7 +64,7 @@ def problems(raw: Mapping[str, Any], folder: Path = ROOT) -> dict[str, str]:
         ({"slots": "most"}, "slots", "'auto', not 'most'"),
         ({"timeout": 0}, "timeout", "greater than 0, not 0"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
-        ({"task": "tokens"}, "task", "'single_label', 'multi_label' or 'regression', not 'tokens'"),
+        ({"task": "tokens"}, "task", "'tokens' is not a task"),
         ({"precision": "fp16"}, "precision", "not 'fp16'"),
         ({"metric": "acuracy"}, "metric", "'acuracy' is not a metric; did you mean accuracy?"),
         ({"metric": "macro-F1"}, "metric", "'macro-F1' is not a metric; did you mean f1_macro?"),

@@ -99,7 +99,14 @@ def test_marks_stand_beside_the_keys() -> None:
         *("model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device"),
         *("threads", "fold", "shards", "keep_best"),
     }
-    assert marked(TextKeys, Mark.NEWER) == ("group", "encoding", "separator", "unlabelled", "normalize_labels")
+    assert marked(TextKeys, Mark.NEWER) == (
+        "group",
+        "encoding",
+        "separator",
+        "benchmark",
+        "unlabelled",
+        "normalize_labels",
+    )
     assert marked(TextKeys, Mark.RESUMABLE) == ()
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
+from hpo.core.errors import nearest
 from hpo.core.settings import Mark
 from hpo.data.keys import DataKeys, Files, Place
+from hpo.tasks.classification.benchmarks import BENCHMARKS
 
 
 class TextKeys(DataKeys):
     """Rows of one text or two, with a label, several labels or a number."""
 
+    benchmark: Annotated[str | None, Mark.NEWER] = None
+    """A task of GLUE or SuperGLUE, e.g. `glue/rte`: it stands for the other keys, of which each can be given too."""
     text: str = "text"
     """Column of the text."""
     text_pair: str | None = None
@@ -43,6 +47,25 @@ class TextKeys(DataKeys):
         else:
             yield from ((("label", str(i)), column) for i, column in enumerate(self.label))
         yield from super().columns()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_benchmark(cls, given: Any) -> Any:
+        """Fill in the keys that a benchmark stands for."""
+        name = given.get("benchmark") if isinstance(given, Mapping) else None
+        if name not in BENCHMARKS:
+            return given
+        stands_for = dict(BENCHMARKS[name].keys())
+        if isinstance(given.get("train"), list) or "." in str(given.get("train", "")):  # files, of a copy of it
+            stands_for = {key: column for key, column in stands_for.items() if key in ("text", "text_pair")}
+        return {**stands_for, **given}
+
+    @field_validator("benchmark")
+    @classmethod
+    def _known_benchmark(cls, value: str | None) -> str | None:
+        if value is not None and value not in BENCHMARKS:
+            raise ValueError(f"{value!r} is not a benchmark{nearest(value, BENCHMARKS)}")
+        return value
 
     @field_validator("label")
     @classmethod

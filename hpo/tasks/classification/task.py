@@ -11,10 +11,12 @@ import numpy as np
 from hpo.data.keys import Place
 from hpo.recipe.class_weights import CLASS_WEIGHTS
 from hpo.tasks.classification import checks
+from hpo.tasks.classification.benchmarks import BENCHMARKS
 from hpo.tasks.classification.keys import TextKeys
 from hpo.tasks.classification.predictions import KINDS, LabelPredictions
 from hpo.tasks.classification.texts import TextSplit, empty_texts, refuse_unlearnable, shares
 from hpo.tasks.dataset import SPLITS, Dataset
+from hpo.tasks.metrics import METRICS
 from hpo.tasks.task import EncodedRows, Reference, Smoothing, Task, members_of
 
 if TYPE_CHECKING:
@@ -208,6 +210,12 @@ class Classification(Task):
         return LabelPredictions(self.name, split.targets, answers["logits"])
 
     # ------------------------------------------------------------ results
+
+    def default_metric(self, data: Dataset) -> str:
+        """Return the metric of the benchmark, if the data is one; else that of the task."""
+        name = data.keys.benchmark if isinstance(data.keys, TextKeys) else None
+        metric = BENCHMARKS[name].metric if name else self.metric
+        return metric if self.name in METRICS[metric].tasks else self.metric
 
     def refuse_metric(self, metric: str, data: Dataset) -> None:
         """Refuse a metric that is not defined on a split, or is 0 there even for perfect predictions."""
