@@ -20,7 +20,7 @@ from hpo.tasks.task import Task
 
 def card(results: Results, trial: FrozenTrial) -> str:
     """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
-    parts = (_metadata, _title, _scores, _hyperparameters, _origin)
+    parts = (_metadata, _title, _usage, _scores, _hyperparameters, _origin)
     return "\n".join(line for part in parts for line in part(results, trial))
 
 
@@ -87,6 +87,11 @@ def _title(results: Results, trial: FrozenTrial) -> list[str]:
         "",
         *(["## Warning", "", *(f"- {inline(caution)}" for caution in cautions), ""] if cautions else []),
     ]
+
+
+def _usage(results: Results, trial: FrozenTrial) -> list[str]:
+    code = _task(results).usage(_config(results))
+    return ["## Use without hpo", "", "```python", *code.splitlines(), "```", ""] if code else []
 
 
 def _scores(results: Results, trial: FrozenTrial) -> list[str]:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # rows that are tokenised and sorted by length together
 
-RESERVED = ("predicted", "probability", "probabilities")  # keys of a prediction
+# Keys of a prediction.
+RESERVED = ("predicted", "probability", "probabilities", "predicted_start", "null_difference")
 
 Rows = list[dict[str, Any]]
 
@@ -131,8 +132,10 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
         HpoError: The rows or the model cannot be read, or the file cannot be written.
     """
     keys = source.keys
-    columns = source.task.input_columns(keys)
-    rows = _given(columns, texts) if file is None else _read(columns, file)
+    task = source.task
+    columns = task.input_columns(keys)
+    rows = _given(columns, texts) if file is None else _read(task, columns, file)
+    task.unlabelled(rows, keys)  # all rows are checked before the model is loaded
     from hpo.finetune.predictor import Predictor
 
     predictor = Predictor(source.folder, source.max_length, source.precision)
@@ -157,24 +160,25 @@ def _given(columns: Sequence[str], texts: Sequence[str]) -> Rows:
     return [dict(zip(columns, texts[start : start + count], strict=True)) for start in range(0, len(texts), count)]
 
 
-def _read(columns: Sequence[str], file: Path) -> Rows:
+def _read(task: Task, columns: Sequence[str], file: Path) -> Rows:
     """Return the rows of a file, all their columns."""
-    from hpo.data.readers import read_rows
-
-    table = read_rows(file)
-    if missing := [column for column in columns if column not in table.columns]:
-        raise DataError(
-            f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, table.columns))}. "
-            "Name the columns with --text and --text-pair"
-        )
-    if table.empty:
+    rows = task.input_rows(file)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not rows:
         raise DataError(f"{file} has no rows")
-    reserved = [name for name in table.columns if name in RESERVED or str(name).startswith("probability of ")]
+    if missing := [column for column in columns if column not in names]:
+        step = (
+            "Name the columns with --text and --text-pair" if "text" in task.keys.model_fields else "Rename the columns"
+        )
+        raise DataError(
+            f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, names))}. {step}"
+        )
+    reserved = [name for name in names if name in RESERVED or name.startswith("probability of ")]
     if reserved:
         raise DataError(
             f"{file} has a column {', '.join(map(repr, reserved))}, where predictions go; rename it or leave it out"
         )
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    return rows
 
 
 def _predicted(predictor: Predictor, keys: DataKeys, rows: Rows) -> Iterator[Rows]:

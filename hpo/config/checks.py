@@ -103,7 +103,7 @@ def _metric_problems(raw: Mapping[str, Any]) -> list[Problem]:
     if not isinstance(metric, str) or is_custom(raw):
         return []
     if metric not in METRICS:
-        return [Problem(("metric",), f"{metric!r} is not a metric{suggested(metric)}")]
+        return [Problem(("metric",), f"{metric!r} is not a metric{suggested(metric, str(task))}")]
     if task in TASKS and task not in METRICS[metric].tasks:
         defined = [name for name, entry in METRICS.items() if task in entry.tasks]
         return [Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(defined)}")]

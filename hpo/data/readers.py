@@ -54,7 +54,16 @@ class Format:
 # ---------------------------------------------------------------- text
 
 
-def _text_of(path: Path, encoding: str | None) -> str:
+def text_of(path: Path, encoding: str | None) -> str:
+    """Return the text of a file.
+
+    Args:
+        path: The file.
+        encoding: Python's name of its encoding; None is UTF-8.
+
+    Raises:
+        DataError: It cannot be read, or is not text of this encoding.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -105,7 +114,7 @@ def _cut(line: str, width: int = 60) -> str:
 
 
 def _read_delimited(path: Path, dialect: Dialect, delimiter: str, **options: Any) -> pd.DataFrame:
-    text = _text_of(path, dialect.encoding)
+    text = text_of(path, dialect.encoding)
     delimiter = dialect.separator or delimiter
     try:
         table: pd.DataFrame = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, **options)
@@ -148,7 +157,7 @@ def _malformed(text: str, delimiter: str, error: str) -> str:
 
 def _read_json(path: Path, dialect: Dialect) -> pd.DataFrame:
     """Read one object per line, or one array of objects."""
-    text = _text_of(path, dialect.encoding)
+    text = text_of(path, dialect.encoding)
     if not text.lstrip().startswith("["):
         return _read_jsonl(path, dialect)
     try:
@@ -162,7 +171,7 @@ def _read_json(path: Path, dialect: Dialect) -> pd.DataFrame:
 
 
 def _json_columns(path: Path, dialect: Dialect, wanted: Collection[str]) -> list[str]:
-    text = _text_of(path, dialect.encoding)
+    text = text_of(path, dialect.encoding)
     if not text.lstrip().startswith("["):
         return _jsonl_columns(path, dialect, wanted)
     found, at, decoder = dict[str, None](), text.index("[") + 1, json.JSONDecoder()
@@ -176,7 +185,7 @@ def _json_columns(path: Path, dialect: Dialect, wanted: Collection[str]) -> list
 
 
 def _json_lines(path: Path, dialect: Dialect) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_text_of(path, dialect.encoding).split("\n"), 1):
+    for number, line in enumerate(text_of(path, dialect.encoding).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -124,10 +124,11 @@ class Setup:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the metric for the user."""
-        if not self.metric.endswith("_binary"):
-            return ()
-        return (f"{self.metric} is that of {self.data.labels[-1]!r}, the last label in order",)
+        """Notes on the metric and the rows for the user."""
+        found = self.task.row_notes(self.rows, self.data.keys)
+        if self.metric.endswith("_binary"):
+            found = [f"{self.metric} is that of {self.data.labels[-1]!r}, the last label in order", *found]
+        return tuple(found)
 
     def finish(self) -> None:
         """Examine the model again, after an adaptation has changed it and before any trial starts from it."""

@@ -13,6 +13,7 @@ import numpy as np
 from hpo.core.errors import DataError, nearest
 from hpo.tasks.classification import metrics as classification
 from hpo.tasks.metric import Metric
+from hpo.tasks.question_answering import metrics as question_answering
 from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
@@ -24,10 +25,12 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
-ALL_TASKS = (*classification.CLASSES, "regression")
+LABELS = (*classification.CLASSES, "regression")
+ALL_TASKS = (*LABELS, question_answering.TASK)
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,
+    **question_answering.METRICS,
     "loss": Metric(
         _loss,
         ALL_TASKS,
@@ -38,13 +41,20 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def suggested(name: str) -> str:
-    """Return `; did you mean X?` for a name that is no metric, or all metrics where none is close."""
+def suggested(name: str, task: str) -> str:
+    """Return `; did you mean X?` for a name that is no metric, or all metrics where none is close.
+
+    Args:
+        name: The name.
+        task: Name in `TASKS`, whose metrics are suggested; of any other name, those of classification and regression.
+    """
     asked = name.casefold().replace("-", "_").removeprefix("eval_").removesuffix("_score")
-    found = [metric for metric, entry in METRICS.items() if asked == metric or asked in entry.aliases]
-    found = found or [metric for metric in METRICS if metric.startswith(f"{asked}_")]  # f1, precision, recall
-    found = found or [metric for metric in METRICS if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
-    return f"; did you mean {' or '.join(found)}?" if found else nearest(name, METRICS)
+    wanted = {task} if any(task in entry.tasks for entry in METRICS.values()) else set(LABELS)
+    offered = {metric: entry for metric, entry in METRICS.items() if wanted & set(entry.tasks)}
+    found = [metric for metric, entry in offered.items() if asked == metric or asked in entry.aliases]
+    found = found or [metric for metric in offered if metric.startswith(f"{asked}_")]  # f1, precision, recall
+    found = found or [metric for metric in offered if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1
+    return f"; did you mean {' or '.join(found)}?" if found else nearest(name, offered)
 
 
 def chosen(metric: str | None, task: str, default: str) -> str:

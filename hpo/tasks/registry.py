@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpo.tasks.classification.task import Classification
+from hpo.tasks.question_answering.task import QuestionAnswering
 from hpo.tasks.task import Task
 
 AUTO = "auto"
@@ -14,6 +15,7 @@ TASKS: dict[str, Task] = {
     "single_label": Classification("single_label"),
     "multi_label": Classification("multi_label"),
     "regression": Classification("regression"),
+    "question_answering": QuestionAnswering(),
 }
 
 

@@ -209,6 +209,16 @@ class Task(ABC):
         """Return the columns that a prediction needs."""
         raise NotImplementedError
 
+    def input_rows(self, path: Path) -> list[dict[str, Any]]:
+        """Return the rows of a file to predict, all their columns.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        from hpo.data.readers import read_rows
+
+        return [{str(name): value for name, value in row.items()} for row in read_rows(path).to_dict("records")]
+
     def unlabelled(self, rows: Sequence[Mapping[str, Any]], keys: Any) -> Any:
         """Return a split of rows whose targets are not known, for predictions.
 
@@ -245,6 +255,10 @@ class Task(ABC):
         Raises:
             DataError: An example does not fit.
         """
+
+    def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
+        """Return notes on the encoded splits, by name, that every run shows."""
+        return []
 
     def class_weights(self, data: Dataset) -> Mapping[str, Array]:
         """Return setting of `class_weights` -> weights [labels] by the targets of train; nothing if it has none."""
@@ -288,6 +302,22 @@ class Task(ABC):
             keys: The keys of `data:`.
         """
 
+    def fitted(self, predictions: Any, metric: str, keys: Any) -> dict[str, Any]:
+        """Return what is fitted to a model's predictions for the validation split, such as a threshold.
+
+        It is kept with the weights, and stored in the model's configuration under these names.
+
+        Args:
+            predictions: Predictions for the validation split, whose outputs are finite.
+            metric: Name in `METRICS` of what the search optimises.
+            keys: The keys of `data:`.
+        """
+        return {}
+
+    def settled(self, predictions: Any, settings: Mapping[str, Any]) -> Any:
+        """Return predictions with what was fitted for their model: its configuration, or what `fitted` returned."""
+        return predictions
+
     # ------------------------------------------------------------ results
 
     def default_metric(self, data: Dataset) -> str:
@@ -323,6 +353,14 @@ class Task(ABC):
         See `hpo.tasks.classification.breakdown.by_class` for the keys.
         """
         return None
+
+    def usage(self, settings: Mapping[str, Any]) -> str:
+        """Return Python code that uses an exported model without hpo, for its card; empty if a pipeline does.
+
+        Args:
+            settings: The study's settings.
+        """
+        return ""
 
     @abstractmethod
     def predicted_rows(self, predictions: Any, labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny
 
 # Context -> (question, answer or none).
 WRITTEN: dict[str, list[tuple[str, str | None]]] = {
@@ -105,6 +106,30 @@ def made(count: int, seed: int = 0, unanswerable: float = 0.2) -> list[dict[str,
         context = " ".join(_FACTS[name][0].format(**facts) for name in told)
         question = _FACTS[asked][1].format(**facts)
         rows.append(_row(f"m{number}", question, context, None if left_out else facts[asked]))
+    return rows
+
+
+def topics(count: int, seed: int = 0, unanswerable: float = 0.2, words: int = 12) -> list[dict[str, Any]]:
+    """Return questions in the words of `tiny.tokenizer`: the answer is the context's word of the question's topic.
+
+    Args:
+        count: Number of questions, two about each context.
+        seed: Seeds the words.
+        unanswerable: Share of the contexts without a word of the topic that is asked for.
+        words: Words of a context at most.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        if number % 2 == 0:
+            told = {topic: str(rng.choice(each)) for topic, each in tiny.TOPICS.items()}
+            if rng.random() < 2 * unanswerable:
+                del told[str(rng.choice(list(told)))]
+            context = [*map(str, rng.choice(tiny.FILLER, rng.integers(3, words - 1), replace=False)), *told.values()]
+            rng.shuffle(context)
+        topic = list(tiny.TOPICS)[number % 2]
+        question = f"{rng.choice(tiny.TOPICS[topic])} {rng.choice(tiny.FILLER)}"
+        rows.append(_row(f"t{seed}-{number}", question, " ".join(context), told.get(topic)))
     return rows
 
 

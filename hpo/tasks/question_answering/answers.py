@@ -23,23 +23,46 @@ CHUNK = 2048  # windows that are combined at once, to bound the memory
 
 @dataclass(frozen=True)
 class Answers:
-    """The best answer of each of q questions that is not empty.
+    """The best answer of each of q questions that is not empty, and the score of no answer.
 
     Attributes:
         starts: [q] its first character in the context.
         ends: [q] its end in the context.
         scores: [q] its start logit plus its end logit.
-        probabilities: [q] softmax of its score over the N_BEST best answers of the question, and no answer if that
-            is possible.
-        null_differences: [q] score of no answer minus `scores`; None if no answer is impossible. The score of no
-            answer is the smallest of any window, for the answer may be in one window only.
+        n_best: [q, N_BEST] the scores of the best answers that are not empty, -inf where there are fewer.
+        null: [q] the score of no answer: the smallest of any window, for the answer may be in one window only.
     """
 
     starts: Array
     ends: Array
     scores: Array
-    probabilities: Array
-    null_differences: Array | None
+    n_best: Array
+    null: Array
+
+    @property
+    def null_differences(self) -> Array:
+        """[q]: score of no answer minus score of the best answer."""
+        return np.asarray(self.null - self.scores)
+
+    def probabilities(self, unanswerable: bool) -> tuple[Array, Array]:
+        """Return the probabilities of the best answer and of no answer, each [q].
+
+        They are a softmax over the scores of the N_BEST best answers. No answer is one of these if it is better than
+        the last, and one more if it is not.
+
+        Args:
+            unanswerable: Whether no answer is possible; if not, its probability is 0.
+        """
+        scores, null = self.n_best, np.where(unanswerable, self.null, -np.inf)
+        scores = np.where(np.arange(N_BEST) == N_BEST - 1, np.where(scores < null[:, None], -np.inf, scores), scores)
+        scores = np.concatenate([scores, null[:, None]], axis=1)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        total = shares.sum(axis=1)
+        return shares[:, 0] / total, shares[:, -1] / total
+
+    def take(self, questions: Array) -> Answers:
+        """Return the answers of some questions."""
+        return Answers(**{name: array[questions] for name, array in vars(self).items()})
 
     def texts(self, contexts: Sequence[str]) -> list[str]:
         """Return the answers' texts, given the q contexts."""
@@ -47,9 +70,7 @@ class Answers:
         return [context[start:end] for context, start, end in spans]
 
 
-def best_answers(
-    start_logits: Array, end_logits: Array, windows: Windows, unanswerable: bool, max_answer_length: int = 30
-) -> Answers:
+def best_answers(start_logits: Array, end_logits: Array, windows: Windows, max_answer_length: int = 30) -> Answers:
     """Return the best answer of each question.
 
     Equal scores are decided by the order of windows, then of start, then of end logits. Where
@@ -60,7 +81,6 @@ def best_answers(
             length is not read.
         end_logits: [n windows, length] for each token to be the last.
         windows: The windows, of which every question has one or more with a token of its context.
-        unanswerable: Whether a question may have no answer.
         max_answer_length: Largest number of tokens of an answer.
     """
     columns = np.arange(start_logits.shape[1])
@@ -73,7 +93,7 @@ def best_answers(
     spans = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
     _fill_empty(spans, start_logits, end_logits, windows, max_answer_length)
     rows = np.arange(len(windows))
-    null = start_logits[rows, windows.null] + end_logits[rows, windows.null] if unanswerable else None
+    null = start_logits[rows, windows.null] + end_logits[rows, windows.null]
     return _combined(*spans, example=windows.example, null=null)
 
 
@@ -123,7 +143,7 @@ def _fill_empty(
                 column[window, 0] = value
 
 
-def _combined(scores: Array, begins: Array, ends: Array, *, example: Array, null: Array | None) -> Answers:
+def _combined(scores: Array, begins: Array, ends: Array, *, example: Array, null: Array) -> Answers:
     """Return the best of all spans of each question.
 
     Args:
@@ -131,7 +151,7 @@ def _combined(scores: Array, begins: Array, ends: Array, *, example: Array, null
         begins: [n windows, spans] first characters.
         ends: [n windows, spans] ends.
         example: [n windows] question of each window, ascending.
-        null: [n windows] score of no answer, if that is possible.
+        null: [n windows] score of no answer.
     """
     question = np.repeat(example, scores.shape[1])
     order = np.lexsort((-scores.ravel(), question))  # by question, the best first; stable
@@ -141,20 +161,7 @@ def _combined(scores: Array, begins: Array, ends: Array, *, example: Array, null
     looked_at = rank < N_BEST
     n_best = np.full((len(counts), N_BEST), -np.inf)
     n_best[question[looked_at], rank[looked_at]] = scores.ravel()[order[looked_at]]
+    smallest = np.full(len(counts), np.inf, dtype=null.dtype)
+    np.minimum.at(smallest, example, null)
     best = order[heads]
-    best_scores = scores.ravel()[best]
-    no_answer = None
-    if null is not None:
-        no_answer = np.full(len(counts), np.inf, dtype=null.dtype)
-        np.minimum.at(no_answer, example, null)
-        # No answer is one of the N_BEST if it is better than the last, and one more if it is not.
-        n_best[n_best[:, -1] < no_answer, -1] = -np.inf
-        n_best = np.concatenate([n_best, no_answer[:, None]], axis=1)
-    shares = np.exp(n_best - n_best.max(axis=1, keepdims=True))
-    return Answers(
-        starts=begins.ravel()[best],
-        ends=ends.ravel()[best],
-        scores=best_scores,
-        probabilities=shares[:, 0] / shares.sum(axis=1),
-        null_differences=None if no_answer is None else no_answer - best_scores,
-    )
+    return Answers(begins.ravel()[best], ends.ravel()[best], scores.ravel()[best], n_best, smallest)

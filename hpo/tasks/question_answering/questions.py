@@ -107,6 +107,28 @@ def questions_of(rows: Sequence[Row], columns: Columns, problems: Problems, answ
     return found
 
 
+def asked(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list[Question]:
+    """Return questions of rows whose answers are not known.
+
+    Raises:
+        DataError: A row has no question or no context.
+    """
+    problems = Problems("the questions")
+    checker = _Checker(columns, problems, marked=False, answered=False)
+    found = [
+        Question(
+            f"row {number}",
+            checker.text(f"row {number}", columns.question, row),
+            checker.text(f"row {number}", columns.context, row),
+            (),
+            f"row {number}",
+        )
+        for number, row in enumerate(rows, 1)
+    ]
+    problems.refuse()
+    return found
+
+
 @dataclass
 class _Checker:
     """Makes questions of rows, and notes what is wrong with them."""
@@ -123,8 +145,8 @@ class _Checker:
         name = self._id(place, row.get(self.columns.id))
         if name:
             place = f"{place} (id {name!r})"
-        question = self._text(place, self.columns.question, row)
-        context = self._text(place, self.columns.context, row)
+        question = self.text(place, self.columns.question, row)
+        context = self.text(place, self.columns.context, row)
         answers = self._answers(place, row.get(self.columns.answers))
         if answers is not None:
             self._check_mark(place, row.get(MARK, False), answers)
@@ -147,7 +169,8 @@ class _Checker:
         self.places.setdefault(name, place)
         return name
 
-    def _text(self, place: str, column: str, row: Mapping[str, Any]) -> str:
+    def text(self, place: str, column: str, row: Mapping[str, Any]) -> str:
+        """Return a row's question or context."""
         value = row.get(column)
         if not isinstance(value, str) or not value.strip():
             detail = f"it is {_shown(value)}. Write a text"

@@ -14,36 +14,66 @@ ENDINGS = (".json", ".jsonl", ".parquet")
 _SQUAD = "{data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
 
-def read_questions(path: Path, columns: Columns | None = None) -> list[Question]:
-    """Return the questions of a file.
-
-    Args:
-        path: SQuAD's JSON (`{"data": [{"paragraphs": [{"context", "qas"}]}]}`, version 1.1 or 2.0), or rows.
-        columns: The names of the columns of rows; None is SQuAD's. SQuAD's JSON has its own.
+def read_questions(path: Path, columns: Columns | None = None, encoding: str | None = None) -> list[Question]:
+    """Return the questions of a file; see `read_rows`.
 
     Raises:
         DataError: The file cannot be read, has no questions, or has some that cannot be used.
     """
+    return [question for question, _ in read_rows(path, columns or Columns(), encoding)]
+
+
+def read_rows(path: Path, columns: Columns, encoding: str | None = None) -> list[tuple[Question, Mapping[str, Any]]]:
+    """Return the questions of a file, each with its whole row.
+
+    Args:
+        path: SQuAD's JSON (`{"data": [{"paragraphs": [{"context", "qas"}]}]}`, version 1.1 or 2.0), or rows.
+        columns: The names of the columns of rows. SQuAD's JSON has its own.
+        encoding: Python's name of the encoding of a text file; None is UTF-8.
+
+    Raises:
+        DataError: The file cannot be read, has no questions, or has some that cannot be used.
+    """
+    problems = Problems(str(path))
+    rows, is_squad = _rows_of(path, encoding, problems)
+    if not is_squad:
+        _refuse_missing_columns(rows, columns, problems)
+    found = questions_of(rows, Columns() if is_squad else columns, problems, answered=is_squad)
+    return list(zip(found, (row for _, row in rows), strict=True))
+
+
+def unanswered_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of questions without checking them; SQuAD's JSON with the columns of `Columns()`.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    problems = Problems(str(path))
+    rows, _ = _rows_of(path, None, problems)
+    problems.refuse()
+    return [{key: value for key, value in row.items() if isinstance(key, str)} for _, row in rows]
+
+
+def _rows_of(path: Path, encoding: str | None, problems: Problems) -> tuple[list[Row], bool]:
+    """Return the rows of a file, and whether it is SQuAD's JSON."""
     if path.suffix.lower() not in ENDINGS:
         ending = path.suffix or "a file without an ending"
         raise DataError(f"{path}: cannot read questions from {ending}; use {', '.join(ENDINGS)}")
-    problems = Problems(str(path))
     if path.suffix.lower() == ".parquet":
-        elements: Any = list(enumerate(_parquet(path), 1))
+        from hpo.data import readers
+
+        elements: Any = list(enumerate(readers.read_rows(path).to_dict("records"), 1))
     else:
-        elements = _json(path, problems)
+        elements = _json(path, encoding, problems)
     if isinstance(elements, Mapping):
-        return questions_of(squad_rows(elements, problems), Columns(), problems, answered=True)
-    columns = columns or Columns()
-    rows = _rows(path, elements, problems)
-    _refuse_missing_columns(rows, columns, problems)
-    return questions_of(rows, columns, problems, answered=False)
+        return squad_rows(elements, problems), True
+    return _rows(path, elements, problems), False
 
 
 def squad_rows(document: Mapping[str, Any], problems: Problems) -> list[Row]:
-    """Return the questions of SQuAD's JSON as rows with the columns of `Columns()`; places count from 1."""
+    """Return the questions of SQuAD's JSON as rows with the columns of `Columns()` and `title`; places count from 1."""
     return [
-        (place, {**question, "context": paragraph.get("context")})
+        (place, {"title": article.get("title"), **question, "context": paragraph.get("context")})
         for in_article, article in _objects(document, "data", "article", "", problems)
         for in_paragraph, paragraph in _objects(article, "paragraphs", "paragraph", in_article, problems)
         for place, question in _objects(paragraph, "qas", "question", in_paragraph, problems)
@@ -71,14 +101,11 @@ def _objects(
 # ---------------------------------------------------------------- files
 
 
-def _json(path: Path, problems: Problems) -> Any:
+def _json(path: Path, encoding: str | None, problems: Problems) -> Any:
     """Return what a file holds; elements of a JSON array and lines of JSONL with their numbers, from 1."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: its byte {error.start} is none. Save it as UTF-8") from None
+    from hpo.data import readers
+
+    text = readers.text_of(path, encoding)
     if path.suffix.lower() == ".jsonl":
         return list(_lines(text, problems))
     try:
@@ -98,16 +125,6 @@ def _lines(text: str, problems: Problems) -> Iterator[tuple[int, Any]]:
         except json.JSONDecodeError as error:
             detail = f"{error.msg} at its character {error.colno}. Write one object a line"
             problems.add("lines that are not JSON", f"line {number}", detail)
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a Parquet file ({error})") from None
-    return rows
 
 
 def _rows(path: Path, elements: Sequence[tuple[int, Any]], problems: Problems) -> list[Row]:

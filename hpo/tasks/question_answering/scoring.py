@@ -84,7 +84,7 @@ class Scores:
     null_differences: Array | None = None
 
     def counts(self, threshold: float = 0.0) -> Array:
-        """Return counts of each question that add up: a sum over any questions has all that `METRICS` need.
+        """Return counts of each question that add up: a sum over any questions has all that `RATES` need.
 
         Args:
             threshold: The answer is dropped where its null difference is larger.
@@ -93,11 +93,17 @@ class Scores:
             [n, 5] float64: exact match, F1 and 1 for a question that has an answer; 1 if right, and 1, for one that
             has none.
         """
-        kept, has = self._kept(threshold), self.has_answer
+        kept, has = self.kept(threshold), self.has_answer
         exact, overlap = (np.where(kept, score, ~has) for score in (self.exact, self.f1))
         return np.stack([exact * has, overlap * has, has, exact * ~has, ~has], axis=1).astype(float)
 
-    def _kept(self, threshold: float) -> Array:
+    def take(self, questions: Array) -> Scores:
+        """Return the scores of some questions."""
+        null = None if self.null_differences is None else self.null_differences[questions]
+        return Scores(self.exact[questions], self.f1[questions], self.has_answer[questions], null)
+
+    def kept(self, threshold: float) -> Array:
+        """[n] whether the answer is not dropped at a threshold."""
         if self.null_differences is None:
             return np.ones(len(self.exact), dtype=bool)
         return np.asarray(self.null_differences <= threshold)
@@ -119,9 +125,9 @@ def score(answers: Sequence[str], gold: Gold, null_differences: Array | None = N
     return Scores(np.array(exact, dtype=float), np.array(overlap, dtype=float), gold.has_answer, null_differences)
 
 
-METRICS: dict[str, Callable[[Array], Array]] = {
+RATES: dict[str, Callable[[Array], Array]] = {
     "exact_match": lambda sums: _ratio(sums[..., 0] + sums[..., 3], sums[..., 2] + sums[..., 4]),
-    "f1": lambda sums: _ratio(sums[..., 1] + sums[..., 3], sums[..., 2] + sums[..., 4]),
+    "answer_f1": lambda sums: _ratio(sums[..., 1] + sums[..., 3], sums[..., 2] + sums[..., 4]),
     "has_answer_exact_match": lambda sums: _ratio(sums[..., 0], sums[..., 2]),
     "has_answer_f1": lambda sums: _ratio(sums[..., 1], sums[..., 2]),
     "no_answer_accuracy": lambda sums: _ratio(sums[..., 3], sums[..., 4]),
@@ -134,16 +140,17 @@ def _ratio(right: Array, of: Array) -> Array:
         return np.asarray(np.true_divide(right, of))
 
 
-def best_threshold(scores: Scores, metric: str = "f1") -> float:
+def best_threshold(scores: Scores, metric: str = "answer_f1") -> float:
     """Return the smallest threshold of the null difference with the best score on these questions.
 
-    The official script for version 2.0 sweeps over the sorted differences as well. Questions with equal differences
-    are taken together here, for no threshold divides them; and where it is best to answer nothing, the threshold is
-    below all differences, where the script says 0. A threshold found on a split is fitted to it: score it on another.
+    The official script for version 2.0 sweeps over the sorted differences as well, and takes one of them. Here the
+    threshold is halfway to the next one, so that rounding does not decide about a question; beyond all differences it
+    is 1 from the nearest. Questions with equal differences are taken together, for no threshold divides them. A
+    threshold that was found on a split is fitted to it: score it on another.
 
     Args:
         scores: Scores with null differences.
-        metric: `exact_match` or `f1`.
+        metric: `exact_match`; any other name is F1's.
 
     Raises:
         ValueError: There are no null differences.
@@ -152,8 +159,10 @@ def best_threshold(scores: Scores, metric: str = "f1") -> float:
         raise ValueError("a threshold needs null differences")
     answered = scores.exact if metric == "exact_match" else scores.f1
     order = np.argsort(scores.null_differences, kind="stable")
-    differences = scores.null_differences[order]
+    differences = scores.null_differences[order].astype(float)
     gains = np.cumsum((answered - ~scores.has_answer)[order])
     last = np.append(differences[1:] != differences[:-1], True)  # of equal differences
-    thresholds = np.concatenate([[np.nextafter(differences[0], -np.inf)], differences[last]])
+    distinct = differences[last]
+    between = (distinct[1:] + distinct[:-1]) / 2
+    thresholds = np.concatenate([[distinct[0] - 1], between, [distinct[-1] + 1]])
     return float(thresholds[np.concatenate([[0.0], gains[last]]).argmax()])

@@ -108,10 +108,10 @@ def check(found: Answers, expected: list[dict[str, Any]], null: bool) -> int:
             continue
         assert (found.starts[question], found.ends[question]) == each["span"]
         assert found.scores[question] == each["score"]
-        assert found.probabilities[question] == pytest.approx(each["probability"], rel=1e-5)
+        assert found.probabilities(null)[0][question] == pytest.approx(each["probability"], rel=1e-5)
         if null:
             assert found.null_differences[question] == each["difference"]
-    assert (found.null_differences is not None) == null
+    assert null or not found.probabilities(null)[1].any()
     assert len(found.scores) == len(expected)
     return missing
 
@@ -125,7 +125,7 @@ def test_answers_are_those_of_postprocess_qa_predictions(null, dtype, monkeypatc
     start, end = logits(rng, windows, dtype)
     for longest in (1, 4, 30):
         expected = reference(start, end, windows, null, longest)
-        missing = check(best_answers(start, end, windows, null, longest), expected, null)
+        missing = check(best_answers(start, end, windows, longest), expected, null)
         assert missing < 60
 
 
@@ -135,7 +135,7 @@ def test_answers_are_those_of_the_reference_for_any_windows(seed, null, longest,
     rng = np.random.default_rng(seed)
     windows = drawn(rng, 6)
     start, end = logits(rng, windows, scale=scale)
-    check(best_answers(start, end, windows, null, longest), reference(start, end, windows, null, longest), null)
+    check(best_answers(start, end, windows, longest), reference(start, end, windows, null, longest), null)
 
 
 ONE = [[(2, 4, 0)]]  # CLS, question, four words, SEP
@@ -164,7 +164,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("shape", "start", "end", "longest", "expected"), TABLE.values(), ids=TABLE)
 def test_a_table_of_answers(shape, start, end, longest, expected):
-    found = best_answers(np.array(start, float), np.array(end, float), windows_of(shape), True, longest)
+    found = best_answers(np.array(start, float), np.array(end, float), windows_of(shape), longest)
     assert (*found.texts([TEXT]), found.scores[0], found.null_differences[0]) == expected
 
 
@@ -172,8 +172,9 @@ def test_the_probability_counts_no_answer_only_where_it_is_possible():
     start, end = np.log([[[6.0, 1, 1, 2, 1]], [[1.0, 1, 1, 3, 1]]])  # CLS, question, two words, SEP
     windows = windows_of([[(2, 2, 0)]])
     # Spans: word 0 with 1 * 1, words 0 to 1 with 1 * 3, word 1 with 2 * 3; no answer with 6 * 1.
-    assert best_answers(start, end, windows, False).probabilities[0] == pytest.approx(6 / 10)
-    assert best_answers(start, end, windows, True).probabilities[0] == pytest.approx(6 / 16)
+    found = best_answers(start, end, windows)
+    np.testing.assert_allclose(found.probabilities(False), [[6 / 10], [0]])
+    np.testing.assert_allclose(found.probabilities(True), [[6 / 16], [6 / 16]])
 
 
 def test_a_question_without_a_candidate_gets_the_best_of_all_its_spans():
@@ -184,7 +185,7 @@ def test_a_question_without_a_candidate_gets_the_best_of_all_its_spans():
     for window in (0, 2, 3):
         start[window, :25] = end[window, :25] = 50  # the question has all of the largest logits
     assert [each["span"] is None for each in reference(start, end, windows, False, 3)] == [True, False, True]
-    found = best_answers(start, end, windows, True, 3)
+    found = best_answers(start, end, windows, 3)
     for question, rows in ((0, [0]), (2, [2, 3])):
         spans = []
         for window in rows:
@@ -198,24 +199,23 @@ def test_a_question_without_a_candidate_gets_the_best_of_all_its_spans():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32), st.booleans())
-def test_what_is_beyond_a_window_and_other_questions_change_nothing(seed, null):
+@given(st.integers(0, 2**32))
+def test_what_is_beyond_a_window_and_other_questions_change_nothing(seed):
     rng = np.random.default_rng(seed)
     windows = drawn(rng, 4)
     start, end = logits(rng, windows)
-    found = best_answers(start, end, windows, null)
+    found = best_answers(start, end, windows)
     beyond = np.arange(start.shape[1]) >= windows.lengths[:, None]
     start[beyond], end[beyond] = np.nan, 1e9
-    again = best_answers(start, end, windows, null)
+    again = best_answers(start, end, windows)
     first = windows.example == 0
     tokens = int(windows.lengths[first].sum())
     alone = Windows({}, windows.offsets[:tokens], *(getattr(windows, name)[first] for name in (
         "lengths", "example", "null", "starts", "ends")), lost=())  # fmt: skip
-    only = best_answers(start[first], end[first], alone, null)
+    only = best_answers(start[first], end[first], alone)
     for name, value in vars(found).items():
         np.testing.assert_array_equal(getattr(again, name), value)
-        if value is not None:
-            np.testing.assert_array_equal(getattr(only, name), value[:1])
+        np.testing.assert_array_equal(getattr(only, name), value[:1])
 
 
 @settings(max_examples=40, deadline=None)
@@ -223,10 +223,11 @@ def test_what_is_beyond_a_window_and_other_questions_change_nothing(seed, null):
 def test_an_answer_is_a_span_of_its_context_and_a_probability(seed):
     rng = np.random.default_rng(seed)
     windows = drawn(rng, 5)
-    found = best_answers(*logits(rng, windows), windows, True, 7)
-    assert ((found.probabilities > 0) & (found.probabilities <= 1)).all()
-    # The softmax gives the probability of no answer too, and both are not above 1.
-    assert (found.probabilities * (1 + np.exp(found.null_differences.astype(float))) <= 1 + 1e-6).all()
+    found = best_answers(*logits(rng, windows), windows, 7)
+    (best, null), (alone, none) = found.probabilities(True), found.probabilities(False)
+    assert ((best > 0) & (best <= alone) & (alone <= 1 + 1e-6) & (none == 0)).all()
+    np.testing.assert_allclose(null, best * np.exp(found.null_differences.astype(float)), rtol=1e-5)
+    assert (best + null <= 1 + 1e-6).all()
     for text in found.texts([TEXT] * 5):
         assert 1 <= len(text.split()) <= 7
         assert text == text.strip()
