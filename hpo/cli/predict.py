@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # rows that are tokenised and sorted by length together
 
-# Keys of a prediction.
-RESERVED = ("predicted", "probability", "probabilities", "predicted_start", "null_difference")
-
 Rows = list[dict[str, Any]]
 
 
@@ -134,7 +131,7 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
     keys = source.keys
     task = source.task
     columns = task.input_columns(keys)
-    rows = _given(columns, texts) if file is None else _read(task, columns, file)
+    rows = _given(columns, texts) if file is None else _read(task, keys, file)
     task.unlabelled(rows, keys)  # all rows are checked before the model is loaded
     from hpo.finetune.predictor import Predictor
 
@@ -160,20 +157,17 @@ def _given(columns: Sequence[str], texts: Sequence[str]) -> Rows:
     return [dict(zip(columns, texts[start : start + count], strict=True)) for start in range(0, len(texts), count)]
 
 
-def _read(task: Task, columns: Sequence[str], file: Path) -> Rows:
+def _read(task: Task, keys: DataKeys, file: Path) -> Rows:
     """Return the rows of a file, all their columns."""
-    rows = task.input_rows(file)
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    rows = task.input_rows(file, keys)
     if not rows:
         raise DataError(f"{file} has no rows")
-    if missing := [column for column in columns if column not in names]:
+    if missing := [column for column in task.input_columns(keys) if column not in rows[0]]:
         step = (
             "Name the columns with --text and --text-pair" if "text" in task.keys.model_fields else "Rename the columns"
         )
-        raise DataError(
-            f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, names))}. {step}"
-        )
-    reserved = [name for name in names if name in RESERVED or name.startswith("probability of ")]
+        raise DataError(f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(rows[0])}. {step}")
+    reserved = [name for name in rows[0] if name in task.answer_keys or name.startswith("probability of ")]
     if reserved:
         raise DataError(
             f"{file} has a column {', '.join(map(repr, reserved))}, where predictions go; rename it or leave it out"

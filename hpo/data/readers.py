@@ -55,11 +55,7 @@ class Format:
 
 
 def text_of(path: Path, encoding: str | None) -> str:
-    """Return the text of a file.
-
-    Args:
-        path: The file.
-        encoding: Python's name of its encoding; None is UTF-8.
+    """Return the text of a file; `encoding` as in `Dialect`.
 
     Raises:
         DataError: It cannot be read, or is not text of this encoding.

@@ -49,6 +49,7 @@ def set_aside(
     frames: dict[str, pd.DataFrame],
     keys: DataKeys,
     contents: Callable[[pd.DataFrame], Sequence[Hashable]],
+    groups: Callable[[pd.DataFrame], Sequence[Hashable] | None],
     strata: Callable[[pd.DataFrame], Sequence[Hashable] | None],
     rng: np.random.Generator,
 ) -> None:
@@ -56,8 +57,9 @@ def set_aside(
 
     Args:
         frames: Split -> its rows; train is made smaller, and the splits that are set aside are added.
-        keys: Shares or numbers of the rows to set aside, and the column of groups.
+        keys: Shares or numbers of the rows to set aside.
         contents: Rows -> what each of them says; rows that say the same stay in one split.
+        groups: Rows -> the group of each row, which stays in one split; None if there are no groups.
         strata: Rows -> the class of each row, whose proportions are kept; None if rows have no classes.
         rng: Draws the rows.
 
@@ -76,10 +78,11 @@ def set_aside(
                 f"{name}: {share} asks for {wanted} rows of the {len(train)} that are left of train; give it another "
                 "share or number, or a file"
             )
-        if keys.group is None:
+        members = groups(train)
+        if members is None:
             chosen = _stratified(contents(train), strata(train), wanted, rng)
         else:
-            chosen = _grouped(together(contents(train), list(train[keys.group])), strata(train), wanted, rng)
+            chosen = _grouped(together(contents(train), members), strata(train), wanted, rng)
         frames[name], frames["train"] = train[chosen], train[~chosen]
 
 

@@ -16,7 +16,7 @@ from hpo.finetune.engine import Engine
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.tasks.metrics import METRICS, score
-from hpo.tasks.task import Predictions
+from hpo.tasks.task import COLLAPSE, Predictions, Task
 
 
 class FineTuneArray:
@@ -163,7 +163,7 @@ class FineTuneArray:
             metrics={"loss": score("loss", predictions)},
             of=slot.boundaries[-1],
             last=slot.evaluations == len(slot.boundaries),
-            notes={"collapsed": predictions.collapsed},
+            notes=_notes(self.setup.task, predictions),
         )
 
     def predictions_of(self, folder: Path, split: str) -> Predictions:
@@ -183,3 +183,11 @@ class FineTuneArray:
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
         return self.engine.seconds_per_example()
+
+
+def _notes(task: Task, predictions: Predictions) -> dict[str, Any]:
+    """Return whether a model has collapsed; and to what, if its task can say."""
+    if not predictions.collapsed:
+        return {"collapsed": False}
+    collapse = task.collapse(predictions)
+    return {"collapsed": True} | ({} if collapse == COLLAPSE else {"collapse": collapse})

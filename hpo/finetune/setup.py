@@ -88,6 +88,8 @@ class Setup:
             for name, weights in self.task.class_weights(data).items()
         }
         self.tokenizer = load_tokenizer(config.model, folder)
+        if options := self.task.tokenizer_options(self.tokenizer):
+            self.tokenizer = load_tokenizer(config.model, folder, **options)
         self.model, self.head = load_model(config.model, folder, self.task, data.labels, self.tokenizer.pad_token_id)
         self.model.to(self.device)  # type: ignore[arg-type]
         first_token.shorten(self.model)
@@ -124,11 +126,11 @@ class Setup:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the metric and the rows for the user."""
-        found = self.task.row_notes(self.rows, self.data.keys)
+        """Notes on the metric and on the rows for the user."""
+        notes = self.task.row_notes(self.rows, self.data.keys)
         if self.metric.endswith("_binary"):
-            found = [f"{self.metric} is that of {self.data.labels[-1]!r}, the last label in order", *found]
-        return tuple(found)
+            notes = [f"{self.metric} is that of {self.data.labels[-1]!r}, the last label in order", *notes]
+        return tuple(notes)
 
     def finish(self) -> None:
         """Examine the model again, after an adaptation has changed it and before any trial starts from it."""

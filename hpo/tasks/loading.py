@@ -48,8 +48,16 @@ def load(keys: DataKeys, task: str, seed: int, folder: Path) -> Dataset:
         sample = np.sort(rng.permutation(len(frames["train"]))[: keys.rows])
         frames["train"] = frames["train"].iloc[sample]
     reader = reader.resolved(frames["train"], keys, task == AUTO)
-    set_aside(frames, keys, lambda table: reader.contents(table, keys), lambda table: reader.strata(table, keys), rng)
-    _refuse_empty(frames, keys)
+    grouped = reader.groups(frames["train"], keys) is not None
+    set_aside(
+        frames,
+        keys,
+        contents=lambda table: reader.contents(table, keys),
+        groups=lambda table: reader.groups(table, keys),
+        strata=lambda table: reader.strata(table, keys),
+        rng=rng,
+    )
+    _refuse_empty(frames, keys, grouped)
     labels, splits = reader.splits(frames, keys)
     data = Dataset(reader.name, labels, splits, keys=keys)
     reader.refuse_unlearnable(data)
@@ -78,10 +86,11 @@ def _refuse_ungrouped(split: str, table: pd.DataFrame, column: str | None) -> No
         )
 
 
-def _refuse_empty(frames: dict[str, pd.DataFrame], keys: DataKeys) -> None:
+def _refuse_empty(frames: dict[str, pd.DataFrame], keys: DataKeys, grouped: bool) -> None:
     empty = [name for name in SPLITS if len(frames[name]) == 0]
     if empty:
-        equal = "with the same text" if keys.group is None else f"with the same text or the same {keys.group!r}"
+        group = f"the same {keys.group!r}" if keys.group else "of one document"
+        equal = f"with the same text or {group}" if grouped else "with the same text"
         raise DataError(
             f"the {' and '.join(empty)} split has no rows: rows {equal} stay in one split, and some "
             "rows of each class stay in train; give it files, or a larger share of train"

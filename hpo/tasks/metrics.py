@@ -25,8 +25,7 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
-LABELS = (*classification.CLASSES, "regression")
-ALL_TASKS = (*LABELS, question_answering.TASK)
+ALL_TASKS = (*classification.CLASSES, "regression", "question_answering")
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,
@@ -41,16 +40,11 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def suggested(name: str, task: str) -> str:
-    """Return `; did you mean X?` for a name that is no metric, or all metrics where none is close.
-
-    Args:
-        name: The name.
-        task: Name in `TASKS`, whose metrics are suggested; of any other name, those of classification and regression.
-    """
+def suggested(name: str, task: str = "auto") -> str:
+    """Return `; did you mean X?` for a name that is no metric, or all metrics of a task where none is close."""
+    tasks = {task} if task in ALL_TASKS else {*classification.CLASSES, "regression"}
+    offered = {metric: entry for metric, entry in METRICS.items() if tasks & {*entry.tasks}}
     asked = name.casefold().replace("-", "_").removeprefix("eval_").removesuffix("_score")
-    wanted = {task} if any(task in entry.tasks for entry in METRICS.values()) else set(LABELS)
-    offered = {metric: entry for metric, entry in METRICS.items() if wanted & set(entry.tasks)}
     found = [metric for metric, entry in offered.items() if asked == metric or asked in entry.aliases]
     found = found or [metric for metric in offered if metric.startswith(f"{asked}_")]  # f1, precision, recall
     found = found or [metric for metric in offered if sorted(metric.split("_")) == sorted(asked.split("_"))]  # macro_f1

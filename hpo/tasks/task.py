@@ -35,6 +35,8 @@ Array = np.ndarray[Any, Any]
 Smoothing = Union[float, "torch.Tensor"]
 IGNORED = -100
 """The target of a token that has none, as in transformers."""
+COLLAPSE = "gives every example the same answer"
+"""What a collapsed model does, where its task knows no more."""
 
 
 class Predictions(Protocol):
@@ -125,6 +127,7 @@ class Task(ABC):
         cuts: Whether an example that is too long is cut; else it becomes several rows.
         emits_tokens: Whether its models give out tokens; then the whole vocabulary is trained.
         formats: Endings of files that it reads itself, which need not be tables.
+        answer_keys: The keys of `predicted_rows`.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Task(ABC):
     emits_tokens: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = True
+    answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")
 
     # ------------------------------------------------------------ reading
 
@@ -177,6 +181,10 @@ class Task(ABC):
     def contents(self, table: pd.DataFrame, keys: Any) -> Sequence[Hashable]:
         """Return what each row says; rows that say the same stay in one split."""
 
+    def groups(self, table: pd.DataFrame, keys: Any) -> list[str] | None:
+        """Return the group of each row, if there are groups; rows of a group stay in one split."""
+        return None if keys.group is None else list(map(str, table[keys.group]))
+
     def strata(self, table: pd.DataFrame, keys: Any) -> Sequence[Hashable] | None:
         """Return the class of each row, whose proportions are kept when rows are set aside; None if there is none."""
         return None
@@ -209,15 +217,16 @@ class Task(ABC):
         """Return the columns that a prediction needs."""
         raise NotImplementedError
 
-    def input_rows(self, path: Path) -> list[dict[str, Any]]:
-        """Return the rows of a file to predict, all their columns.
+    def input_rows(self, path: Path, keys: Any) -> list[dict[str, Any]]:
+        """Return the rows of a file for predictions, all their columns.
 
         Raises:
-            DataError: The file cannot be read.
+            DataError: It cannot be read, or has no rows.
         """
         from hpo.data.readers import read_rows
 
-        return [{str(name): value for name, value in row.items()} for row in read_rows(path).to_dict("records")]
+        table = read_rows(path)
+        return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
     def unlabelled(self, rows: Sequence[Mapping[str, Any]], keys: Any) -> Any:
         """Return a split of rows whose targets are not known, for predictions.
@@ -228,6 +237,10 @@ class Task(ABC):
         raise NotImplementedError
 
     # ------------------------------------------------------------ training and scoring
+
+    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Return the options with which a tokenizer must be loaded again, to read what the task gives it."""
+        return {}
 
     def configure(self, config: Any, labels: Sequence[str]) -> None:
         """Write the labels into a model's configuration before the model is loaded."""
@@ -257,7 +270,7 @@ class Task(ABC):
         """
 
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
-        """Return notes on the encoded splits, by name, that every run shows."""
+        """Return notes on the rows of all splits, for the user."""
         return []
 
     def class_weights(self, data: Dataset) -> Mapping[str, Array]:
@@ -335,6 +348,10 @@ class Task(ABC):
         """Return why there are too few examples of a kind to compare models by this metric, or None."""
         return None
 
+    def collapse(self, predictions: Any) -> str:
+        """Return what a collapsed model does, as the end of a sentence about it."""
+        return COLLAPSE
+
     def references(self, data: Dataset, metric: str, folder: Path) -> dict[str, Reference | None]:
         """Return name -> baseline; None for one that cannot be had for this data.
 
@@ -376,9 +393,4 @@ class Task(ABC):
             raise DataError(f"every {self.example} of train is the same: nothing can be learned. Check the columns")
 
 
-def members_of(table: pd.DataFrame, keys: DataKeys) -> list[str] | None:
-    """Return the group of each row, if the study names a column of groups."""
-    return None if keys.group is None else list(map(str, table[keys.group]))
-
-
-__all__ = ["IGNORED", "Dataset", "EncodedRows", "Predictions", "Reference", "Smoothing", "Split", "Task", "members_of"]
+__all__ = ["IGNORED", "Dataset", "EncodedRows", "Predictions", "Reference", "Smoothing", "Split", "Task"]

@@ -24,7 +24,7 @@ from hpo.finetune.folded.model import fold, load_slot, trains
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout
 from hpo.finetune.models.loading import attend, first_position
-from hpo.finetune.models.output_check import logits_of
+from hpo.finetune.models.output_check import about_tokens, logits_of
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class _Run:
         self.outputs: dict[tuple[str, int], torch.Tensor] = {}
         hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules()]
         with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
-            outputs = logits_of(model(**inputs))
+            outputs = about_tokens(logits_of(model(**inputs)), inputs["attention_mask"].bool())
         for hook in hooks:
             hook.remove()
         torch.stack([output.square().sum() for output in outputs.values()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -227,6 +227,6 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     inputs = {"input_ids": ids.where(real, config.pad_token_id), "attention_mask": real.long()}
     if "token_type_ids" in taken and getattr(config, "type_vocab_size", 2) > 1:
         inputs["token_type_ids"] = (columns > 2).long().expand_as(ids)
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and "decoder_input_ids" in taken:
         inputs["decoder_input_ids"] = inputs["input_ids"]
     return inputs

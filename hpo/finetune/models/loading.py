@@ -123,15 +123,20 @@ def _explained(name: str, folder: Path, what: str, error: Exception) -> ModelErr
     return ModelError(f"model {name!r}: its {what} cannot be loaded ({first}). {searched}{hint}")
 
 
-def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, folder: Path, **options: Any) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer, with a padding token.
+
+    Args:
+        name: Local folder, `package:` name or Hub name.
+        folder: The study file's folder.
+        options: Of the tokenizer.
 
     Raises:
         ModelError: The model or its tokenizer cannot be found or read.
     """
     source = model_source(name, folder)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **NO_CODE)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **NO_CODE, **options)
     except Exception as error:  # transformers, tokenizers and the Hub raise errors of many kinds
         raise _explained(name, folder, "tokenizer", error) from None
     if len(tokenizer) <= len(

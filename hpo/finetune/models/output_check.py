@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,11 +32,21 @@ def outputs(model: PreTrainedModel) -> Outputs:
     real = columns < lengths
     ids = ids.masked_fill(~real, getattr(config, "pad_token_id", None) or 0)
     inputs = {"input_ids": ids, "attention_mask": real.long()}
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
         inputs["decoder_input_ids"] = ids
     model.train(False)
-    found = logits_of(model(**inputs))
+    found = about_tokens(logits_of(model(**inputs)), real)
     model.train(training)
+    return found
+
+
+def about_tokens(found: Outputs, real: torch.Tensor) -> Outputs:
+    """Return outputs about tokens without those about padding, [tokens, ...]; others as they are.
+
+    Args:
+        found: Outputs by name, [rows, ...].
+        real: [rows, tokens] whether a token is not padding.
+    """
     per_token = {name for name, value in found.items() if name in PER_TOKEN or value.ndim == 3}
     return {name: value[real] if name in per_token else value for name, value in found.items()}
 

@@ -215,20 +215,21 @@ class ShardEngine:
             with self.setup.autocast():
                 outputs = self.setup.outputs(model, inputs)
             found.append(self.setup.task.answers(outputs, targets))
-        places, longest = np.concatenate(chunks), int(tokens.lengths.max())
-        answers = {name: self._gathered([each[name] for each in found], places, longest) for name in found[0]}
+        places = np.concatenate(chunks)
+        answers = {name: self._gathered([each[name] for each in found], places) for name in found[0]}
         return self.setup.predictions(split, answers)
 
-    def _gathered(self, parts: Sequence[torch.Tensor], places: Array, longest: int) -> Array:
+    def _gathered(self, parts: Sequence[torch.Tensor], places: Array) -> Array:
         """Return answers of all processes in the order of a split's rows, [rows, ...].
 
         Args:
             parts: Answers of this process about the rows of each chunk, [b, ...] or [b, length, ...].
             places: [rows of a process, processes] row numbers.
-            longest: Length to which all processes pad answers about tokens.
         """
-        if parts[0].ndim > 1 and len({part.shape[1] for part in parts}) > 1:
-            parts = [F.pad(part, [*[0, 0] * (part.ndim - 2), 0, longest - part.shape[1]]) for part in parts]
+        if parts[0].ndim > 1:  # answers about tokens are padded to the longest of all processes
+            longest = torch.tensor(max(part.shape[1] for part in parts), device=parts[0].device)
+            dist.all_reduce(longest, dist.ReduceOp.MAX)
+            parts = [F.pad(part, [*[0, 0] * (part.ndim - 2), 0, int(longest) - part.shape[1]]) for part in parts]
         own = torch.cat(list(parts))
         every = [torch.empty_like(own) for _ in range(self.shards)]
         dist.all_gather(every, own)

@@ -17,7 +17,7 @@ from hpo.tasks.classification.predictions import KINDS, LabelPredictions
 from hpo.tasks.classification.texts import TextSplit, empty_texts, refuse_unlearnable, shares
 from hpo.tasks.dataset import SPLITS, Dataset
 from hpo.tasks.metrics import METRICS
-from hpo.tasks.task import EncodedRows, Reference, Smoothing, Task, members_of
+from hpo.tasks.task import EncodedRows, Reference, Smoothing, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ class Classification(Task):
     def _split(self, table: pd.DataFrame, keys: TextKeys, targets: Array) -> TextSplit:
         texts, *pairs = (list(table[column]) for column in keys.texts())
         return TextSplit(
-            texts, pairs[0] if pairs else None, targets, members=members_of(table, keys), places=table.index
+            texts, pairs[0] if pairs else None, targets, members=self.groups(table, keys), places=table.index
         )
 
     def refuse_unlearnable(self, data: Dataset) -> None:

@@ -24,7 +24,7 @@ from hpo.tasks.question_answering.split import QuestionSplit
 from hpo.tasks.question_answering.tables import QUESTION, read_table
 from hpo.tasks.question_answering.usage import code
 from hpo.tasks.question_answering.windows import Windows, windows_of
-from hpo.tasks.task import EncodedRows, Smoothing, Task, members_of
+from hpo.tasks.task import EncodedRows, Smoothing, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +63,7 @@ class QuestionAnswering(Task):
     row = "window"
     cuts = False
     formats = ENDINGS
+    answer_keys = ("predicted", "probability", "predicted_start", "null_difference")
 
     # ------------------------------------------------------------ reading
 
@@ -94,7 +95,7 @@ class QuestionAnswering(Task):
             name: QuestionSplit(
                 list(frames[name][QUESTION]),
                 unanswerable,
-                members=members_of(frames[name], keys),
+                members=self.groups(frames[name], keys),
                 places=frames[name].index,
             )
             for name in SPLITS
@@ -130,9 +131,9 @@ class QuestionAnswering(Task):
         """Return the columns of the question and the context."""
         return keys.question, keys.context
 
-    def input_rows(self, path: Path) -> list[dict[str, Any]]:
+    def input_rows(self, path: Path, keys: QuestionKeys) -> list[dict[str, Any]]:
         """Return the rows of a file, also of SQuAD's JSON."""
-        return unanswered_rows(path) if path.suffix.lower() in ENDINGS else super().input_rows(path)
+        return unanswered_rows(path) if path.suffix.lower() in ENDINGS else super().input_rows(path, keys)
 
     def unlabelled(self, rows: Sequence[Mapping[str, Any]], keys: QuestionKeys) -> QuestionSplit:
         """Return questions whose answers are not known."""
@@ -233,9 +234,14 @@ class QuestionAnswering(Task):
 
     # ------------------------------------------------------------ results
 
+    def collapse(self, predictions: AnswerPredictions) -> str:
+        """Return what a collapsed model does."""
+        return "gives every question the same answer" if predictions.answered.any() else "answers no question"
+
     def breakdown(self, predictions: AnswerPredictions, labels: Sequence[str]) -> dict[str, Any]:
         """Return exact match and F1 of questions with and without an answer."""
-        return by_kind(predictions)
+        found = by_kind(predictions)
+        return found | ({"collapse": self.collapse(predictions)} if predictions.collapsed else {})
 
     def usage(self, settings: Mapping[str, Any]) -> str:
         """Return code that answers a question with an exported model."""
