@@ -164,3 +164,12 @@ def _row(name: str, question: str, context: str, answer: str | None) -> dict[str
     texts = [] if answer is None else [answer]
     starts = [context.index(text) for text in texts]
     return {"id": name, "question": question, "context": context, "answers": {"text": texts, "answer_start": starts}}
+
+
+def study(folder: Path, **overrides: Any) -> dict[str, Any]:
+    """Return a study of questions in `folder`: as `tiny.study`; some have two windows."""
+    if not (folder / "questions.jsonl").exists():
+        write(folder / "questions.jsonl", topics(160))
+    data = {"train": str(folder / "questions.jsonl"), "validation": 30, "test": 30, "stride": 4}
+    settings = {"name": "asked", "task": "question_answering", "max_length": 16, "evaluations_per_epoch": 1}
+    return tiny.study(folder, **{**settings, "data": data, **overrides})

@@ -163,7 +163,7 @@ def test_a_file_that_is_missing_or_not_utf_8_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.json cannot be read: No such file"):
         read_questions(tmp_path / "none.json")
     (tmp_path / "latin.json").write_bytes(b'["caf\xe9"]')
-    with pytest.raises(DataError, match=r"latin\.json is not UTF-8 text: its byte 5"):
+    with pytest.raises(DataError, match=r"latin\.json is not UTF-8 text: line 1 has the byte 0xe9"):
         read_questions(tmp_path / "latin.json")
 
 
