@@ -42,7 +42,8 @@ class Answers:
     @property
     def null_differences(self) -> Array:
         """[q]: score of no answer minus score of the best answer."""
-        return np.asarray(self.null - self.scores)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.null - self.scores)
 
     def probabilities(self, unanswerable: bool) -> tuple[Array, Array]:
         """Return the probabilities of the best answer and of no answer, each [q].
@@ -70,6 +71,7 @@ class Answers:
         return [context[start:end] for context, start, end in spans]
 
 
+@np.errstate(invalid="ignore")  # the logits of a model that has diverged are not finite; that is told later
 def best_answers(start_logits: Array, end_logits: Array, windows: Windows, max_answer_length: int = 30) -> Answers:
     """Return the best answer of each question.
 

@@ -213,7 +213,7 @@ def _refuse_long_questions(
             f"{len(long)} of {len(questions)} questions leave no room for their context in a window of max_length "
             f"{max_length} with stride {stride}: the longest, in {questions[longest].place}, has "
             f"{lengths[longest]} tokens, {_cut(questions[longest].question)}. Set max_length to "
-            f"{lengths[longest] + special + stride + 1} or more, choose a smaller stride, or shorten them"
+            f"{lengths[longest] + special + stride + 1} or more and data.stride to {stride}, or shorten them"
         )
 
 
