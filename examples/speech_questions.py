@@ -21,7 +21,7 @@ import numpy as np
 
 MOST = 8  # questions about an address
 WORDS = (25, 100)  # of a paragraph, at least and at most
-KEYWORDS = 7  # of a question
+KEYWORDS = 7  # of a question, of four letters or more
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 COUNTRIES = (
     "Great Britain|France|Spain|Mexico|Russia|Germany|China|Japan|Cuba|Texas|Canada|Brazil|Turkey|Austria|Prussia|"
@@ -36,8 +36,6 @@ KINDS = {
     ("Which share", "How many per cent", "What part"): r"\b[0-9]+(?:\.[0-9]+)? (?:per ?cent|percent)\b",
     ("Which country", "Which nation", "Where"): rf"\b(?:{COUNTRIES})\b",
 }
-STOP = {*"the a an of to in and for that is was were be been by on at with as it its this which have has had".split()}
-STOP |= {*"from or are not our we their they his he i will would all any than but so no there these those upon".split()}
 
 
 def paragraphs(text: str) -> Iterator[str]:
@@ -54,10 +52,10 @@ def asked(paragraph: str, rng: np.random.Generator) -> Iterator[tuple[str, str, 
         for match in re.finditer(pattern, paragraph):
             if paragraph.count(match[0]) > 1:
                 continue
-            before = re.findall(r"[A-Za-z'-]+", paragraph[: match.start()])
-            after = re.findall(r"[A-Za-z'-]+", paragraph[match.end() :])
-            near = [word for word in before[-12:] if word.lower() not in STOP][-KEYWORDS + 2 :]
-            near += [word for word in after[:12] if word.lower() not in STOP][: KEYWORDS - len(near)]
+            before = re.findall(r"\b[A-Za-z-]{4,}\b", paragraph[: match.start()][-80:])
+            after = re.findall(r"\b[A-Za-z-]{4,}\b", paragraph[match.end() :][:80])
+            near = before[2 - KEYWORDS :]
+            near += after[: KEYWORDS - len(near)]
             if len(near) >= 4:
                 yield f"{rng.choice(kind)}: {' '.join(near)}?", match[0], match.start(), kind
 
