@@ -7,16 +7,24 @@ evaluation is large, and each trial has a fresh model (a reused model stays in t
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
 from transformers import (
     AutoTokenizer,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     EvalPrediction,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
@@ -30,25 +38,26 @@ MAX_LENGTH = 64  # tokens, on both sides
 def search_with_trainer(settings: dict[str, Any], folder: Path, precision: str) -> dict[str, Any]:
     """Search with `Trainer.hyperparameter_search`, and return its trials, evaluations and best score."""
     rates, scored = settings["learning_rates"], []
+    task = TASKS[settings.get("task", "classification")]
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
 
-    def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-        value = float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())
+    def score(prediction: EvalPrediction) -> dict[str, float]:
+        value = task.score(prediction)
         scored.append((trainer.args.learning_rate, value))
-        return {"accuracy": value}
+        return {"score": value}
 
     trainer = Trainer(
-        model_init=lambda: BertForSequenceClassification.from_pretrained(folder / "model", num_labels=2),
+        model_init=lambda: task.model.from_pretrained(folder / "model", num_labels=task.labels),
         args=arguments_of(settings, folder, precision),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=encoded(folder / "train.csv", tokenizer),
-        eval_dataset=encoded(folder / "validation.csv", tokenizer),
-        compute_metrics=accuracy,
+        data_collator=task.collator(tokenizer),
+        train_dataset=task.encoded(folder / f"train{task.ending}", tokenizer),
+        eval_dataset=task.encoded(folder / f"validation{task.ending}", tokenizer),
+        compute_metrics=score,
     )
     trainer.remove_callback(PrinterCallback)
     best = trainer.hyperparameter_search(
         hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", rates)},
-        compute_objective=lambda metrics: metrics["eval_accuracy"],
+        compute_objective=lambda metrics: metrics["eval_score"],
         n_trials=len(rates),
         direction="maximize",
         backend="optuna",
@@ -101,3 +110,88 @@ def precisions(device: str) -> list[str]:
         found = torch.cpu.get_capabilities()
         return ["fp32", "bf16"] if found.get("amx_bf16") or found.get("avx512_bf16") else ["fp32"]
     return ["fp32", "bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["fp32"]
+
+
+# ---------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the examples of transformers do a task.
+
+    Attributes:
+        model: Class of the model.
+        labels: Outputs of its head.
+        ending: Of the files of rows.
+        encoded: (file, tokenizer) -> rows for `Trainer`.
+        collator: Tokenizer -> what makes batches of rows.
+        score: Outputs on the validation split -> the score.
+    """
+
+    model: type[PreTrainedModel]
+    labels: int
+    ending: str
+    encoded: Callable[[Path, PreTrainedTokenizerFast], list[dict[str, Any]]]
+    collator: Callable[[PreTrainedTokenizerFast], Any]
+    score: Callable[[EvalPrediction], float]
+
+
+TAGS = ["B-NEG", "B-POS", "O"]
+
+
+def _tagged(path: Path, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
+    """Return rows with the tag of each word, as `run_ner.py`; in the benchmark's data a word is one token."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    words = [row["tokens"] for row in rows]
+    features = tokenizer(words, is_split_into_words=True, truncation=True, max_length=MAX_LENGTH)
+    encoded = []
+    for i, row in enumerate(rows):
+        tags = [-100 if word is None else TAGS.index(row["tags"][word]) for word in features.word_ids(i)]
+        encoded.append({**{key: features[key][i] for key in features}, "labels": tags})
+    return encoded
+
+
+def _entity_f1(prediction: EvalPrediction) -> float:
+    """Return the F1 of entities of one word each."""
+    predicted, expected = prediction.predictions.argmax(-1), prediction.label_ids
+    real = expected != -100
+    outside = TAGS.index("O")
+    hits = (real & (predicted == expected) & (expected != outside)).sum()
+    named = (real & (predicted != outside)).sum() + (real & (expected != outside)).sum()
+    return float(2 * hits / max(1, named))
+
+
+def _asked(path: Path, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
+    """Return rows with the positions of the answers, as `run_qa.py`; in the benchmark's data nothing is cut."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    questions, contexts = [row["question"] for row in rows], [row["context"] for row in rows]
+    features = tokenizer(questions, contexts, truncation="only_second", max_length=MAX_LENGTH)
+    encoded = []
+    for i, row in enumerate(rows):
+        start, text = row["answers"]["answer_start"][0], row["answers"]["text"][0]
+        first = features.char_to_token(i, start, sequence_index=1)
+        last = features.char_to_token(i, start + len(text) - 1, sequence_index=1)
+        encoded.append({**{key: features[key][i] for key in features}, "start_positions": first, "end_positions": last})
+    return encoded
+
+
+def _exact_match(prediction: EvalPrediction) -> float:
+    """Return the share of rows whose most probable start and end are right."""
+    (starts, ends), (first, last) = prediction.predictions, prediction.label_ids
+    return float(np.mean((starts.argmax(-1) == first) & (ends.argmax(-1) == last)))
+
+
+TASKS = {
+    "classification": Task(
+        BertForSequenceClassification,
+        2,
+        ".csv",
+        encoded,
+        DataCollatorWithPadding,
+        lambda prediction: float((prediction.predictions.argmax(-1) == prediction.label_ids).mean()),
+    ),
+    "token_classification": Task(
+        BertForTokenClassification, len(TAGS), ".jsonl", _tagged, DataCollatorForTokenClassification, _entity_f1
+    ),
+    "question_answering": Task(BertForQuestionAnswering, 2, ".jsonl", _asked, DataCollatorWithPadding, _exact_match),
+}

@@ -1,9 +1,10 @@
-"""A model with random weights, its tokenizer, and sentences of two classes."""
+"""A model with random weights, its tokenizer, and rows for each task, made of the same sentences of two classes."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def prepare(settings: dict[str, Any], folder: Path) -> None:
         ("validation", settings["validation"]),
         ("test", settings.get("test", 10)),
     ):
-        with (folder / f"{split}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *_sentences(rng, words, rows)])
+        WRITERS[settings.get("task", "classification")](folder / split, _sentences(rng, words, rows))
 
 
 def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -62,3 +62,50 @@ def _sentences(rng: np.random.Generator, words: Sequence[str], rows: int) -> lis
         text = np.where(rng.random(length) < 1 / 7, rng.choice(cues[label], length), plain)
         sentences.append((" ".join(text), ("negative", "positive")[label]))
     return sentences
+
+
+# ---------------------------------------------------------------- rows of each task
+
+Sentences = Sequence[tuple[str, str]]
+
+
+def _labelled(path: Path, sentences: Sentences) -> None:
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *sentences])
+
+
+def _tagged(path: Path, sentences: Sentences) -> None:
+    """Tag the words that only one class of sentences has as entities of that class."""
+    rows = []
+    for text, label in sentences:
+        words = text.split()
+        rows.append({"tokens": words, "tags": [f"B-{label[:3].upper()}" if _is_cue(word) else "O" for word in words]})
+    _write_lines(path, rows)
+
+
+def _asked(path: Path, sentences: Sentences) -> None:
+    """Ask for the word after the first word that only one class of sentences has; else after the first word."""
+    rows = []
+    for number, (text, _) in enumerate(sentences):
+        words = text.split()[:48]  # with the question, no row is longer than the longest that is not cut
+        asked = next((i for i, word in enumerate(words[:-1]) if _is_cue(word)), 0)
+        answers = {"text": [words[asked + 1]], "answer_start": [len(" ".join(words[: asked + 1])) + 1]}
+        question = f"{words[asked]} {words[asked]}"
+        rows.append({"id": str(number), "question": question, "context": " ".join(words), "answers": answers})
+    _write_lines(path, rows)
+
+
+def _is_cue(word: str) -> bool:
+    return int(word[1:]) < 20
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+WRITERS: dict[str, Callable[[Path, Sentences], None]] = {
+    "classification": _labelled,
+    "token_classification": _tagged,
+    "question_answering": _asked,
+}
+"""Task -> what writes the rows of a split, given its path without an ending."""

@@ -16,7 +16,7 @@ With several `--slots` hpo runs once with each. On CUDA the slots are slots of o
 without CUDA graphs too, and the table has the arithmetic of the models as a share of that of a measured bf16 matmul
 (tokens x 6 x weights; padding, attention and evaluation are not counted).
 
-Run it: python benchmarks/trials_per_hour.py [--write]
+Run it: python benchmarks/trials_per_hour.py [--task token_classification] [--write]
 On a GPU: python benchmarks/trials_per_hour.py --device cuda --trials 64 --slots 1 4 16 64 --write
 """
 
@@ -54,6 +54,8 @@ MINILM = (6, 384)  # layers, hidden units
 EAGER = " without graphs"
 SQUARE = 8192  # rows and columns of the matmul that utilisation is a share of
 
+TASKS = {"classification": "single_label"} | {name: name for name in ("token_classification", "question_answering")}
+
 Settings = dict[str, Any]
 Measured = dict[str, Any]
 
@@ -62,11 +64,13 @@ Measured = dict[str, Any]
 
 def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
     """Search with hpo, and return its trials, evaluations and best score."""
+    ending = peer.TASKS[settings["task"]].ending
     study = study_spec.build(
         {
             "name": "benchmark",
             "model": str(folder / "model"),
-            "data": {split: str(folder / f"{split}.csv") for split in ("train", "validation", "test")},
+            "task": TASKS[settings["task"]],
+            "data": {split: str(folder / f"{split}{ending}") for split in ("train", "validation", "test")},
             "space": {
                 "learning_rate": settings["learning_rates"],
                 "batch_size": settings["batch"],
@@ -244,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     shape = {"layers": MINILM[0], "hidden": MINILM[1], "heads": 12, "vocabulary": 30522}
     for name, default in {**numbers, **shape, "threads": os.cpu_count()}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
+    parser.add_argument("--task", choices=TASKS, default="classification", help="what both sides fine-tune for")
     parser.add_argument("--slots", type=int, nargs="+", default=[min(2, os.cpu_count() or 1)], help="of hpo")
     parser.add_argument("--fold", action=argparse.BooleanOptionalAction, help="hpo's slots into one model")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
@@ -269,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if writes:
         layers, hidden = settings["layers"], settings["hidden"]
         variant = "" if (layers, hidden) == MINILM else f"_{layers}x{hidden}"
+        variant += "" if settings["task"] == "classification" else f"_{settings['task']}"
         pages.write(results, pages.RESULTS, "trials_per_hour", "Trials an hour", table(results), variant)
     return results
 

@@ -219,6 +219,17 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
 
 
 @app.command()
+def compare(first: StudyName, second: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Compare the best trials of two studies on the same test rows, and their tuning curves."""
+    from hpo.analysis.compare import compare as compared
+    from hpo.analysis.compare import compared_text
+    from hpo.cli.locate_study import results_of
+
+    found = compared(results_of(first, storage), results_of(second, storage))
+    _print_json(found) if as_json else _say(compared_text(found))
+
+
+@app.command()
 def report(
     study: StudyName,
     output: Annotated[

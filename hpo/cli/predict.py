@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -17,10 +16,10 @@ from hpo.analysis.export import chosen, weights_of
 from hpo.analysis.predictions import FORMATS, jsonl, write
 from hpo.cli.locate_study import results_of
 from hpo.config import yaml
-from hpo.core.errors import DataError, HpoError, ModelError, StudyError
+from hpo.core.errors import DataError, HpoError, StudyError
 from hpo.data.keys import DataKeys
 from hpo.execution.study_setup import folder_of
-from hpo.tasks.registry import task_for
+from hpo.tasks.registry import reader_of, task_for
 from hpo.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Source:
     folder: Path
     max_length: int | None = None
     precision: str = "auto"
-    data: Mapping[str, Any] = MappingProxyType({})
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def renamed(self, **columns: str | None) -> Source:
         """Return the same with other columns, those that are not None."""
@@ -59,8 +58,8 @@ class Source:
             config = json.loads((self.folder / "config.json").read_text("utf-8"))
             architecture = str((config.get("architectures") or [""])[0])
             return task_for(architecture, config.get("problem_type"), len(config.get("id2label") or "12"))
-        except (OSError, ValueError, AttributeError):
-            raise ModelError(f"the configuration in {self.folder} cannot be read; name what hpo export wrote") from None
+        except (OSError, ValueError, AttributeError):  # an error when the model is loaded
+            return reader_of(None)
 
     @property
     def keys(self) -> DataKeys:

@@ -22,7 +22,7 @@ from hpo.cli.study_text import study_facts, trial_text
 from hpo.config import study_spec
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.events import Observer
-from hpo.core.formatting import duration
+from hpo.core.formatting import duration, plain
 from hpo.execution import local_worker, ray_worker, run_study, supervisor
 from hpo.execution.processes import LOOK, Processes, joined, processes_of
 from hpo.execution.retrain import lacks_weights, retrain
@@ -209,7 +209,8 @@ def _ask_and_wait(processes: Processes | None, say: Callable[[str], None]) -> tu
 def _closing_text(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:
     if results.best is None:
         return f"no trial of {results.name} has completed\nreport: {written}"
-    lines = [trial_text(results.best, results)]
+    lines = [f"stopped: {plain(results.stopped)}"] if results.stopped is not None else []
+    lines.append(trial_text(results.best, results))
     if verdict is not None:
         lines += sentences(verdict, results.looks)
     lines += [f"note: {finding}" for finding in findings(results)]

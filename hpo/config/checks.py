@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from hpo.config.schema import FINE_TUNING, StudyConfig, keys_of, model_of
+from hpo.config.schema import FINE_TUNING, StopConfig, StudyConfig, keys_of, model_of
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.data.keys import DataKeys
 from hpo.recipe.hyperparameters import trains_adapters
@@ -87,7 +87,8 @@ def _pydantic_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[P
         path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            model = keys_of(raw) if path[:1] == ("data",) else StudyConfig
+            mappings: dict[Any, type[BaseModel]] = {"data": keys_of(raw), "stop": StopConfig}
+            model = mappings.get(path[0], StudyConfig) if path[1:] else StudyConfig
             message = f"is not a key{nearest(path[-1], model.model_fields)}"
         elif not isinstance(item["input"], Mapping) and item["type"] != "value_error":
             message = f"{message}, not {item['input']!r}"
@@ -117,6 +118,8 @@ def _objective_problems(raw: Mapping[str, Any]) -> list[Problem]:
         problems = [Problem((key,), "is not read with an objective of your own; leave it out") for key in unread]
         if raw.get("slots") == "auto":
             problems.append(Problem(("slots",), "must be a number with an objective of your own, not 'auto'"))
+        if isinstance(raw.get("stop"), Mapping) and raw["stop"].get("examples") is not None:
+            problems.append(Problem(("stop", "examples"), "is not read with an objective of your own; leave it out"))
         return problems
     problems = []
     if raw.get("direction") is not None:

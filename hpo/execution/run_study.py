@@ -31,7 +31,7 @@ from hpo.execution.study_setup import (
 from hpo.execution.trial_arrays import open_array
 from hpo.search import pruners
 from hpo.search.plugins import name_and_arguments
-from hpo.search.stopping import Rules
+from hpo.search.stopping import Rules, StudyLimits
 from hpo.storage import backends
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import starting
@@ -204,6 +204,8 @@ def _rules(study: StudySpec, budget: int) -> Rules:
         config.round_size,
         config.stall_timeout or (None if config.objective else STALL_TIMEOUT),
         study.compared,
+        StudyLimits(**(config.stop.model_dump() if config.stop else {})),
+        config.shards,
     )
 
 

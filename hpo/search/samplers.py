@@ -10,14 +10,14 @@ import copy
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.errors import MissingExtraError
 from hpo.core.seeds import derived_seed
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 SamplerFactory = Callable[..., BaseSampler]
 
 MAX_REDRAWS = 10
+
+DRAWN_BY = "hpo:drawn_by"
+"""System attribute of a trial whose hyperparameters a sampler drew: `RANDOM` or the sampler's name."""
+RANDOM = "random"
+"""Drawn at random, independently of all other trials: by the random sampler, or before another one has a model."""
 
 
 class ReplayedCmaEs(optuna.samplers.CmaEsSampler):
@@ -158,7 +163,21 @@ class TrialSeededSampler(BaseSampler):
             params = self._draw(study, trial, attempt)
             if params not in seen:
                 break
+        drawn_by = RANDOM if self._is_random(earlier) else self.name
+        study._storage.set_trial_system_attr(trial._trial_id, DRAWN_BY, drawn_by)
         return params
+
+    def _is_random(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether a draw certainly depends on no other trial.
+
+        Optuna's samplers with a model draw at random until `n_startup_trials` have ended. TPE counts completed and
+        pruned trials, the others completed ones only.
+        """
+        sampler = make(self.name, self.arguments)
+        if isinstance(sampler, optuna.samplers.RandomSampler):
+            return True
+        ended = sum(other.state in (TrialState.COMPLETE, TrialState.PRUNED) for other in trials)
+        return bool(ended < getattr(sampler, "_n_startup_trials", 0))
 
     def _draw(self, study: optuna.Study, trial: FrozenTrial, attempt: int) -> dict[str, Any]:
         sampler = self._fresh(trial.number, attempt)

@@ -67,6 +67,18 @@ class TrialOrder:
         """Return whether a trial is not finished."""
         return any(not trial.state.is_finished() for trial in self.rows())
 
+    def settled(self) -> Sequence[FrozenTrial]:
+        """Return the trials that a decision to stop the study may rest on.
+
+        These are all trials; in rounds, those of the rounds that have ended; none before the published default ended.
+        """
+        trials = self.rows()
+        if any(is_baseline(trial) and not trial.state.is_finished() for trial in trials):
+            return []
+        if self._size is None:
+            return trials
+        return trials[: next((self._begin(t.number) for t in trials if not t.state.is_finished()), None)]
+
     def lacks_trials(self) -> bool:
         """Return whether trials have to be added, because duplicates have used trials that a finite space needs."""
         trials = self.rows()

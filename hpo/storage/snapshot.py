@@ -71,6 +71,12 @@ class Results:
         return str(self.attrs.get("config", {}).get("metric") or "value")
 
     @property
+    def stopped(self) -> str | None:
+        """Why the study stopped before its trials were used up, if it has."""
+        reason = self.attrs.get("stopped")
+        return reason if isinstance(reason, str) else None
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What the results depend on besides the study file: the task (from the labels), versions, digests."""
         facts: Mapping[str, Any] = self.attrs.get("fingerprint", {}).get("facts", {})

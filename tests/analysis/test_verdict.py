@@ -141,7 +141,7 @@ def test_no_interval_has_a_width_of_zero(metric, right):
 
 
 def test_resamples_without_a_score_are_no_selection(monkeypatch):
-    monkeypatch.setattr("hpo.analysis.bootstrap.FEWEST_OF_A_CLASS", 1)
+    monkeypatch.setattr("hpo.tasks.classification.checks.FEWEST_OF_A_CLASS", 1)
     targets = (np.arange(60) < 2).astype(int)
     reason = interval("roc_auc", classes(targets), classes(targets, 1))
     assert reason.endswith("of 200 resamples of the test rows have no score")

@@ -20,13 +20,14 @@ TEXTS = ["w1 fine warm", "w2 dull grim w3", "bright", "", "w5 " * 90]
 def folder(place: Path, task: str, data: dict[str, Any] | None = None, **study: Any) -> Path:
     """Write a fine-tuned model and the study file beside it, as an export does."""
     from hpo.finetune.models.loading import load_model
+    from hpo.tasks.registry import TASKS
 
     tiny.save_model(place / "base")
     labels = {"single_label": ["bad", "good"], "multi_label": ["a", "b", "c"], "regression": []}[task]
-    model, _ = load_model(str(place / "base"), place, task, labels, 0)
+    model, _ = load_model(str(place / "base"), place, TASKS[task], labels, 0)
     model.save_pretrained(place / "model")
     tiny.tokenizer().save_pretrained(place / "model")
-    (place / "model" / "study.yaml").write_text(json.dumps({"data": data or {}, **study}))
+    (place / "model" / "study.yaml").write_text(json.dumps({"data": data or {}, "precision": "fp32", **study}))
     return place / "model"
 
 
@@ -104,7 +105,7 @@ def test_pairs_are_read_two_by_two_or_from_two_columns(call: Any, tmp_path: Path
     assert again == pytest.approx(shares, abs=1e-5)
     code, printed = call("predict", model, "w1", "w2", "w3")
     assert code == 2
-    assert "reads pairs" in printed
+    assert "reads a and b, so give two texts for each answer" in printed
 
 
 def test_several_labels_a_row_and_numbers(call: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,13 @@ def problems(raw: Mapping[str, Any], folder: Path = ROOT) -> dict[str, str]:
         ({"slots": 0}, "slots", "greater than or equal to 1, not 0, or "),
         ({"slots": "most"}, "slots", "'auto', not 'most'"),
         ({"timeout": 0}, "timeout", "greater than 0, not 0"),
+        ({"stop": 0.9}, "stop", "not 0.9"),
+        ({"stop": {"goal": 0.9}}, "stop.goal", "is not a key"),
+        ({"stop": {"platau": 3}}, "stop.platau", "is not a key; did you mean plateau?"),
+        ({"stop": {"plateau": 0}}, "stop.plateau", "greater than or equal to 1, not 0"),
+        ({"stop": {"examples": 1.5}}, "stop.examples", "valid integer, not 1.5"),
+        ({"stop": {"device_hours": 0}}, "stop.device_hours", "greater than 0, not 0"),
+        ({"stop": {"target": math.inf}}, "stop.target", "finite number, not inf"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"task": "tokens"}, "task", "'tokens' is not a task"),
         ({"precision": "fp16"}, "precision", "not 'fp16'"),

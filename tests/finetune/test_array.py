@@ -206,7 +206,7 @@ def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
     optimizer = build(dict(reference.named_parameters()), array.setup.head, slot.params)
     for step, rows in enumerate(list(array.setup.batches(slot, array.engine.window))[:4]):
         inputs, targets = array.setup.tokens["train"].batch(rows)
-        loss = reference(**inputs, labels=targets).loss
+        loss = reference(**inputs, labels=targets["labels"]).loss
         loss.backward()
         nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
         for group in optimizer.param_groups:

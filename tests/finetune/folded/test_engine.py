@@ -193,7 +193,7 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
     ("owner", "name"),
     [
         (FoldedEngine, "_train"),
-        (FoldedEngine, "_predict_all"),
+        (FoldedEngine, "_answers_of_all"),
         (Slot, "hold"),  # it copies the best weights
         (engine, "Program"),
     ],
@@ -227,7 +227,7 @@ def test_written_weights_are_those_of_one_trial(tmp_path):
     array = open_array(tmp_path, slots=2)
     array.load(1, TrialSpec(0, MIXED[0], 100))
     outcome = array.advance()[1]
-    logits = array.engine._predict_all("validation")[1]
+    logits = array.engine._answers_of_all("validation")["logits"][1]
     assert array.keep(1, tmp_path / "kept")
     loaded = array.predictions_of(tmp_path / "kept", "validation")
     np.testing.assert_allclose(loaded.logits, logits, atol=1e-5)

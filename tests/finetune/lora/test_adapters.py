@@ -32,6 +32,7 @@ from hpo.finetune.models.loading import load_model
 from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS, LORA_TARGETS
 from hpo.recipe.training_params import TrainingParams
 from hpo.storage.snapshot import read
+from hpo.tasks.registry import TASKS
 
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -155,12 +156,12 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
             array.engine.occupied[slot].weights,
             TrainingParams.of(params),
         )
-        base, _ = load_in_float64(str(tmp_path / "model"), tmp_path, "single_label", array.setup.data.labels)
+        base, _ = load_in_float64(str(tmp_path / "model"), tmp_path, array.setup.task, array.setup.data.labels)
         array.setup.vocabulary.cut(base)
         models.append(peft.PeftModel.from_pretrained(base, str(folder), is_trainable=True))
     while not all(outcome.last for outcome in array.advance().values()):
         pass
-    logits = array.engine._predict_all("validation")
+    logits = array.engine._answers_of_all("validation")["logits"]
     tokens = array.setup.tokens["train"]
     for slot, (params, model) in enumerate(zip(trials, models, strict=True)):
         parameters = under_our_names(model)
@@ -173,7 +174,8 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
         assert len(batches) >= 10
         for step, rows in enumerate(batches):
             inputs, targets = tokens.batch(rows)
-            array.setup.task.loss(model.eval()(**inputs).logits, targets, 0.0).mean().backward()  # `eval`: no dropout
+            outputs = array.setup.outputs(model.eval(), inputs)  # `eval`: no dropout
+            array.setup.task.loss(outputs, targets, 0.0, None).mean().backward()
             optimizers.clip(optimizer, params["max_grad_norm"])
             optimizers.set_learning_rate(optimizer, step, len(batches), TrainingParams.of(params))
             optimizer.step()
@@ -187,7 +189,7 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
 
 
 def test_adapters_start_as_those_of_peft(tmp_path):
-    model, _ = load_model(str(tiny.save_model(tmp_path)), tmp_path, "single_label", ["a", "b"])
+    model, _ = load_model(str(tiny.save_model(tmp_path)), tmp_path, TASKS["single_label"], ["a", "b"])
     lora = Lora(("attention", "all_linear"), 8, head_of(model))
     lora.install(model)
     params = {"lora_rank": 6, "lora_alpha": 3.0, "lora_dropout": 0.3, "lora_targets": "attention"}
@@ -355,7 +357,7 @@ def test_a_written_adapter_loads_with_peft(tmp_path, kind):
     for slot in range(2):
         array.load(slot, TrialSpec(slot, MIXED[1 + slot], 100 + slot))
     array.advance()
-    logits = array.engine._predict_all("validation")
+    logits = array.engine._answers_of_all("validation")["logits"]
     for slot in range(2):
         folder = tmp_path / f"kept{slot}"
         assert array.keep(slot, folder)
@@ -380,7 +382,7 @@ def test_a_written_adapter_loads_with_peft(tmp_path, kind):
 
 
 def test_a_checkpoint_with_a_classifier_trains_it_from_where_it_is(tmp_path):
-    model, _ = load_model(str(tiny.save_model(tmp_path / "bare")), tmp_path, "single_label", ["bad", "good"])
+    model, _ = load_model(str(tiny.save_model(tmp_path / "bare")), tmp_path, TASKS["single_label"], ["bad", "good"])
     model.save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     array = open_array(tmp_path)
@@ -391,7 +393,7 @@ def test_a_checkpoint_with_a_classifier_trains_it_from_where_it_is(tmp_path):
     assert not torch.equal(array.engine.occupied[0].weights["classifier.weight"], start)
     array.keep(0, tmp_path / "kept")
     loaded = array.predictions_of(tmp_path / "kept", "validation").logits
-    np.testing.assert_allclose(loaded, array.engine._predict_all("validation")[0], atol=1e-6)
+    np.testing.assert_allclose(loaded, array.engine._answers_of_all("validation")["logits"][0], atol=1e-6)
 
 
 def test_a_study_runs_from_its_file_to_verdict_and_export(tmp_path, monkeypatch):

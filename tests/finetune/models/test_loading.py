@@ -117,7 +117,7 @@ def test_a_tokenizer_without_padding_token_takes_another(tmp_path):
 
 
 def test_texts_are_cut_at_what_the_model_can_take(tmp_path):
-    bert, _ = load_model(str(tiny.save_model(tmp_path / "b")), tmp_path, "single_label", ["a", "b"])
+    bert, _ = load_model(str(tiny.save_model(tmp_path / "b")), tmp_path, TASKS["single_label"], ["a", "b"])
     loaded = tiny.tokenizer()
     assert longest_input(32, loaded, bert.config) == 32
     assert longest_input(500, loaded, bert.config) == 64
