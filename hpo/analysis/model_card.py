@@ -22,7 +22,7 @@ from hpo.tasks.task import Task
 
 def card(results: Results, trial: FrozenTrial) -> str:
     """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
-    parts = (_metadata, _title, _scores, _hyperparameters)
+    parts = (_metadata, _title, _usage, _scores, _hyperparameters)
     lines = [line for part in parts for line in part(results, trial)]
     return "\n".join([*lines, *_origin(results, f"trial {trial.number}")])
 
@@ -44,6 +44,7 @@ def confirmed_card(results: Results, each: Mapping[str, Any], run: FrozenTrial) 
         f"study, of {len(each['runs'])} the one of median validation score.",
         "",
         *_cautions(cautions),
+        *_usage(results, run),
         "## Scores",
         "",
         f"- validation {inline(results.metric)} of this run: {run.value:.4f}",
@@ -59,7 +60,7 @@ def confirmed_warnings(results: Results, run: FrozenTrial) -> list[str]:
     if run.user_attrs.get("collapsed") is True:
         found.append(
             f"Run {run.number} has collapsed: it gives every row of the validation split the same answer. It has "
-            "learned nothing that distinguishes texts; do not use it"
+            "learned nothing that tells them apart; do not use it"
         )
     if (results.confirmation or {}).get("winner") is None:
         found.append(f"No configuration of {results.name} is shown to be better than the others: see the scores")
@@ -136,6 +137,11 @@ def _title(results: Results, trial: FrozenTrial) -> list[str]:
 
 def _cautions(cautions: Sequence[str]) -> list[str]:
     return ["## Warning", "", *(f"- {inline(caution)}" for caution in cautions), ""] if cautions else []
+
+
+def _usage(results: Results, trial: FrozenTrial) -> list[str]:
+    code = _task(results).usage(_config(results))
+    return ["## Use without hpo", "", "```python", *code.splitlines(), "```", ""] if code else []
 
 
 def _scores(results: Results, trial: FrozenTrial) -> list[str]:
