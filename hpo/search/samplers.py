@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.core.errors import MissingExtraError
 from hpo.core.seeds import derived_seed
+from hpo.search.cross_entropy import CrossEntropySampler
 
 if TYPE_CHECKING:
     from hpo.space.search_space import SearchSpace
@@ -64,6 +65,8 @@ SAMPLERS: dict[str, SamplerFactory] = {
     "grid": optuna.samplers.RandomSampler,
     "gp": optuna.samplers.GPSampler,
     "cmaes": ReplayedCmaEs,
+    "cross_entropy": CrossEntropySampler,
+    "auto": CrossEntropySampler,  # where `hpo.search.auto` chooses no other
 }
 
 # Samplers of one sequence for the whole study: seeded with the study's seed, with the position in the storage.

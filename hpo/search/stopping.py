@@ -21,6 +21,7 @@ class Rules:
         round_size: Trials of a round; None runs without rounds.
         stall_timeout: Seconds without a step of training after which the process ends itself.
         compared: What the pruner compares. None compares the values, and the loss where they are equal.
+        wave: Trials of a round that are drawn together; None draws a round at once.
     """
 
     budget: int
@@ -31,6 +32,7 @@ class Rules:
     round_size: int | None = None
     stall_timeout: float | None = None
     compared: Comparison | None = None
+    wave: int | None = None
 
 
 def best_index(values: Sequence[float], direction: str) -> int:
