@@ -1,0 +1,294 @@
+"""Searches that are replayed on recorded runs: what they find, and how many examples they train on.
+
+Promotion, drawing and the choices of `auto` are hpo's own code; the median pruner is Optuna's, written for arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from recorded import Array, Table
+
+from hpo.search import auto, pruners
+from hpo.search.comparison import Comparison
+from hpo.search.halving import Decision, Rungs, TwoRungHalving, decide, rungs_of
+from hpo.search.samplers import TrialSeededSampler
+
+COMPARED = Comparison("maximize")
+END = 2**62  # a step beyond every training
+
+
+class Search:
+    """Runs of a table that are trained step by step, each of them once.
+
+    Args:
+        table: The recorded runs.
+        rungs: The steps at which runs are compared.
+    """
+
+    def __init__(self, table: Table, rungs: Rungs) -> None:
+        self.table, self.rungs = table, rungs
+        self.trials: list[FrozenTrial] = []
+        self._runs: list[int] = []
+        self._reached: list[int] = []  # the index of the last evaluation
+
+    def start(self, runs: Sequence[int] | Array) -> list[int]:
+        """Train runs to the lowest rung, and return the numbers of those that are new."""
+        new = [int(run) for run in dict.fromkeys(runs) if run not in self._runs]
+        distributions = self.table.space.distributions()
+        for run in new:
+            params = {name: self.table.params[run][name] for name in distributions}
+            trial = optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+            trial.number = len(self.trials)
+            self.trials.append(trial)
+            self._runs.append(run)
+            self._reached.append(-1)
+            self.train(trial.number, self.rungs.first)
+        return list(range(len(self.trials) - len(new), len(self.trials)))
+
+    def train(self, number: int, step: int) -> None:
+        """Train a run to its first evaluation at or after a step, or to its end."""
+        run = self._runs[number]
+        index = self._reached[number] = self.table.evaluation(run, step)
+        trial = self.trials[number]
+        trial.intermediate_values[int(self.table.at[run, index])] = float(self.table.values[run, index])
+        if index == self.table.evaluations[run] - 1:
+            self._end(number, TrialState.COMPLETE)
+
+    def prune(self, number: int) -> None:
+        """End a run at its last evaluation."""
+        self._end(number, TrialState.PRUNED)
+
+    def _end(self, number: int, state: TrialState) -> None:
+        trial = self.trials[number]
+        trial.state, trial.values, trial.datetime_complete = state, [last_value(trial)], trial.datetime_start
+
+    def decision(self, number: int, round_size: int | None) -> Decision:
+        """Return hpo's decision for a run at its last evaluation."""
+        step = self.trials[number].last_step
+        assert step is not None
+        return decide(self.trials, number, step, self.rungs, round_size, COMPARED)
+
+    def next_rung(self, number: int) -> int:
+        """Return the step of the next rung; `END` after the last."""
+        passed = len(self.rungs.values(self.trials[number].intermediate_values))
+        return END if passed == self.rungs.count else self.rungs.first * self.rungs.factor**passed
+
+    def running(self) -> list[int]:
+        """Return the numbers of the runs that have not ended."""
+        return [trial.number for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    def halve(self) -> None:
+        """Compare all runs at each rung, as one round, until every run has ended."""
+        while numbers := self.running():
+            size = len(self.trials)
+            ended = [number for number in numbers if self.decision(number, size) is Decision.PRUNE]
+            for number in numbers:
+                if number in ended:
+                    self.prune(number)
+                else:
+                    self.train(number, self.next_rung(number))
+
+    def found(self) -> tuple[int, float]:
+        """Return the completed run with the best last validation score, and the examples that all runs have seen."""
+        states = [trial.state for trial in self.trials]
+        completed = [run for run, state in zip(self._runs, states, strict=True) if state == TrialState.COMPLETE]
+        best = max(completed, key=lambda run: self.table.finals[run])
+        return best, float(self.table.at[self._runs, self._reached].sum())
+
+
+Method = Callable[[Table, Array, int], tuple[int, float]]
+"""(table, the runs that the full search draws, seed) -> (the run that is found, examples trained on)."""
+
+
+def whole(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+    """Train every run to its end."""
+    runs = np.unique(drawn)
+    return int(runs[table.finals[runs].argmax()]), float(table.lengths[runs].sum())
+
+
+def median(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+    """Optuna's median pruner with its defaults, one run after the other, reports at each fortieth of the horizon."""
+    steps = np.arange(1, 1 + TwoRungHalving.FIRST) * _first(table)
+    completed: list[int] = []
+    charged = 0.0
+    curves: dict[int, Array] = {}
+    for run in dict.fromkeys(drawn.tolist()):
+        reports = steps[steps < table.lengths[run]]
+        evaluations = [table.evaluation(run, step) for step in (*reports, END)]
+        curves[run] = np.append(table.values[run, evaluations], np.full(len(steps) + 1 - len(evaluations), np.nan))
+        others = np.array([curves[other] for other in completed])
+        ends = pruned_by_median(curves[run][: len(reports)], others) if len(completed) >= 5 else None
+        if ends is None:
+            completed.append(run)
+        charged += table.at[run, evaluations[-1 if ends is None else ends]]
+    return max(completed, key=lambda run: table.finals[run]), charged
+
+
+def pruned_by_median(curve: Array, others: Array) -> int | None:
+    """Return the report at which a run is pruned; None if it is not.
+
+    Args:
+        curve: [reports] the run's values.
+        others: [runs, reports or more] the values of the completed runs; NaN after their ends.
+    """
+    for report, best in enumerate(np.maximum.accumulate(curve)):
+        values = others[:, report][~np.isnan(others[:, report])]
+        if len(values) and best < np.median(values):
+            return report
+    return None
+
+
+def asha(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+    """Asynchronous halving, one run after the other."""
+    search = Search(table, _asha_rungs(table))
+    for run in drawn:
+        _race(search, run)
+    return search.found()
+
+
+def halving(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+    """Synchronous halving with the rungs of ASHA, to the end."""
+    search = Search(table, _asha_rungs(table))
+    search.start(drawn)
+    search.halve()
+    return search.found()
+
+
+def two_rungs(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+    """Synchronous halving with the two rungs of `pruner: auto`, all runs drawn at random."""
+    search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
+    search.start(drawn)
+    search.halve()
+    return search.found()
+
+
+def tpe_asha(trials: int) -> Method:
+    """Return a search of so many trials that TPE draws one after the other, with asynchronous halving."""
+
+    def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+        search = Search(table, _asha_rungs(table))
+        study = optuna.create_study(direction="maximize")
+        sampler = TrialSeededSampler("tpe", {}, table.space, seed)
+        for _ in range(trials):
+            before = len(search.trials)
+            _race(search, _proposals(table, sampler, study, [before])[0])
+            for trial in search.trials[before:]:
+                study.add_trial(trial)
+        return search.found()
+
+    return search_of
+
+
+def sketch(first: int, second: int, promoted: int, finished: int) -> Method:
+    """Return the sketch: random draws, further ones near the best learning rates, and two promotions."""
+
+    def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+        random = np.random.default_rng([seed, 1])
+        search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
+        search.start(drawn[:first])
+        ordered = _ordered(search, [trial.number for trial in search.trials])
+        column = list(table.space.parameters).index("learning_rate")
+        third = [table.place(search.trials[number].params)[column] for number in ordered[: max(1, first // 3)]]
+        decades = np.log10(table.space.parameters["learning_rate"].high / table.space.parameters["learning_rate"].low)  # type: ignore[union-attr]
+        places = random.random((second, len(table.space.parameters)))
+        near = random.normal(np.average(third, weights=range(len(third), 0, -1)), 0.25 / decades, second)
+        places[:, column] = np.clip(near, 0, 1)
+        search.start(table.nearest(places))
+        for left in (promoted, finished):
+            ordered = _ordered(search, search.running())
+            for number in ordered[left:]:
+                search.prune(number)
+            for number in ordered[:left]:
+                search.train(number, search.next_rung(number))
+        return search.found()
+
+    return search_of
+
+
+def automatic(trials: int) -> Method:
+    """Return the search that `sampler: auto` and `pruner: auto` stand for, of so many trials."""
+
+    def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+        choice = auto.choose("auto", "auto", None, trials, table.space.size)
+        wave = auto.wave_of(choice.sampler, choice.round_size)
+        assert wave is not None
+        search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
+        search.start(drawn[:wave])
+        study = optuna.create_study(direction="maximize")
+        study.add_trials([_at_first_rung(trial) for trial in search.trials])
+        sampler = TrialSeededSampler("cross_entropy", {}, table.space, seed)
+        search.start(_proposals(table, sampler, study, range(wave, trials)))
+        search.halve()
+        return search.found()
+
+    return search_of
+
+
+def _first(table: Table) -> int:
+    """Return the step of the first rung."""
+    return TwoRungHalving(1, table.horizon).rungs().first
+
+
+def _asha_rungs(table: Table) -> Rungs:
+    pruner = pruners.make("asha", {"reduction_factor": 4}, _first(table), table.horizon)
+    rungs = rungs_of(pruner, None, None, _first(table))  # type: ignore[arg-type]  # this pruner asks for neither
+    assert rungs is not None
+    return rungs
+
+
+def _race(search: Search, run: int) -> None:
+    """Train a run rung by rung until it is pruned or ends."""
+    for number in search.start([run]):
+        while number in search.running():
+            if search.decision(number, None) is Decision.PRUNE:
+                search.prune(number)
+            else:
+                search.train(number, search.next_rung(number))
+
+
+def _proposals(table: Table, sampler: TrialSeededSampler, study: optuna.Study, numbers: Sequence[int] | range) -> Array:
+    """Return the runs nearest to what a sampler proposes for trials with these numbers."""
+    places = []
+    for number in numbers:
+        trial = optuna.create_trial(state=TrialState.RUNNING)
+        trial.number = number
+        places.append(table.place(sampler.sample_relative(study, trial, {})))
+    return table.nearest(np.array(places))
+
+
+def _at_first_rung(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial as the second wave sees it."""
+    value = next(iter(trial.intermediate_values.values()))
+    return optuna.create_trial(value=value, params=trial.params, distributions=trial.distributions)
+
+
+def _ordered(search: Search, numbers: Sequence[int]) -> list[int]:
+    """Return the numbers of runs, the one with the best last score first."""
+    return sorted(numbers, key=lambda number: -last_value(search.trials[number]))
+
+
+def last_value(trial: FrozenTrial) -> float:
+    """Return the score of a trial's last evaluation."""
+    step = trial.last_step
+    assert step is not None
+    return trial.intermediate_values[step]
+
+
+METHODS: dict[str, Method] = {
+    "median, the same 64": median,
+    "asha, the same 64": asha,
+    "halving, the same 64": halving,
+    "two rungs, the same 64": two_rungs,
+    "16 tpe, asha": tpe_asha(16),
+    "sketch, 16 + 16": sketch(16, 16, 6, 2),
+    "sketch, 8 + 8": sketch(8, 8, 6, 2),
+    "auto, 64": automatic(64),
+    "auto, 32": automatic(32),
+    "auto, 24": automatic(24),
+    "auto, 16": automatic(16),
+    "auto, 8": automatic(8),
+}
