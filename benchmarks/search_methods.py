@@ -110,8 +110,13 @@ def whole(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     return int(runs[table.finals[runs].argmax()]), float(table.lengths[runs].sum())
 
 
-def median(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
-    """Optuna's median pruner with its defaults, one run after the other, reports at each fortieth of the horizon."""
+def median(trials: int) -> Method:
+    """Return a search of so many runs, one after the other, with Optuna's median pruner and its defaults."""
+    return lambda table, drawn, seed: _pruned_by_medians(table, drawn[:trials])
+
+
+def _pruned_by_medians(table: Table, drawn: Array) -> tuple[int, float]:
+    """Return what is found, and the examples; a run is reported at each fortieth of the longest training."""
     steps = np.arange(1, 1 + TwoRungHalving.FIRST) * _first(table)
     completed: list[int] = []
     charged = 0.0
@@ -209,12 +214,11 @@ def sketch(first: int, second: int, promoted: int, finished: int) -> Method:
     return search_of
 
 
-def automatic(trials: int) -> Method:
+def two_waves(trials: int) -> Method:
     """Return the search that `sampler: auto` and `pruner: auto` stand for, of so many trials."""
 
     def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
-        choice = auto.choose("auto", "auto", None, trials, table.space.size)
-        wave = auto.wave_of(choice.sampler, choice.round_size)
+        wave = auto.wave_of("cross_entropy", trials)
         assert wave is not None
         search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
         search.start(drawn[:wave])
@@ -279,16 +283,17 @@ def last_value(trial: FrozenTrial) -> float:
 
 
 METHODS: dict[str, Method] = {
-    "median, the same 64": median,
+    "median, the same 64": median(64),
+    "median, 16 of them": median(16),
     "asha, the same 64": asha,
     "halving, the same 64": halving,
     "two rungs, the same 64": two_rungs,
     "16 tpe, asha": tpe_asha(16),
     "sketch, 16 + 16": sketch(16, 16, 6, 2),
     "sketch, 8 + 8": sketch(8, 8, 6, 2),
-    "auto, 64": automatic(64),
-    "auto, 32": automatic(32),
-    "auto, 24": automatic(24),
-    "auto, 16": automatic(16),
-    "auto, 8": automatic(8),
+    "auto, 64": two_waves(64),
+    "auto, 32": two_waves(32),
+    "auto, 24": two_waves(24),
+    "auto, 17": two_waves(17),
+    "two waves, 16": two_waves(16),
 }

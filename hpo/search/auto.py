@@ -19,8 +19,8 @@ AUTO = "auto"
 CHOICE = "auto"
 """User attribute of a study: what was chosen for it, as `Choice.to_dict` returns it."""
 
-FEWEST = 8
-"""Trials from which a round in two waves finds more than trials that are drawn one by one and are pruned late."""
+FEWEST = 17
+"""Trials from which two of a round are trained to their end. Of fewer it is one, and the median pruner finds more."""
 
 MOST = 64
 """Trials of a round: a trial that waits at a rung keeps a checkpoint, and is compared with all others each time."""
