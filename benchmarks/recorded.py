@@ -8,6 +8,7 @@ A table is a JSON Lines file in the form of the DeBERTa Hyperparameter Tuning Da
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.search.cross_entropy import place_of
+from hpo.space.parameters import Float, Int
 from hpo.space.parser import parse
 from hpo.space.search_space import SearchSpace
 
@@ -74,13 +75,19 @@ class Table:
         return int(self.lengths.max())
 
     def place(self, params: Mapping[str, Any]) -> list[float]:
-        """Return where hyperparameters are in their ranges."""
-        return [place_of(distribution, params[name]) for name, distribution in self.space.distributions().items()]  # type: ignore[arg-type]
+        """Return where hyperparameters are between the ends of their ranges, on their scales."""
+        found = []
+        for name, parameter in self.space.parameters.items():
+            assert isinstance(parameter, Float | Int)
+            ends = (params[name], parameter.low, parameter.high)
+            value, low, high = map(math.log, ends) if parameter.log else ends
+            found.append((value - low) / (high - low))
+        return found
 
-    def nearest(self, places: Array) -> Array:
-        """Return the nearest run of each of `places`, [points, parameters]."""
-        distances = ((places[:, None, :] - self.places) ** 2).sum(axis=2)
-        return np.asarray(distances.argmin(axis=1))
+    def nearest(self, points: Sequence[Mapping[str, Any]]) -> Array:
+        """Return the nearest run of each of some points: by the Euclidean distance of their places."""
+        places = np.array([self.place(point) for point in points])
+        return np.asarray(((places[:, None, :] - self.places) ** 2).sum(axis=2).argmin(axis=1))
 
     def evaluation(self, run: int, step: int) -> int:
         """Return the index of a run's first evaluation at or after a step, or of its last one."""

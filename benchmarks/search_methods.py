@@ -5,7 +5,9 @@ Promotion, drawing and the choices of `auto` are hpo's own code; the median prun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -14,8 +16,12 @@ from recorded import Array, Table
 
 from hpo.search import auto, pruners
 from hpo.search.comparison import Comparison
+from hpo.search.cross_entropy import value_at
 from hpo.search.halving import Decision, Rungs, TwoRungHalving, decide, rungs_of
+from hpo.search.priors import draws_from_prior
 from hpo.search.samplers import TrialSeededSampler
+from hpo.space.parameters import Categorical, Float, Int, Near, Parameter
+from hpo.space.search_space import SearchSpace
 
 COMPARED = Comparison("maximize")
 END = 2**62  # a step beyond every training
@@ -196,13 +202,14 @@ def sketch(first: int, second: int, promoted: int, finished: int) -> Method:
         search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
         search.start(drawn[:first])
         ordered = _ordered(search, [trial.number for trial in search.trials])
-        column = list(table.space.parameters).index("learning_rate")
-        third = [table.place(search.trials[number].params)[column] for number in ordered[: max(1, first // 3)]]
-        decades = np.log10(table.space.parameters["learning_rate"].high / table.space.parameters["learning_rate"].low)  # type: ignore[union-attr]
-        places = random.random((second, len(table.space.parameters)))
-        near = random.normal(np.average(third, weights=range(len(third), 0, -1)), 0.25 / decades, second)
-        places[:, column] = np.clip(near, 0, 1)
-        search.start(table.nearest(places))
+        rates = np.log10([search.trials[number].params["learning_rate"] for number in ordered[: max(1, first // 3)]])
+        near = random.normal(np.average(rates, weights=range(len(rates), 0, -1)), 0.25, second)
+        ends = table.space.parameters["learning_rate"]
+        assert isinstance(ends, Float)
+        points = [uniform(table, random) for _ in near]
+        for point, rate in zip(points, 10**near, strict=True):
+            point["learning_rate"] = float(np.clip(rate, ends.low, ends.high))
+        search.start(table.nearest(points))
         for left in (promoted, finished):
             ordered = _ordered(search, search.running())
             for number in ordered[left:]:
@@ -214,22 +221,72 @@ def sketch(first: int, second: int, promoted: int, finished: int) -> Method:
     return search_of
 
 
-def two_waves(trials: int) -> Method:
-    """Return the search that `sampler: auto` and `pruner: auto` stand for, of so many trials."""
+Expected = Callable[[Table], Mapping[str, Near]]
+"""A table -> its parameters with a prior."""
+
+
+def two_waves(trials: int, expected: Expected | None = None) -> Method:
+    """Return the search that `sampler: auto` and `pruner: auto` stand for, of so many trials, with a prior or without.
+
+    Args:
+        trials: Number of trials.
+        expected: Returns the prior; None for none.
+    """
 
     def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
         wave = auto.wave_of("cross_entropy", trials)
         assert wave is not None
-        search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
-        search.start(drawn[:wave])
+        space = with_prior(table.space, expected(table)) if expected else table.space
+        sampler = TrialSeededSampler("cross_entropy", {}, space, seed)
         study = optuna.create_study(direction="maximize")
+        search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
+        from_prior = [number for number in range(wave) if draws_from_prior(space, number, 0)]
+        started = drawn[:wave].copy()
+        if from_prior:
+            started[from_prior] = _proposals(table, sampler, study, from_prior)
+        search.start(started)
         study.add_trials([_at_first_rung(trial) for trial in search.trials])
-        sampler = TrialSeededSampler("cross_entropy", {}, table.space, seed)
         search.start(_proposals(table, sampler, study, range(wave, trials)))
         search.halve()
         return search.found()
 
     return search_of
+
+
+def with_prior(space: SearchSpace, expected: Mapping[str, Near]) -> SearchSpace:
+    """Return a space with priors for some of its parameters."""
+    return replace(space, parameters={n: _with_prior(p, expected.get(n)) for n, p in space.parameters.items()})
+
+
+def _with_prior(parameter: Parameter, prior: Near | None) -> Parameter:
+    return parameter if isinstance(parameter, Categorical) else replace(parameter, prior=prior)
+
+
+def published(table: Table) -> Mapping[str, Near]:
+    """Return the prior that published configurations of DeBERTaV3-base give.
+
+    MNLI: learning rate 1.5e-5, 3 epochs (DeBERTa, `experiments/glue/mnli.sh`); the learning rates of the base size are
+    1e-5 to 3e-5. Their batch sizes, 16 to 64, are those of the table.
+    """
+    everything = {
+        "learning_rate": Near(mean=3**0.5 * 1e-5, spread=3**0.5),
+        "num_train_epochs": Near(mean=3, spread=0.5),
+    }
+    return {name: prior for name, prior in everything.items() if name in table.space.parameters}
+
+
+def worst(table: Table) -> Mapping[str, Near]:
+    """Return the prior that the worst tenth of the runs gives: a wrong one."""
+    runs = table.finals.argsort()[: len(table.finals) // 10]
+    found = {}
+    for name, parameter in table.space.parameters.items():
+        values = np.array([table.params[run][name] for run in runs], dtype=float)
+        if isinstance(parameter, Float | Int) and parameter.log:
+            mean, spread = np.exp(np.log(values).mean()), np.exp(np.log(values).std())
+        else:
+            mean, spread = values.mean(), values.std()
+        found[name] = Near(mean=float(mean), spread=float(spread))
+    return found
 
 
 def _first(table: Table) -> int:
@@ -256,12 +313,18 @@ def _race(search: Search, run: int) -> None:
 
 def _proposals(table: Table, sampler: TrialSeededSampler, study: optuna.Study, numbers: Sequence[int] | range) -> Array:
     """Return the runs nearest to what a sampler proposes for trials with these numbers."""
-    places = []
+    points = []
     for number in numbers:
         trial = optuna.create_trial(state=TrialState.RUNNING)
         trial.number = number
-        places.append(table.place(sampler.sample_relative(study, trial, {})))
-    return table.nearest(np.array(places))
+        points.append(sampler.sample_relative(study, trial, {}))
+    return table.nearest(points)
+
+
+def uniform(table: Table, random: np.random.Generator) -> dict[str, Any]:
+    """Return a point of a table's space, drawn at random."""
+    distributions = table.space.distributions().items()
+    return {name: value_at(distribution, random.random()) for name, distribution in distributions}  # type: ignore[arg-type]
 
 
 def _at_first_rung(trial: FrozenTrial) -> FrozenTrial:
@@ -296,4 +359,9 @@ METHODS: dict[str, Method] = {
     "auto, 24": two_waves(24),
     "auto, 17": two_waves(17),
     "two waves, 16": two_waves(16),
+    "two waves, 12": two_waves(12),
+    "prior of published configurations, 24": two_waves(24, published),
+    "prior of published configurations, 12": two_waves(12, published),
+    "prior at the worst tenth, 24": two_waves(24, worst),
+    "prior at the worst tenth, 12": two_waves(12, worst),
 }

@@ -25,7 +25,7 @@ import pages
 import recorded
 import synthetic_table
 from recorded import Array, Table
-from search_methods import METHODS, whole
+from search_methods import METHODS, uniform, whole
 
 SYNTHETIC = "synthetic"
 FULL = 64  # trials of the full search
@@ -59,7 +59,8 @@ def compare(table: Table, methods: Sequence[str], seeds: Sequence[int]) -> dict[
 
 def _drawn(table: Table, seed: int) -> Array:
     """Return the runs that the full search of a seed draws."""
-    return table.nearest(np.random.default_rng(seed).random((FULL, len(table.space.parameters))))
+    random = np.random.default_rng(seed)
+    return table.nearest([uniform(table, random) for _ in range(FULL)])
 
 
 def _summary(gaps: Array) -> dict[str, float]:

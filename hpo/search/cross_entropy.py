@@ -83,10 +83,10 @@ def _draw_number(distribution: Numeric, values: Sequence[float], random: np.rand
         return value_at(distribution, random.random())
     places = [place_of(distribution, value) for value in values]
     spread = max(float(np.std(places)), NARROWEST)
-    return value_at(distribution, _reflected(float(random.normal(np.mean(places), spread))))
+    return value_at(distribution, reflected(float(random.normal(np.mean(places), spread))))
 
 
-def _reflected(place: float) -> float:
+def reflected(place: float) -> float:
     """Return a place in [0, 1]: one beyond an end is as far within it, so that draws do not pile up at the ends."""
     within = abs(place) % 2
     return 2 - within if within > 1 else within
@@ -102,6 +102,12 @@ def place_of(distribution: Numeric, value: float) -> float:
     if distribution.log:
         return math.log(inside / low) / math.log(high / low)
     return (inside - low) / (high - low)
+
+
+def share_of(distribution: Numeric, spread: float) -> float:
+    """Return a standard deviation as a share of the range; on a logarithmic scale it is given as a factor."""
+    low, high = _ends(distribution)
+    return math.log(spread) / math.log(high / low) if distribution.log else spread / (high - low)
 
 
 def value_at(distribution: Numeric, place: float) -> float | int:

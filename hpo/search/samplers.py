@@ -17,10 +17,11 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.errors import MissingExtraError
 from hpo.core.seeds import derived_seed
+from hpo.search import priors
 from hpo.search.cross_entropy import CrossEntropySampler
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class TrialSeededSampler(BaseSampler):
         sampler = self._fresh(trial.number, attempt)
         sampler.before_trial(study, trial)
         joint = sampler.infer_relative_search_space(study, trial)
-        relative = sampler.sample_relative(study, trial, joint)
+        relative = {**sampler.sample_relative(study, trial, joint), **self._from_prior(study, trial.number, attempt)}
         params: dict[str, Any] = {}
         trial = copy.copy(trial)
         for name, distribution in self.space.distributions().items():
@@ -181,6 +182,13 @@ class TrialSeededSampler(BaseSampler):
                 params[name] = sampler.sample_independent(study, trial, name, distribution)
             trial.params, trial.distributions = params, {**trial.distributions, name: distribution}
         return params
+
+    def _from_prior(self, study: optuna.Study, number: int, attempt: int) -> Mapping[str, Any]:
+        """Return the parameters that a trial has from the space's priors; none if it is not drawn from them."""
+        scored = sum(trial.state == TrialState.COMPLETE for trial in study._get_trials(deepcopy=False, use_cache=True))
+        if not priors.draws_from_prior(self.space, number, scored):
+            return {}
+        return priors.draw(self.space, derived_seed(self.seed, number, "prior", attempt))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

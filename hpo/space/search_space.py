@@ -145,6 +145,9 @@ class SearchSpace:
         """Return the space as JSON values that `parse` reads."""
         adapter: TypeAdapter[Any] = TypeAdapter(Parameter)
         searched = {name: adapter.dump_python(p, mode="json") for name, p in self.parameters.items()}
+        for written in searched.values():
+            if written["prior"] is None:  # as studies of earlier versions have it
+                del written["prior"]
         return {
             "parameters": {**searched, **self.fixed},
             "baseline": dict(self.baseline),
