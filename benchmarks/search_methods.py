@@ -169,14 +169,6 @@ def halving(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     return search.found()
 
 
-def two_rungs(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
-    """Synchronous halving with the two rungs of `pruner: auto`, all runs drawn at random."""
-    search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
-    search.start(drawn)
-    search.halve()
-    return search.found()
-
-
 def tpe_asha(trials: int) -> Method:
     """Return a search of so many trials that TPE draws one after the other, with asynchronous halving."""
 
@@ -350,7 +342,6 @@ METHODS: dict[str, Method] = {
     "median, 16 of them": median(16),
     "asha, the same 64": asha,
     "halving, the same 64": halving,
-    "two rungs, the same 64": two_rungs,
     "16 tpe, asha": tpe_asha(16),
     "sketch, 16 + 16": sketch(16, 16, 6, 2),
     "sketch, 8 + 8": sketch(8, 8, 6, 2),

@@ -114,8 +114,8 @@ def _write(results: dict[str, Any], text: str, name: str) -> None:
         "",
         text,
         "",
-        f"`python benchmarks/search_quality.py --table {settings['table']} --seeds {settings['seeds']} --halves "
-        f"{settings['halves']} --write` says in its docstring what is measured.",
+        f"`python benchmarks/search_quality.py --table {settings['table']} --seeds {settings['seeds']} --write` says in its "
+        "docstring what is measured.",
     ]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "found": found,
     }
     if settings["halves"]:
-        seeds = range(max(2, settings["seeds"] // 4))
+        seeds = range(max(2, settings["seeds"] // 5))  # of each half
         parts = [compare(half, settings["methods"], seeds) for half in halves(table, settings["halves"])]
         text += f"\n\nOn halves of the runs, {len(seeds)} seeds each:\n\n{shown_halves(parts)}"
         results["halves"] = parts
