@@ -114,8 +114,8 @@ def _write(results: dict[str, Any], text: str, name: str) -> None:
         "",
         text,
         "",
-        f"`python benchmarks/search_quality.py --table {settings['table']} --seeds {settings['seeds']} --write` says in its "
-        "docstring what is measured.",
+        f"`python benchmarks/search_quality.py --table {settings['table']} --seeds {settings['seeds']} --write` says "
+        "in its docstring what is measured.",
     ]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
