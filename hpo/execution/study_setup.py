@@ -7,7 +7,7 @@ trials whose parameters the sampler draws when they start.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,8 @@ def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run i
 def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]], int]:
     """Return the trials to plan, in order, as (parameters, attributes), and the budget.
 
+    The published default is first, then the published configurations of the space.
+
     Without parameters, the sampler draws them when the trial starts. A finite space is planned with no more trials than
     it has points.
     """
@@ -279,9 +281,12 @@ def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]],
     if config.baseline and space.baseline:
         moved = {name: list(pair) for name, pair in space.moved_baseline().items()}
         rows.append((space.first_trial(), {"baseline": True} | ({"moved": moved} if moved else {})))
+    known = [params for params, _ in rows]
+    rows += [(point, {}) for point in _different(space.first_configurations()) if point not in known]
     points = space.grid() if name_and_arguments(config.sampler)[0] == "grid" else None
     if points is not None:
-        rest = [point for point in points if not rows or point != rows[0][0]]
+        first = [params for params, _ in rows]
+        rest = [point for point in points if point not in first]
         budget = config.trials or len(rows) + len(rest)
         order = np.random.default_rng(derived_seed(config.seed, "grid")).permutation(len(rest))
         rows += [(rest[i], {}) for i in order[: budget - len(rows)].tolist()]  # a larger budget adds to these
@@ -291,6 +296,11 @@ def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]],
     wanted = int(min(budget, space.size + outside))
     rows += [({}, {}) for _ in range(wanted - len(rows))]
     return rows[:budget], budget
+
+
+def _different(points: Sequence[Params]) -> list[Params]:
+    """Return points without those that are there before, in order."""
+    return [point for index, point in enumerate(points) if point not in points[:index]]
 
 
 def plan(opened: optuna.Study, study: StudySpec) -> int:

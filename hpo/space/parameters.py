@@ -87,6 +87,10 @@ class Float:
         """Return a number unchanged, also outside the range, where Optuna stores it too; else `low`."""
         return float(value) if isinstance(value, int | float) else self.low
 
+    def has(self, value: object) -> bool:
+        """Return whether a value is a number in the range."""
+        return _is_within(self, value)
+
 
 @validated(frozen=True, config=STRICT)
 class Int:
@@ -117,6 +121,10 @@ class Int:
     def nearest(self, value: Value) -> Value:
         """Return a number unchanged, also outside the range, where Optuna stores it too; else `low`."""
         return int(value) if isinstance(value, int | float) else self.low
+
+    def has(self, value: object) -> bool:
+        """Return whether a value is a whole number in the range."""
+        return _is_within(self, value) and isinstance(value, int)
 
 
 @validated(frozen=True, config=STRICT)
@@ -158,8 +166,17 @@ class Categorical:
             return min(numbers, key=lambda number: abs(number - value))
         return self.values[0]
 
+    def has(self, value: object) -> bool:
+        """Return whether a value is a choice."""
+        return value in self.values
+
 
 Parameter = Float | Int | Categorical
+
+
+def _is_within(range_: Float | Int, value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and range_.low <= value <= range_.high  # type: ignore[operator]
 
 
 def _check_range(range_: Float | Int) -> None:

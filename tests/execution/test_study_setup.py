@@ -23,6 +23,7 @@ from hpo.execution.study_setup import (
     store_config,
 )
 from hpo.search.samplers import TrialSeededSampler
+from hpo.space.parser import parse
 from hpo.storage import backends
 
 ROWS = " (a hash of all rows: a file has changed, or which rows are set aside)"
@@ -236,6 +237,26 @@ def test_a_study_that_turns_to_a_grid_still_gets_each_point_once() -> None:
     points = [t.params or t.system_attrs["fixed_params"] for t in opened.trials]
     assert len(opened.trials) == budget
     assert len({tuple(sorted(point.items())) for point in points}) == 18
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_published_configurations_are_tried_first_and_once(sampler: str, storage: BaseStorage) -> None:
+    space = {
+        "parameters": {"x": [1, 2, 3], "y": ["a", "b"]},
+        "baseline": {"x": 2, "y": "b"},
+        "configurations": [{"x": 3}, {"y": "a"}, {"x": 2}, {"x": 3, "y": "b"}],
+    }
+    spec = custom(space, sampler=sampler, trials=6)
+    planned, _ = planned_rows(spec)
+    assert [params for params, _ in planned[:3]] == [{"x": 2, "y": "b"}, {"x": 3, "y": "b"}, {"x": 2, "y": "a"}]
+    assert planned[0][1] == {"baseline": True}
+    given = [frozenset(params.items()) for params, _ in planned if params]
+    assert len(set(given)) == len(given) == (6 if sampler == "grid" else 3)
+    opened = open_study(spec, storage, {})
+    for _ in range(2):
+        plan(opened, spec)
+    assert len(opened.get_trials()) == 6
+    assert parse(spec.space.to_dict()) == spec.space
 
 
 # ---------------------------------------------------------------- auto

@@ -90,3 +90,20 @@ def test_a_prior_is_stored_with_its_space_and_a_space_without_one_as_before() ->
     assert space.to_dict()["parameters"]["x"]["prior"] == written["prior"]
     assert "prior" not in space.to_dict()["parameters"]["y"]
     assert parse(space.to_dict()) == space
+
+
+@pytest.mark.parametrize(
+    ("configurations", "message"),
+    [
+        ({"x": 1.0}, "configurations: must be a list"),
+        ([{"x": 3.0}], "configurations.0.x: 3.0 is outside the range or not one of the values"),
+        ([{"x": 1.5}, {"n": 1.5}], "configurations.1.n: 1.5 is outside"),
+        ([{"c": "z"}], "configurations.0.c: 'z' is outside the range or not one of the values"),
+        ([{"xx": 1.0}], "configurations.0.xx: is not a parameter of this space"),
+        ([{"fixed": 1.0}], "configurations.0.fixed: is fixed in this space"),
+    ],
+)
+def test_a_configuration_that_is_not_in_the_space_is_refused(configurations: Any, message: str) -> None:
+    parameters = {"x": {"low": 1.0, "high": 2.0}, "n": {"low": 1, "high": 9}, "c": ["a", "b"], "fixed": 1.0}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse({"parameters": parameters, "configurations": configurations})
