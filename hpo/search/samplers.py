@@ -185,6 +185,8 @@ class TrialSeededSampler(BaseSampler):
 
     def _from_prior(self, study: optuna.Study, number: int, attempt: int) -> Mapping[str, Any]:
         """Return the parameters that a trial has from the space's priors; none if it is not drawn from them."""
+        if all(parameter.prior is None for parameter in self.space.parameters.values()):
+            return {}  # without counting the trials, which may be many
         scored = sum(trial.state == TrialState.COMPLETE for trial in study._get_trials(deepcopy=False, use_cache=True))
         if not priors.draws_from_prior(self.space, number, scored):
             return {}
