@@ -106,6 +106,8 @@ def _write(results: dict[str, Any], text: str, name: str) -> None:
     stem = pages.RESULTS / f"search_quality_{name}"
     stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     versions = ", ".join(f"{package} {at['versions'][package]}" for package in ("hpo", "optuna"))
+    methods = " ".join(f'"{method}"' for method in settings["methods"])
+    chosen = "" if settings["methods"] == list(METHODS) else f" --methods {methods}"
     lines = [
         f"# What a search saves and costs: replayed on {settings['name']}",
         "",
@@ -114,8 +116,8 @@ def _write(results: dict[str, Any], text: str, name: str) -> None:
         "",
         text,
         "",
-        f"`python benchmarks/search_quality.py --table {settings['table']} --seeds {settings['seeds']} --write` says "
-        "in its docstring what is measured.",
+        f"`python benchmarks/search_quality.py --table {settings['table']} --seeds {settings['seeds']}{chosen} --write` "
+        "says in its docstring what is measured.",
     ]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
