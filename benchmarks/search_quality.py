@@ -108,6 +108,7 @@ def _write(results: dict[str, Any], text: str, name: str) -> None:
     versions = ", ".join(f"{package} {at['versions'][package]}" for package in ("hpo", "optuna"))
     methods = " ".join(f'"{method}"' for method in settings["methods"])
     chosen = "" if settings["methods"] == list(METHODS) else f" --methods {methods}"
+    asked = f"--table {settings['table']} --seeds {settings['seeds']}{chosen}"
     lines = [
         f"# What a search saves and costs: replayed on {settings['name']}",
         "",
@@ -116,8 +117,7 @@ def _write(results: dict[str, Any], text: str, name: str) -> None:
         "",
         text,
         "",
-        f"`python benchmarks/search_quality.py --table {settings['table']} --seeds {settings['seeds']}{chosen} --write` "
-        "says in its docstring what is measured.",
+        f"`python benchmarks/search_quality.py {asked} --write` says in its docstring what is measured.",
     ]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
