@@ -10,7 +10,7 @@ import optuna
 
 from hpo.config.study_spec import StudySpec
 from hpo.core.formatting import plain
-from hpo.execution.study_setup import planned_rows
+from hpo.execution.study_setup import as_chosen, planned_rows
 from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import name_and_arguments
@@ -51,7 +51,10 @@ def check(study: StudySpec) -> Plan:
     config, space = study.config, study.space
     facts = {"study": config.name, "trials": _trials(study, planned, budget)}
     facts["search space"] = ", ".join([*space.parameters, *(f"{n}={v}" for n, v in space.fixed.items())])
-    facts["sampler, pruner"] = f"{name_and_arguments(config.sampler)[0]}, {name_and_arguments(config.pruner)[0]}"
+    chosen = as_chosen(study).config
+    facts["sampler, pruner"] = f"{name_and_arguments(chosen.sampler)[0]}, {name_and_arguments(chosen.pruner)[0]}"
+    if chosen != config:
+        facts["sampler, pruner"] += " (auto)"
     if config.prune_on is not None:
         facts["sampler, pruner"] += f" on the {name_and_arguments(config.prune_on)[0]}"
     notes = [

@@ -78,7 +78,8 @@ class Runner:
         self.study = optuna.Study(study.study_name, self.cache, sampler=study.sampler, pruner=study.pruner)
         self.direction = study.direction.name.lower()
         self.compared = rules.compared or Comparison(self.direction)
-        self.order = TrialOrder(self.study, space, rules.budget, rules.round_size, array.segment, self.compared)
+        size, wave = rules.round_size, rules.wave
+        self.order = TrialOrder(self.study, space, rules.budget, size, array.segment, self.compared, wave)
         self.source = TrialSource(self.study, self.order, space, rules.seed, self._tell)
         self.decisions = TrialDecisions(
             self.cache, self.order, rules, self.compared, self.direction, lambda message: self.watch.note(message)

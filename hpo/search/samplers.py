@@ -21,6 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.errors import MissingExtraError
 from hpo.core.seeds import derived_seed
+from hpo.search import priors
+from hpo.search.cross_entropy import CrossEntropySampler
 
 if TYPE_CHECKING:
     from hpo.space.search_space import SearchSpace
@@ -69,6 +71,8 @@ SAMPLERS: dict[str, SamplerFactory] = {
     "grid": optuna.samplers.RandomSampler,
     "gp": optuna.samplers.GPSampler,
     "cmaes": ReplayedCmaEs,
+    "cross_entropy": CrossEntropySampler,
+    "auto": CrossEntropySampler,  # where `hpo.search.auto` chooses no other
 }
 
 # Samplers of one sequence for the whole study: seeded with the study's seed, with the position in the storage.
@@ -183,7 +187,7 @@ class TrialSeededSampler(BaseSampler):
         sampler = self._fresh(trial.number, attempt)
         sampler.before_trial(study, trial)
         joint = sampler.infer_relative_search_space(study, trial)
-        relative = sampler.sample_relative(study, trial, joint)
+        relative = {**sampler.sample_relative(study, trial, joint), **self._from_prior(study, trial.number, attempt)}
         params: dict[str, Any] = {}
         trial = copy.copy(trial)
         for name, distribution in self.space.distributions().items():
@@ -197,6 +201,15 @@ class TrialSeededSampler(BaseSampler):
                 params[name] = sampler.sample_independent(study, trial, name, distribution)
             trial.params, trial.distributions = params, {**trial.distributions, name: distribution}
         return params
+
+    def _from_prior(self, study: optuna.Study, number: int, attempt: int) -> Mapping[str, Any]:
+        """Return the parameters that a trial has from the space's priors; none if it is not drawn from them."""
+        if all(parameter.prior is None for parameter in self.space.parameters.values()):
+            return {}  # without counting the trials, which may be many
+        scored = sum(trial.state == TrialState.COMPLETE for trial in study._get_trials(deepcopy=False, use_cache=True))
+        if not priors.draws_from_prior(self.space, number, scored):
+            return {}
+        return priors.draw(self.space, derived_seed(self.seed, number, "prior", attempt))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -98,6 +98,7 @@ class Rules:
         compared: What the pruner compares. None compares the values, and the loss where they are equal.
         limits: What ends the study before its trials are used up.
         devices: Devices that train a slot's trial together.
+        wave: Trials of a round that are drawn together; None draws a round at once.
     """
 
     budget: int
@@ -110,6 +111,7 @@ class Rules:
     compared: Comparison | None = None
     limits: StudyLimits = NO_LIMITS
     devices: int = 1
+    wave: int | None = None
 
 
 def best_index(values: Sequence[float], direction: str) -> int:

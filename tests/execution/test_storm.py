@@ -73,7 +73,7 @@ def assert_nothing_is_lost(said: dict[str, Any], trials: int) -> None:
 # ---------------------------------------------------------------- killed at random
 
 
-@pytest.mark.parametrize("study", ["random", "rounds"])
+@pytest.mark.parametrize("study", ["random", "rounds", "auto"])
 def test_a_kill_storm_loses_nothing_and_changes_nothing(
     url: str, study: str, undisturbed: Any, pytestconfig: pytest.Config
 ) -> None:
