@@ -133,13 +133,13 @@ def test_check_shows_the_first_rows_with_their_tags(call):
     assert any("/B-" in line for line in shown)
 
 
-SPACE = {"learning_rate": [7e-3, 1e-2], "batch_size": 8, "epochs": 8}
+SPACE = {"learning_rate": {"low": 7e-3, "high": 1e-2}, "batch_size": 8, "epochs": 8}
 
 
 @pytest.fixture
 def trained(call):
     """Run a study whose best trial finds entities."""
-    write(count=240, space=SPACE, sampler="grid", trials=3, max_length=32)
+    write(count=240, space=SPACE, trials=3, max_length=32)
     code, printed = call("run", "tags.yaml")
     assert code == 0, printed
     return printed
