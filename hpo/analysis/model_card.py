@@ -75,8 +75,9 @@ def warnings(results: Results, trial: FrozenTrial) -> list[str]:
     if trial.user_attrs.get("collapsed") is True or (is_best and classes.get("collapsed")):
         on_test = is_best and classes.get("collapsed")
         split = "test" if on_test else "validation"
-        every_row = f"gives every row of the {split} split the same answer"
-        does = (classes if on_test else trial.user_attrs).get("collapse") or every_row
+        collapse = (classes if on_test else trial.user_attrs).get("collapse")
+        does = f"{collapse} on" if collapse else "gives every row of"
+        does += f" the {split} split" + ("" if collapse else " the same answer")
         found.append(
             f"Trial {trial.number} has collapsed: it {does}. It has learned nothing that tells them apart; do not use "
             "it"

@@ -150,6 +150,14 @@ def test_of_a_best_trial_that_has_collapsed_nothing_else_is_concluded() -> None:
     assert "has collapsed" in said
 
 
+def test_what_a_trial_collapsed_to_is_named_where_it_is_known() -> None:
+    to = {"collapsed": True, "collapse": "gives every word the tag 'O'"}
+    (said,) = findings(enough(trial(0, 0.9, x=1.05e-5, baseline=True, **to)))
+    assert "has collapsed: it gives every word the tag 'O', so its" in said
+    rows = [trial(0, 0.9), *(trial(n, **to) for n in (1, 2))]
+    assert any("trials collapsed (each gives every word the tag 'O'): " in said for said in findings(study(*rows)))
+
+
 def test_a_gain_over_a_default_that_has_collapsed_is_put_in_doubt() -> None:
     (said,) = findings(study(trial(0, 0.5, collapsed=True, baseline=True), *(trial(n, 0.9) for n in range(1, 12))))
     assert "published default (trial 0) has collapsed" in said

@@ -86,6 +86,10 @@ def test_a_collapsed_model_is_warned_of(sample_results: Build, where: str) -> No
     (said,) = warnings(results, best)
     assert f"has collapsed: it gives every row of the {where} split the same answer" in said
     assert "## Warning" in card(results, best)
+    to = {"collapsed": True, "collapse": "gives every word the tag 'O'"}
+    best.user_attrs.update(to)
+    (said,) = warnings(looked(results, classes={**CLASSES, **(to if where == "test" else {})}), best)
+    assert f"has collapsed: it gives every word the tag 'O' on the {where} split" in said
 
 
 def test_a_trial_that_is_not_the_best_says_so(sample_results: Build) -> None:

@@ -252,6 +252,10 @@ def test_labels_that_are_never_predicted_are_named():
     assert "No test row has 'x': the verdict does not cover it" in said
     said = sentences({**COMPARED, "shown": False, "classes": {**parts, "collapsed": True}})
     assert "The best trial gives every test row the same answer" in said
+    of_tags = {**parts, "counted": "entities", "collapsed": True, "collapse": "gives every word the tag 'O'"}
+    said = sentences({**COMPARED, "shown": False, "classes": of_tags})
+    assert "The best trial gives every word the tag 'O'" in said
+    assert "None of the test entities is of 'x': the verdict does not cover it" in said
 
 
 # ---------------------------------------------------------------- looks

@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import tagged
 import tiny
 
 from hpo.config import study_spec
@@ -14,6 +15,9 @@ STUDIES = sorted(study_spec.shipped("studies").rglob("*.yaml"))
 SPACES = sorted(study_spec.shipped("search_spaces").rglob("*.yaml"))
 
 
+OFFLINE = ("quickstart", "tweet_entities")  # studies of files of packages
+
+
 def names(paths):
     return [path.stem for path in paths]
 
@@ -21,8 +25,9 @@ def names(paths):
 def test_what_ships():
     assert names(STUDIES) == [
         "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam",
+        "tweet_entities",
     ]  # fmt: skip
-    assert names(SPACES) == ["bert", "deberta", "default", "electra", "lora", "roberta", "small_data", "wide"]
+    assert names(SPACES) == ["bert", "deberta", "default", "electra", "lora", "ner", "roberta", "small_data", "wide"]
     for folder in ("studies", "search_spaces"):
         shipped = {path.name for path in study_spec.shipped(folder).iterdir()}
         assert shipped == {path.name for path in (*STUDIES, *SPACES) if path.parent.name == folder}
@@ -53,7 +58,7 @@ def hub(study):
     return load_dataset
 
 
-@pytest.mark.parametrize("path", [path for path in STUDIES if path.stem != "quickstart"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in STUDIES if path.stem not in OFFLINE], ids=lambda path: path.stem)
 def test_a_study_runs(path: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.save_model(tmp_path / "tiny")
@@ -73,6 +78,18 @@ def test_a_space_runs(path: Path, tmp_path, monkeypatch):
     finished = run_study.run(study_spec.build(raw, "test", tmp_path), "sqlite:///hpo.db").study
     assert [trial.state.name for trial in finished.trials] == ["COMPLETE", "COMPLETE"]
     assert finished.trials[0].user_attrs["baseline"]
+
+
+def test_the_study_of_tweets_runs(tmp_path, monkeypatch):
+    """On files of the form of the package's, which need not be installed."""
+    monkeypatch.chdir(tmp_path)
+    tiny.save_model(tmp_path / "tiny")
+    tagged.write_conll(tmp_path / "ner.txt", tagged.sentences(120), between="\t\n")
+    small = {"model": "tiny", "trials": 2, "precision": "fp32", "threads": 1, "checksums": {}}
+    small |= {"data.train": "ner.txt", "data.validation": 20, "data.test": 20}
+    finished = run_study.run(study_spec.load(study_spec.find("tweet_entities", "studies"), small), "sqlite:///hpo.db")
+    assert [trial.state.name for trial in finished.study.trials] == ["COMPLETE", "COMPLETE"]
+    assert finished.study.user_attrs["fingerprint"]["facts"]["task"] == "token_classification"
 
 
 @pytest.mark.slow
