@@ -186,7 +186,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "a broken line": ("{", {}, ["lines that are not JSON: 1, the first in line 1"]),
     "no rows": ([], {}, ["has no questions"]),
     "an unknown key": ([broken()], {"strides": 3}, ["is not a key; did you mean stride?"]),
-    "a stride of all": (squad_rows.topics(60), {"stride": 40}, ["stride 40 does not fit max_length 16"]),
+    "a stride of all": (squad_rows.topics(160), {"stride": 40}, ["stride 40 does not fit max_length 16"]),
 }
 
 

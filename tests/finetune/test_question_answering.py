@@ -12,7 +12,7 @@ import squad_rows
 import tiny
 import torch
 from architectures import ARCHITECTURES
-from transformers import AutoConfig, AutoModelForQuestionAnswering
+from transformers import AutoConfig, AutoModelForQuestionAnswering, get_linear_schedule_with_warmup
 from trials import MIXED, advanced_beside_nan, curves, run, same
 
 from hpo.config import study_spec
@@ -156,6 +156,100 @@ def test_a_divided_trial_is_the_trial_of_one_process(tmp_path: Path) -> None:
         assert found[1].threshold == pytest.approx(found[0].threshold, abs=1e-4)
     finally:
         sharded.close()
+
+
+# ---------------------------------------------------------------- transformers' example
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.lower().split() if word not in ("a", "an", "the")]
+
+
+def _f1(predicted: str, gold: str) -> float:
+    one, other = _words(predicted), _words(gold)
+    if not one or not other:
+        return float(one == other)
+    common = sum(min(one.count(word), other.count(word)) for word in set(one))
+    return 2 * common / (len(one) + len(other))
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_a_trial_is_that_of_transformers_example(tmp_path: Path) -> None:
+    """Features, loss, steps, answers and SQuAD 2.0's best F1 as in `run_qa.py`; rows have one length, so no padding."""
+    rows = squad_rows.topics(120)
+    for row in rows:
+        row["context"] += " w59" * (14 - len(row["context"].split()))
+    squad_rows.write(tmp_path / "questions.jsonl", rows)
+    params = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 16, "dropout": 0.0, "weight_decay": 0.0}
+    params |= {"warmup_ratio": 0.0, "schedule": "linear", "max_grad_norm": 1e9}
+    array = opened(tmp_path, fold=False, max_length=40)
+    array.load(0, TrialSpec(0, params, 1))
+    slot, splits = array.engine.occupied[0], array.setup.data.splits
+    batches = list(array.setup.batches(slot, array.engine.window))
+
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model", dtype=torch.float64).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.qa_outputs.load_state_dict(slot.model.qa_outputs.state_dict())
+    tokenizer = tiny.tokenizer()
+
+    def features(questions: Any) -> Any:
+        texts = [each.question for each in questions], [each.context for each in questions]
+        return tokenizer(
+            *texts, truncation="only_second", max_length=40, return_tensors="pt", return_offsets_mapping=True
+        )
+
+    def places(question: Any, feature: Any, number: int) -> tuple[int, int]:
+        if not question.answers:
+            return 0, 0
+        text, start = question.answers[0]
+        tokens = [feature.char_to_token(number, at, 1) for at in (start, start + len(text) - 1)]
+        return tokens[0], tokens[1]
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=params["learning_rate"], weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, len(batches))
+    for batch in batches:
+        questions = [splits["train"].questions[row] for row in batch]
+        feature = features(questions)
+        spans = torch.tensor([places(each, feature, number) for number, each in enumerate(questions)])
+        inputs = {name: feature[name] for name in tokenizer.model_input_names}
+        model(**inputs, start_positions=spans[:, 0], end_positions=spans[:, 1]).loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+    questions = splits["validation"].questions
+    feature = features(questions)
+    with torch.no_grad():
+        result = model.eval()(**{name: feature[name] for name in tokenizer.model_input_names})
+    scored = []
+    for number, question in enumerate(questions):
+        start, end = result.start_logits[number], result.end_logits[number]
+        of_context = [part == 1 for part in feature.sequence_ids(number)]
+        candidates = [
+            (float(start[first] + end[last]), first, last)
+            for first in start.argsort(descending=True)[:20].tolist()
+            for last in end.argsort(descending=True)[:20].tolist()
+            if of_context[first] and of_context[last] and first <= last < first + 30
+        ]
+        best, first, last = max(candidates)
+        text = question.context[
+            feature["offset_mapping"][number, first, 0] : feature["offset_mapping"][number, last, 1]
+        ]
+        golds = [gold for gold, _ in question.answers] or [""]
+        scored.append((float(start[0] + end[0]) - best, max(_f1(text, gold) for gold in golds), not question.answers))
+    thresholds = [-1e9, *(difference for difference, *_ in scored)]
+    expected = max(
+        np.mean([f1 if difference <= limit else none for difference, f1, none in scored]) for limit in thresholds
+    )
+
+    evaluations = [array.advance()[0] for _ in range(2)]
+    assert evaluations[-1].last
+    assert evaluations[-1].value == pytest.approx(expected)
+    for name, weight in slot.model.state_dict().items():
+        if "word_embeddings" not in name and "key.bias" not in name:  # the study's table has fewer rows
+            torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-6, atol=1e-8)
 
 
 # ---------------------------------------------------------------- the threshold
