@@ -175,6 +175,8 @@ def install(model: PreTrainedModel, numbers: Iterable[int]) -> Line:
     whole = output_check.outputs(model)
     line = _gated(model, path, layers, inputs)
     shared = _used_below(model, line, inputs, numbers[-1])
+    if shared is None:
+        raise _unsuitable(kind, "what they yield does not begin with rows and tokens")
     above_line = [name for name in shared if name.startswith(f"{path}.")]
     if above_line:
         raise _unsuitable(kind, f"its frozen layers use {above_line[0]}, which is above them")
@@ -257,10 +259,17 @@ def _mix(module: nn.Module, mixin: type, **attributes: Any) -> None:
         setattr(module, name, value)
 
 
-def _used_below(model: PreTrainedModel, line: Line, inputs: Mapping[str, torch.Tensor], layers: int) -> list[str]:
-    """Return the parameters that the lowest layers use, without those that `line.freezes` knows by their module."""
+def _used_below(
+    model: PreTrainedModel, line: Line, inputs: Mapping[str, torch.Tensor], layers: int
+) -> list[str] | None:
+    """Return the parameters that the lowest layers use, without those that `line.freezes` knows by their module.
+
+    Return None if what the layers yield is not [b, length, hidden].
+    """
     with ending_at(model, layers):
         found = states(model, inputs)
+    if found.ndim != 3 or found.shape[:2] != inputs["input_ids"].shape:
+        return None
     line.like, line.layers = torch.zeros_like(found.detach()[0, :1]), layers
     found.float().sum().backward()  # type: ignore[no-untyped-call]
     used = [name for name, p in model.named_parameters() if p.grad is not None and not line.freezes(name)]
