@@ -177,9 +177,6 @@ def install(model: PreTrainedModel, numbers: Iterable[int]) -> Line:
     shared = _used_below(model, line, inputs, numbers[-1])
     if shared is None:
         raise _unsuitable(kind, "what they yield does not begin with rows and tokens")
-    above_line = [name for name in shared if name.startswith(f"{path}.")]
-    if above_line:
-        raise _unsuitable(kind, f"its frozen layers use {above_line[0]}, which is above them")
     line.shared = frozenset(shared)
     for number in numbers:
         if not _same(model, whole, inputs, number):

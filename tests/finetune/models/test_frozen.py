@@ -97,7 +97,9 @@ def test_models_of_another_kind_are_refused(name):
 
 
 def test_a_number_beyond_the_layers_is_an_error_that_says_how_many_there_are():
-    with pytest.raises(ModelError, match=r"frozen_layers: 3 is more than the 2 layers of Bert\w+; 0 to 2 can be frozen"):
+    with pytest.raises(
+        ModelError, match=r"frozen_layers: 3 is more than the 2 layers of Bert\w+; 0 to 2 can be frozen"
+    ):
         installed("bert", (1, 3))
 
 
@@ -107,8 +109,11 @@ def test_a_model_whose_outputs_would_change_is_refused(monkeypatch):
         installed("bert")
 
 
-def test_layers_that_use_weights_from_above_the_line_are_refused():
+def test_what_frozen_layers_use_is_frozen_above_them_too():
     (model,) = architectures.models("bert", 1)
-    model.bert.encoder.layer[0].output.dense.weight = model.bert.encoder.layer[1].output.dense.weight
-    with pytest.raises(ModelError, match=r"cannot be computed apart"):
-        frozen.install(model, [1])
+    layers = model.bert.encoder.layer
+    layers[0].output.dense.weight = layers[1].output.dense.weight
+    frozen.install(model, [1])
+    frozen.freeze(model, 1)
+    assert not layers[1].output.dense.weight.requires_grad
+    assert layers[1].intermediate.dense.weight.requires_grad
