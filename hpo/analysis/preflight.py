@@ -93,10 +93,8 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
     facts[f"tokens a {setup.task.row}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
     if setup.frozen is not None:
         numbers = [number for number in setup.frozen_layers if number]
-        each = f"{size(setup.frozen.bytes)} for {', '.join(map(str, numbers))} layers" + (
-            " each" if numbers[1:] else ""
-        )
-        facts["frozen layers"] = f"computed once and kept in {folder_of(study.config.name) / 'frozen'}: {each}"
+        kept = f"{size(setup.frozen.bytes)}{' each' if numbers[1:] else ''} for {', '.join(map(str, numbers))}"
+        facts["frozen layers"] = f"computed once and kept in {folder_of(study.config.name) / 'frozen'}: {kept}"
     cut = float((lengths >= setup.max_length).mean())
     if cut > 0.05 and setup.task.cuts:
         notes.append(

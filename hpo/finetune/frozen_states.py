@@ -92,7 +92,7 @@ class FrozenStates:
                 states = self._placed(self._opened(model, layers))
             except OSError as error:
                 raise StudyError(
-                    f"the states of {layers} frozen layers ({size(self.bytes)}) cannot be kept in {self._place()} "
+                    f"the states of frozen_layers: {layers} ({size(self.bytes)}) cannot be kept in {self._place()} "
                     f"({error.strerror or error}); make room there, or leave frozen_layers out of the space"
                 ) from None
             ends = np.cumsum([_count(tokens) for tokens in self._tokens.values()])
@@ -155,7 +155,7 @@ class FrozenStates:
             starts[split] = begin + tokens.starts.cpu().numpy()
             begin += _count(tokens)
             batches += [(split, rows) for rows in by_length(tokens.lengths, device.scoring_batch(where))]
-        log.info("computing the %d lowest layers once for all rows (%s)", layers, size(self.bytes))
+        log.info("computing the lowest layers once for all rows (frozen_layers: %d, %s)", layers, size(self.bytes))
 
         def states(split: str, rows: Array) -> torch.Tensor:
             inputs, _ = self._tokens[split].batch(rows)

@@ -10,8 +10,12 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from trials import MIXED, SPACE, curves, open_array, run, same
 
+from hpo.analysis import preflight
+from hpo.config import study_spec
 from hpo.core.errors import ModelError, StudyError
+from hpo.core.formatting import size
 from hpo.core.trainer import TrialSpec
+from hpo.execution import run_study
 from hpo.finetune import trial_model
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.frozen_states import FrozenStates
@@ -56,7 +60,7 @@ def equal_rows(path, count):
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         for label in ["good", "bad"] * (count // 2):
-            words = [*rng.choice(tiny.FILLER, 9), *rng.choice(tiny.TOPICS[label], 2)]
+            words = [*rng.choice(tiny.FILLER, 8), *rng.choice(tiny.TOPICS[label], 2)]
             writer.writerow([" ".join(words), label])
     return str(path)
 
@@ -99,8 +103,8 @@ def assert_close(found, expected, trials):
         compared = 0
         for name, weight in found[number][-1].items():
             if weight.is_floating_point() and "key.bias" not in name:  # its gradient is rounding alone
-                size = max(float(weights[name].norm()), 1e-3)
-                assert (weight - weights[name]).norm() <= 1e-9 * size, name
+                norm = max(float(weights[name].norm()), 1e-3)
+                assert (weight - weights[name]).norm() <= 1e-9 * norm, name
                 compared += 1
         assert compared > 10
 
@@ -300,7 +304,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     array = opened(tmp_path)
     array.setup.frozen.folder = tmp_path / "frozen"
     with pytest.raises(
-        StudyError, match=r"the states of 1 frozen layers \(.+ kB\) cannot be kept in .*frozen \(File exists\)"
+        StudyError, match=r"the states of frozen_layers: 1 \(.+ kB\) cannot be kept in .*frozen \(File exists\)"
     ):
         array.setup.compute_frozen()
 
@@ -308,3 +312,39 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_more_layers_than_the_model_has(tmp_path):
     with pytest.raises(ModelError, match="frozen_layers: 5 is more than the 2 layers"):
         opened(tmp_path, [1, 5])
+
+
+# ---------------------------------------------------------------- a study
+
+
+def test_a_check_says_how_large_the_file_will_be_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = tiny.study(tmp_path, space={"epochs": [1, 2], "frozen_layers": [0, 1, 2]})
+    said = preflight.check(study_spec.build(raw, "test", tmp_path)).facts["frozen layers"]
+    nbytes = opened(tmp_path, [0, 1, 2]).setup.frozen.bytes
+    assert said == f"computed once and kept in runs/tiny/frozen: {size(nbytes)} each for 1, 2"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_keeps_its_states_in_its_folder_and_goes_on_with_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def ran(trials):
+        raw = tiny.study(tmp_path, space={"learning_rate": [1e-3, 3e-3], "epochs": 1, "frozen_layers": [0, 1]})
+        finished = run_study.run(study_spec.build({**raw, "trials": trials}, "test", tmp_path), "sqlite:///hpo.db")
+        return [trial.state.name for trial in finished.study.trials]
+
+    assert ran(2) == ["COMPLETE"] * 2
+    (file,) = (tmp_path / "runs" / "tiny" / "frozen").glob("1-*.states")
+    written = file.stat().st_mtime_ns
+    assert ran(4) == ["COMPLETE"] * 4
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_study_that_asks_for_more_layers_than_there_are_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = study_spec.build(tiny.study(tmp_path, space={"epochs": [1, 2], "frozen_layers": 9}), "test", tmp_path)
+    with pytest.raises(ModelError, match="frozen_layers: 9 is more than the 2 layers"):
+        run_study.run(study, "sqlite:///hpo.db")
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "hpo.db").exists()
