@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    trials_per_hour.add_settings(parser, epochs=3, pairs=3)
+    trials_per_hour.add_settings(parser, rows=320, validation=80, trials=2, epochs=2, pairs=3)
     parser.add_argument("--slots", type=int, default=trials_per_hour.SLOTS, help="of both sides")
     parser.add_argument("--frozen", type=int, default=4, help="layers that are frozen on one side")
     parser.add_argument("--write", action="store_true", help=f"write {pages.RESULTS}")

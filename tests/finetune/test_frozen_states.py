@@ -158,6 +158,20 @@ def test_trials_of_one_study_may_freeze_different_numbers_of_layers(tmp_path, sl
     assert [n for n in found if not same(found[n], own[numbers[n]][n])] == []
 
 
+def test_slots_are_measured_with_frozen_layers(tmp_path):
+    array = opened(tmp_path, fold=True, slots="auto")
+    assert array.fastest_slots(2) in (1, 2)
+    array.load(0, TrialSpec(0, freezing(1)[0], 0))
+    assert "bert.encoder.layer.0.output.dense.weight" not in array.engine.occupied[0].parameters
+    assert array.advance()[0].at == 30
+
+
+def test_speed_is_measured_without_the_states(tmp_path, monkeypatch):
+    monkeypatch.setattr(FrozenStates, "_compute", lambda *given: pytest.fail("computed"))
+    for fold, numbers in ((False, 1), (False, [0, 1, 2]), (True, 1)):
+        assert opened(tmp_path, numbers, fold=fold).seconds_per_example() > 0
+
+
 def test_without_frozen_layers_in_its_space_a_study_has_none(tmp_path):
     array = open_array(tmp_path, fold=False)
     assert array.setup.frozen is None

@@ -330,6 +330,7 @@ class FoldedEngine:
         self._forget()
         self.slots = slots
         params = {**self.adaptation.usual(), "batch_size": self.micro_batch, "epochs": 10_000}
+        params["frozen_layers"] = self.setup.frozen_layers[0]  # folded, all trials have as many
         for number in range(slots):
             self.load(number, TrialSpec(number, params, number))
         best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self.occupied.values()]
