@@ -109,6 +109,21 @@ def test_rows_must_divide_into_evaluations(benchmark: ModuleType, capsys: pytest
     assert "--rows must be a multiple" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_frozen_trials_are_compared_with_whole_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("frozen_layers")
+    monkeypatch.setattr(benchmark.pages, "RESULTS", tmp_path)
+    results = benchmark.main([*TINY.split(), "--trials", "2", "--epochs", "1", "--frozen", "1", "--write"])
+    (ran,) = results["rounds"]
+    assert ran["0"]["learning_rates"] == ran["1"]["learning_rates"] == [2e-5, 2e-4]
+    assert results["ratios"]["wall"]["median"] == ran["0"]["wall"] / ran["1"]["wall"]
+    assert benchmark.table(results) in (tmp_path / "frozen_layers_cpu.md").read_text()
+    assert benchmark.table(results) in capsys.readouterr().out
+
+
 SEARCH = "--rows 32 --validation 16 --test 20 --batch 8 --epochs 2 --evaluations 2 --trials 4 --slots 2"
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 
 from hpo.config.study_spec import StudySpec
-from hpo.core.formatting import plain
-from hpo.execution.study_setup import as_chosen, planned_rows
+from hpo.core.formatting import plain, size
+from hpo.execution.study_setup import as_chosen, folder_of, planned_rows
 from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import name_and_arguments
@@ -94,6 +94,10 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
     facts |= setup.task.facts(data)
     lengths = setup.tokens["train"].lengths
     facts[f"tokens a {setup.task.row}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
+    if setup.frozen is not None:
+        numbers = [number for number in setup.frozen_layers if number]
+        kept = f"{size(setup.frozen.bytes)}{' each' if numbers[1:] else ''} for {', '.join(map(str, numbers))}"
+        facts["frozen layers"] = f"computed once and kept in {folder_of(study.config.name) / 'frozen'}: {kept}"
     cut = float((lengths >= setup.max_length).mean())
     if cut > 0.05 and setup.task.cuts:
         notes.append(

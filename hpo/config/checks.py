@@ -65,6 +65,7 @@ def combination_problems(
         problems += _grid_problems(raw, space)
         if not custom and raw.get("fold") is False and _has_adapters(space):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
+        problems += [] if custom else _frozen_problems(raw, space)
     if config is not None and config.data is not None:
         problems += _data_problems(config.task, config.data)
     if config is not None and config.shards > 1 and not custom:
@@ -207,7 +208,30 @@ def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Prob
         problems.append(Problem(("device",), "shards are for cuda or cpu, not mps"))
     if space is not None and _has_adapters(space):
         problems.append(Problem(("shards",), "whole models only, not adapters (lora_rank); leave it out"))
+    if space is not None and set(frozen_layers(space)) != {0}:
+        problems.append(Problem(("shards",), "whole models only, not models with frozen_layers; leave it out"))
     return problems
+
+
+def frozen_layers(space: SearchSpace) -> tuple[int, ...]:
+    """Return the numbers of frozen layers that a trial of a space may have."""
+    values = set(space.values_of("frozen_layers", 0))
+    sometimes = "frozen_layers" in space.parameters and space.parameters["frozen_layers"].when
+    return tuple(sorted(values | {0} if sometimes else values))
+
+
+def _frozen_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
+    """Check what frozen layers do not go together with."""
+    numbers = frozen_layers(space)
+    if numbers == (0,):
+        return []
+    if _has_adapters(space):
+        message = "adapters (lora_rank) are trained on a model whose layers are all frozen; leave it out"
+        return [Problem(("space", "frozen_layers"), message)]
+    if raw.get("fold") and len(numbers) > 1:
+        message = f"trials that are folded freeze the same layers, not {', '.join(map(str, numbers))}; write one number"
+        return [Problem(("space", "frozen_layers"), f"{message}, or fold: false")]
+    return []
 
 
 def _has_adapters(space: SearchSpace) -> bool:

@@ -21,7 +21,7 @@ from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
 from hpo.core.events import Observer
 from hpo.core.trainer import TrialArray
-from hpo.execution.run_study import Finished, choose_slots, run_trials
+from hpo.execution.run_study import Finished, choose_slots, keep_frozen_states, run_trials
 from hpo.execution.study_setup import SOURCE, folder_of, open_study, resumed, store_config, stored_facts
 from hpo.execution.trial_arrays import open_array
 from hpo.search.trial_seed import SEED
@@ -168,6 +168,8 @@ def run(
     retry(lambda: _refuse_changes(study, storage, array))
     opened, confirming = retry(lambda: _planned(study, chosen, seeds, url, storage, array, name))
     budget, folder = confirming.config.trials or 0, folder_of(name)
+    if study.config.objective is None:
+        keep_frozen_states(opened, cast("ScorableArray", array), train=True)
     if study.config.slots == "auto":
         choose_slots(opened, cast("ScorableArray", array), budget)
     runner = run_trials(opened, confirming, array, budget, watch, url)

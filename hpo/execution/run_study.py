@@ -89,15 +89,26 @@ def run(study: StudySpec, url: str, watch: Observer | None = None, *, train: boo
         )
     log.info("opening the study in %s", redacted(url))
     opened, budget = open_planned(study, backends.connect(url), url, array, watch)
+    if study.config.objective is None:
+        keep_frozen_states(opened, cast("ScorableArray", array), train)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))
-    auto = study.config.slots == "auto"
-    if auto:
+    measures_slots = study.config.slots == "auto"
+    if measures_slots:
         choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
     runner = run_trials(opened, study, array, budget, watch or Silent(), url)
-    if auto and array.slots < opened.user_attrs.get("slots", 0):
+    if measures_slots and array.slots < opened.user_attrs.get("slots", 0):
         opened.set_user_attr("slots", array.slots)  # memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
+
+
+def keep_frozen_states(opened: optuna.Study, array: ScorableArray, train: bool) -> None:
+    """Keep what frozen layers yield in the study's folder, and compute it if trials are to be trained."""
+    setup = array.setup
+    if setup.frozen is not None:
+        setup.frozen.folder = folder_of(opened.study_name) / "frozen"
+        if train and any(not row.state.is_finished() for row in opened.get_trials(deepcopy=False)):
+            setup.compute_frozen()
 
 
 def choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
