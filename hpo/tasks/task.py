@@ -24,7 +24,7 @@ import numpy as np
 
 from hpo.core.errors import DataError
 from hpo.data.keys import DataKeys, Place
-from hpo.tasks.dataset import Dataset, Split
+from hpo.tasks.dataset import Dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,6 @@ class Task(ABC):
         name: Its name in `TASKS`, and under `task:` of a study file.
         auto_model: The class of transformers that loads its models.
         pipeline_tag: Its name on the Hub.
-        pipeline: Whether transformers has a pipeline for it.
         peft_type: Its name in `peft`.
         metric: The metric of a study whose file names none.
         problem_type: The name in a model's configuration that tells tasks of one class of models apart.
@@ -133,7 +132,6 @@ class Task(ABC):
     name: str
     auto_model: ClassVar[str]
     pipeline_tag: ClassVar[str]
-    pipeline: ClassVar[bool] = True
     peft_type: ClassVar[str]
     metric: str
     problem_type: str | None = None
@@ -391,6 +389,3 @@ class Task(ABC):
         """
         if len(set(data.splits["train"].contents)) == 1:
             raise DataError(f"every {self.example} of train is the same: nothing can be learned. Check the columns")
-
-
-__all__ = ["IGNORED", "Dataset", "EncodedRows", "Predictions", "Reference", "Smoothing", "Split", "Task"]

@@ -55,7 +55,6 @@ class QuestionAnswering(Task):
     name = "question_answering"
     auto_model = "AutoModelForQuestionAnswering"
     pipeline_tag = "question-answering"
-    pipeline = False
     peft_type = "QUESTION_ANS"
     metric = "answer_f1"
     keys = QuestionKeys
