@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pytest
 import storm
+import tagged
 import tiny
 from optuna.trial import TrialState
 
@@ -95,13 +96,15 @@ def test_free_running_trials_all_end() -> None:
     assert_nothing_is_lost(storm_of("journal:///a.log", "--study", "free", "--kills", 20), 120)
 
 
-def test_arrays_that_train_are_restored_to_the_bit(folder: Path, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("written", [tiny.study, tagged.study], ids=["labels", "tags"])
+def test_arrays_that_train_are_restored_to_the_bit(folder: Path, pytestconfig: pytest.Config, written: Any) -> None:
     tiny.write_csv(folder / "data.csv", 200)
+    tagged.write_conll(folder / "data.conll", tagged.sentences(200))
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16], "epochs": 6}
-    content = tiny.study(folder, name="storm", slots=3, seed=3, space=space, **settings)
+    content = written(folder, name="storm", slots=3, seed=3, space=space, **settings)
     Path("finetune.yaml").write_text(json.dumps(content))
     found = []
     for name, workers, shots, pause in (("alone", 1, 0, 0.0), ("together", 3, kills, 0.5)):
