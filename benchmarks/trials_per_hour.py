@@ -52,6 +52,7 @@ IMPORTED += ["hpo.execution.run_study", "hpo.finetune.folded.engine", "hpo.tasks
 IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
 MINILM = (6, 384)  # layers, hidden units
 EAGER = " without graphs"
+SLOTS = min(2, os.cpu_count() or 1)
 SQUARE = 8192  # rows and columns of the matmul that utilisation is a share of
 
 TASKS = {"classification": "single_label"} | {name: name for name in ("token_classification", "question_answering")}
@@ -75,6 +76,7 @@ def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
                 "learning_rate": settings["learning_rates"],
                 "batch_size": settings["batch"],
                 "epochs": settings["epochs"],
+                "frozen_layers": settings.get("frozen_layers", 0),
             },
             "baseline": False,
             "sampler": "grid",
@@ -240,16 +242,21 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def add_settings(parser: argparse.ArgumentParser, **others: int) -> None:
+    """Add the options for the rows, the trials and the model, with `others` as defaults of some."""
+    numbers = {"rows": 480, "validation": 120, "trials": 6, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
+    shape = {"layers": MINILM[0], "hidden": MINILM[1], "heads": 12, "vocabulary": 30522}
+    for name, default in {**numbers, **shape, "threads": os.cpu_count(), **others}.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=" ")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    numbers = {"rows": 480, "validation": 120, "trials": 6, "pairs": 2, "batch": 16, "epochs": 1, "evaluations": 2}
-    shape = {"layers": MINILM[0], "hidden": MINILM[1], "heads": 12, "vocabulary": 30522}
-    for name, default in {**numbers, **shape, "threads": os.cpu_count()}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=" ")
+    add_settings(parser)
     parser.add_argument("--task", choices=TASKS, default="classification", help="what both sides fine-tune for")
-    parser.add_argument("--slots", type=int, nargs="+", default=[min(2, os.cpu_count() or 1)], help="of hpo")
+    parser.add_argument("--slots", type=int, nargs="+", default=[SLOTS], help="of hpo")
     parser.add_argument("--fold", action=argparse.BooleanOptionalAction, help="hpo's slots into one model")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of hpo's trials")

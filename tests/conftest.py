@@ -29,6 +29,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.search.samplers import DRAWN_BY, RANDOM
 from hpo.storage.snapshot import Results
 
 # A shell lets its background jobs ignore Ctrl-C, and a process that ignores it hands that on to those it starts.
@@ -198,6 +199,7 @@ def sample_results() -> Callable[..., Results]:
             params=params,
             distributions={name: space[name] for name in params},
             user_attrs=attrs,
+            system_attrs={DRAWN_BY: RANDOM} if params and number else {},
             intermediate_values=curve,
         )
         made.number = number

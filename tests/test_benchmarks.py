@@ -8,9 +8,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import tiny
+from optuna.trial import TrialState
 
+STATES = {False: TrialState.COMPLETE, True: TrialState.PRUNED}
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = "--hidden 16 --heads 2 --layers 1 --vocabulary 300 --rows 32 --validation 16 --batch 8 --pairs 1 --threads 1"
 
@@ -106,6 +109,21 @@ def test_rows_must_divide_into_evaluations(benchmark: ModuleType, capsys: pytest
     assert "--rows must be a multiple" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_frozen_trials_are_compared_with_whole_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("frozen_layers")
+    monkeypatch.setattr(benchmark.pages, "RESULTS", tmp_path)
+    results = benchmark.main([*TINY.split(), "--trials", "2", "--epochs", "1", "--frozen", "1", "--write"])
+    (ran,) = results["rounds"]
+    assert ran["0"]["learning_rates"] == ran["1"]["learning_rates"] == [2e-5, 2e-4]
+    assert results["ratios"]["wall"]["median"] == ran["0"]["wall"] / ran["1"]["wall"]
+    assert benchmark.table(results) in (tmp_path / "frozen_layers_cpu.md").read_text()
+    assert benchmark.table(results) in capsys.readouterr().out
+
+
 SEARCH = "--rows 32 --validation 16 --test 20 --batch 8 --epochs 2 --evaluations 2 --trials 4 --slots 2"
 
 
@@ -197,3 +215,117 @@ def test_what_a_study_costs_is_divided_among_trials_and_evaluations(monkeypatch:
     assert costs["optuna"] == {"trial_ms": pytest.approx(75.0), "evaluation_ms": pytest.approx(12.5)}
     assert costs["hpo"] == {"trial_ms": pytest.approx(40.0), "evaluation_ms": pytest.approx(5.0)}
     assert costs["ratio"]["median"] == pytest.approx(0.45)
+
+
+# ---------------------------------------------------------------- searches replayed on recorded runs
+
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("search_quality")
+
+
+def recorded_run(rate: float, epochs: int, matched: list[float], mismatched: float, batch: int = 10) -> dict[str, Any]:
+    """Return a row of a table whose runs are evaluated every 100 steps."""
+    steps = [100 * (1 + index) for index in range(len(matched))]
+    return {
+        "learning_rate": rate,
+        "num_train_epochs": epochs,
+        "train_batch_size": batch,
+        "warmup_steps": 10 * len(matched) // epochs,
+        "total_model_steps": steps[-1],
+        "learning_curves": {
+            "matched": list(map(list, zip(steps, matched, strict=True))),
+            "mismatched": [[1, mismatched]],
+        },
+    }
+
+
+def test_a_run_is_charged_to_the_first_evaluation_at_or_after_a_step(quality: ModuleType) -> None:
+    rows = [recorded_run(1e-5, 1, [0.1, 0.2], 0.3), recorded_run(1e-4, 2, [0.4, 0.5, 0.6, 0.7], 0.8, batch=20)]
+    table = quality.recorded.table_of([*rows, recorded_run(1e-3, 2, [0.4], 0.1)])
+    assert table.lengths.tolist() == [2000, 8000, 1000]
+    assert table.finals.tolist() == [0.2, 0.7, 0.4]
+    assert table.tests.tolist() == [0.3, 0.8, 0.1]
+    assert [table.evaluation(1, step) for step in (1, 2000, 2001, 8000, 9000)] == [0, 0, 1, 3, 3]
+    assert table.params[0]["warmup_proportion"] == pytest.approx(0.1)
+    assert "warmup_proportion" not in table.space.parameters  # it is the same in all runs
+    assert table.space.parameters["learning_rate"].log
+    assert not table.space.parameters["num_train_epochs"].log
+    at = {"num_train_epochs": 2, "train_batch_size": 20}
+    assert table.nearest([{"learning_rate": 2e-4, **at}, {"learning_rate": 9e-4, **at}]).tolist() == [1, 1]
+    assert table.nearest([{"learning_rate": 1e-3, "num_train_epochs": 2, "train_batch_size": 11}]).tolist() == [2]
+
+
+def test_the_median_pruner_of_the_replay_is_optunas(quality: ModuleType) -> None:
+    methods, random = importlib.import_module("search_methods"), np.random.default_rng(0)
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
+    completed: list[list[float]] = []
+    stops = []
+    for _ in range(40):
+        curve, trial = random.random(random.integers(2, 8)).tolist(), study.ask()
+        others = np.array([other + [np.nan] * (9 - len(other)) for other in completed])
+        expected = methods.pruned_by_median(np.array(curve), others) if len(completed) >= 5 else None
+        stop = None
+        for step, value in enumerate(curve):
+            trial.report(value, step)
+            if trial.should_prune():
+                stop = step
+                break
+        study.tell(trial, None if stop is not None else curve[-1], state=STATES[stop is not None])
+        completed += [curve] if stop is None else []
+        assert stop == expected
+        stops.append(stop)
+    assert stops.count(None) < 30
+    assert max(stop for stop in stops if stop is not None) > 0
+
+
+def test_methods_are_compared_with_the_full_search_of_the_same_draws(
+    quality: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = quality.synthetic_table.table(60)
+    monkeypatch.setitem(quality.METHODS, "whole", quality.whole)
+    found = quality.compare(table, ["whole", "auto, 24", "halving, the same 64", "median, 16 of them"], range(3))
+    assert found["whole"] == {"work": 1.0, "gap": 0.0, "low": 0.0, "high": 0.0, "fifth": 0.0}
+    for name in set(found) - {"full", "whole"}:
+        assert 0 < found[name]["work"] < 0.6
+        assert found[name]["low"] <= found[name]["gap"] <= found[name]["high"]
+    assert "| auto, 24 |" in quality.shown(found)
+
+
+def test_what_auto_replays_is_what_it_chooses(quality: ModuleType) -> None:
+    methods, table = importlib.import_module("search_methods"), quality.synthetic_table.table(200)
+    choice = methods.auto.choose("auto", "auto", None, 24, table.space.size)
+    assert (choice.sampler, choice.pruner, choice.round_size) == ("cross_entropy", "two_rungs", 24)
+    drawn = quality._drawn(table, 0)
+    searches: list[Any] = []
+    found = methods.Search.found
+    methods.Search.found = lambda self: (searches.append(self), found(self))[1]
+    try:
+        methods.two_waves(24)(table, drawn, 0)
+    finally:
+        methods.Search.found = found
+    (search,) = searches
+    reached = [len(search.rungs.values(trial.intermediate_values)) for trial in search.trials]
+    started = len(search.trials)
+    assert 12 <= started <= 24
+    assert sum(count == 2 for count in reached) >= -(-started // 4)
+    states = [trial.state for trial in search.trials]
+    assert states.count(TrialState.COMPLETE) >= 2
+    assert TrialState.RUNNING not in states
+
+
+def test_a_replay_is_written_with_its_command_and_its_processor(
+    quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quality.pages, "RESULTS", tmp_path)
+    asked = ["--table", "synthetic", "--seeds", "2", "--halves", "1", "--methods", "auto, 24", "--write"]
+    results = quality.main(asked)
+    assert len(results["halves"]) == 2
+    page = (tmp_path / "search_quality_synthetic.md").read_text()
+    assert quality.shown(results["found"]) in page
+    assert quality.shown(results["found"]) in capsys.readouterr().out
+    for fact in ("date", "cpu"):
+        assert results["circumstances"][fact] in page
+    assert json.loads((tmp_path / "search_quality_synthetic.json").read_text()) == results

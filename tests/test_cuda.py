@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import tiny
 import torch
-from trials import MIXED, advanced_beside_nan, curves, open_array, same
+from trials import MIXED, SPACE, advanced_beside_nan, curves, open_array, same
 
 from hpo.core.trainer import TrialSpec
 from hpo.finetune.folded import engine
@@ -43,6 +43,18 @@ def test_a_replayed_program_is_the_program_to_the_bit(tmp_path, monkeypatch, kin
     assert array.engine.program._replay._graph is not None
     monkeypatch.setattr(folded_program, "Replay", lambda program, device: program)
     called = curves(on_gpu(tmp_path, slots=3, precision=precision))
+    assert [number for number in called if not same(called[number], replayed[number])] == []
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "deberta-v2"])
+def test_a_replayed_program_of_frozen_trials_is_the_program_to_the_bit(tmp_path, monkeypatch, kind):
+    tiny.save_model(tmp_path / "model", kind)
+    space, trials = SPACE | {"frozen_layers": 1}, [{**each, "frozen_layers": 1} for each in MIXED]
+    array = on_gpu(tmp_path, slots=3, space=space)
+    replayed = curves(array, trials)
+    assert array.setup.split_for(array.setup.model, "train").states.is_cuda
+    monkeypatch.setattr(folded_program, "Replay", lambda program, device: program)
+    called = curves(on_gpu(tmp_path, slots=3, space=space), trials)
     assert [number for number in called if not same(called[number], replayed[number])] == []
 
 

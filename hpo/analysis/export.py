@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.model_card import card
+from hpo.analysis.model_card import card, confirmed_card
 from hpo.config import yaml
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.paths import absolute, locate
@@ -34,7 +34,55 @@ def export(results: Results, weights: Path, target: Path, number: int | None = N
         MissingExtraError: The weights are adapters, and `peft` is not installed.
     """
     trial = chosen(results, number)
-    source = weights_of(results, weights, trial)
+    _write(results, weights_of(results, weights, trial), target, card(results, trial))
+    return target
+
+
+def export_confirmed(results: Results, confirmation: Results, weights: Path, target: Path) -> Path:
+    """Copy the weights of the confirmed configuration's run of median validation score, as `export` does.
+
+    Args:
+        results: The study, with its confirmation.
+        confirmation: The study of the confirmation's runs.
+        weights: Folder of the weights of these runs.
+        target: Folder to write; must be new or empty.
+
+    Raises:
+        StudyError: There is no such run, its weights are missing, or the folder is not empty.
+        ModelError, MissingExtraError: As `export` does.
+    """
+    each, run = confirmed_run(results, confirmation)
+    source = weights / str(run.number)
+    if not source.is_dir():
+        raise StudyError(
+            f"the weights of run {run.number} of {confirmation.name!r} are not in {source}: export from the folder in "
+            f"which it was confirmed, or train them again here: hpo confirm {results.name} (hpo does not save the "
+            "weights of a custom objective)"
+        )
+    _write(results, source, target, confirmed_card(results, each, run))
+    return target
+
+
+def confirmed_run(results: Results, confirmation: Results) -> tuple[Mapping[str, Any], FrozenTrial]:
+    """Return the confirmed configuration, which is the winner or else the best, and its run of median validation score.
+
+    The scores that the confirmation states are those of such a run. Its luckiest run would be flattered by them.
+
+    Raises:
+        StudyError: Of every configuration, a run did not complete.
+    """
+    found = results.confirmation or {}
+    for each in found.get("configurations", []):
+        if each["name"] == found["best"]:
+            return each, confirmation.trials[each["median_run"]]
+    raise StudyError(
+        f"the confirmation of {results.name!r} has no configuration of which every run completed; see "
+        f"hpo trials {confirmation.name}"
+    )
+
+
+def _write(results: Results, source: Path, target: Path, text: str) -> None:
+    """Write weights, model card and study file into a folder."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StudyError(f"{target} exists and is not empty; name a new folder with -o")
     try:
@@ -43,11 +91,10 @@ def export(results: Results, weights: Path, target: Path, number: int | None = N
             shutil.copytree(source, target / "adapter")
         else:
             shutil.copytree(source, target, dirs_exist_ok=True)
-        (target / "README.md").write_text(card(results, trial), encoding="utf-8")
+        (target / "README.md").write_text(text, encoding="utf-8")
         yaml.write(study_file(results.attrs["config"]), target / "study.yaml")
     except OSError as error:
         raise HpoError(f"{target} cannot be written: {error.strerror or error}; name another folder with -o") from None
-    return target
 
 
 def chosen(results: Results, number: int | None) -> FrozenTrial:

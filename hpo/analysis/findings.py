@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.analysis.separation import Separation, separating
 from hpo.core.formatting import number, plain
 from hpo.recipe.hyperparameters import HYPERPARAMETERS
+from hpo.search.stopping import STOPPED_BY_USER
 from hpo.storage.snapshot import Results
 from hpo.tasks.task import COLLAPSE
 
@@ -54,7 +55,7 @@ class _Analysed(Results):
         found: dict[str, set[str]] = {}
         for separation in self.separations.values():
             found.setdefault(separation.name, set()).add(separation.better)
-        for name, side in _at_ends(self).items():
+        for name, side in at_ends(self).items():
             found.setdefault(name, set()).add("lower" if side == "lower" else "higher")
         return found
 
@@ -137,7 +138,9 @@ def _no_baseline(results: Results) -> Iterator[str]:
     if baseline is None or not baseline.state.is_finished() or baseline.state == TrialState.COMPLETE:
         return
     reason = baseline.user_attrs.get("reason")
-    if reason != "pruner":
+    if reason == STOPPED_BY_USER:
+        step = f"hpo confirm {results.name} trains it again"
+    elif reason != "pruner":
         step = f"fix what ended it ({plain(str(reason or 'no reason is stored').replace('_', ' '))})"
     elif results.attrs.get("config", {}).get("objective") is not None:
         step = "begin a new study, in which it is not pruned"
@@ -222,7 +225,7 @@ def _nothing_better(results: Results) -> Iterator[str]:
 
 
 def _boundaries(results: _Analysed) -> Iterator[str]:
-    for name, side in _at_ends(results).items():
+    for name, side in at_ends(results).items():
         best = results.best
         assert best is not None
         low, high = _ends(best.distributions[name]) or (None, None)
@@ -233,7 +236,7 @@ def _boundaries(results: _Analysed) -> Iterator[str]:
         )
 
 
-def _at_ends(results: Results) -> dict[str, str]:
+def at_ends(results: Results) -> dict[str, str]:
     """Return the best trial's hyperparameters at an end of their range -> which end, `lower` or `upper`."""
     best = results.best
     if best is None or not _has_learned(best):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.verdict_text import named, sentence, sentences, tables
+from hpo.analysis import confirm_text
+from hpo.analysis.verdict_text import Table, named, sentence, sentences, tables
 from hpo.core.formatting import plain
 from hpo.core.paths import locate
 from hpo.storage.snapshot import Results
@@ -20,8 +22,49 @@ from hpo.tasks.task import Task
 
 def card(results: Results, trial: FrozenTrial) -> str:
     """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
-    parts = (_metadata, _title, _scores, _hyperparameters, _origin)
-    return "\n".join(line for part in parts for line in part(results, trial))
+    parts = (_metadata, _title, _usage, _scores, _hyperparameters)
+    lines = [line for part in parts for line in part(results, trial)]
+    return "\n".join([*lines, *_origin(results, f"trial {trial.number}")])
+
+
+def confirmed_card(results: Results, each: Mapping[str, Any], run: FrozenTrial) -> str:
+    """Return the model card of a run of a confirmation.
+
+    Args:
+        results: The study, with its confirmation.
+        each: The configuration, an entry of the confirmation.
+        run: The trial of the confirmation whose weights are exported.
+    """
+    cautions = confirmed_warnings(results, run)
+    lines = [
+        *_metadata(results, run),
+        f"# {inline(results.name)}",
+        "",
+        f"Fine-tuned from {inline(_config(results).get('model'))}: a fresh run of {inline(each['name'])} of an hpo "
+        f"study, of {len(each['runs'])} the one of median validation score.",
+        "",
+        *_cautions(cautions),
+        *_usage(results, run),
+        "## Scores",
+        "",
+        f"- validation {inline(results.metric)} of this run: {run.value:.4f}",
+        *_confirmation(results),
+        *_hyperparameters(results, run),
+    ]
+    return "\n".join([*lines, *_origin(results, str(each["name"]))])
+
+
+def confirmed_warnings(results: Results, run: FrozenTrial) -> list[str]:
+    """Return warnings about the use of the weights of a confirmation's run, a sentence each."""
+    found = []
+    if run.user_attrs.get("collapsed") is True:
+        found.append(
+            f"Run {run.number} has collapsed: it gives every row of the validation split the same answer. It has "
+            "learned nothing that tells them apart; do not use it"
+        )
+    if (results.confirmation or {}).get("winner") is None:
+        found.append(f"No configuration of {results.name} is shown to be better than the others: see the scores")
+    return found
 
 
 def warnings(results: Results, trial: FrozenTrial) -> list[str]:
@@ -89,8 +132,17 @@ def _title(results: Results, trial: FrozenTrial) -> list[str]:
         "",
         f"Fine-tuned from {inline(_config(results).get('model'))}: {which}.",
         "",
-        *(["## Warning", "", *(f"- {inline(caution)}" for caution in cautions), ""] if cautions else []),
+        *_cautions(cautions),
     ]
+
+
+def _cautions(cautions: Sequence[str]) -> list[str]:
+    return ["## Warning", "", *(f"- {inline(caution)}" for caution in cautions), ""] if cautions else []
+
+
+def _usage(results: Results, trial: FrozenTrial) -> list[str]:
+    code = _task(results).usage(_config(results))
+    return ["## Use without hpo", "", "```python", *code.splitlines(), "```", ""] if code else []
 
 
 def _scores(results: Results, trial: FrozenTrial) -> list[str]:
@@ -101,7 +153,20 @@ def _scores(results: Results, trial: FrozenTrial) -> list[str]:
         *(f"- {inline(text)}" for text in _test_scores(results, trial.number)),
         "",
         *(_tables(results) if _is_best(results, trial) else []),
+        *(
+            ["Confirmed later, with other weights than these:", "", *_confirmation(results)]
+            if results.confirmation
+            else []
+        ),
     ]
+
+
+def _confirmation(results: Results) -> list[str]:
+    """Return what the confirmation of the study showed, as a list and a table."""
+    found = results.confirmation
+    if found is None:
+        return []
+    return [*(f"- {inline(text)}" for text in confirm_text.sentences(found)), "", *_markdown(confirm_text.table(found))]
 
 
 def _hyperparameters(results: Results, trial: FrozenTrial) -> list[str]:
@@ -119,7 +184,7 @@ def _hyperparameters(results: Results, trial: FrozenTrial) -> list[str]:
     ]
 
 
-def _origin(results: Results, trial: FrozenTrial) -> list[str]:
+def _origin(results: Results, configuration: str) -> list[str]:
     config, facts = _config(results), results.facts
     space, data = config.get("space", {}), config.get("data") or {}
     versions = {name: facts[name] for name in ("torch", "transformers") if name in facts}
@@ -127,7 +192,7 @@ def _origin(results: Results, trial: FrozenTrial) -> list[str]:
     return [
         "## How they were found",
         "",
-        f"- trial {trial.number} of {len(results.trials)} ({counts})",
+        f"- {inline(configuration)} of {len(results.trials)} trials ({counts})",
         f"- sampler: {inline(json.dumps(config.get('sampler')))}; pruner: {inline(json.dumps(config.get('pruner')))}; "
         f"seed: {inline(config.get('seed'))}",
         f"- data: {inline(json.dumps(data))}, SHA-256 of the rows {inline(facts.get('data'))}",
@@ -168,12 +233,14 @@ def _test_scores(results: Results, number: int) -> list[str]:
 
 def _tables(results: Results) -> list[str]:
     """Return the scores by class and the confusion matrix in Markdown."""
-    lines = []
-    for title, heads, rows in tables(results.verdict) if results.verdict else []:
-        cells = [[inline(cell).replace("|", "\\|") for cell in row] for row in (heads, *rows)]
-        first, *rest = (f"| {' | '.join(row)} |" for row in cells)
-        lines += [f"{title}:", "", first, "|---" * len(heads) + "|", *rest, ""]
-    return lines
+    return [line for table in (tables(results.verdict) if results.verdict else []) for line in _markdown(table)]
+
+
+def _markdown(table: Table) -> list[str]:
+    title, heads, rows = table
+    cells = [[inline(cell).replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    first, *rest = (f"| {' | '.join(row)} |" for row in cells)
+    return [f"{title}:", "", first, "|---" * len(heads) + "|", *rest, ""]
 
 
 def _setting(name: str, value: Any) -> str:

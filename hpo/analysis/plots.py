@@ -24,6 +24,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
+from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws
+from hpo.analysis.tuning_curve import tuning_curve as curve_of
 from hpo.storage.snapshot import Results
 
 Plot = Callable[[Results], go.Figure]
@@ -80,6 +82,39 @@ def _thin(figure: go.Figure, numbers: Container[int]) -> None:
         else:
             points = [point for point in points if point[0] in numbers]
         trace.x, trace.y = [x for x, _ in points], [y for _, y in points]
+
+
+def tuning_curve(results: Results) -> go.Figure:
+    """Draw the median of the best value of n random trials over n, and its band where one is known.
+
+    Where the band has no end towards better values, only its other end is drawn.
+    """
+    try:
+        draws = random_draws(results)
+    except UntoldError as reason:
+        raise TooSmallError(str(reason)) from None
+    curve = curve_of(draws)
+    rows = list(zip(curve.trials, curve.median, curve.worst, curve.best, strict=True))
+    color, ends = STATE_COLORS["COMPLETE"], f"{CONFIDENCE:.0%} band"
+    band = [row for row in rows if math.isfinite(row[2]) and draws.sign * row[3] < draws.limit]
+    outline = [(row[0], row[2]) for row in band] + [(row[0], row[3]) for row in reversed(band)]
+    figure = go.Figure(
+        [
+            _line(ends, outline, fill="toself", fillcolor="rgba(37, 99, 235, 0.18)", line={"width": 0}),
+            _line(f"worse end of the {ends}", [(row[0], row[2]) for row in rows], line={"color": color, "dash": "dot"}),
+            _line("median", [(row[0], row[1]) for row in rows], line={"color": BEST_COLOR, "width": 3}),
+        ]
+    )
+    figure.update_layout(xaxis_title="random trials", yaxis_title=f"best {results.metric}", xaxis_rangemode="tozero")
+    pruned = f", {draws.pruned:,} of them pruned and counted as worse than all others" if draws.pruned else ""
+    return _styled(figure, f"Tuning curve: the best of n random trials, from {len(draws.scores):,}{pruned}")
+
+
+def _line(name: str, points: Sequence[tuple[float, float]], **look: Any) -> go.Scatter:
+    """Return a line through the points whose value is finite."""
+    known = [(x, y) for x, y in points if math.isfinite(y)]
+    x, y = zip(*known, strict=True) if known else ((), ())
+    return go.Scatter(x=x, y=y, mode="lines", name=name, hovertemplate="%{y:.4g} at %{x}<extra></extra>", **look)
 
 
 def learning_curves(results: Results) -> go.Figure:
@@ -229,6 +264,7 @@ def timeline(results: Results) -> go.Figure:
 
 PLOTS: dict[str, Plot] = {
     "history": history,
+    "tuning curve": tuning_curve,
     "learning curves": learning_curves,
     "parallel coordinates": parallel_coordinates,
     "slices": slices,

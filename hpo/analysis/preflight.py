@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 
 from hpo.config.study_spec import StudySpec
-from hpo.core.formatting import plain
-from hpo.execution.study_setup import planned_rows
+from hpo.core.formatting import plain, size
+from hpo.execution.study_setup import as_chosen, folder_of, planned_rows
 from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import name_and_arguments
@@ -51,7 +51,10 @@ def check(study: StudySpec) -> Plan:
     config, space = study.config, study.space
     facts = {"study": config.name, "trials": _trials(study, planned, budget)}
     facts["search space"] = ", ".join([*space.parameters, *(f"{n}={v}" for n, v in space.fixed.items())])
-    facts["sampler, pruner"] = f"{name_and_arguments(config.sampler)[0]}, {name_and_arguments(config.pruner)[0]}"
+    chosen = as_chosen(study).config
+    facts["sampler, pruner"] = f"{name_and_arguments(chosen.sampler)[0]}, {name_and_arguments(chosen.pruner)[0]}"
+    if chosen != config:
+        facts["sampler, pruner"] += " (auto)"
     if config.prune_on is not None:
         facts["sampler, pruner"] += f" on the {name_and_arguments(config.prune_on)[0]}"
     notes = [
@@ -91,6 +94,10 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
     facts |= setup.task.facts(data)
     lengths = setup.tokens["train"].lengths
     facts[f"tokens a {setup.task.row}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
+    if setup.frozen is not None:
+        numbers = [number for number in setup.frozen_layers if number]
+        kept = f"{size(setup.frozen.bytes)}{' each' if numbers[1:] else ''} for {', '.join(map(str, numbers))}"
+        facts["frozen layers"] = f"computed once and kept in {folder_of(study.config.name) / 'frozen'}: {kept}"
     cut = float((lengths >= setup.max_length).mean())
     if cut > 0.05 and setup.task.cuts:
         notes.append(

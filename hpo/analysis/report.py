@@ -18,10 +18,12 @@ from typing import Any
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
+from hpo.analysis import confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.trial_summary import finite_value, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
+from hpo.analysis.worth import worth_text
 from hpo.core.errors import HpoError
 from hpo.core.formatting import duration, number, plain
 from hpo.storage.snapshot import Results
@@ -83,6 +85,8 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
     sections = [
         ("", _facts(results)),
         ("Verdict on the test split", _verdict(results)),
+        ("Is it worth searching on?", _worth(results)),
+        ("Confirmation with fresh seeds", _confirmation(results)),
         ("Findings", _findings(results)),
         ("Best hyperparameters", _best(results)),
         ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in PLOTS.items())),
@@ -139,6 +143,7 @@ def _facts(results: Results) -> str:
         ("Best", number(best.value) if best else "none yet", f"trial {best.number}" if best else ""),
         ("Trials", len(results.trials), states),
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
+        ("Stopped", "early" if results.stopped else None, results.stopped),
         ("Model", config.get("model") or config.get("objective"), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
         ("Task", results.facts.get("task"), ""),
@@ -160,6 +165,23 @@ def _verdict(results: Results) -> str:
     for title, heads, rows in tables(verdict):
         parts.append(f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set()))
     return "\n".join(parts)
+
+
+def _worth(results: Results) -> str:
+    text = "".join(f"<p>{_text(sentence)}.</p>" for sentence in worth_text(results))
+    return f'<div class="card">{text}</div>' if text else ""
+
+
+def _confirmation(results: Results) -> str:
+    found = results.confirmation
+    if found is None:
+        return ""
+    text = "".join(f"<p>{_text(sentence)}.</p>" for sentence in confirm_text.sentences(found))
+    title, heads, rows = confirm_text.table(found)
+    names = [each["name"] for each in found["configurations"]]
+    marked: set[int | None] = {names.index(found["winner"])} if found["winner"] in names else set()
+    table = _table(heads, [[_cell(cell) for cell in row] for row in rows], marked)
+    return f'<div class="card">{text}</div>\n<h3>{_text(title)}</h3>{table}'
 
 
 def _findings(results: Results) -> str:

@@ -8,6 +8,8 @@ import textwrap
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import plain
+from hpo.execution.confirmation import REPEATS
+from hpo.search.trial_order import is_added
 
 
 def seconds(trial: FrozenTrial) -> float | None:
@@ -28,6 +30,10 @@ def remarks(trial: FrozenTrial) -> str:
     """Return a trial's remarks: why it ended, and whether it is the published default or a duplicate."""
     attrs = trial.user_attrs
     said = ["published default"] if attrs.get("baseline") else []
+    if is_added(trial):
+        said.append("added by the user")
+    if attrs.get(REPEATS) is not None:
+        said.append(f"{plain(str(attrs[REPEATS]))} again")
     if attrs.get("reason"):
         said.append(plain(str(attrs["reason"]).replace("_", " ")))
     if trial.state == TrialState.FAIL and attrs.get("detail"):

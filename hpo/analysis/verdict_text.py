@@ -127,7 +127,7 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def tables(look: Look) -> list[Table]:
-    """Return (title, heads, rows) of the scores by class and of the confusions; none for regression."""
+    """Return (title, heads, rows) of the scores by class, of the confusions, and of a task's own tables."""
     classes = look.get("classes") or {}
     counted = f"test {classes.get('counted', 'rows')}"
     found: list[Table] = []
@@ -147,6 +147,11 @@ def tables(look: Look) -> list[Table]:
     if mistakes := classes.get("mistakes"):
         rows = [[plain(true), plain(predicted), str(count)] for true, predicted, count in mistakes]
         found.append(("Most frequent mistakes", ["label", "predicted as", counted], rows))
+    for table in classes.get("tables", ()):
+        rows = [
+            [number(cell, 3) if isinstance(cell, float) else plain(str(cell)) for cell in row] for row in table["rows"]
+        ]
+        found.append((table["title"], table["heads"], rows))
     return found
 
 

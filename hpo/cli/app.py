@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from hpo.cli import guide
+from hpo.cli.options import Json, Set, Slots, Storage, StudyName
+from hpo.cli.printing import console, end, interrupt, print_json, print_json_error, say
 from hpo.core.errors import ConfigError, HpoError, Problem, hidden
 
 app = typer.Typer(
@@ -23,25 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study in the storage.")]
-Storage = Annotated[
-    str | None,
-    typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, what $HPO_STORAGE_FILE holds, else hpo.db."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, e.g. --set data.rows=500."),
-]
-
-
-def _slots(text: str) -> int | str:
-    """Read a number of slots, or `auto`; the study file's checks refuse anything else."""
-    return int(text) if text.isdecimal() else text
-
-
-Slots = Annotated[Any, typer.Option(help="Trials that run at once in a process; auto measures.", parser=_slots)]
 
 
 def _version(asked: bool) -> None:
@@ -81,7 +62,7 @@ def run(
     from hpo.cli import live
 
     chosen = {"trials": trials, "timeout": timeout, "slots": slots}
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
             watch.doing("loading Optuna")
@@ -97,11 +78,11 @@ def run(
             else:
                 outcome = run_commands.run(loaded, url, watch)
     except KeyboardInterrupt:
-        _stop("stopped; trials that ran are put back, and the same command goes on from here", 130)
+        end("stopped; trials that ran are put back, and the same command goes on from here", 130)
     if as_json:
-        _print_json(outcome.json)
+        print_json(outcome.json)
     else:
-        _say(outcome.text)
+        say(outcome.text)
     if outcome.stopped_by_failures:
         raise typer.Exit(1)
 
@@ -115,24 +96,33 @@ def worker(study: StudyName, storage: Storage = None, slots: Slots = None, set_:
 
     given = storage or os.environ.get(run_commands.WORKER_STORAGE)
     loaded, url = study_to_run(study, given, set_ or [], {"slots": slots})
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         with LineView(Console()) as watch:
             failed = run_commands.work(loaded, url, watch)
     except KeyboardInterrupt:
-        _stop("stopped; the trials that ran are put back", 130)
+        end("stopped; the trials that ran are put back", 130)
     if failed:
         raise typer.Exit(1)
 
 
 @app.command()
-def stop(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
-    """Ask all processes of a study, on any machine, to finish their step, put their trials back and end."""
+def stop(
+    study: StudyName,
+    trial: Annotated[int | None, typer.Argument(min=0, metavar="[TRIAL]", help="End this running trial only.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Ask all processes of a study, on any machine, to put their trials back and end; or end one running trial."""
     from hpo.cli import run_commands
+    from hpo.cli.trial_commands import stop_trial
 
-    outcome = run_commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
+    if trial is not None:
+        outcome = stop_trial(study, storage, trial)
+    else:
+        outcome = run_commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
     if as_json:
-        _print_json(outcome.json)
+        print_json(outcome.json)
     else:
         typer.echo(outcome.text)
 
@@ -147,9 +137,9 @@ def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: 
     with live.view(as_json, Console(stderr=True)):
         plan = run_commands.check(loaded, url)
     if as_json:
-        _print_json(plan.json)
+        print_json(plan.json)
     else:
-        _say(plan.text)
+        say(plan.text)
 
 
 @app.command("list")
@@ -160,9 +150,9 @@ def list_(storage: Storage = None, as_json: Json = False) -> None:
 
     studies = summaries(storage)
     if as_json:
-        _print_json(studies)
+        print_json(studies)
     else:
-        _console().print(study_table(studies))
+        console().print(study_table(studies))
 
 
 @app.command()
@@ -173,9 +163,9 @@ def show(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
 
     results = results_of(study, storage)
     if as_json:
-        _print_json(study_facts(results))
+        print_json(study_facts(results))
     else:
-        _say(study_text(results))
+        say(study_text(results))
 
 
 @app.command()
@@ -194,7 +184,7 @@ def trials(
         raise ConfigError("hpo trials", [Problem(("--csv",), "cannot be with --json; choose one of them")])
     results = results_of(study, storage)
     if as_json:
-        _print_json([trial_json(trial, curve=True) for trial in results.trials])
+        print_json([trial_json(trial, curve=True) for trial in results.trials])
     elif as_csv:
         typer.echo(trials_csv(results), nl=False)
     else:
@@ -212,10 +202,21 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
     results = results_of(study, storage)
     trial = best_of(results)
     if as_json:
-        _print_json(trial_json(trial) | {"not_searched": results.not_searched(trial)})
+        print_json(trial_json(trial) | {"not_searched": results.not_searched(trial)})
     else:
-        _say(trial_text(trial, results))
-        _say(settings_text(trial, results))
+        say(trial_text(trial, results))
+        say(settings_text(trial, results))
+
+
+@app.command()
+def compare(first: StudyName, second: StudyName, storage: Storage = None, as_json: Json = False) -> None:
+    """Compare the best trials of two studies on the same test rows, and their tuning curves."""
+    from hpo.analysis.compare import compare as compared
+    from hpo.analysis.compare import compared_text
+    from hpo.cli.locate_study import results_of
+
+    found = compared(results_of(first, storage), results_of(second, storage))
+    print_json(found) if as_json else say(compared_text(found))
 
 
 @app.command()
@@ -274,19 +275,18 @@ def export(
     study: StudyName,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Number of the trial. Default: the best one.")] = None,
+    confirmed: Annotated[
+        bool, typer.Option("--confirmed", help="Take the confirmed configuration's run of median validation score.")
+    ] = False,
     storage: Storage = None,
 ) -> None:
     """Write a trial's weights, the best one's by default, as a Hugging Face folder with a model card."""
-    from hpo.analysis.export import chosen
-    from hpo.analysis.export import export as write
-    from hpo.analysis.model_card import warnings
-    from hpo.cli.locate_study import results_of
-    from hpo.execution.study_setup import folder_of
+    from hpo.cli.export import export as write
 
-    results = results_of(study, storage)
-    for warning in warnings(results, chosen(results, trial)):
+    written, warnings = write(study, storage, output, trial, confirmed=confirmed)
+    for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(write(results, folder_of(results.name) / "trials", output, trial))
+    typer.echo(written)
 
 
 @app.command()
@@ -313,39 +313,9 @@ def predict(
     typer.echo(predicted(source, texts or [], file, output, Console(stderr=True)), nl=False)
 
 
-def _console() -> Console:
-    """Return a console; if the output is no terminal, wide enough that no column is cut."""
-    return Console(width=None if sys.stdout.isatty() else 250)
-
-
-def _say(text: str, *, err: bool = False) -> None:
-    """Print text; on a terminal, lines are broken between words, where the terminal itself would break words."""
-    if (sys.stderr if err else sys.stdout).isatty():
-        from hpo.core.formatting import wrapped
-
-        text = wrapped(text, shutil.get_terminal_size().columns)
-    typer.echo(text, err=err)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    _say(message, err=True)
-    _print_json_error(message)
-    raise typer.Exit(code)
-
-
-def _print_json_error(message: str, problems: Sequence[Problem] = ()) -> None:
-    """With `--json`, print an error as JSON too, so that the standard output always has one JSON value."""
-    if "--json" in sys.argv[1:]:
-        found = [{"path": list(p.path), "line": p.line, "message": hidden(p.message)} for p in problems]
-        _print_json({"error": message, "problems": found})
+app.command()(guide.confirm)
+app.command()(guide.add)
+app.command("next")(guide.next_)
 
 
 def main() -> None:
@@ -359,8 +329,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except HpoError as error:
-        _say(f"error: {error}", err=True)
-        _print_json_error(str(error), error.problems if isinstance(error, ConfigError) else ())
+        say(f"error: {error}", err=True)
+        print_json_error(str(error), error.problems if isinstance(error, ConfigError) else ())
         code = 2
     except Exception as error:
         code = _explain(error)
@@ -372,11 +342,11 @@ def _explain(error: Any) -> int:
     if hasattr(error, "format_message"):
         error.message = hidden(error.message)
         error.show()
-        _print_json_error(error.format_message())
+        print_json_error(error.format_message())
         return int(error.exit_code)
     aborted = isinstance(error, typer.Abort)
     typer.echo("Aborted!" if aborted else hidden(traceback.format_exc()), err=True)
-    _print_json_error("aborted" if aborted else hidden(f"{type(error).__name__}: {error}"))
+    print_json_error("aborted" if aborted else hidden(f"{type(error).__name__}: {error}"))
     return 1
 
 

@@ -29,7 +29,9 @@ def study_to_run(
         sets: `key=value` overrides.
         flags: Other settings from the command line; None means not given.
     """
-    overrides = _overrides(sets) | {key: value for key, value in flags.items() if value is not None}
+    overrides = values_of("--set", sets, "data.rows=500") | {
+        key: value for key, value in flags.items() if value is not None
+    }
     path = study_spec.find(name, "studies")
     if path is not None:
         study = study_spec.load(path, overrides, look=True)
@@ -63,8 +65,8 @@ def locate(name: str, storage_flag: str | None) -> tuple[str, str]:
     return str(raw.get("name", path.stem)), backends.choose(storage_flag, None if url is None else str(url))
 
 
-def load_stored(name: str, url: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:
-    """Return a study of a storage, opened for reading.
+def load_stored(name: str, url: str, hint: str = "Run it first: hpo run FILE", *, writes: bool = False) -> optuna.Study:
+    """Return a study of a storage, opened for reading or, if `writes`, for both.
 
     Raises:
         StudyError: There is no such storage, or no such study in it; the message ends with the hint.
@@ -73,7 +75,7 @@ def load_stored(name: str, url: str, hint: str = "Run it first: hpo run FILE") -
         raise StudyError(
             f"no study {name!r}: there is no storage {redacted(url)} yet. Name the right one with --storage. {hint}"
         )
-    return load_by_name(name, backends.look(url), redacted(url), hint)
+    return load_by_name(name, (backends.connect if writes else backends.look)(url), redacted(url), hint)
 
 
 def existing_storage(storage_flag: str | None) -> str:
@@ -94,11 +96,21 @@ def _is_from_script(objective: Any) -> bool:
     return module == "__main__" or not attribute.isidentifier()
 
 
-def _overrides(sets: Sequence[str]) -> dict[str, Any]:
-    malformed = [item for item in sets if "=" not in item or item.startswith("=")]
+def values_of(source: str, items: Sequence[str], example: str) -> dict[str, Any]:
+    """Return `key=value` items as a mapping, the values read as YAML.
+
+    Args:
+        source: What was given them, for the error.
+        items: The items.
+        example: One that is right, for the error.
+
+    Raises:
+        ConfigError: Items are not of this form.
+    """
+    malformed = [item for item in items if "=" not in item or item.startswith("=")]
     if malformed:
-        raise ConfigError("--set", [Problem((item,), "must be KEY=VALUE, e.g. data.rows=500") for item in malformed])
-    return {key.strip(): yaml.scalar(value) for key, _, value in (item.partition("=") for item in sets)}
+        raise ConfigError(source, [Problem((item,), f"must be KEY=VALUE, e.g. {example}") for item in malformed])
+    return {key.strip(): yaml.scalar(value) for key, _, value in (item.partition("=") for item in items)}
 
 
 def _refuse_missing_file(name: str) -> None:

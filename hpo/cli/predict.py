@@ -128,8 +128,10 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
         HpoError: The rows or the model cannot be read, or the file cannot be written.
     """
     keys = source.keys
-    columns = source.task.input_columns(keys)
-    rows = _given(columns, texts) if file is None else _read(source.task, keys, file)
+    task = source.task
+    columns = task.input_columns(keys)
+    rows = _given(columns, texts) if file is None else _read(task, keys, file)
+    task.unlabelled(rows, keys)  # all rows are checked before the model is loaded
     from hpo.finetune.predictor import Predictor
 
     predictor = Predictor(source.folder, source.max_length, source.precision)
@@ -160,10 +162,10 @@ def _read(task: Task, keys: DataKeys, file: Path) -> Rows:
     if not rows:
         raise DataError(f"{file} has no rows")
     if missing := [column for column in task.input_columns(keys) if column not in rows[0]]:
-        raise DataError(
-            f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(rows[0])}. "
-            "Name the columns with --text and --text-pair"
+        step = (
+            "Name the columns with --text and --text-pair" if "text" in task.keys.model_fields else "Rename the columns"
         )
+        raise DataError(f"{file} has no column {', '.join(map(repr, missing))}; it has {', '.join(rows[0])}. {step}")
     reserved = [name for name in rows[0] if name in task.answer_keys or name.startswith("probability of ")]
     if reserved:
         raise DataError(

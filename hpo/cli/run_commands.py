@@ -22,8 +22,8 @@ from hpo.cli.study_text import study_facts, trial_text
 from hpo.config import study_spec
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.events import Observer
-from hpo.core.formatting import duration
-from hpo.execution import local_worker, ray_worker, run_study, supervisor
+from hpo.core.formatting import duration, plain
+from hpo.execution import confirmation, local_worker, ray_worker, run_study, supervisor
 from hpo.execution.processes import LOOK, Processes, joined, processes_of
 from hpo.execution.retrain import lacks_weights, retrain
 from hpo.execution.study_setup import folder_of
@@ -62,13 +62,15 @@ def run(study: study_spec.StudySpec, url: str, watch: Observer, *, train: bool =
         watch: Observes the run.
         train: Whether to run the trials that have not ended. False after workers have run them.
     """
+    confirmation.refuse(study.config.name)
     if not train:
         return _run_and_report(study, url, watch, train=False)
-    with joined(url, study.config.name, _end_process):
+    with joined(url, study.config.name, end_process):
         return _run_and_report(study, url, watch, train=True)
 
 
-def _end_process() -> None:
+def end_process() -> None:
+    """End this process as at SIGTERM, and the workers that it supervises."""
     supervisor.ASKED.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -121,6 +123,7 @@ def run_together(
         executor: A key of `EXECUTORS`.
         address: Address of the cluster, for an executor that has one.
     """
+    confirmation.refuse(study.config.name)
     if executor not in EXECUTORS:
         raise StudyError(f"there is no executor {executor!r}; there are {', '.join(EXECUTORS)}")
     if address is not None and executor == "local":
@@ -128,7 +131,7 @@ def run_together(
     cluster = {} if executor == "local" else {"address": address}
     arguments = [name, *(word for item in sets for word in ("--set", item))]
     last = partial(_finish, name, url, sets)
-    with joined(url, study.config.name, _end_process):
+    with joined(url, study.config.name, end_process):
         outcome, notes = EXECUTORS[executor](study, arguments, url, count, watch, last, **cluster)
     for note in notes:
         watch.note(note)
@@ -156,7 +159,7 @@ def work(study: study_spec.StudySpec, url: str, watch: Observer) -> bool:
     if os.environ.get(local_worker.SUPERVISED):  # a request to stop goes to the supervisor, not to this process
         local_worker.end_with_supervisor()
         return run_study.run(study, url, watch).failed
-    with joined(url, study.config.name, _end_process):
+    with joined(url, study.config.name, end_process):
         return run_study.run(study, url, watch).failed
 
 
@@ -209,7 +212,8 @@ def _ask_and_wait(processes: Processes | None, say: Callable[[str], None]) -> tu
 def _closing_text(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:
     if results.best is None:
         return f"no trial of {results.name} has completed\nreport: {written}"
-    lines = [trial_text(results.best, results)]
+    lines = [f"stopped: {plain(results.stopped)}"] if results.stopped is not None else []
+    lines.append(trial_text(results.best, results))
     if verdict is not None:
         lines += sentences(verdict, results.looks)
     lines += [f"note: {finding}" for finding in findings(results)]

@@ -10,25 +10,36 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 from rich.text import Text
 
+from hpo.analysis import confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.trial_summary import finite_value, remarks
 from hpo.analysis.verdict_text import as_text, sentences, tables
+from hpo.analysis.worth import worth_facts, worth_text
 from hpo.core.errors import StudyError
 from hpo.core.formatting import columns, plain
 from hpo.execution.checkpoint_store import used
+from hpo.execution.confirmation import original_of
 from hpo.execution.study_setup import folder_of
 from hpo.storage.snapshot import Results, finite_json, study_json
 
 
 def study_text(results: Results) -> str:
-    """Return a study in a few lines: counts, best, verdict, findings."""
+    """Return a study in a few lines: counts, best, verdict, whether it is worth going on, findings."""
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count) or "no trials"
     lines = [f"{plain(results.name)}: {results.direction} {plain(results.metric)}; {counts}"]
+    if results.stopped is not None:
+        lines.append(f"stopped: {plain(results.stopped)}")
+    if (original := original_of(results.name)) is not None:  # its trials are repetitions: none is the best
+        name = plain(original)
+        return f"{lines[0]}\nthe runs of the confirmation of {name}; hpo show {name} says what it shows"
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     if results.verdict is not None:
         lines += sentences(results.verdict, results.looks)
         lines += map(as_text, tables(results.verdict))
+    lines += worth_text(results)
+    if results.confirmation is not None:
+        lines += [*confirm_text.sentences(results.confirmation), as_text(confirm_text.table(results.confirmation))]
     if (disk := _disk_use(results)) is not None:
         size, checkpoints = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
         lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {checkpoints:,.0f} MB checkpoints")
@@ -36,8 +47,15 @@ def study_text(results: Results) -> str:
 
 
 def study_facts(results: Results) -> dict[str, Any]:
-    """Return a study as JSON values: counts, best, verdict, findings, bytes on disk (null where there are none)."""
-    facts = {"verdict": results.verdict, "findings": findings(results), "disk": _disk_use(results)}
+    """Return a study as JSON values: counts, best, verdict and more; what a study has not is null."""
+    facts = {
+        "verdict": results.verdict,
+        "confirmation": results.confirmation,
+        "findings": findings(results),
+        "disk": _disk_use(results),
+        "worth": worth_facts(results),
+        "stopped": results.stopped,
+    }
     return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from hpo.config.schema import FINE_TUNING, StudyConfig, keys_of, model_of
+from hpo.config.schema import FINE_TUNING, StopConfig, StudyConfig, keys_of, model_of
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.data.keys import DataKeys
 from hpo.recipe.hyperparameters import trains_adapters
@@ -65,6 +65,7 @@ def combination_problems(
         problems += _grid_problems(raw, space)
         if not custom and raw.get("fold") is False and _has_adapters(space):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
+        problems += [] if custom else _frozen_problems(raw, space)
     if config is not None and config.data is not None:
         problems += _data_problems(config.task, config.data)
     if config is not None and config.shards > 1 and not custom:
@@ -87,7 +88,8 @@ def _pydantic_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[P
         path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            model = keys_of(raw) if path[:1] == ("data",) else StudyConfig
+            mappings: dict[Any, type[BaseModel]] = {"data": keys_of(raw), "stop": StopConfig}
+            model = mappings.get(path[0], StudyConfig) if path[1:] else StudyConfig
             message = f"is not a key{nearest(path[-1], model.model_fields)}"
         elif not isinstance(item["input"], Mapping) and item["type"] != "value_error":
             message = f"{message}, not {item['input']!r}"
@@ -117,6 +119,8 @@ def _objective_problems(raw: Mapping[str, Any]) -> list[Problem]:
         problems = [Problem((key,), "is not read with an objective of your own; leave it out") for key in unread]
         if raw.get("slots") == "auto":
             problems.append(Problem(("slots",), "must be a number with an objective of your own, not 'auto'"))
+        if isinstance(raw.get("stop"), Mapping) and raw["stop"].get("examples") is not None:
+            problems.append(Problem(("stop", "examples"), "is not read with an objective of your own; leave it out"))
         return problems
     problems = []
     if raw.get("direction") is not None:
@@ -204,7 +208,30 @@ def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Prob
         problems.append(Problem(("device",), "shards are for cuda or cpu, not mps"))
     if space is not None and _has_adapters(space):
         problems.append(Problem(("shards",), "whole models only, not adapters (lora_rank); leave it out"))
+    if space is not None and set(frozen_layers(space)) != {0}:
+        problems.append(Problem(("shards",), "whole models only, not models with frozen_layers; leave it out"))
     return problems
+
+
+def frozen_layers(space: SearchSpace) -> tuple[int, ...]:
+    """Return the numbers of frozen layers that a trial of a space may have."""
+    values = set(space.values_of("frozen_layers", 0))
+    sometimes = "frozen_layers" in space.parameters and space.parameters["frozen_layers"].when
+    return tuple(sorted(values | {0} if sometimes else values))
+
+
+def _frozen_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
+    """Check what frozen layers do not go together with."""
+    numbers = frozen_layers(space)
+    if numbers == (0,):
+        return []
+    if _has_adapters(space):
+        message = "adapters (lora_rank) are trained on a model whose layers are all frozen; leave it out"
+        return [Problem(("space", "frozen_layers"), message)]
+    if raw.get("fold") and len(numbers) > 1:
+        message = f"trials that are folded freeze the same layers, not {', '.join(map(str, numbers))}; write one number"
+        return [Problem(("space", "frozen_layers"), f"{message}, or fold: false")]
+    return []
 
 
 def _has_adapters(space: SearchSpace) -> bool:

@@ -19,6 +19,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, which is al
 Named = str | dict[str, Any]  # a name, or a mapping of `name` and arguments
 
 
+class StopConfig(Settings):
+    """What ends a study before its trials are used up: the first that is reached."""
+
+    examples: int | None = Field(default=None, ge=1)
+    """Examples that all trials together have trained on."""
+    device_hours: float | None = Field(default=None, gt=0)
+    """Hours of training of all processes, times their devices: `shards`."""
+    target: float | None = Field(default=None, allow_inf_nan=False)
+    """A value that a completed trial has reached."""
+    plateau: int | None = Field(default=None, ge=1)
+    """Trials in a row that have ended without a better value."""
+
+
 class StudyConfig(Settings):
     """The settings of one study."""
 
@@ -51,6 +64,8 @@ class StudyConfig(Settings):
     """Trials of the study, the published default included; all points for a grid, otherwise 20."""
     timeout: Annotated[float | None, Mark.RESUMABLE] = Field(default=None, gt=0)
     """Seconds after which no new trial starts and running trials are put back."""
+    stop: Annotated[StopConfig | None, Mark.RESUMABLE] = None
+    """What ends the study before its trials are used up."""
     baseline: bool = True
     """Whether trial 0 runs the published default."""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 from ruamel.yaml.scalarbool import ScalarBoolean
@@ -94,12 +96,35 @@ def _refused(text: str) -> Iterator[tuple[str, int]]:
                 yield f"has a number of {len(event.value)} digits", line
 
 
-def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write a mapping of plain values to a file. `read` returns an equal mapping."""
+def write(content: Mapping[str, Any], path: Path, comments: Mapping[SourcePath, str] = MappingProxyType({})) -> None:
+    """Write a mapping of plain values to a file. `read` returns an equal mapping.
+
+    Args:
+        content: The mapping.
+        path: The file.
+        comments: Place of a value -> the comment above it, one line; the empty place is the top of the file.
+    """
     writer = YAML(typ="rt", pure=True)
     writer.width = 10_000  # no folded lines
     writer.allow_unicode = False  # some characters would be read back as others
-    writer.dump(dict(content), path)
+    whole = _commented(content)
+    for place, comment in comments.items():
+        parent = whole
+        for key in place[:-1]:
+            parent = parent[key]
+        line = " ".join(comment.split())
+        if place:
+            parent.yaml_set_comment_before_after_key(place[-1], before=line, indent=2 * (len(place) - 1))
+        else:
+            whole.yaml_set_start_comment(line)
+    writer.dump(whole, path)
+
+
+def _commented(node: Any) -> Any:
+    """Return plain values with mappings that can have comments."""
+    if isinstance(node, Mapping):
+        return CommentedMap({key: _commented(value) for key, value in node.items()})
+    return node
 
 
 def scalar(text: str) -> Any:

@@ -42,6 +42,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes as `512 bytes`, `12.3 MB` or `1.3 GB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def columns(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table as lines of aligned columns, the heads first. It is faster than rich for thousands of rows."""
     cells = [[plain(cell) for cell in row] for row in (heads, *rows)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from optuna.trial import Trial
 
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution.trial_outcomes import finite_score
-from hpo.search.stopping import best_index
+from hpo.search.stopping import DEVICE_SECONDS, best_index
 
 HISTORY = "history"  # key of the evaluations in a checkpoint's state, beside the keys of the array
 
@@ -25,6 +26,7 @@ class ActiveTrial:
         spec: The trial as the array gets it.
         started: When it was put into the slot, by the monotonic clock.
         evaluations: All so far, those before a checkpoint too.
+        device_seconds: Of its training since then, times the devices used, divided by the trials on them.
         returned: Whether the objective returned the last evaluation: then it is the trial's value, even if another is
             better.
     """
@@ -33,6 +35,7 @@ class ActiveTrial:
     spec: TrialSpec
     started: float = field(default_factory=time.monotonic)
     evaluations: list[Evaluation] = field(default_factory=list)
+    device_seconds: float = 0.0
     returned: bool = False
 
     @property
@@ -86,7 +89,8 @@ class ActiveTrial:
             before: The trial's attributes, as they were written when it paused. A note of an evaluation that does not
                 count any more is set to None, as attributes cannot be deleted.
         """
-        facts: dict[str, Any] = {"seconds": round(before.get("seconds", 0.0) + time.monotonic() - self.started, 3)}
+        seconds = round(before.get("seconds", 0.0) + time.monotonic() - self.started, 3)
+        facts: dict[str, Any] = {"seconds": seconds, **self.device_time(before)}
         if self.evaluations:
             index = len(self.evaluations) - 1 if self.returned else best_index(self.values, direction)
             best = self.evaluations[index]
@@ -97,9 +101,24 @@ class ActiveTrial:
                 facts["metrics"] = dict(best.metrics)
         return facts
 
+    def device_time(self, before: Mapping[str, Any]) -> dict[str, float]:
+        """Return the attribute with the trial's device seconds, those of its attributes `before` included."""
+        return {DEVICE_SECONDS: round(before.get(DEVICE_SECONDS, 0.0) + self.device_seconds, 3)}
+
     def with_history(self, checkpoint: TrialCheckpoint) -> TrialCheckpoint:
         """Return a checkpoint of the trial with the evaluations so far added to its state."""
         return replace(checkpoint, state={**checkpoint.state, HISTORY: [asdict(e) for e in self.evaluations]})
+
+
+@contextmanager
+def timed(trials: Iterable[ActiveTrial], devices: int) -> Iterator[None]:
+    """Divide the seconds that a block takes, times the devices, among trials that train together in it."""
+    together, began = list(trials), time.monotonic()
+    try:
+        yield
+    finally:
+        for trial in together:
+            trial.device_seconds += (time.monotonic() - began) * devices / len(together)
 
 
 def history(checkpoint: TrialCheckpoint) -> list[Evaluation]:

@@ -31,6 +31,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.storage import backends
 
 Named = str | Mapping[str, Any]  # a name, or a mapping of `name` and arguments
+_WITH_SPACE = ("patience", "prune_on", "stop")
 _NEEDS_SPACE = "needs a space; without one, Optuna runs trials"
 
 
@@ -47,6 +48,7 @@ def optimize(
     prune_on: Named | None = None,
     seed: int = 0,
     timeout: float | None = None,
+    stop: Mapping[str, Any] | None = None,
     patience: int | None = None,
     round_size: int | None = None,
     max_consecutive_failures: int = 3,
@@ -73,6 +75,8 @@ def optimize(
             needs a space.
         seed: Everything random in the search derives from it.
         timeout: Seconds after which running trials are put back.
+        stop: What ends the study before its trials are used up, as in a study file (`device_hours`, `target`,
+            `plateau`); needs a space.
         patience: Evaluations without a better one after which a trial ends; needs a space.
         round_size: Trials of a round, whose results do not depend on the speed of trials; no rounds if None.
         max_consecutive_failures: Failed trials in a row after which the study stops.
@@ -99,6 +103,7 @@ def optimize(
         "trials": trials,
         "seed": seed,
         "timeout": timeout,
+        "stop": dict(stop) if isinstance(stop, Mapping) else stop,
         "patience": patience,
         "round_size": round_size,
         "max_consecutive_failures": max_consecutive_failures,
@@ -128,7 +133,7 @@ def _refuse_arguments(objective: Any, sampler: Any, pruner: Any, others: Iterabl
 
 
 def _refuse_without_space(settings: Mapping[str, Any]) -> None:
-    if wrong := [Problem((key,), _NEEDS_SPACE) for key in ("patience", "prune_on") if settings[key] is not None]:
+    if wrong := [Problem((key,), _NEEDS_SPACE) for key in _WITH_SPACE if settings[key] is not None]:
         raise ConfigError("optimize()", wrong)
 
 

@@ -12,9 +12,9 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
-from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialArray, TrialSpec
 from hpo.search.stopping import out_of_patience
+from hpo.search.trial_seed import seed_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _spec(study: StudySpec, trial: FrozenTrial) -> TrialSpec:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The value")  # the published default may lie outside the space
         params = study.space.suggest(cast(Trial, FixedTrial(trial.params, trial.number)))
-    return TrialSpec(trial.number, params, derived_seed(study.config.seed, trial.number, "trial"))
+    return TrialSpec(trial.number, params, seed_of(study.config.seed, trial))
 
 
 def _trained(study: StudySpec, array: TrialArray, trial: FrozenTrial, note: Callable[[str], None]) -> bool:

@@ -20,6 +20,7 @@ from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.processes import joined
 from hpo.execution.runner import Runner
 from hpo.execution.study_setup import (
+    as_chosen,
     folder_of,
     open_study,
     plan,
@@ -29,9 +30,10 @@ from hpo.execution.study_setup import (
     stored_facts,
 )
 from hpo.execution.trial_arrays import open_array
-from hpo.search import pruners
+from hpo.search import auto, pruners
 from hpo.search.plugins import name_and_arguments
-from hpo.search.stopping import Rules
+from hpo.search.stopping import Rules, StudyLimits
+from hpo.search.trial_order import is_added
 from hpo.storage import backends
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import starting
@@ -87,18 +89,29 @@ def run(study: StudySpec, url: str, watch: Observer | None = None, *, train: boo
         )
     log.info("opening the study in %s", redacted(url))
     opened, budget = open_planned(study, backends.connect(url), url, array, watch)
+    if study.config.objective is None:
+        keep_frozen_states(opened, cast("ScorableArray", array), train)
     if not train:
         return Finished(opened, array, None, False, folder_of(study.config.name))
-    auto = study.config.slots == "auto"
-    if auto:
-        _choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
+    measures_slots = study.config.slots == "auto"
+    if measures_slots:
+        choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
     runner = run_trials(opened, study, array, budget, watch or Silent(), url)
-    if auto and array.slots < opened.user_attrs.get("slots", 0):
+    if measures_slots and array.slots < opened.user_attrs.get("slots", 0):
         opened.set_user_attr("slots", array.slots)  # memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))
 
 
-def _choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
+def keep_frozen_states(opened: optuna.Study, array: ScorableArray, train: bool) -> None:
+    """Keep what frozen layers yield in the study's folder, and compute it if trials are to be trained."""
+    setup = array.setup
+    if setup.frozen is not None:
+        setup.frozen.folder = folder_of(opened.study_name) / "frozen"
+        if train and any(not row.state.is_finished() for row in opened.get_trials(deepcopy=False)):
+            setup.compute_frozen()
+
+
+def choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:
     """Set the fastest number of slots, which is measured once for a study and stored with it."""
     known: int | None = opened.user_attrs.get("slots")
     array.slots = known or array.fastest_slots(trials)
@@ -133,12 +146,12 @@ def open_planned(
             with starting(url, study.config.name):
                 array.settle(stored_facts(study.config.name, storage))  # another process may have created it by now
                 opened = open_study(study, storage, array.facts)
-                plan(opened, study)
+                plan(opened, as_chosen(study, opened))
         array.notes = (*array.notes, *store_config(opened, study))
         if study.config.objective is None and "label_shares" not in opened.user_attrs:
             setup = cast("ScorableArray", array).setup
             opened.set_user_attr("label_shares", setup.task.label_shares(setup.data))
-        return opened, planned_rows(study)[1]
+        return opened, planned_rows(as_chosen(study, opened))[1]
 
     return Retry(url, waits=(watch or Silent()).note)(begin)
 
@@ -171,16 +184,20 @@ def run_trials(
         HpoError: The storage or the folder of the study cannot be used.
         KeyboardInterrupt: After a signal, once all trials are put back.
     """
-    config, folder = study.config, folder_of(study.config.name)
+    chosen = as_chosen(study, opened)
+    config, folder = chosen.config, folder_of(study.config.name)
     opened.pruner = pruners.make(*name_and_arguments(config.pruner), array.segment, array.horizon)
+    if chosen != study:
+        array.notes = (*array.notes, auto.note(config.sampler, config.pruner, config.round_size, budget, opened.pruner))
     weights = checkpoints = None
     if config.objective is None:
         _make(folder)
         weights = Weights(folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1)
         checkpoints = Checkpoints(folder / "checkpoints", opened.user_attrs["fingerprint"])
-    runner = Runner(opened, study.space, array, _rules(study, budget), watch, url, weights, checkpoints)
-    finished = [row for row in runner.study.get_trials(deepcopy=False) if row.state.is_finished()]
-    watch.opened(config.name, config.metric or "value", study.direction, budget, finished)
+    runner = Runner(opened, study.space, array, _rules(chosen, budget), watch, url, weights, checkpoints)
+    rows = runner.study.get_trials(deepcopy=False)
+    finished = [row for row in rows if row.state.is_finished()]
+    watch.opened(config.name, config.metric or "value", study.direction, budget + sum(map(is_added, rows)), finished)
     for note in array.notes:
         watch.note(note)
     try:
@@ -204,6 +221,9 @@ def _rules(study: StudySpec, budget: int) -> Rules:
         config.round_size,
         config.stall_timeout or (None if config.objective else STALL_TIMEOUT),
         study.compared,
+        limits=StudyLimits(**(config.stop.model_dump() if config.stop else {})),
+        devices=config.shards,
+        wave=auto.wave_of(config.sampler, config.round_size),
     )
 
 

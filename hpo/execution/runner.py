@@ -26,15 +26,15 @@ from hpo.core.errors import ArrayShrankError, HpoError, LostTrialError, StorageA
 from hpo.core.events import Observer, Silent
 from hpo.core.interrupts import StopRequest, handling_signals, watchdog
 from hpo.core.trainer import Evaluation, Seen, TrialArray
-from hpo.execution.active_trial import ActiveTrial, history
+from hpo.execution.active_trial import ActiveTrial, history, timed
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.slot_checkpoints import SlotCheckpoints
 from hpo.execution.trial_decisions import TrialDecisions
-from hpo.execution.trial_outcomes import RETRIED, retries, state_of
+from hpo.execution.trial_outcomes import RETRIED, failed_in_a_row, retries, state_of
 from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision
-from hpo.search.stopping import Rules
+from hpo.search.stopping import NO_LIMITS, STOPPED, Rules
 from hpo.search.trial_order import PAUSED, TrialOrder
 from hpo.search.trial_source import TrialSource
 from hpo.space.search_space import SearchSpace
@@ -78,7 +78,8 @@ class Runner:
         self.study = optuna.Study(study.study_name, self.cache, sampler=study.sampler, pruner=study.pruner)
         self.direction = study.direction.name.lower()
         self.compared = rules.compared or Comparison(self.direction)
-        self.order = TrialOrder(self.study, space, rules.budget, rules.round_size, array.segment, self.compared)
+        size, wave = rules.round_size, rules.wave
+        self.order = TrialOrder(self.study, space, rules.budget, size, array.segment, self.compared, wave)
         self.source = TrialSource(self.study, self.order, space, rules.seed, self._tell)
         self.decisions = TrialDecisions(
             self.cache, self.order, rules, self.compared, self.direction, lambda message: self.watch.note(message)
@@ -104,7 +105,10 @@ class Runner:
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
         with handling_signals(self.stop_request), watchdog(self.stop_request, self.rules.stall_timeout):
             try:
+                if self._stop_reason(deadline) is None:
+                    self._store_reason()
                 self._loop(deadline)
+                self._store_reason()
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) and self.stop_request.is_set():
                     self.cache.close()  # the second signal: other processes adopt the trials
@@ -157,15 +161,19 @@ class Runner:
         if self.stop_request.is_set():
             self.stopped = "stopped by a signal; run the same command again to go on"
         elif self.failed:
-            last = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.FAIL][-1].user_attrs
-            self.stopped = (
-                f"{self._failures} trials failed in a row, the last with {last['reason']}: {last['detail']}. Its "
-                f"attribute `traceback` says where (hpo trials {self.study.study_name} --json). Mend the cause and run "
-                "the same study again"
-            )
+            self.stopped = failed_in_a_row(self.study, self._failures)
         elif time.monotonic() >= deadline:
             self.stopped = "the time is up; run the same command again to go on"
+        elif self.rules.limits != NO_LIMITS:
+            running = sum(active.device_seconds for active in self._slots.values())
+            self.stopped = self.rules.limits.reached(self.order.settled(), self.direction, running)
         return self.stopped
+
+    def _store_reason(self) -> None:
+        """Store why the study stopped, or None; a signal is not its own reason."""
+        known = self.cache.get_study_user_attrs(0).get(STOPPED)
+        if known != self.stopped and not self.stop_request.is_set():
+            self.cache.set_study_user_attr(0, STOPPED, self.stopped)
 
     def _note_once(self, message: str) -> None:
         """Pass a message on, unless it is the same as the last one."""
@@ -220,7 +228,9 @@ class Runner:
 
     def _train_segment(self) -> None:
         self._all_recorded = False
-        outcomes = {slot: self._recorded(self._slots[slot], outcome) for slot, outcome in self.array.advance().items()}
+        with timed(self._slots.values(), self.rules.devices):
+            advanced = self.array.advance()
+        outcomes = {slot: self._recorded(self._slots[slot], outcome) for slot, outcome in advanced.items()}
         self.cache.refresh(now=False)
         with suppress(LostTrialError), self.cache.together():  # a lost trial raises again when its slot is acted on
             for slot, outcome in outcomes.items():
@@ -283,6 +293,7 @@ class Runner:
         with self.cache.together():
             self.cache.note(trial.number, self._facts(active))
             self.cache.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
+        active.device_seconds = 0.0  # they are in the row now
         if self.array.pause(slot):
             self._paused[active.number] = active
             del self._slots[slot]
@@ -358,6 +369,7 @@ class Runner:
         with suppress(Exception):  # a checkpoint is a cache
             if self._all_recorded:
                 self._checkpoints.flush()
+        trained = {active.number: active for active in self._slots.values()}
         for slot in list(self._slots):
             self._unload(slot, release=False)
         for active in self._paused.values():
@@ -366,6 +378,8 @@ class Runner:
         self._paused.clear()
         for number in self.cache.owned:  # also paused trials, and one that was being drawn
             try:
+                if number in trained:
+                    self.cache.note(number, trained[number].device_time(self.cache.row(number).user_attrs))
                 self.cache.put_back(number)
             except StorageAwayError:  # the storage cannot be reached: the others would fail too
                 return

@@ -16,6 +16,7 @@ from hpo.core.events import Observer
 from hpo.core.trainer import Evaluation, Seen
 from hpo.execution.study_setup import planned_rows
 from hpo.recipe.hyperparameters import DEFAULTS
+from hpo.search.trial_order import is_added
 from hpo.storage import backends
 
 LOOK = 1.0  # seconds between two reads of the storage
@@ -118,9 +119,11 @@ class StudyFollower:
                 return []
             opened = optuna.load_study(study_name=name, storage=backends.look(self._url))
             facts = opened.user_attrs["fingerprint"]["facts"]
-            finished = [row for row in opened.get_trials(deepcopy=False) if row.state.is_finished()]
+            rows = opened.get_trials(deepcopy=False)
+            finished = [row for row in rows if row.state.is_finished()]
+            total = planned_rows(self._study)[1] + sum(map(is_added, rows))
             metric = facts.get("metric") or self._study.config.metric or "value"
-            self._watch.opened(name, metric, opened.direction.name.lower(), planned_rows(self._study)[1], finished)
+            self._watch.opened(name, metric, opened.direction.name.lower(), total, finished)
             self._ended = {row.number for row in finished}
             self._watch.follow(lambda: self._seen)
             self._opened = opened

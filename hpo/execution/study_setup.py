@@ -7,7 +7,8 @@ trials whose parameters the sampler draws when they start.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
 from hpo.core.formatting import plain
 from hpo.core.seeds import derived_seed
-from hpo.search import samplers
+from hpo.search import auto, samplers
 from hpo.search.plugins import name_and_arguments
+from hpo.search.trial_order import is_added
 from hpo.space.search_space import Params
 from hpo.storage.trial_writers import writer_of
 
@@ -85,6 +87,9 @@ def open_study(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any])
         opened.set_user_attr("config", study.to_dict())
     opened = _loaded(study, storage)
     _refuse_changes(opened, fingerprint, study.config.same_objective)
+    if _is_auto(study) and _stored_choice(opened, study) is None:
+        opened.set_user_attr(auto.CHOICE, {"asked": _asked(study), "chosen": _chosen(study).to_dict()})
+    opened.sampler = sampler_of(as_chosen(study, opened))
     return opened
 
 
@@ -100,12 +105,53 @@ def resumed(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any]) ->
     if "fingerprint" not in opened.user_attrs:
         return None
     _refuse_changes(opened, _fingerprint(study, facts), study.config.same_objective)
-    return None if _missing_trials(opened, study) else opened
+    if _is_auto(study) and _stored_choice(opened, study) is None:
+        return None
+    opened.sampler = sampler_of(as_chosen(study, opened))
+    return None if _missing_trials(opened, as_chosen(study, opened)) else opened
 
 
 def _loaded(study: StudySpec, storage: BaseStorage) -> optuna.Study:
-    sampler, pruner = sampler_of(study), optuna.pruners.NopPruner()
+    """Return the study with a sampler and a pruner that are to be replaced."""
+    sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
     return optuna.load_study(study_name=study.config.name, storage=storage, sampler=sampler, pruner=pruner)
+
+
+# ---------------------------------------------------------------- what `auto` stands for
+
+
+def as_chosen(study: StudySpec, opened: optuna.Study | None = None) -> StudySpec:
+    """Return a study with what was chosen for it in place of `auto`.
+
+    Args:
+        study: The validated study file.
+        opened: The study, with which the choice is stored; None chooses as for a new study.
+    """
+    if not _is_auto(study):
+        return study
+    choice = (opened and _stored_choice(opened, study)) or _chosen(study)
+    return replace(study, config=study.config.model_copy(update=choice.to_dict()))
+
+
+def _is_auto(study: StudySpec) -> bool:
+    return auto.is_auto(study.config.sampler) or auto.is_auto(study.config.pruner)
+
+
+def _asked(study: StudySpec) -> dict[str, Any]:
+    """Return the settings for which a choice is made."""
+    return {"sampler": study.config.sampler, "pruner": study.config.pruner}
+
+
+def _stored_choice(opened: optuna.Study, study: StudySpec) -> auto.Choice | None:
+    """Return the choice that is stored with a study; None if there is none for these settings."""
+    stored = opened.user_attrs.get(auto.CHOICE, {})
+    return auto.Choice(**stored["chosen"]) if stored.get("asked") == _asked(study) else None
+
+
+def _chosen(study: StudySpec) -> auto.Choice:
+    config = study.config
+    trials = config.trials or DEFAULT_TRIALS
+    return auto.choose(config.sampler, config.pruner, config.round_size, trials, study.space.size)
 
 
 def _fingerprint(study: StudySpec, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,17 +271,23 @@ def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run i
 def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]], int]:
     """Return the trials to plan, in order, as (parameters, attributes), and the budget.
 
+    The published default is first, then the published configurations of the space.
+
     Without parameters, the sampler draws them when the trial starts. A finite space is planned with no more trials than
     it has points.
     """
+    study = as_chosen(study)
     space, config = study.space, study.config
     rows: list[tuple[Params, dict[str, Any]]] = []
     if config.baseline and space.baseline:
         moved = {name: list(pair) for name, pair in space.moved_baseline().items()}
         rows.append((space.first_trial(), {"baseline": True} | ({"moved": moved} if moved else {})))
+    known = [params for params, _ in rows]
+    rows += [(point, {}) for point in _different(space.first_configurations()) if point not in known]
     points = space.grid() if name_and_arguments(config.sampler)[0] == "grid" else None
     if points is not None:
-        rest = [point for point in points if not rows or point != rows[0][0]]
+        first = [params for params, _ in rows]
+        rest = [point for point in points if point not in first]
         budget = config.trials or len(rows) + len(rest)
         order = np.random.default_rng(derived_seed(config.seed, "grid")).permutation(len(rest))
         rows += [(rest[i], {}) for i in order[: budget - len(rows)].tolist()]  # a larger budget adds to these
@@ -245,6 +297,11 @@ def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]],
     wanted = int(min(budget, space.size + outside))
     rows += [({}, {}) for _ in range(wanted - len(rows))]
     return rows[:budget], budget
+
+
+def _different(points: Sequence[Params]) -> list[Params]:
+    """Return points without those that are there before, in order."""
+    return [point for index, point in enumerate(points) if point not in points[:index]]
 
 
 def plan(opened: optuna.Study, study: StudySpec) -> int:
@@ -257,7 +314,7 @@ def plan(opened: optuna.Study, study: StudySpec) -> int:
 def _missing_trials(opened: optuna.Study, study: StudySpec) -> list[FrozenTrial]:
     """Return the planned trials that are not in the storage yet."""
     rows, _ = planned_rows(study)
-    there = opened.get_trials(deepcopy=False)
+    there = [row for row in opened.get_trials(deepcopy=False) if not is_added(row)]
     if len(there) >= len(rows):
         return []
     present = {frozenset((row.params or row.system_attrs.get("fixed_params", {})).items()) for row in there}

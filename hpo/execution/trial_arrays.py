@@ -81,6 +81,7 @@ def _limits(space: SearchSpace) -> TrialLimits:
         epochs=max(values("epochs")),
         smallest_batch=min(values("batch_size")),
         layer_decay="layer_decay" in space.parameters or values("layer_decay")[0] != DEFAULTS["layer_decay"],
+        frozen_layers=checks.frozen_layers(space),
         lora_rank=max(values("lora_rank")) if adapters else None,
         lora_targets=tuple(values("lora_targets")) if adapters else (),
     )

@@ -11,7 +11,7 @@ from hpo.core.trainer import Evaluation
 from hpo.execution.active_trial import ActiveTrial
 from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision
-from hpo.search.stopping import Rules, out_of_patience
+from hpo.search.stopping import STOP, STOPPED_BY_USER, Rules, out_of_patience
 from hpo.search.trial_order import TrialOrder
 from hpo.storage.study_cache import StudyCache
 
@@ -81,6 +81,8 @@ class TrialDecisions:
         step = self.report(active)
         if last.last:
             return TrialState.COMPLETE, {}
+        if self._cache.row(active.number).system_attrs.get(STOP):
+            return TrialState.PRUNED, {"reason": STOPPED_BY_USER}
         if out_of_patience(active.values, self._rules.patience, self._direction):
             return TrialState.COMPLETE, {"stopped_early_at": step}
         decision = self._order.pruned(self._cache.row(active.number), step)

@@ -38,6 +38,15 @@ def finite_score(value: Any) -> float:
     return number
 
 
+def failed_in_a_row(study: optuna.Study, count: int) -> str:
+    """Return why a study stops after so many failed trials in a row, and what to do."""
+    last = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.FAIL][-1].user_attrs
+    return (
+        f"{count} trials failed in a row, the last with {last['reason']}: {last['detail']}. Its attribute `traceback` "
+        f"says where (hpo trials {study.study_name} --json). Mend the cause and run the same study again"
+    )
+
+
 def state_of(error: Exception) -> tuple[TrialState, dict[str, Any]]:
     """Return the state and the attributes of a trial that an exception in training has ended."""
     if isinstance(error, TrialEndedError):

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.finetune.folded import equivalence
+from hpo.finetune.models import frozen
 from hpo.finetune.models.loading import load_model
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
@@ -90,7 +91,10 @@ class WholeModel:
 
     def save(self, folder: Path, slot: Slot, weights: dict[str, torch.Tensor], setup: Setup) -> None:
         """Write safetensors and the configuration, with the whole vocabulary."""
-        whole = setup.vocabulary.restored(weights, slot.best_decay)
+        if slot.params.frozen_layers:  # the embeddings among them, which are not decayed
+            whole = setup.vocabulary.restored({**setup.initial.pristine, **weights}, 1.0)
+        else:
+            whole = setup.vocabulary.restored(weights, slot.best_decay)
         slot.model.save_pretrained(folder, state_dict=whole)
 
     def open(self, folder: Path, setup: Setup) -> PreTrainedModel:
@@ -100,7 +104,7 @@ class WholeModel:
 
     def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
         """Compare two folded trials with two separate models; see `hpo/finetune/folded/equivalence.py`."""
-        return equivalence.check(type(model), model.config, packed=packed)
+        return equivalence.check(type(model), model.config, packed=packed, frozen=frozen.of(model) is not None)
 
     def usual(self) -> Mapping[str, Any]:
         """Return nothing: the defaults will do."""

@@ -115,6 +115,7 @@ class FineTuneArray:
         held = self.engine.occupied[slot]
         weights = self.engine.whole(held.best_weights)
         if weights:
+            held.model.config.update(held.fitted)
             self.adaptation.save(folder, held, weights, self.setup)
             self.setup.tokenizer.save_pretrained(folder)
         return bool(held.best_weights)
@@ -145,14 +146,17 @@ class FineTuneArray:
         slot.evaluations, slot.loss = slot.evaluations + 1, 0.0
         if not math.isfinite(loss):
             raise DivergedError(f"the training loss is not finite after {slot.seen} examples")
-        value = score(self.metric, predictions)
         if not predictions.finite:
             raise DivergedError(f"the model's outputs are not finite after {boundary} examples")
+        task = self.setup.task
+        fitted = task.fitted(predictions, self.metric, self.setup.data.keys)
+        predictions = task.settled(predictions, fitted)
+        value = score(self.metric, predictions)
         if not math.isfinite(value):
             raise DivergedError(f"{self.metric} is {value} after {boundary} examples")
         better = value > slot.best if METRICS[self.metric].direction == "maximize" else value < slot.best
         if better or not slot.best_weights:
-            slot.hold(value)
+            slot.hold(value, fitted)
         return Evaluation(
             value,
             at=boundary,
@@ -164,7 +168,11 @@ class FineTuneArray:
 
     def predictions_of(self, folder: Path, split: str) -> Predictions:
         """Return the predictions for a split of weights that `keep` wrote."""
-        return self.engine.predictions_of(self.adaptation.open(folder, self.setup), split)
+        model = self.adaptation.open(folder, self.setup)
+        predictions: Predictions = self.setup.task.settled(
+            self.engine.predictions_of(model, split), model.config.to_dict()
+        )
+        return predictions
 
     # ------------------------------------------------------------ measuring
 

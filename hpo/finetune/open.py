@@ -38,8 +38,9 @@ def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dat
     if config.shards > 1:
         return ShardedArray(config, data, folder, limits.epochs)
     lora = limits.lora_rank is not None
+    several = len(limits.frozen_layers) > 1  # trials that freeze other layers do not fold
     try:
-        return _array(config, limits, folder, data, folded=lora or folds(config.fold, config.device))
+        return _array(config, limits, folder, data, folded=lora or (folds(config.fold, config.device) and not several))
     except NotFoldableError as error:
         # Adapters fold in one slot, in which a trial shares nothing.
         array = _array(config.model_copy(update={"slots": 1}), limits, folder, data, folded=lora)
@@ -48,7 +49,7 @@ def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dat
 
 
 def _array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dataset, *, folded: bool) -> FineTuneArray:
-    setup = Setup(config, data, folder, folded=folded)
+    setup = Setup(config, data, folder, folded=folded, frozen_layers=limits.frozen_layers)
     adaptation: Adaptation = WholeModel()
     if limits.lora_rank is not None:
         adaptation = LoraAdaptation(Lora(limits.lora_targets, limits.lora_rank))

@@ -140,7 +140,7 @@ class PlainEngine:
 
     def _accumulate(self, slot: Slot, rows: Array, seed: int) -> torch.Tensor:
         """Add up the gradients of a batch's micro-batches; each loss is divided by the units of the whole batch."""
-        tokens, total = self.setup.tokens["train"], torch.zeros((), device=self.setup.device)
+        tokens, total = self.setup.split_for(slot.model, "train"), torch.zeros((), device=self.setup.device)
         units = max(1.0, tokens.units[rows].sum())
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
             inputs, targets = tokens.batch(rows[start : start + self.micro_batch])

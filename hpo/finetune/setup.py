@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,8 @@ from hpo.core.trainer import TrialSpec
 from hpo.finetune import device
 from hpo.finetune.data.batches import boundaries, epoch_batches
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
-from hpo.finetune.models import dropout, first_token
+from hpo.finetune.frozen_states import FrozenStates
+from hpo.finetune.models import dropout, first_token, frozen
 from hpo.finetune.models.initial_state import InitialState, digest
 from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
 from hpo.finetune.models.vocabulary import Vocabulary
@@ -48,6 +49,7 @@ class Setup:
         data: Its data.
         folder: The study file's folder.
         folded: Whether its trials are slots of one folded model.
+        frozen_layers: The numbers of frozen layers that a trial may have.
 
     Attributes:
         metric: Name in `METRICS`.
@@ -65,13 +67,23 @@ class Setup:
         own_masks: Whether all dropout masks are drawn from keys of the trial, so that trials can train side by side;
             set by `finish`.
         initial: Puts a model back to where every trial starts; set by `finish`.
+        frozen_layers: As given, in order.
+        frozen: What frozen layers yield for the rows; None if no trial has frozen layers.
 
     Raises:
-        ModelError: The model or its tokenizer cannot be loaded.
+        ModelError: The model or its tokenizer cannot be loaded, or its layers cannot be frozen as asked.
         DataError: The metric is not defined for the task, or on a split.
     """
 
-    def __init__(self, config: StudyConfig, data: Dataset, folder: Path, *, folded: bool = False) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        data: Dataset,
+        folder: Path,
+        *,
+        folded: bool = False,
+        frozen_layers: Iterable[int] = (0,),
+    ) -> None:
         assert config.model is not None
         if folded:
             device.reproducible_products()  # before the model's first product
@@ -92,7 +104,10 @@ class Setup:
             self.tokenizer = load_tokenizer(config.model, folder, **options)
         self.model, self.head = load_model(config.model, folder, self.task, data.labels, self.tokenizer.pad_token_id)
         self.model.to(self.device)  # type: ignore[arg-type]
-        first_token.shorten(self.model)
+        self.frozen_layers = sorted(set(frozen_layers))
+        line = self._line()
+        if line is None or self.frozen_layers[-1] < line.count:  # the line is after whole layers
+            first_token.shorten(self.model)
         self._masks_of_trials = folded or self.device.type == "cpu"
         if self._masks_of_trials:
             dropout.install(self.model)
@@ -108,6 +123,15 @@ class Setup:
         self.tokens: dict[str, Tokens] = {
             name: tokens.with_ids(self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
         }
+
+        self.frozen = None if line is None else FrozenStates(self.tokens, line.like, self.autocast, self._of_states)
+
+    def _line(self) -> frozen.Line | None:
+        """Prepare the model for frozen layers, if any trial has some, and return the line."""
+        if self.frozen_layers[-1] == 0:
+            return None
+        with self.autocast():
+            return frozen.install(self.model, self.frozen_layers)
 
     def _encoded(self, name: str) -> EncodedRows:
         split = self.data.splits[name]
@@ -141,6 +165,7 @@ class Setup:
             own = self._draws_all_masks()
         self.own_masks = own
         self.initial = InitialState(self.model, self.head)
+        frozen.freeze(self.model, self.frozen_layers[len(self.frozen_layers) // 2])  # to measure a usual trial
 
     def use(self, where: torch.device) -> None:
         """Train on another device than the one the model was read on, and move the rows there."""
@@ -168,6 +193,12 @@ class Setup:
             "transformers": transformers.__version__,
         }
 
+    @property
+    def _of_states(self) -> dict[str, Any]:
+        """What the states of frozen layers depend on besides the rows."""
+        named = ("weights", "precision", "device", "numerics", "torch", "transformers")
+        return {name: self.facts[name] for name in named}
+
     def _draws_all_masks(self) -> bool:
         """Return whether all dropout masks are drawn from keys of the trial, and none from torch's global generator.
 
@@ -184,6 +215,46 @@ class Setup:
                 with torch.no_grad(), self.masked(0):
                     outputs.append(self.task.outputs(self.model.train()(**inputs)))
         return all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
+
+    # ------------------------------------------------------------ frozen layers
+
+    def freeze(self, model: PreTrainedModel, layers: int) -> None:
+        """Freeze the lowest layers of a model whose weights are at a trial's start.
+
+        Raises:
+            StudyError: What they yield cannot be kept.
+        """
+        frozen.freeze(model, layers)
+        if layers:
+            assert self.frozen is not None
+            self.frozen.of(model, layers)
+
+    def compute_frozen(self) -> None:
+        """Compute what frozen layers yield, for all numbers of layers, before any trial starts.
+
+        Raises:
+            StudyError: It cannot be kept.
+        """
+        for layers in self.frozen_layers:
+            if layers:
+                assert self.frozen is not None
+                self.frozen.of(self.model, layers)
+
+    def split_for(self, model: PreTrainedModel, split: str) -> Tokens:
+        """Return the rows of a split as a model takes them: with states, if it has frozen layers."""
+        line = frozen.of(model)
+        if line is None or not line.layers:
+            return self.tokens[split]
+        assert self.frozen is not None
+        return self.frozen.of(model, line.layers)[split]
+
+    def measurable(self, model: PreTrainedModel) -> Tokens:
+        """Return the train split for passes whose outputs do not matter: states are zeros."""
+        line = frozen.of(model)
+        if line is None or not line.layers:
+            return self.tokens["train"]
+        assert self.frozen is not None
+        return self.frozen.stand_in("train")
 
     # ------------------------------------------------------------ trials
 
@@ -268,7 +339,7 @@ class Setup:
             return {name: tensor[None] for name, tensor in answers.items()}
 
         with self.autocast():  # one context for all chunks, so that weights are cast once
-            answers = self.tokens[split].answers(answer, device.scoring_batch(self.device))
+            answers = self.split_for(model, split).answers(answer, device.scoring_batch(self.device))
         return self.predictions(split, {name: array[0] for name, array in answers.items()})
 
     def predictions(self, split: str, answers: Mapping[str, Array]) -> Predictions:

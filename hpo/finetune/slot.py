@@ -49,6 +49,7 @@ class Slot:
         best: Value of the best evaluation; NaN before the first.
         best_weights: Copy of `weights` at the best evaluation.
         best_decay: `decay` at the best evaluation.
+        fitted: What the task fitted to the predictions of the best evaluation; see `Task.fitted`.
         decay: Factor that weight decay has left of an embedding row that no text uses.
     """
 
@@ -69,6 +70,7 @@ class Slot:
     best: float = math.nan
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     best_decay: float = 1.0
+    fitted: dict[str, Any] = field(default_factory=dict)
     decay: float = 1.0
 
     @property
@@ -86,9 +88,9 @@ class Slot:
         self.step += 1
         self.seen += examples
 
-    def hold(self, value: float) -> None:
+    def hold(self, value: float, fitted: Mapping[str, Any]) -> None:
         """Copy the weights as those of the best evaluation so far, which has this value."""
-        self.best, self.best_decay = value, self.decay
+        self.best, self.best_decay, self.fitted = value, self.decay, dict(fitted)
         self.best_weights = {name: tensor.clone() for name, tensor in self.weights.items()}
 
     def checkpoint(self) -> TrialCheckpoint:
@@ -104,6 +106,7 @@ class Slot:
         for name in NUMBERS:
             value = float(getattr(self, name))
             state[name] = value if math.isfinite(value) else None  # JSON has no NaN
+        state["fitted"] = self.fitted
         return TrialCheckpoint(
             self.trial.number, state, {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
         )
@@ -145,6 +148,7 @@ class Slot:
         for name in NUMBERS:
             value = checkpoint.state[name]
             setattr(self, name, math.nan if value is None else float(value))
+        self.fitted = dict(checkpoint.state.get("fitted", {}))  # former versions stored none
         within = 0 <= self.step <= self.total_steps and 0 <= self.evaluations < len(self.boundaries)
         if checkpoint.trial != self.trial.number or not within:
             raise ValueError(f"the checkpoint of trial {checkpoint.trial} is no state of trial {self.trial.number}")

@@ -12,6 +12,7 @@ from hpo.core.trainer import TrialSpec
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.batches import epoch_batches
+from hpo.finetune.models import frozen
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
@@ -26,6 +27,7 @@ def reset(
     """Put a model to where a trial starts: pretrained weights, and a head and adapters drawn from the trial's seed."""
     setup.initial.start(model, derived_seed(trial.seed, "head"), params.dropout)
     adaptation.start(model, params, derived_seed(trial.seed, "adapters"))
+    setup.freeze(model, params.frozen_layers)
 
 
 def begin(setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: TrialSpec, window: int) -> Slot:
@@ -45,8 +47,8 @@ def begin(setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: T
     params = TrainingParams.of(trial.params)
     reset(setup, adaptation, model, trial, params)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = optimizers.build(parameters, setup.head, params)
-    weights = adaptation.owned(model.state_dict(), parameters)
+    optimizer = optimizers.build(dict(model.named_parameters()), setup.head, params)
+    weights = adaptation.owned(frozen.above(model, model.state_dict()), parameters)
     slot = setup.new_slot(
         trial, params, model, weights, parameters, lambda name: optimizer.state[parameters[name]], window
     )
@@ -64,7 +66,7 @@ def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Predictio
 def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
     """Return the seconds per example of forward and backward passes over a few batches; no weight is changed."""
     log.info("measuring how fast a trial trains")
-    tokens = setup.tokens["train"]
+    tokens = setup.measurable(model)
     batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
     model.train()
     examples, began = 0, 0.0

@@ -93,6 +93,9 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         choices=tuple(CLASS_WEIGHTS),
     ),
     "max_grad_norm": Hyperparameter(float, 1.0, "gradient norm above which gradients are scaled down", low_open=True),
+    "frozen_layers": Hyperparameter(
+        int, 0, "layers that are not trained, from the lowest, and the embeddings; 0: none", high=1000
+    ),
     # Table 9 of Hu et al., 2021 (RoBERTa on GLUE). Without lora_rank in its space, a study trains whole models.
     "lora_rank": Hyperparameter(int, 8, "rank of LoRA's adapters; the pretrained weights are frozen", low=1, high=1024),
     "lora_alpha": Hyperparameter(float, 8.0, "adapters are scaled by lora_alpha / lora_rank", low_open=True),

@@ -27,6 +27,7 @@ class TrainingParams:
     label_smoothing: float
     class_weights: str
     max_grad_norm: float
+    frozen_layers: int
     lora_rank: int
     lora_alpha: float
     lora_dropout: float

@@ -13,6 +13,7 @@ class TrialLimits:
         epochs: The largest number of epochs.
         smallest_batch: The smallest batch size.
         layer_decay: Whether a trial may use layer-wise learning-rate decay.
+        frozen_layers: The numbers of frozen layers that a trial may have.
         lora_rank: The largest rank of adapters; None if whole models are trained.
         lora_targets: The names in `LORA_TARGETS` that a trial may use.
     """
@@ -20,5 +21,6 @@ class TrialLimits:
     epochs: int
     smallest_batch: int
     layer_decay: bool = False
+    frozen_layers: tuple[int, ...] = (0,)
     lora_rank: int | None = None
     lora_targets: tuple[str, ...] = ()

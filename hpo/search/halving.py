@@ -39,20 +39,51 @@ class Rungs:
         factor: One in `factor` trials is promoted, to a rung at `factor` times the step.
         bootstrap: No trial is promoted from a rung that at most this many trials have reached.
         in_bracket: Returns whether a trial is in this bracket.
+        count: Number of rungs; None has no last one.
+        upward: Whether one in `factor` is rounded up, and not down.
     """
 
     first: int
     factor: int
     bootstrap: int
     in_bracket: Callable[[FrozenTrial], bool]
+    count: int | None = None
+    upward: bool = False
+
+    def places(self, reached: int) -> int:
+        """Return how many of the trials that have reached a rung are promoted."""
+        return -(-reached // self.factor) if self.upward else max(1, reached // self.factor)
 
     def values(self, curve: Mapping[int, Value]) -> list[Value]:
         """Return the values at the rungs that a curve (step -> value) has reached, the lowest first."""
         found: list[Value] = []
         for step in sorted(curve):
-            while step >= self.first * self.factor ** len(found):
+            while len(found) != self.count and step >= self.first * self.factor ** len(found):
                 found.append(curve[step])
         return found
+
+
+class TwoRungHalving(SuccessiveHalvingPruner):
+    """Successive halving with two rungs; from each, one trial in four, rounded up, goes on.
+
+    With the rungs of `asha`, which go on to the end, one trial of 24 is trained to its end. Here two are: a second one
+    is worth more than any number of further starts (`benchmarks/search_quality.py`). The first rung is at a fortieth
+    of the longest training, the second at a tenth.
+
+    Args:
+        segment: Steps between two reports; the first rung is not below it.
+        horizon: Steps of the longest trial; if it is not known, the first rung is at the first report.
+    """
+
+    FACTOR, COUNT, FIRST = 4, 2, 40
+
+    def __init__(self, segment: int = 1, horizon: int | None = None) -> None:
+        self.horizon, self._first = horizon, max(segment, -(-(horizon or 0) // self.FIRST))
+        super().__init__(min_resource=self._first, reduction_factor=self.FACTOR)
+
+    def rungs(self) -> Rungs:
+        """Return the two rungs."""
+        return Rungs(self._first, self.FACTOR, 0, lambda other: True, self.COUNT, upward=True)
 
 
 def rungs_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, segment: int) -> Rungs | None:
@@ -72,6 +103,8 @@ def rungs_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, segmen
             return None
         own = hyperband._get_bracket_id(study, trial)
         return _rungs(hyperband._pruners[own], segment, lambda other: hyperband._get_bracket_id(study, other) == own)
+    if isinstance(pruner, TwoRungHalving):
+        return pruner.rungs()
     if isinstance(pruner, SuccessiveHalvingPruner):
         return _rungs(pruner, segment, lambda other: True)
     return None
@@ -97,20 +130,20 @@ class _Standing:
     own: Key
     keys: Sequence[Key]
 
-    def promoted(self, factor: int, width: int | None = None) -> bool:
+    def promoted(self, rungs: Rungs, width: int | None = None) -> bool:
         """Return whether fewer trials are better than are promoted.
 
         Args:
-            factor: One in `factor` trials is promoted.
+            rungs: The rungs, which say how many are promoted.
             width: How many parts of the keys are compared; None compares all.
         """
         better = sum(key[:width] < self.own[:width] for key in self.keys)
-        return better < max(1, len(self.keys) // factor)
+        return better < rungs.places(len(self.keys))
 
-    def tied(self, factor: int, width: int | None = None) -> bool:
+    def tied(self, rungs: Rungs, width: int | None = None) -> bool:
         """Return whether the trial is one of equal trials of which only some fit among the promoted."""
         better_or_equal = sum(key[:width] <= self.own[:width] for key in self.keys)
-        return self.promoted(factor, width) and better_or_equal > max(1, len(self.keys) // factor)
+        return self.promoted(rungs, width) and better_or_equal > rungs.places(len(self.keys))
 
 
 def decide(
@@ -123,7 +156,7 @@ def decide(
 ) -> Decision:
     """Return the decision for a trial after an evaluation.
 
-    Of n trials that have reached a rung, in this round and in earlier ones, the max(1, n // factor) best are promoted.
+    Of n trials that have reached a rung, in this round and in earlier ones, the `rungs.places(n)` best are promoted.
     Among equal values those with the lower loss are better; trials equal in both are all promoted. A duplicate, which
     has the parameters of an earlier trial of its round, is compared in its own decision only: it starts after that
     trial has ended, and trains only if that trial has failed.
@@ -139,7 +172,7 @@ def decide(
     for standing in _standings(trials, number, step, rungs, round_size, compared):
         if standing.incomplete:
             return Decision.WAIT
-        if len(standing.keys) <= rungs.bootstrap or not standing.promoted(rungs.factor):
+        if len(standing.keys) <= rungs.bootstrap or not standing.promoted(rungs):
             return Decision.PRUNE
     return Decision.GO_ON
 
@@ -164,9 +197,9 @@ def tie(
     for standing in _standings(trials, number, step, rungs, round_size, compared):
         if len(standing.keys) <= rungs.bootstrap:
             return found
-        if standing.tied(rungs.factor, 1):
-            found = "all" if standing.tied(rungs.factor) else "loss"
-        if not standing.promoted(rungs.factor):
+        if standing.tied(rungs, 1):
+            found = "all" if standing.tied(rungs) else "loss"
+        if not standing.promoted(rungs):
             return found
     return found
 
@@ -190,7 +223,7 @@ def _standings(
     trained = [t for t in (*earlier, *mates) if rungs.in_bracket(t) and "duplicate_of" not in t.user_attrs]
     values = {t.number: rungs.values(compared.curve(t)) for t in trained} | {number: reached}
     unfinished = {t.number for t in mates if t.number in values and not t.state.is_finished()}
-    duplicates = {t.number for t in mates if _is_duplicate(t, mates)} - {number}
+    duplicates = {t.number for t in mates if is_duplicate(t, mates)} - {number}
     for rung in range(passed, len(reached)):  # one, unless the evaluation skips rungs
         at_rung = {other: keys[rung] for other, keys in values.items() if len(keys) > rung}
         yield _Standing(
@@ -200,6 +233,6 @@ def _standings(
         )
 
 
-def _is_duplicate(trial: FrozenTrial, mates: Sequence[FrozenTrial]) -> bool:
+def is_duplicate(trial: FrozenTrial, mates: Sequence[FrozenTrial]) -> bool:
     """Return whether an earlier trial of the round has the same parameters."""
     return any(other.number < trial.number and other.params == trial.params != {} for other in mates)

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner
 
+from hpo.search.halving import TwoRungHalving
 from hpo.search.plugins import name_and_arguments
 
 PrunerFactory = Callable[..., BasePruner]
@@ -40,6 +41,8 @@ PRUNERS: dict[str, PrunerFactory] = {
     "patient": patient,
     "wilcoxon": optuna.pruners.WilcoxonPruner,
     "threshold": optuna.pruners.ThresholdPruner,
+    "two_rungs": TwoRungHalving,
+    "auto": TwoRungHalving,  # where `hpo.search.auto` chooses no other
 }
 
 
@@ -49,6 +52,8 @@ def _defaults(name: str, segment: int, horizon: int | None) -> dict[str, Any]:
         "percentile": {"percentile": 25.0},
         "wilcoxon": {"p_threshold": 0.1},
         "patient": {"segment": segment, "horizon": horizon},
+        "auto": {"segment": segment, "horizon": horizon},
+        "two_rungs": {"segment": segment, "horizon": horizon},
         "asha": {"min_resource": segment},
         "successive_halving": {"min_resource": segment},
         "hyperband": {"min_resource": segment, "max_resource": horizon or "auto"},

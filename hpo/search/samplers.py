@@ -10,17 +10,19 @@ import copy
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.errors import MissingExtraError
 from hpo.core.seeds import derived_seed
+from hpo.search import priors
+from hpo.search.cross_entropy import CrossEntropySampler
 
 if TYPE_CHECKING:
     from hpo.space.search_space import SearchSpace
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 SamplerFactory = Callable[..., BaseSampler]
 
 MAX_REDRAWS = 10
+
+DRAWN_BY = "hpo:drawn_by"
+"""System attribute of a trial whose hyperparameters a sampler drew: `RANDOM` or the sampler's name."""
+RANDOM = "random"
+"""Drawn at random, independently of all other trials: by the random sampler, or before another one has a model."""
 
 
 class ReplayedCmaEs(optuna.samplers.CmaEsSampler):
@@ -64,6 +71,8 @@ SAMPLERS: dict[str, SamplerFactory] = {
     "grid": optuna.samplers.RandomSampler,
     "gp": optuna.samplers.GPSampler,
     "cmaes": ReplayedCmaEs,
+    "cross_entropy": CrossEntropySampler,
+    "auto": CrossEntropySampler,  # where `hpo.search.auto` chooses no other
 }
 
 # Samplers of one sequence for the whole study: seeded with the study's seed, with the position in the storage.
@@ -158,13 +167,27 @@ class TrialSeededSampler(BaseSampler):
             params = self._draw(study, trial, attempt)
             if params not in seen:
                 break
+        drawn_by = RANDOM if self._is_random(earlier) else self.name
+        study._storage.set_trial_system_attr(trial._trial_id, DRAWN_BY, drawn_by)
         return params
+
+    def _is_random(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether a draw certainly depends on no other trial.
+
+        Optuna's samplers with a model draw at random until `n_startup_trials` have ended. TPE counts completed and
+        pruned trials, the others completed ones only.
+        """
+        sampler = make(self.name, self.arguments)
+        if isinstance(sampler, optuna.samplers.RandomSampler):
+            return True
+        ended = sum(other.state in (TrialState.COMPLETE, TrialState.PRUNED) for other in trials)
+        return bool(ended < getattr(sampler, "_n_startup_trials", 0))
 
     def _draw(self, study: optuna.Study, trial: FrozenTrial, attempt: int) -> dict[str, Any]:
         sampler = self._fresh(trial.number, attempt)
         sampler.before_trial(study, trial)
         joint = sampler.infer_relative_search_space(study, trial)
-        relative = sampler.sample_relative(study, trial, joint)
+        relative = {**sampler.sample_relative(study, trial, joint), **self._from_prior(study, trial.number, attempt)}
         params: dict[str, Any] = {}
         trial = copy.copy(trial)
         for name, distribution in self.space.distributions().items():
@@ -178,6 +201,15 @@ class TrialSeededSampler(BaseSampler):
                 params[name] = sampler.sample_independent(study, trial, name, distribution)
             trial.params, trial.distributions = params, {**trial.distributions, name: distribution}
         return params
+
+    def _from_prior(self, study: optuna.Study, number: int, attempt: int) -> Mapping[str, Any]:
+        """Return the parameters that a trial has from the space's priors; none if it is not drawn from them."""
+        if all(parameter.prior is None for parameter in self.space.parameters.values()):
+            return {}  # without counting the trials, which may be many
+        scored = sum(trial.state == TrialState.COMPLETE for trial in study._get_trials(deepcopy=False, use_cache=True))
+        if not priors.draws_from_prior(self.space, number, scored):
+            return {}
+        return priors.draw(self.space, derived_seed(self.seed, number, "prior", attempt))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

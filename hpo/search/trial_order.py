@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.comparison import Comparison
-from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
+from hpo.search.halving import Decision, Rungs, decide, is_duplicate, rungs_of, tie
+from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
 from hpo.storage.study_cache import StudyCache
 
@@ -20,6 +22,10 @@ TIES = "ties"
 """User attribute of a trial: step -> how a tie was decided in which the trial went on or was pruned."""
 
 
+ADDED = "added"
+"""User attribute of a trial that a user has added to those that the study file asks for."""
+
+
 class TrialOrder:
     """The order of a study's trials.
 
@@ -28,6 +34,10 @@ class TrialOrder:
     their numbers, from the results of earlier rounds; and a rung is decided when every trial of the round has reached
     it or has ended.
 
+    In waves (`wave` is given too), only the first `wave` trials of a round are drawn when it begins, the next ones when
+    those have reached the lowest rung or have ended, and so on. The sampler sees their values at that rung, whatever
+    they have reached since.
+
     Args:
         study: The study, with a `StudyCache` as its storage.
         space: The search space.
@@ -35,6 +45,7 @@ class TrialOrder:
         size: Trials of a round; None runs without rounds.
         segment: Steps between two evaluations.
         compared: What the pruner compares; None compares the values.
+        wave: Trials of a wave; None draws a round at once.
     """
 
     def __init__(
@@ -45,10 +56,12 @@ class TrialOrder:
         size: int | None = None,
         segment: int = 1,
         compared: Comparison | None = None,
+        wave: int | None = None,
     ) -> None:
         assert isinstance(study._storage, StudyCache)
         self._study, self._cache = study, study._storage
         self._space, self._budget, self._size, self._segment = space, budget, size, segment
+        self._wave = wave if size is not None else None
         self._compared = compared or Comparison(study.direction.name.lower())
 
     @property
@@ -57,8 +70,11 @@ class TrialOrder:
         return self._size is not None
 
     def rows(self) -> Sequence[FrozenTrial]:
-        """Return the trials that may run or have run, within the budget."""
-        trials = self._cache.get_all_trials(0, deepcopy=False)[: self._budget]
+        """Return the trials that may run or have run: those within the budget, and those that a user has added."""
+        trials = self._cache.get_all_trials(0, deepcopy=False)
+        if len(trials) > self._budget:
+            planned = {trial.number for trial in [row for row in trials if not is_added(row)][: self._budget]}
+            trials = [trial for trial in trials if is_added(trial) or trial.number in planned]
         if self.used_up(trials):
             trials = [trial for trial in trials if trial.state != TrialState.WAITING or self.params_of(trial)]
         return trials
@@ -66,6 +82,18 @@ class TrialOrder:
     def unfinished(self) -> bool:
         """Return whether a trial is not finished."""
         return any(not trial.state.is_finished() for trial in self.rows())
+
+    def settled(self) -> Sequence[FrozenTrial]:
+        """Return the trials that a decision to stop the study may rest on.
+
+        These are all trials; in rounds, those of the rounds that have ended; none before the published default ended.
+        """
+        trials = self.rows()
+        if any(is_baseline(trial) and not trial.state.is_finished() for trial in trials):
+            return []
+        if self._size is None:
+            return trials
+        return trials[: next((self._begin(t.number) for t in trials if not t.state.is_finished()), None)]
 
     def lacks_trials(self) -> bool:
         """Return whether trials have to be added, because duplicates have used trials that a finite space needs."""
@@ -80,8 +108,14 @@ class TrialOrder:
         return len({_key(params) for params in drawn if params and self._space.contains(params)}) >= self._space.size
 
     def to_draw(self) -> Sequence[FrozenTrial]:
-        """Return the trials of the current round that lack parameters, in the order in which they are drawn."""
-        return [] if self._size is None else [trial for trial in self._current() if not self._is_drawn(trial)]
+        """Return the trials that lack parameters and may be drawn now, in the order in which they are drawn."""
+        lacking = [] if self._size is None else [trial for trial in self._current() if not self._is_drawn(trial)]
+        if self._wave is None or not lacking:
+            return lacking
+        begin = self._drawn_from(lacking[0].number)
+        if any(self._keeps_waiting(trial) for trial in self.rows()[:begin]):
+            return []
+        return [trial for trial in lacking if self._drawn_from(trial.number) == begin]
 
     def ready(self) -> Iterator[FrozenTrial]:
         """Yield the trials that may start or go on, in the order of their numbers."""
@@ -105,9 +139,32 @@ class TrialOrder:
         """Return the number of the first trial in a trial's round; without rounds, 0."""
         return 0 if self._size is None else number // self._size * self._size
 
+    def _drawn_from(self, number: int) -> int:
+        """Return how many trials, the first ones, a trial of a round is drawn from."""
+        begin = self._begin(number)
+        return begin if self._wave is None else begin + (number - begin) // self._wave * self._wave
+
     def seen_by(self, number: int) -> optuna.Study:
         """Return the study with the trials from which a trial may be drawn."""
-        return self._study_of(self._visible(number))
+        if self._wave is None:
+            return self._study_of(self._visible(number))
+        view = self._cache.before(self._drawn_from(number))
+        return self._study_of(view.seen_as(self._at_first_rung, self._study.direction.name))
+
+    def _at_first_rung(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """Return a trial as if it had ended at the lowest rung; None if it has no value there, or is a duplicate."""
+        rungs = self._rungs(trial)
+        values = rungs.values(trial.intermediate_values) if rungs else []
+        if (not values and trial.state != TrialState.COMPLETE) or is_duplicate(trial, self.rows()):
+            return None
+        seen = copy.copy(trial)
+        seen.state, seen.values = TrialState.COMPLETE, values[:1] or trial.values
+        return seen
+
+    def _keeps_waiting(self, trial: FrozenTrial) -> bool:
+        """Return whether the next wave has to wait for a trial; a duplicate waits for its original itself."""
+        ended = trial.state.is_finished() or is_duplicate(trial, self.rows())
+        return not ended and self._at_first_rung(trial) is None
 
     def _visible(self, number: int) -> StudyCache:
         return self._cache if self._size is None else self._cache.before(self._begin(number))
@@ -126,7 +183,7 @@ class TrialOrder:
         params = {} if is_baseline(trial) else self.params_of(trial)
         for other in trials if params else ():
             same = other.number != trial.number and not other.state.is_finished() and self.params_of(other) == params
-            if same and self._goes_first(other, trial):
+            if same and same_seed(other, trial) and self._goes_first(other, trial):
                 return other
         return None
 
@@ -145,7 +202,7 @@ class TrialOrder:
         for other in [] if is_baseline(trial) else self.rows():
             ended = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
             before = other.number < trial.number or (self._size is None and other.number != trial.number)
-            if ended and before and other.params == trial.params:
+            if ended and before and other.params == trial.params and same_seed(other, trial):
                 return other
         return None
 
@@ -234,6 +291,11 @@ class TrialOrder:
         as_seen = self._compared.seen(trial)
         assert as_seen is not None  # the trial has not ended
         return Decision.PRUNE if self._study.pruner.prune(self._study_of(cache), as_seen) else Decision.GO_ON
+
+
+def is_added(trial: FrozenTrial) -> bool:
+    """Return whether a user has added a trial to those that the study file asks for."""
+    return trial.user_attrs.get(ADDED) is True
 
 
 def is_baseline(trial: FrozenTrial) -> bool:

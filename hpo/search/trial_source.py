@@ -10,10 +10,10 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.core.errors import HpoError, LostTrialError, StudyError
-from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
 from hpo.search.halving import Decision
 from hpo.search.trial_order import PAUSED, TrialOrder
+from hpo.search.trial_seed import seed_of
 from hpo.space.search_space import Params, SearchSpace
 from hpo.storage.study_cache import StudyCache
 from hpo.storage.trial_ownership import fruitless
@@ -98,7 +98,7 @@ class TrialSource:
         if self._order.unfinished_original(frozen, self._order.rows()) is not None:
             self._cache.put_back(frozen.number)
             return None
-        return trial, TrialSpec(frozen.number, params, derived_seed(self._seed, frozen.number, "trial"))
+        return trial, TrialSpec(frozen.number, params, seed_of(self._seed, frozen))
 
     def _told_untrained(self, trial: Trial, frozen: FrozenTrial) -> bool:
         """Tell a trial in which too many processes died, or that its rung prunes; return whether it was told."""

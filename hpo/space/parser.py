@@ -20,6 +20,9 @@ from hpo.recipe.hyperparameters import Hyperparameter, defaults
 from hpo.space.parameters import Categorical, Float, Int, Parameter, Scalar
 from hpo.space.search_space import Params, SearchSpace
 
+_KEYS = ("baseline", "configurations", "source")
+"""Keys of a space beside `parameters`."""
+
 
 def parse(
     raw: Mapping[str, Any],
@@ -30,8 +33,9 @@ def parse(
     """Read a space from plain values.
 
     Args:
-        raw: Either `{parameters: ..., baseline: ..., source: ...}` or the parameters alone. Each is a scalar
-            (fixed), a list (choices), a mapping (`low`/`high` or `values`, and `when`), or a parameter object.
+        raw: Either `{parameters: ...}`, with `baseline`, `configurations` and `source`, or the parameters alone. Each
+            is a scalar (fixed), a list (choices), a mapping (`low`/`high` or `values`, `when` and `prior`), or a
+            parameter object.
         known: The hyperparameters that the objective reads, with their ranges; None does not check.
         names: The names that the objective reads, if their ranges are unknown.
         source: The name of the space in an error message.
@@ -43,14 +47,16 @@ def parse(
     prefix: tuple[str, ...] = ("parameters",) if whole else ()
     parameters, baseline = (raw["parameters"], raw.get("baseline", {})) if whole else (raw, {})
     problems = [
-        Problem((key,), f"is not a key of a search space{nearest(key, ['baseline', 'source'])}")
+        Problem((key,), f"is not a key of a search space{nearest(key, _KEYS)}")
         for key in raw
-        if whole and key not in ("parameters", "baseline", "source")
+        if whole and key not in ("parameters", *_KEYS)
     ]
     if not isinstance(parameters, Mapping) or not parameters:
         raise ConfigError(source, [*problems, Problem(prefix, "must map parameter names to values or ranges")])
     searched, fixed = _parameters(parameters, known or {}, {*(known or {}), *(names or ())}, prefix, problems)
     problems += _baseline_problems(baseline, parameters, known or {})
+    configurations = raw.get("configurations", []) if whole else []
+    problems += _configuration_problems(configurations, searched, parameters)
     problems += _condition_problems(searched, fixed, prefix)
     ordered = _ordered(searched, prefix, problems)
     if not searched and not problems:
@@ -63,6 +69,7 @@ def parse(
         MappingProxyType(fixed),
         MappingProxyType({name: value for name, value in published.items() if name in searched}),
         str(raw.get("source", "")) if whole else "",
+        tuple(configurations),
     )
 
 
@@ -109,6 +116,25 @@ def _baseline_problems(
             problems.append(Problem(("baseline", name), "is not a parameter of this space"))
         elif name in known and (wrong := known[name].problem(value)):
             problems.append(Problem(("baseline", name), wrong))
+    return problems
+
+
+def _configuration_problems(
+    configurations: Any, searched: Mapping[str, Parameter], parameters: Mapping[str, Any]
+) -> list[Problem]:
+    """Return the problems of the published configurations that a space names."""
+    if not isinstance(configurations, Sequence) or not all(isinstance(entry, Mapping) for entry in configurations):
+        return [Problem(("configurations",), "must be a list, each entry with the values of some parameters")]
+    problems = []
+    for index, values in enumerate(configurations):
+        for name, value in values.items():
+            path = ("configurations", index, name)
+            if name not in parameters:
+                problems.append(Problem(path, f"is not a parameter of this space{nearest(name, parameters)}"))
+            elif name not in searched:
+                problems.append(Problem(path, "is fixed in this space; leave it out"))
+            elif not searched[name].has(value):
+                problems.append(Problem(path, f"{value!r} is outside the range or not one of the values"))
     return problems
 
 

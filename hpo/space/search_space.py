@@ -31,12 +31,14 @@ class SearchSpace:
         fixed: Name -> value, the same in every trial.
         baseline: Name -> value in the published default, for parameters that are searched.
         source: Where the space was published.
+        configurations: Name -> value in each published configuration that is tried first, after the published default.
     """
 
     parameters: Mapping[str, Parameter]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     baseline: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    configurations: Sequence[Mapping[str, Any]] = ()
 
     def active(self, name: str, params: Mapping[str, Any]) -> bool:
         """Return whether a parameter's condition holds, given the values of those before it."""
@@ -116,10 +118,18 @@ class SearchSpace:
 
     def first_trial(self) -> Params:
         """Return the published default as a point of this space; see `nearest` of the parameters."""
-        point: Params = {}
+        return self._point({})
+
+    def first_configurations(self) -> list[Params]:
+        """Return the published configurations as points of this space; what one leaves out is as in the default."""
+        return [self._point(values) for values in self.configurations]
+
+    def _point(self, values: Mapping[str, Any]) -> Params:
+        """Return the point nearest to the published default with some of its values replaced."""
+        wanted, point = {**self.baseline, **values}, Params()
         for name, parameter in self.parameters.items():
             if self.active(name, point):
-                point[name] = parameter.nearest(self.baseline.get(name))
+                point[name] = parameter.nearest(wanted.get(name))
         return point
 
     def values_of(self, name: str, default: Any) -> Sequence[Any]:
@@ -145,10 +155,14 @@ class SearchSpace:
         """Return the space as JSON values that `parse` reads."""
         adapter: TypeAdapter[Any] = TypeAdapter(Parameter)
         searched = {name: adapter.dump_python(p, mode="json") for name, p in self.parameters.items()}
+        for written in searched.values():
+            if written["prior"] is None:  # as studies of earlier versions have it
+                del written["prior"]
         return {
             "parameters": {**searched, **self.fixed},
             "baseline": dict(self.baseline),
             "source": self.source,
+            **({"configurations": [dict(values) for values in self.configurations]} if self.configurations else {}),
         }
 
 

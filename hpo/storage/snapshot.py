@@ -31,6 +31,30 @@ STATES = {
 
 LOOK = "test"  # an evaluation on the test split is in `test:<trial>`; former versions wrote only the last, in `test`
 
+CONFIRMATION = "confirmation"
+"""Attribute of a study: what `hpo.analysis.confirm.take_confirmation` returned."""
+
+CONFIGURATION = frozenset(
+    [
+        "name",
+        "trial",
+        "params",
+        "searched",
+        "validation",
+        "scores",
+        "mean",
+        "sd",
+        "optimism",
+        "ended",
+        "collapsed",
+        "runs",
+        "median_run",
+        "to_default",
+        "to_best",
+    ]
+)
+"""Keys of each of its configurations."""
+
 # The types that readers rely on in the attributes that hpo writes to a study.
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
@@ -44,6 +68,18 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "references": (Mapping, NoneType),
         "classes": (Mapping, NoneType),
         "trials": (int, NoneType),
+    },
+    CONFIRMATION: {
+        "study": str,
+        "metric": str,
+        "split": str,
+        "examples": (int, NoneType),
+        "seeds": int,
+        "confidence": float,
+        "configurations": list,
+        "best": (str, NoneType),
+        "winner": (str, NoneType),
+        "before": list,
     },
 }
 
@@ -69,6 +105,12 @@ class Results:
     def metric(self) -> str:
         """What the values measure."""
         return str(self.attrs.get("config", {}).get("metric") or "value")
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the study stopped before its trials were used up, if it has."""
+        reason = self.attrs.get("stopped")
+        return reason if isinstance(reason, str) else None
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -112,6 +154,15 @@ class Results:
         """The evaluation on the test split of the current best trial, if there is one."""
         number = self.best.number if self.best else None
         return next((look for look in self.looks if look["best"].get("number") == number), None)
+
+    @property
+    def confirmation(self) -> Mapping[str, Any] | None:
+        """What the last confirmation of the study showed, if there is one."""
+        found: Mapping[str, Any] | None = self.attrs.get(CONFIRMATION)
+        whole = found is not None and all(
+            isinstance(each, Mapping) and each.keys() >= CONFIGURATION for each in found["configurations"]
+        )
+        return found if whole else None
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, with those that the space fixes."""

@@ -313,9 +313,9 @@ class StudyCache(BaseStorage):
     ) -> list[FrozenTrial]:
         """Return the rows by number."""
         rows = [self._rows[number] for number in range(len(self._rows))[: self._limit]]
-        rows = rows if states is None else [row for row in rows if row.state in states]
-        if self._as_seen is not None:
+        if self._as_seen is not None:  # first: it may change the state
             rows = [seen for row in rows if (seen := self._as_seen(row)) is not None]
+        rows = rows if states is None else [row for row in rows if row.state in states]
         return copy.deepcopy(rows) if deepcopy else rows
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from hpo.core.errors import DataError, nearest
 from hpo.tasks.classification import metrics as classification
 from hpo.tasks.metric import Metric
+from hpo.tasks.question_answering import metrics as question_answering
 from hpo.tasks.task import Predictions
 from hpo.tasks.token_classification import metrics as token_classification
 
@@ -25,11 +26,12 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
-ALL_TASKS = (*classification.CLASSES, "regression", "token_classification")
+ALL_TASKS = (*classification.CLASSES, "regression", "token_classification", "question_answering")
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,
     **token_classification.METRICS,
+    **question_answering.METRICS,
     "loss": Metric(
         _loss,
         ALL_TASKS,

@@ -315,6 +315,22 @@ class Task(ABC):
             keys: The keys of `data:`.
         """
 
+    def fitted(self, predictions: Any, metric: str, keys: Any) -> dict[str, Any]:
+        """Return what is fitted to a model's predictions for the validation split, such as a threshold.
+
+        It is kept with the weights, and stored in the model's configuration under these names.
+
+        Args:
+            predictions: Predictions for the validation split, whose outputs are finite.
+            metric: Name in `METRICS` of what the search optimises.
+            keys: The keys of `data:`.
+        """
+        return {}
+
+    def settled(self, predictions: Any, settings: Mapping[str, Any]) -> Any:
+        """Return predictions with what was fitted for their model: its configuration, or what `fitted` returned."""
+        return predictions
+
     # ------------------------------------------------------------ results
 
     def default_metric(self, data: Dataset) -> str:
@@ -354,6 +370,14 @@ class Task(ABC):
         See `hpo.tasks.classification.breakdown.by_class` for the keys.
         """
         return None
+
+    def usage(self, settings: Mapping[str, Any]) -> str:
+        """Return Python code that uses an exported model without hpo, for its card; empty if a pipeline does.
+
+        Args:
+            settings: The study's settings.
+        """
+        return ""
 
     @abstractmethod
     def predicted_rows(self, predictions: Any, labels: Sequence[str]) -> list[dict[str, Any]]:

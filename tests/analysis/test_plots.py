@@ -52,6 +52,7 @@ def study(*rows: dict[str, Any], value: Callable[[int], float] = float, **extra:
 def test_the_order_of_a_report() -> None:
     assert list(PLOTS) == [
         "history",
+        "tuning curve",
         "learning curves",
         "parallel coordinates",
         "slices",
@@ -249,7 +250,7 @@ def test_a_study_is_drawn_as_optuna_draws_its_storage(name: str, sampler: str, t
     few = len({key for trial in results.complete for key in trial.params}) < 2 or len(results.complete) < 3
     assert reasons.keys() <= ({"contour", "importance"} if few or name == "a condition" else set()) | (
         {"parallel coordinates", "slices"} if name == "fixed values only" else set()
-    ), reasons
+    ) | {"tuning curve"}, reasons
     for plot, draw in theirs.items():
         if plot not in reasons:
             assert data(PLOTS[plot](results)) == data(draw()), plot

@@ -116,7 +116,7 @@ def test_a_plot_that_fails_is_told_to_who_asked_for_the_report(
 
     monkeypatch.setitem(report.PLOTS, "slices", broken)
     notes: list[str] = []
-    path = report.write(sample_results(4), tmp_path / "report.html", notes.append)
+    path = report.write(sample_results(14), tmp_path / "report.html", notes.append)
     assert notes == ["the report of sst2 lacks the plot 'slices': KeyError('x\\x1b[31m')"]
     assert "Slices" in Page(path.read_text("utf-8")).text
     assert len(json.loads(unpacked(Page(path.read_text("utf-8")), "figures"))) == len(PLOTS) - 1

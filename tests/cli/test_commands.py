@@ -91,7 +91,8 @@ def test_json_of_a_study(there):
     code, out, _ = there("show", "tiny", "--json")
     shown = json.loads(out)
     assert code == 0
-    assert list(shown) == ["name", "direction", "counts", "best", "verdict", "findings", "disk"]
+    keys = ["name", "direction", "counts", "best", "verdict", "confirmation", "findings", "disk", "worth", "stopped"]
+    assert list(shown) == keys
     assert shown["verdict"]["best"]["number"] == shown["best"]["number"]
     assert any("importances need 10 or more" in finding for finding in shown["findings"])
     sizes = {path: path.stat().st_size for path in Path("runs/tiny").rglob("*") if path.is_file()}
@@ -99,6 +100,17 @@ def test_json_of_a_study(there):
     assert (shown["name"], shown["direction"]) == ("tiny", "maximize")
     assert list(shown["counts"]) == ["complete", "pruned", "fail", "running", "waiting"]
     assert sum(shown["counts"].values()) == shown["counts"]["complete"] + shown["counts"]["pruned"] == 4
+
+
+def test_a_study_compared_with_itself_differs_in_nothing(there):
+    code, out, err = there("compare", "tiny", "tiny.yaml")
+    assert code == 0, err
+    assert "On the same 30 test examples the difference is +0" in out
+    assert "Tuning curves cannot be compared" in out
+    found = json.loads(there("compare", "tiny", "tiny", "--json")[1])
+    shown = json.loads(there("show", "tiny", "--json")[1])
+    assert found["studies"][0]["test"] == pytest.approx(shown["verdict"]["best"]["score"])
+    assert there("compare", "tiny", "nope")[0] == 2
 
 
 def test_json_of_trials_and_of_the_best(there):

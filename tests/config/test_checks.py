@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,13 @@ def problems(raw: Mapping[str, Any], folder: Path = ROOT) -> dict[str, str]:
         ({"slots": 0}, "slots", "greater than or equal to 1, not 0, or "),
         ({"slots": "most"}, "slots", "'auto', not 'most'"),
         ({"timeout": 0}, "timeout", "greater than 0, not 0"),
+        ({"stop": 0.9}, "stop", "not 0.9"),
+        ({"stop": {"goal": 0.9}}, "stop.goal", "is not a key"),
+        ({"stop": {"platau": 3}}, "stop.platau", "is not a key; did you mean plateau?"),
+        ({"stop": {"plateau": 0}}, "stop.plateau", "greater than or equal to 1, not 0"),
+        ({"stop": {"examples": 1.5}}, "stop.examples", "valid integer, not 1.5"),
+        ({"stop": {"device_hours": 0}}, "stop.device_hours", "greater than 0, not 0"),
+        ({"stop": {"target": math.inf}}, "stop.target", "finite number, not inf"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"task": "tokens"}, "task", "'tokens' is not a task"),
         ({"precision": "fp16"}, "precision", "not 'fp16'"),
@@ -133,6 +141,7 @@ def test_what_is_wrong_in_a_study_is_named_with_the_next_step(change: dict[str, 
         ({"fold": True}, "fold", "a model is folded or divided (shards), not both"),
         ({"device": "mps"}, "device", "shards are for cuda or cpu"),
         ({"space": "lora"}, "shards", "whole models only, not adapters (lora_rank)"),
+        ({"space": {"epochs": [1, 2], "frozen_layers": 2}}, "shards", "not models with frozen_layers"),
     ],
 )
 def test_what_does_not_go_with_a_divided_trial(change: dict[str, Any], path: str, said: str) -> None:
@@ -141,6 +150,35 @@ def test_what_does_not_go_with_a_divided_trial(change: dict[str, Any], path: str
     found = problems({**BUILT_IN, "shards": 2, **change})
     assert set(found) == {path}
     assert said in found[path]
+
+
+@pytest.mark.parametrize(
+    ("change", "space", "said"),
+    [
+        (
+            {},
+            {"lora_rank": [4, 8], "frozen_layers": 2},
+            "adapters (lora_rank) are trained on a model whose layers are all",
+        ),
+        (
+            {"fold": True},
+            {"frozen_layers": [2, 4]},
+            "freeze the same layers, not 2, 4; write one number, or fold: false",
+        ),
+        ({"fold": True}, {"frozen_layers": {"low": 0, "high": 2}}, "freeze the same layers, not 0, 1, 2"),
+        (
+            {"fold": True},
+            {"schedule": ["linear", "cosine"], "frozen_layers": {"values": [3], "when": {"schedule": "cosine"}}},
+            "freeze the same layers, not 0, 3",
+        ),
+    ],
+)
+def test_what_does_not_go_with_frozen_layers(change: dict[str, Any], space: dict[str, Any], said: str) -> None:
+    found = problems({**BUILT_IN, **change, "space": {"epochs": [1, 2], **space}})
+    assert set(found) == {"space.frozen_layers"}
+    assert said in found["space.frozen_layers"]
+    allowed = {**space, "frozen_layers": 0} if "lora_rank" in space else {**space, "frozen_layers": 2}
+    assert problems({**BUILT_IN, **change, "space": {"epochs": [1, 2], **allowed}}) == {}
 
 
 def test_an_objective_of_ones_own_has_no_shards() -> None:

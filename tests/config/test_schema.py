@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo.config.schema import RESUMABLE, StudyConfig
+from hpo.config.schema import RESUMABLE, StopConfig, StudyConfig
 from hpo.config.study_spec import build
 from hpo.core.settings import Mark, marked
 from hpo.data.keys import DataKeys
@@ -92,7 +92,7 @@ def test_the_fingerprint_of_a_study_is_that_of_earlier_versions(raw: dict[str, A
 
 def test_marks_stand_beside_the_keys() -> None:
     assert set(marked(StudyConfig, Mark.RESUMABLE)) == {
-        *("trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler"),
+        *("stop", "trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler"),
         *("pruner", "prune_on", "fold", "shards", "stall_timeout", "keep_best", "same_objective"),
     }
     assert set(marked(StudyConfig, Mark.FINE_TUNING)) == {
@@ -111,7 +111,7 @@ def test_marks_stand_beside_the_keys() -> None:
 
 
 def test_every_field_is_documented_and_what_may_change_is_a_field() -> None:
-    for model in (StudyConfig, DataKeys, *{task.keys for task in TASKS.values()}):
+    for model in (StudyConfig, StopConfig, DataKeys, *{task.keys for task in TASKS.values()}):
         body = inspect.getsource(model)
         for name in model.__annotations__:
             after = body.split(f"\n    {name}: ")[1].splitlines()[1]

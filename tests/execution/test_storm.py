@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+import squad_rows
 import storm
 import tagged
 import tiny
@@ -74,7 +75,7 @@ def assert_nothing_is_lost(said: dict[str, Any], trials: int) -> None:
 # ---------------------------------------------------------------- killed at random
 
 
-@pytest.mark.parametrize("study", ["random", "rounds"])
+@pytest.mark.parametrize("study", ["random", "rounds", "auto"])
 def test_a_kill_storm_loses_nothing_and_changes_nothing(
     url: str, study: str, undisturbed: Any, pytestconfig: pytest.Config
 ) -> None:
@@ -96,15 +97,17 @@ def test_free_running_trials_all_end() -> None:
     assert_nothing_is_lost(storm_of("journal:///a.log", "--study", "free", "--kills", 20), 120)
 
 
-@pytest.mark.parametrize("written", [tiny.study, tagged.study], ids=["labels", "tags"])
-def test_arrays_that_train_are_restored_to_the_bit(folder: Path, pytestconfig: pytest.Config, written: Any) -> None:
+@pytest.mark.parametrize("study_of", [tiny.study, tagged.study, squad_rows.study], ids=["texts", "tags", "questions"])
+def test_arrays_that_train_are_restored_to_the_bit(
+    folder: Path, pytestconfig: pytest.Config, study_of: Callable[..., dict[str, Any]]
+) -> None:
     tiny.write_csv(folder / "data.csv", 200)
     tagged.write_conll(folder / "data.conll", tagged.sentences(200))
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16], "epochs": 6}
-    content = written(folder, name="storm", slots=3, seed=3, space=space, **settings)
+    content = study_of(folder, name="storm", slots=3, seed=3, space=space, **settings)
     Path("finetune.yaml").write_text(json.dumps(content))
     found = []
     for name, workers, shots, pause in (("alone", 1, 0, 0.0), ("together", 3, kills, 0.5)):

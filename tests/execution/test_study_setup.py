@@ -12,7 +12,18 @@ from optuna.trial import TrialState
 from hpo.config.schema import RESUMABLE
 from hpo.config.study_spec import StudySpec, build
 from hpo.core.errors import StudyError
-from hpo.execution.study_setup import DEFAULT_TRIALS, load_by_name, open_study, plan, planned_rows, store_config
+from hpo.execution.study_setup import (
+    DEFAULT_TRIALS,
+    as_chosen,
+    load_by_name,
+    open_study,
+    plan,
+    planned_rows,
+    resumed,
+    store_config,
+)
+from hpo.search.samplers import TrialSeededSampler
+from hpo.space.parser import parse
 from hpo.storage import backends
 
 ROWS = " (a hash of all rows: a file has changed, or which rows are set aside)"
@@ -226,3 +237,70 @@ def test_a_study_that_turns_to_a_grid_still_gets_each_point_once() -> None:
     points = [t.params or t.system_attrs["fixed_params"] for t in opened.trials]
     assert len(opened.trials) == budget
     assert len({tuple(sorted(point.items())) for point in points}) == 18
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_published_configurations_are_tried_first_and_once(sampler: str, storage: BaseStorage) -> None:
+    space = {
+        "parameters": {"x": [1, 2, 3], "y": ["a", "b"]},
+        "baseline": {"x": 2, "y": "b"},
+        "configurations": [{"x": 3}, {"y": "a"}, {"x": 2}, {"x": 3, "y": "b"}],
+    }
+    spec = custom(space, sampler=sampler, trials=6)
+    planned, _ = planned_rows(spec)
+    assert [params for params, _ in planned[:3]] == [{"x": 2, "y": "b"}, {"x": 3, "y": "b"}, {"x": 2, "y": "a"}]
+    assert planned[0][1] == {"baseline": True}
+    given = [frozenset(params.items()) for params, _ in planned if params]
+    assert len(set(given)) == len(given) == (6 if sampler == "grid" else 3)
+    opened = open_study(spec, storage, {})
+    for _ in range(2):
+        plan(opened, spec)
+    assert len(opened.get_trials()) == 6
+    assert parse(spec.space.to_dict()) == spec.space
+
+
+# ---------------------------------------------------------------- auto
+
+OPEN = {"x": {"low": 0.0, "high": 1.0}}
+AUTO = {"sampler": "auto", "pruner": "auto"}
+
+
+def used(spec: StudySpec, opened: optuna.Study) -> tuple[Any, Any, int | None]:
+    config = as_chosen(spec, opened).config
+    return config.sampler, config.pruner, config.round_size
+
+
+def test_what_auto_chose_stays_when_the_budget_grows(storage: BaseStorage) -> None:
+    few, more = (custom(OPEN, trials=trials, **AUTO) for trials in (20, 40))
+    opened = open_study(few, storage, {})
+    assert used(few, opened) == ("cross_entropy", "two_rungs", 20)
+    assert used(more, open_study(more, storage, {})) == ("cross_entropy", "two_rungs", 20)
+    plan(opened, as_chosen(few, opened))
+    found = resumed(few, storage, {})
+    assert found is not None
+    assert isinstance(found.sampler, TrialSeededSampler)
+    assert found.sampler.name == "cross_entropy"
+    assert opened.user_attrs["config"]["sampler"] == "auto"
+
+
+def test_named_ones_are_used_as_they_are_and_auto_is_chosen_anew_beside_them(storage: BaseStorage) -> None:
+    both = custom(OPEN, trials=20, **AUTO)
+    opened = open_study(both, storage, {})
+    named = custom(OPEN, trials=20, sampler="random", pruner="asha")
+    assert as_chosen(named, opened) is named
+    one = custom(OPEN, trials=20, sampler="random", pruner="auto")
+    assert used(one, open_study(one, storage, {})) == ("random", "two_rungs", None)
+
+
+def test_a_study_that_turns_to_auto_stores_its_choice(storage: BaseStorage) -> None:
+    named, both = custom(OPEN, trials=20), custom(OPEN, trials=20, **AUTO)
+    plan(open_study(named, storage, {}), named)
+    assert resumed(both, storage, {}) is None
+    assert "auto" in open_study(both, storage, {}).user_attrs
+    assert resumed(both, storage, {}) is not None
+
+
+def test_auto_plans_every_point_of_a_small_space() -> None:
+    planned, budget = planned_rows(custom({"x": [1, 2, 3], "y": [1, 2]}, trials=8, baseline=False, **AUTO))
+    assert budget == 8
+    assert sorted(tuple(params.values()) for params, _ in planned) == [(x, y) for x in (1, 2, 3) for y in (1, 2)]

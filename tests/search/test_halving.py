@@ -346,3 +346,32 @@ def test_without_rounds_decisions_are_those_of_optunas_pruner(curves, factor, fi
             if pruned:
                 break
         study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
+
+
+# ---------------------------------------------------------------- two rungs
+
+
+@pytest.mark.parametrize(
+    ("segment", "horizon", "first"),
+    [(1, 4000, 100), (1, 4001, 101), (250, 4000, 250), (1, None, 1), (7, None, 7)],
+)
+def test_the_first_of_two_rungs_is_at_a_fortieth_of_the_longest_training(segment, horizon, first):
+    study = optuna.create_study()
+    found = rungs_of(make("auto", {}, segment, horizon), study, row(0, "R", {}), segment)
+    assert (found.first, found.factor, found.count) == (first, 4, 2)
+    assert found.values({first: 0.1, 4 * first: 0.4, 16 * first: 0.9}) == [0.1, 0.4]
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=1, max_size=70, unique=True))
+def test_one_trial_in_four_rounded_up_goes_on_from_each_of_two_rungs(scores):
+    two = make("two_rungs", {}).rungs()
+    trials = [row(n, "R", {}) for n in range(len(scores))]
+    for step in (1, 4, 16):
+        alive = [trial for trial in trials if trial.state == STATES["R"]]
+        for trial in alive:
+            trial.intermediate_values[step] = scores[trial.number]
+        decisions = [decide(trials, trial.number, step, two, len(scores), HIGHER) for trial in alive]
+        for trial, decision in zip(alive, decisions, strict=True):
+            trial.state = {GO_ON: STATES["R"], PRUNE: STATES["P"]}[decision]
+    best = sorted(range(len(scores)), key=lambda n: -scores[n])[: -(-len(scores) // 16)]
+    assert sorted(best) == [trial.number for trial in trials if trial.state == STATES["R"]]

@@ -60,6 +60,8 @@ TABLE: list[tuple[str, dict[str, Any], list[dict[int, float]], list[int | None]]
         [None, 4],
     ),
     ("threshold", {"lower": 0.2}, [{1: 0.3, 2: 0.1}, {1: 0.3, 2: 0.5}], [2, None]),
+    ("two_rungs", {}, lines(0.9, 0.5, 0.95), [None, 1, None]),
+    ("auto", {}, lines(0.9, 0.5, 0.95), [None, 1, None]),
     ("NopPruner", {}, lines(0.9, 0.1), [None, None]),
     ("MedianPruner", SLOW, lines(0.9, 0.5), [None, 1]),
 ]

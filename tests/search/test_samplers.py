@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.testing import pytest_samplers as suites
 
 from hpo.core.errors import MissingExtraError
-from hpo.search.samplers import MAX_REDRAWS, SAMPLERS, TrialSeededSampler, factory, make
+from hpo.search.samplers import DRAWN_BY, MAX_REDRAWS, RANDOM, SAMPLERS, TrialSeededSampler, factory, make
 from hpo.space.parser import parse
 from hpo.space.search_space import SearchSpace
 
@@ -105,6 +105,37 @@ def test_a_duplicate_is_redrawn_ten_times_and_then_accepted(monkeypatch: pytest.
     run(study, parse({"a": [1, 2]}), 3)
     assert [trial.params["a"] for trial in study.trials][:2] in ([1, 2], [2, 1])
     assert [attempt for number, attempt in attempts if number == 2] == list(range(1 + MAX_REDRAWS))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("random", {}, [RANDOM] * 6),
+        ("tpe", {"n_startup_trials": 4}, [RANDOM] * 4 + ["tpe"] * 2),
+        ("gp", {"n_startup_trials": 4}, [RANDOM] * 4 + ["gp"] * 2),
+        ("cmaes", {}, [RANDOM] + ["cmaes"] * 5),
+        ("qmc", {}, ["qmc"] * 6),
+        ("NSGAIISampler", {}, ["NSGAIISampler"] * 6),
+    ],
+)
+def test_a_trial_says_by_what_it_was_drawn(name: str, arguments: dict[str, Any], expected: list[str]) -> None:
+    study = opened(name, RANGES, **arguments)
+    study.enqueue_trial({"x": 0.5, "lr": 1e-3})
+    planned = study.ask()
+    RANGES.suggest(planned)
+    study.tell(planned, state=optuna.trial.TrialState.FAIL)  # a failed trial is no part of a model
+    run(study, RANGES, 6)
+    assert [trial.system_attrs.get(DRAWN_BY) for trial in study.trials] == [None, *expected]
+
+
+def test_what_is_said_to_be_random_is_what_the_random_sampler_would_have_drawn() -> None:
+    tpe, other = opened("tpe", RANGES, n_startup_trials=5), opened("tpe", RANGES, n_startup_trials=5)
+    run(tpe, RANGES, 9)
+    for _ in range(9):  # other scores: only draws with a model may differ
+        trial = other.ask()
+        other.tell(trial, -value(RANGES.suggest(trial)))
+    same = [a.params == b.params for a, b in zip(tpe.trials, other.trials, strict=True)]
+    assert same == [trial.system_attrs[DRAWN_BY] == RANDOM for trial in tpe.trials] == [True] * 5 + [False] * 4
 
 
 def test_enqueued_parameters_are_used_and_do_not_change_other_draws() -> None:

@@ -23,7 +23,7 @@ OPEN = parse({"x": {"low": 0.0, "high": 100.0}})
 R, W, C, P, F = (getattr(TrialState, name) for name in ("RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"))
 
 
-def order_of(rows, size=None, budget=None, space=OPEN, pruner="none", **arguments):
+def order_of(rows, size=None, budget=None, space=OPEN, pruner="none", wave=None, **arguments):
     """Return the order of a study with trials of (state, params, curve, system attributes), the last ones optional."""
     study = optuna.create_study(storage=InMemoryStorage(), direction="maximize", pruner=make(pruner, arguments))
     study.sampler = TrialSeededSampler("random", {}, space, 0)
@@ -42,7 +42,7 @@ def order_of(rows, size=None, budget=None, space=OPEN, pruner="none", **argument
         )
     cache = StudyCache(study)
     study = optuna.Study(study.study_name, cache, sampler=study.sampler, pruner=study.pruner)
-    return TrialOrder(study, space, budget or len(rows), size)
+    return TrialOrder(study, space, budget or len(rows), size, wave=wave)
 
 
 def x(value):
@@ -113,6 +113,46 @@ def test_in_rounds_only_trials_of_the_first_unfinished_round_run(states, size):
     assert order.unfinished() == (first is not None) == bool(moving)
     assert {n // size for n in moving} <= {first // size if moving else None}
     assert all(not states[n].is_finished() for n in moving)
+
+
+# ---------------------------------------------------------------- waves
+
+PAUSED_AT_1 = {PAUSED: 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "ready", "to_draw"),
+    [
+        ([(W,)] * 4, [], [0, 1]),
+        ([(R, x(1.0)), (W, x(2.0)), (W,), (W,)], [0, 1], []),
+        ([(W, x(1.0), {1: 0.5}, PAUSED_AT_1), (R, x(2.0)), (W,), (W,)], [1], []),
+        ([(W, x(1.0), {1: 0.5}, PAUSED_AT_1), (R, x(2.0), {1: 0.4}), (W,), (W,)], [1], [2, 3]),
+        ([(C, x(1.0)), (F, x(2.0)), (W,), (W,)], [], [2, 3]),
+        ([(W, x(1.0), {1: 0.5}, PAUSED_AT_1), (W, x(1.0)), (W,), (W,)], [], [2, 3]),  # a duplicate is not waited for
+        ([(W, x(1.0), {1: 0.5}, PAUSED_AT_1)] * 2 + [(W, x(2.0)), (W,)], [2], [3]),
+        ([(C, x(1.0))] * 4 + [(W,)] * 4, [], [4, 5]),
+    ],
+)
+def test_a_wave_is_drawn_when_the_one_before_has_reached_the_lowest_rung(rows, ready, to_draw):
+    order = order_of(rows, size=4, wave=2, pruner="two_rungs")
+    assert numbers(order.ready()) == ready
+    assert numbers(order.to_draw()) == to_draw
+
+
+def test_without_rungs_a_wave_waits_for_the_ends_of_the_one_before():
+    rows = [(C, x(1.0)), (R, x(2.0), {1: 0.5}), (W,), (W,)]
+    assert numbers(order_of(rows, size=4, wave=2).to_draw()) == []
+    assert numbers(order_of([(C, x(1.0)), (P, x(2.0)), (W,), (W,)], size=4, wave=2).to_draw()) == [2, 3]
+
+
+def test_a_wave_sees_the_values_at_the_lowest_rung_whatever_was_reached_since():
+    first = [(R, x(1.0), {1: 0.5, 4: 0.9}), (W, x(2.0), {2: 0.4}), (C, x(3.0), {1: 0.3, 2: 0.8}), (F, x(4.0))]
+    rows = [*first, (W, x(1.0)), (W,), (W,), (W, x(5.0), {1: 0.1})]
+    order = order_of(rows, size=8, wave=5, pruner="two_rungs")
+    seen = order.seen_by(6).get_trials(deepcopy=False, states=(C,))
+    assert [(row.number, row.state, row.value) for row in seen] == [(0, C, 0.5), (1, C, 0.4), (2, C, 0.3)]
+    assert order.seen_by(4).get_trials() == []
+    assert order.rows()[0].state == R
 
 
 # ---------------------------------------------------------------- what a proposal sees

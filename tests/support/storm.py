@@ -48,6 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"space": SPACE, "sampler": "random", "pruner": "none"},
     "grid": {"space": GRID, "sampler": "grid", "pruner": "none"},
     "free": {"space": SPACE, "sampler": "tpe", "pruner": "asha"},
+    "auto": {"space": SPACE, "sampler": "auto", "pruner": "auto"},
     "rounds": {"space": SPACE, "sampler": "tpe", "pruner": "asha", "round_size": 12},
 }
 

@@ -31,6 +31,8 @@ class Tokens:
         lengths: [n] the same on the host, to plan batches.
         units: [n] units of each row, by which losses are divided, on the host.
         pad: Token id of padding.
+        states: [tokens, hidden] what the frozen layers yield for each token, on the device or on the host; None if the
+            whole model runs.
     """
 
     values: Tensors
@@ -41,6 +43,7 @@ class Tokens:
     lengths: Array
     units: Array
     pad: int
+    states: torch.Tensor | None = None
 
     @property
     def ids(self) -> torch.Tensor:
@@ -82,6 +85,8 @@ class Tokens:
         inputs = {
             name: gathered(values, self.pad if name == "input_ids" else 0) for name, values in self.values.items()
         }
+        if self.states is not None:
+            inputs["states"] = _gathered(self.states, positions, real)
         targets = {name: values[index] for name, values in self.row_targets.items()}
         targets |= {name: gathered(values, IGNORED) for name, values in self.token_targets.items()}
         return inputs | {"attention_mask": real.long()}, targets
@@ -98,6 +103,12 @@ class Tokens:
         found = [answer(*self.batch(rows)) for rows in chunks]
         order = np.argsort(np.concatenate(chunks))
         return {name: joined([each[name] for each in found])[:, order] for name in found[0]}
+
+
+def _gathered(states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return the states at some positions, [b, length, hidden], zero at padding, on the device of `positions`."""
+    found = states.index_select(0, positions.to(states.device).flatten()).to(positions.device, non_blocking=True)
+    return found.view(*positions.shape, -1).masked_fill_(~real[..., None], 0)
 
 
 def joined(parts: Sequence[torch.Tensor]) -> Array:

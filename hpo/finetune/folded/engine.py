@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hpo.core.errors import ArrayShrankError, NotFoldableError, OutOfMemoryError
+from hpo.core.errors import ArrayShrankError, ModelError, NotFoldableError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.finetune import device
 from hpo.finetune.adaptation import Adaptation
-from hpo.finetune.data.encoded import Tensors
+from hpo.finetune.data.encoded import Tensors, Tokens
 from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
-from hpo.finetune.models import dropout
+from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.finetune.trial_model import measured_seconds, predict_whole, reset
@@ -105,7 +105,7 @@ class FoldedEngine:
 
     def _with_gradient(self, model: PreTrainedModel) -> list[str]:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
-        tokens = self.setup.tokens["train"]
+        tokens = self.setup.measurable(model)
         inputs, _ = tokens.batch(np.arange(min(2, len(tokens.lengths))))
         outputs = self.setup.task.outputs(model.train()(**inputs))
         torch.stack([output.sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
@@ -141,7 +141,7 @@ class FoldedEngine:
             trial,
             params,
             template,
-            self.adaptation.owned(weights, own),
+            self.adaptation.owned(frozen.above(template, weights), own),
             own,
             lambda name: optimizer.moments(slot, name),
             self.window,
@@ -160,7 +160,7 @@ class FoldedEngine:
                 self.slots,
                 self._parameters,
                 self.setup.head,
-                self.setup.tokens["train"],
+                self._train_rows(template),
                 self._shape(),
                 self.setup.task,
                 self.setup.class_weights,
@@ -174,6 +174,17 @@ class FoldedEngine:
         if self.slots == 1:
             raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
         raise ArrayShrankError(self._halved())
+
+    def _train_rows(self, template: PreTrainedModel) -> Tokens:
+        """Return the train split, which the program gathers batches from on the device.
+
+        Raises:
+            ModelError: The states of frozen layers do not fit in the device's memory.
+        """
+        tokens = self.setup.split_for(template, "train")
+        if tokens.states is not None and tokens.states.device.type != self.setup.device.type:
+            raise ModelError("the states of the frozen layers do not fit in the device's memory; write fold: false")
+        return tokens
 
     @contextmanager
     def _context(self, keys: torch.Tensor) -> Iterator[None]:
@@ -272,7 +283,7 @@ class FoldedEngine:
 
         with self.setup.intercepted(), self.setup.autocast():  # one context for all chunks: weights are cast once
             size = device.scoring_batch(self.setup.device, self.slots)
-            return self.setup.tokens[split].answers(answer, size)
+            return self.setup.split_for(self.setup.model, split).answers(answer, size)
 
     def _for_every_slot(self, tensors: Tensors) -> Tensors:
         return {name: tensor.repeat(self.slots, *[1] * (tensor.ndim - 1)) for name, tensor in tensors.items()}
@@ -319,6 +330,7 @@ class FoldedEngine:
         self._forget()
         self.slots = slots
         params = {**self.adaptation.usual(), "batch_size": self.micro_batch, "epochs": 10_000}
+        params["frozen_layers"] = self.setup.frozen_layers[0]  # folded, all trials have as many
         for number in range(slots):
             self.load(number, TrialSpec(number, params, number))
         best_weights = [{name: w.clone() for name, w in slot.weights.items()} for slot in self.occupied.values()]

@@ -23,6 +23,7 @@ from hpo.finetune.folded import packing
 from hpo.finetune.folded.model import fold, load_slot, trains
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout
+from hpo.finetune.models import frozen as frozen_layers
 from hpo.finetune.models.loading import attend, first_position
 from hpo.finetune.models.output_check import about_tokens, logits_of
 
@@ -42,11 +43,15 @@ WINDOWS = ("local_attention", "sliding_window")  # tokens that attend to each ot
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "unk", "mask", "decoder_start", "forced_eos")
 
 # Results by arguments; they hold for the process, which has one version of torch and of transformers.
-_known: dict[tuple[type, str, Lora | None, bool], str | None] = {}
+_known: dict[tuple[type, str, Lora | None, bool, bool], str | None] = {}
 
 
 def check(
-    kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None = None, packed: bool = False
+    kind: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    lora: Lora | None = None,
+    packed: bool = False,
+    frozen: bool = False,
 ) -> str | None:
     """Return a sentence that says what is wrong with folded models of a class, or None.
 
@@ -55,14 +60,15 @@ def check(
         config: Its configuration.
         lora: Adapters that are installed before the model is folded.
         packed: Whether tokens are packed; if so there is no dropout, whose masks depend on the arrangement of tokens.
+        frozen: Whether the first layer is frozen, and what it yields is given.
     """
     config = _cut(config)
-    key = (kind, config.to_json_string(), lora, packed)
+    key = (kind, config.to_json_string(), lora, packed, frozen)
     if key not in _known:
         log.info("checking that trials of %s can train as one model", kind.__name__)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            _known[key] = _difference(kind, config, lora, packed)
+            _known[key] = _difference(kind, config, lora, packed, frozen)
     return _known[key]
 
 
@@ -109,9 +115,14 @@ def _model(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | N
     return model
 
 
-def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None, packed: bool) -> str | None:
+def _difference(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lora | None, packed: bool, frozen: bool
+) -> str | None:
     one = _model(kind, config, lora, 0.0 if packed else 0.2)
     _shuffle(one.parameters())
+    if frozen:
+        frozen_layers.install(one, [1])
+        frozen_layers.freeze(one, 1)
     two = copy.deepcopy(one)
     _shuffle(p for module in two.modules() if trains(module) for p in module.parameters(recurse=False))
     try:
@@ -120,6 +131,8 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lor
         for slot in range(2):
             dropout.set_rates(folded, slot, 2, one)
         inputs = _inputs(one)
+        if frozen:
+            inputs["states"] = _states(one, inputs)
         line = None
         if packed:
             if not packing.install(folded, first_position(config)):
@@ -144,6 +157,15 @@ def _difference(kind: type[PreTrainedModel], config: PreTrainedConfig, lora: Lor
         if not off <= TOLERANCE:
             return f"{kind.__name__}: {what} of two folded trials differs from that of two models by {off:.0e}"
     return None
+
+
+@torch.no_grad()
+def _states(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return what the first layer yields for the rows of two slots: [2, b, length, hidden]."""
+    rows = {name: x.flatten(0, 1) for name, x in inputs.items()}
+    with frozen_layers.ending_at(model, 1):
+        found = frozen_layers.states(model, rows)
+    return found.view(2, -1, *found.shape[1:])
 
 
 def _shuffle(parameters: Iterable[nn.Parameter]) -> None:

@@ -91,6 +91,13 @@ class FoldedDisentangledSelfAttention(_Mixin):
     The table is [K, buckets, hidden], or [buckets, hidden] if it is frozen. An adapter's dropout does not apply to it.
     """
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Attend, with a table for each slot, because dropout in the table differs between slots."""
+        table = kwargs.get("rel_embeddings")
+        if table is not None and table.ndim == 2:
+            kwargs["rel_embeddings"] = table.expand(len(_weights(self.query_proj)["weight"]), *table.shape)
+        return super().forward(*args, **kwargs)
+
     def disentangled_attention_bias(
         self,
         query_layer: torch.Tensor,

@@ -20,10 +20,9 @@ def logits_of(result: Mapping[str, Any]) -> Outputs:
     return {name: value for name, value in result.items() if name.endswith("logits") and torch.is_tensor(value)}
 
 
-@torch.no_grad()
-def outputs(model: PreTrainedModel) -> Outputs:
-    """Return the outputs for three short rows of arbitrary tokens, two of them padded; none about padding."""
-    config, device, training = model.config, model.device, model.training
+def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8]."""
+    config, device = model.config, model.device
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
     ids = torch.arange(24, device=device).view(3, 8) * 37 % config.vocab_size
     end = getattr(config, "eos_token_id", None)
@@ -31,11 +30,19 @@ def outputs(model: PreTrainedModel) -> Outputs:
         ids = torch.where(ids == end, (end + 1) % config.vocab_size, ids).masked_fill(columns == lengths - 1, end)
     real = columns < lengths
     ids = ids.masked_fill(~real, getattr(config, "pad_token_id", None) or 0)
-    inputs = {"input_ids": ids, "attention_mask": real.long()}
+    found = {"input_ids": ids, "attention_mask": real.long()}
     if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
-        inputs["decoder_input_ids"] = ids
+        found["decoder_input_ids"] = ids
+    return found
+
+
+@torch.no_grad()
+def outputs(model: PreTrainedModel, **more: torch.Tensor) -> Outputs:
+    """Return the outputs for the rows of `inputs`, and `more` inputs; none about padding."""
+    rows, training = inputs(model), model.training
+    real = rows["attention_mask"].bool()
     model.train(False)
-    found = about_tokens(logits_of(model(**inputs)), real)
+    found = about_tokens(logits_of(model(**rows, **more)), real)
     model.train(training)
     return found
 

@@ -106,7 +106,7 @@ class ShardedArray:
         self.metric, self.micro_batch = self.setup.metric, config.micro_batch
         self.notes: Sequence[str] = self.setup.notes
         self.segment = self.setup.segment
-        self.horizon: int | None = len(data.splits["train"]) * horizon_epochs
+        self.horizon: int | None = self.setup.train_rows * horizon_epochs
         self._threads = torch.get_num_threads()
         threads = max(1, self._threads // self.shards)
         self._config, self._data, self._folder = config.model_copy(update={"threads": threads}), data, folder

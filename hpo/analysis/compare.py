@@ -1,0 +1,228 @@
+"""Two studies of one task on the same data: their best trials on the same test rows, and their tuning curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpo.analysis.bootstrap import intervals
+from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws, tuning_curve
+from hpo.analysis.verdict_text import as_text, difference
+from hpo.core.errors import HpoError, StudyError
+from hpo.core.formatting import number, plain
+from hpo.execution.study_setup import EXPLANATIONS, folder_of
+from hpo.storage.snapshot import Results
+from hpo.tasks.classification.predictions import LabelPredictions
+from hpo.tasks.classification.texts import TextSplit
+from hpo.tasks.metrics import score
+
+PROBABILITY = "probability of "  # begins the columns of probabilities in a file of predictions
+SMALLEST = 1e-30  # a probability that was rounded to 0, whose logarithm would be infinite
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """The best trial of a study on the test split, as its file of predictions has it."""
+
+    outputs: LabelPredictions
+    labels: tuple[str, ...]
+    rows: TextSplit
+
+
+def compare(first: Results, second: Results) -> dict[str, Any]:
+    """Compare two studies that may differ in model, space, sampler and number of trials.
+
+    Returns:
+        JSON values: `studies`, each with `name`, `trials` (that have ended), `best`, `validation`, `test`, and `curve`
+        (or the reason `untold`); `metric`, `examples`; `compared`: the difference of the test scores, first - second,
+        with `low`, `high` and `shown`, or the reason `untold`.
+
+    Raises:
+        StudyError: They differ in task, metric or data, or a best trial has not been scored on the test split.
+        HpoError: A file of predictions cannot be read.
+    """
+    _refuse(first, second)
+    one, other = (_tested(results) for results in (first, second))
+    if one.rows.contents != other.rows.contents or not np.array_equal(one.outputs.targets, other.outputs.targets):
+        raise StudyError("the files of predictions are of other test rows; run both studies again, which writes them")
+    scores = [score(first.metric, tested.outputs) for tested in (one, other)]
+    return {
+        "metric": first.metric,
+        "examples": len(one.rows),
+        "studies": [_facts(results, test) for results, test in zip((first, second), scores, strict=True)],
+        "compared": {"difference": scores[0] - scores[1], **_interval(first, one, other)},
+    }
+
+
+def compared_text(found: Mapping[str, Any]) -> str:
+    """Return what `compare` found, in sentences and a table of the tuning curves."""
+    metric, studies = found["metric"], found["studies"]
+    names = [plain(study["name"]) for study in studies]
+    lines = [
+        f"{name}: trial {study['best']} is the best of {study['trials']}, {metric} {number(study['validation'])} on "
+        f"the validation split, {number(study['test'])} on the test split"
+        for name, study in zip(names, studies, strict=True)
+    ]
+    told = difference(found["compared"], metric, f"the best trial of {names[0]}")
+    lines.append(f"On the same {found['examples']} test examples the difference is {told}")
+    untold = [f"{name} ({study['untold']})" for name, study in zip(names, studies, strict=True) if study["untold"]]
+    if untold:
+        return "\n".join([*lines, f"Tuning curves cannot be compared without that of {' and '.join(untold)}"])
+    heads = ["random trials", *names]
+    title = f"Median of the best {metric} of so many random trials, with the {CONFIDENCE:.0%} band of each curve"
+    return "\n".join([*lines, as_text((title, heads, list(_curve_rows(studies))))])
+
+
+def _curve_rows(studies: Any) -> Iterator[list[str]]:
+    """Yield a row for 1, about 2, 4 ... random trials, up to those of the study that has fewer."""
+    curves = [study["curve"] for study in studies]
+    shared = sorted(set(curves[0]["trials"]) & set(curves[1]["trials"]))
+    count = 1
+    for trials in shared:
+        if trials >= count:
+            yield [str(trials), *(_cell(curve, curve["trials"].index(trials)) for curve in curves)]
+            count = 2 * trials
+
+
+def _cell(curve: Mapping[str, Any], place: int) -> str:
+    median, worst, best = (curve[name][place] for name in ("median", "worst", "best"))
+    return f"{_value(median)} ({_value(worst)} to {_value(best)})"
+
+
+def _value(value: float | None) -> str:
+    return "unknown" if value is None else number(value)
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def _refuse(first: Results, second: Results) -> None:
+    """Refuse studies that do not compare.
+
+    Raises:
+        StudyError: With everything in which they differ.
+    """
+    names = f"{first.name!r} and {second.name!r}"
+    if custom := [r.name for r in (first, second) if r.attrs.get("config", {}).get("objective") or not r.facts]:
+        raise StudyError(f"{' and '.join(custom)} did not fine-tune, and has no test split; compare hpo show of both")
+    pairs = {
+        "task": (first.facts.get("task"), second.facts.get("task")),
+        "metric": (first.metric, second.metric),
+        "data": (first.facts.get("data"), second.facts.get("data")),
+    }
+    if differ := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
+        lines = [f"  {key}: {a!r} and {b!r}{EXPLANATIONS.get(key, '')}" for key, (a, b) in differ.items()]
+        raise StudyError(f"studies {names} do not compare:\n" + "\n".join(lines))
+    if (task := first.facts.get("task")) not in READERS:
+        raise StudyError(
+            f"studies of {task} are not compared on the same test rows, only those of {', '.join(READERS)}; compare "
+            "hpo show of both"
+        )
+    if missing := [results.name for results in (first, second) if results.verdict is None]:
+        raise StudyError(
+            f"the best trial of {' and '.join(missing)} has not been scored on the test split; run it to its end: "
+            + "; ".join(f"hpo run {name}" for name in missing)
+        )
+
+
+def _interval(results: Results, one: _Tested, other: _Tested) -> dict[str, Any]:
+    """Return the paired interval of the difference, or why there is none."""
+    data = results.attrs.get("config", {}).get("data")
+    if isinstance(data, Mapping) and data.get("group") is not None:
+        return {"untold": "the files of predictions lack the groups of the rows", "shown": False}
+    (found,) = intervals(results.metric, [one.outputs, other.outputs], one.labels, one.rows.groups)
+    if isinstance(found, str):
+        return {"untold": found, "shown": False}
+    return {"low": found[0], "high": found[1], "shown": found[0] > 0 or found[1] < 0}
+
+
+def _facts(results: Results, test: float) -> dict[str, Any]:
+    best = results.best
+    assert best is not None  # it has a verdict
+    facts = {
+        "name": results.name,
+        "trials": sum(trial.state.is_finished() for trial in results.trials),
+        "best": best.number,
+        "validation": best.value,
+        "test": test,
+        "curve": None,
+        "untold": None,
+    }
+    try:
+        curve = tuning_curve(random_draws(results))
+    except UntoldError as reason:
+        return facts | {"untold": str(reason)}
+    names = ("trials", "median", "worst", "best")
+    return facts | {"curve": {name: [_finite(value) for value in getattr(curve, name)] for name in names}}
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+# ---------------------------------------------------------------- files of predictions
+
+
+def _tested(results: Results) -> _Tested:
+    """Read the best trial's predictions of the test split.
+
+    Raises:
+        HpoError: The file is missing or damaged, or it is not what was scored.
+    """
+    assert results.best is not None
+    assert results.verdict is not None
+    path = folder_of(results.name) / "predictions" / f"trial_{results.best.number}_test.csv"
+    again = f"delete it and run hpo run {results.name}, which writes it again"
+    try:
+        tested = _read(path, str(results.facts["task"]))
+    except OSError as error:
+        raise HpoError(f"predictions {path} cannot be read ({error.strerror}); {again}") from None
+    except (KeyError, ValueError) as error:
+        raise HpoError(f"predictions {path} cannot be read ({type(error).__name__}: {error}); {again}") from None
+    found, stored = score(results.metric, tested.outputs), results.verdict["best"]["score"]
+    if not np.isclose(found, stored, rtol=1e-4, atol=1e-6):
+        raise HpoError(f"predictions {path} score {found:.6g}, but {stored:.6g} was scored; {again}")
+    return tested
+
+
+def _read(path: Path, task: str) -> _Tested:
+    """Read a file of predictions, as `hpo.analysis.verdict` writes it."""
+    with path.open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    if not table:
+        raise ValueError("it has no rows")
+    names = tuple(column.removeprefix(PROBABILITY) for column in table[0] if column.startswith(PROBABILITY))
+    targets, logits = READERS[task](table, names)
+    pairs = [row["text_pair"] for row in table] if "text_pair" in table[0] else None
+    texts = TextSplit([row["text"] for row in table], pairs, targets)
+    return _Tested(LabelPredictions(task, targets, logits), names, texts)
+
+
+def _single_label(table: list[dict[str, str]], names: tuple[str, ...]) -> tuple[Any, Any]:
+    return np.array([names.index(row["label"]) for row in table]), np.log(_probabilities(table, names))
+
+
+def _multi_label(table: list[dict[str, str]], names: tuple[str, ...]) -> tuple[Any, Any]:
+    having = [set(json.loads(row["label"])) for row in table]
+    probabilities = _probabilities(table, names)
+    no = np.maximum(1 - probabilities, SMALLEST)
+    return np.array([[float(name in labels) for name in names] for labels in having]), np.log(probabilities / no)
+
+
+def _regression(table: list[dict[str, str]], names: tuple[str, ...]) -> tuple[Any, Any]:
+    return np.array([float(row["label"]) for row in table]), np.array([[float(row["predicted"])] for row in table])
+
+
+READERS = {"single_label": _single_label, "multi_label": _multi_label, "regression": _regression}
+"""Task -> function of the rows and the labels that returns targets and logits."""
+
+
+def _probabilities(table: list[dict[str, str]], names: tuple[str, ...]) -> Any:
+    """Return the probabilities [rows, labels]."""
+    return np.maximum([[float(row[f"{PROBABILITY}{name}"]) for name in names] for row in table], SMALLEST)

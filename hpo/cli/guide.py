@@ -1,0 +1,69 @@
+"""The commands that guide a study: add a trial, confirm the best, write the next study."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hpo.cli.options import Json, Storage, StudyName
+from hpo.cli.printing import end, interrupt, print_json, say
+
+
+def confirm(
+    study: StudyName,
+    top: Annotated[int, typer.Option(min=1, help="Best configurations to train again, besides the default.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds for each configuration.")] = 5,
+    storage: Storage = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the best configurations and the published default again with fresh seeds, and say whether one wins."""
+    from hpo.cli import live
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
+            watch.doing("loading Optuna")
+            from hpo.cli.confirm import confirm as confirmed
+
+            watch.doing(f"reading {study}")
+            outcome = confirmed(study, storage, top, seeds, watch)
+    except KeyboardInterrupt:
+        end("stopped; runs under way are put back, and the same command goes on from here", 130)
+    if as_json:
+        print_json(outcome.json)
+    else:
+        say(outcome.text)
+    if outcome.stopped_by_failures:
+        raise typer.Exit(1)
+
+
+def add(
+    study: StudyName,
+    values: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Parameters; the sampler draws others.")],
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Put a trial of your own into a study; a value outside what is searched is allowed."""
+    from hpo.cli.trial_commands import add as added
+
+    outcome = added(study, storage, values)
+    if as_json:
+        print_json(outcome.json)
+    else:
+        say(outcome.text)
+
+
+def next_(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Study file to write.")],
+    storage: Storage = None,
+) -> None:
+    """Write the file of the next study, with ranges moved to where the trials show the optimum to be."""
+    from hpo.cli.trial_commands import write_next
+
+    say(write_next(study, storage, output).text)
