@@ -138,10 +138,14 @@ def _difference(
             if not packing.install(folded, first_position(config)):
                 return f"{kind.__name__} does not take positions"
             line = packing.Packing(LENGTHS, int(LENGTHS.sum(1).max()) + 1, int(LENGTHS.max()))
-        together = _Run(folded, {name: x.flatten(0, 1) for name, x in inputs.items()}, seeds=(0, 1), line=line)
+        rows = {name: x.flatten(0, 1) for name, x in inputs.items()}
+        together = _Run(folded, rows, seeds=(0, 1), line=line, padding=not packed)
         if lora is not None:
             one, two = fold(one, 1), fold(two, 1)
-        alone = [_Run(m, {name: x[slot] for name, x in inputs.items()}, (slot,)) for slot, m in enumerate((one, two))]
+        alone = [
+            _Run(model, {name: x[slot] for name, x in inputs.items()}, (slot,), padding=not packed)
+            for slot, model in enumerate((one, two))
+        ]
     except NotFoldableError as error:
         return str(error)
     except Exception as error:  # a model's code may raise anything on unexpected inputs
@@ -172,7 +176,15 @@ def _shuffle(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class _Run:
-    """A forward and a backward pass, with the output of every module."""
+    """A forward and a backward pass, with the output of every module.
+
+    Args:
+        model: The model.
+        inputs: Its inputs, [rows, tokens].
+        seeds: Seeds of the dropout masks, one for each slot.
+        line: The packing of its tokens, if they are packed.
+        padding: Whether outputs about padding have a part in the backward pass; packed ones are zero.
+    """
 
     def __init__(
         self,
@@ -180,12 +192,15 @@ class _Run:
         inputs: dict[str, torch.Tensor],
         seeds: tuple[int, ...],
         line: packing.Packing | None = None,
+        padding: bool = True,
     ) -> None:
         self.model = model
         self.outputs: dict[tuple[str, int], torch.Tensor] = {}
         hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules()]
         with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
-            outputs = about_tokens(logits_of(model(**inputs)), inputs["attention_mask"].bool())
+            outputs = logits_of(model(**inputs))
+        if not padding:
+            outputs = about_tokens(outputs, inputs["attention_mask"].bool())
         for hook in hooks:
             hook.remove()
         torch.stack([output.square().sum() for output in outputs.values()]).sum().backward()  # type: ignore[no-untyped-call]
