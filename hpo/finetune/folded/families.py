@@ -92,10 +92,10 @@ class FoldedDisentangledSelfAttention(_Mixin):
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Attend, with a table for each slot, because dropout in the table differs between slots."""
+        """Attend; slots with own projections have a frozen table each, because its dropout differs between slots."""
         table = kwargs.get("rel_embeddings")
-        if table is not None and table.ndim == 2:
-            kwargs["rel_embeddings"] = table.expand(len(_weights(self.query_proj)["weight"]), *table.shape)
+        if table is not None and table.ndim == 2 and not isinstance(self.query_proj, Shared):
+            kwargs["rel_embeddings"] = table.expand(len(self.query_proj.weight), *table.shape)
         return super().forward(*args, **kwargs)
 
     def disentangled_attention_bias(
