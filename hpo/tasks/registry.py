@@ -30,10 +30,12 @@ def task_for(architecture: str, problem_type: str | None, labels: int) -> Task:
         labels: Number of its labels.
     """
     tasks = [task for task in TASKS.values() if task.auto_model.removeprefix("AutoModel") in architecture]
-    tasks = tasks or list(TASKS.values())
+    if len(tasks) == 1:
+        return tasks[0]
     unnamed = TASKS["regression" if labels == 1 else "single_label"]
-    same_problem = (task for task in tasks if task.problem_type == problem_type)
-    return next(same_problem, tasks[0] if len(tasks) == 1 else unnamed)
+    if problem_type is None:
+        return unnamed
+    return next((task for task in tasks or TASKS.values() if task.problem_type == problem_type), unnamed)
 
 
 def reader_of(name: Any) -> Task:

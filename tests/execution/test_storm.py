@@ -103,6 +103,7 @@ def test_arrays_that_train_are_restored_to_the_bit(
 ) -> None:
     tiny.write_csv(folder / "data.csv", 200)
     tagged.write_conll(folder / "data.conll", tagged.sentences(200))
+    squad_rows.write(folder / "questions.jsonl", squad_rows.topics(240))
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}

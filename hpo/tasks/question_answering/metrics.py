@@ -21,5 +21,5 @@ def _metric(name: str, aliases: tuple[str, ...]) -> Metric:
 
 METRICS: dict[str, Metric] = {
     "answer_f1": _metric("answer_f1", ("f1", "squad_f1")),
-    "exact_match": _metric("exact_match", ("em", "squad_em", "accuracy")),
+    "exact_match": _metric("exact_match", ("em", "squad_em")),
 }
