@@ -43,6 +43,17 @@ def test_both_sides_run_the_same_trials(
     check_files(benchmark, results, tmp_path, capsys.readouterr().out)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["token_classification", "question_answering"])
+def test_both_sides_run_the_same_trials_of_other_tasks(benchmark: ModuleType, task: str) -> None:
+    results = benchmark.main([*TINY.split(), "--trials", "2", "--slots", "1", "--task", task])
+    (ran,) = results["rounds"]
+    for side, measured in ran.items():
+        assert measured["learning_rates"] == [2e-5, 2e-4], side
+        assert measured["evaluations"] == 2 * 1 * 2, side
+        assert 0 <= measured["best"] <= 1
+
+
 def check_ratios(results: dict[str, Any], peers: set[str]) -> None:
     for ratios in results["ratios"].values():
         assert set(ratios) == peers

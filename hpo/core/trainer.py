@@ -105,7 +105,7 @@ class TrialArray(Protocol):
         Facts are stored with the study and compared when it is resumed.
         """
 
-    def settle(self, facts: Mapping[str, Any]) -> None:
+    def resume_with(self, facts: Mapping[str, Any]) -> None:
         """Adopt those of a study's facts that each process may choose; `facts` then returns them."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
@@ -142,7 +142,7 @@ class TrialArray(Protocol):
             False, with the slot unchanged, if the array can hold trials in slots only.
         """
 
-    def keep(self, slot: int, folder: Path) -> bool:
+    def save_weights(self, slot: int, folder: Path) -> bool:
         """Save the weights of the slot's best evaluation; return False if the array has none."""
 
     def unload(self, slot: int) -> None:

@@ -182,7 +182,7 @@ def run(
 def _refuse_changes(study: StudySpec, storage: BaseStorage, array: TrialArray) -> None:
     """Refuse to confirm a study whose file or data has changed since it ran."""
     stored = stored_facts(study.config.name, storage)
-    array.settle(stored)
+    array.resume_with(stored)
     now = {name: value for name, value in array.facts.items() if name in QUESTION}
     resumed(study, storage, {**stored, **now})
 
@@ -202,7 +202,7 @@ def _planned(
         The confirmation, and its study file: as the study's, with all runs as its trials, none of which is pruned.
     """
     with starting(url, name):
-        array.settle(stored_facts(name, storage))
+        array.resume_with(stored_facts(name, storage))
         there: list[FrozenTrial] = []
         with suppress(KeyError):
             there = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)

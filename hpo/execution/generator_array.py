@@ -32,7 +32,7 @@ class GeneratorArray:
         self._paused: dict[int, Generator[Any, None, Any]] = {}  # by trial
         self._seen: dict[int, Seen] = {}  # by trial, from its last evaluation
 
-    def settle(self, facts: Mapping[str, Any]) -> None:
+    def resume_with(self, facts: Mapping[str, Any]) -> None:
         """Nothing to take over: a custom objective chooses nothing anew."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
@@ -70,7 +70,7 @@ class GeneratorArray:
         self._paused[self._numbers.pop(slot)] = self._running.pop(slot)
         return True
 
-    def keep(self, slot: int, folder: Path) -> bool:
+    def save_weights(self, slot: int, folder: Path) -> bool:
         """Return False: a custom objective saves its weights itself, if at all."""
         return False
 

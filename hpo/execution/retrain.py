@@ -51,7 +51,7 @@ def retrain(study: StudySpec, array: TrialArray, trial: FrozenTrial, folder: Pat
     array.load(0, _spec(study, trial))
     try:
         if _trained(study, array, trial, note):
-            array.keep(0, folder)
+            array.save_weights(0, folder)
     finally:
         array.unload(0)
 

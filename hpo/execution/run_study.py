@@ -140,11 +140,12 @@ def open_planned(
     """
 
     def begin() -> tuple[optuna.Study, int]:
-        array.settle(stored_facts(study.config.name, storage))
+        array.resume_with(stored_facts(study.config.name, storage))
         opened = resumed(study, storage, array.facts)
         if opened is None:
             with starting(url, study.config.name):
-                array.settle(stored_facts(study.config.name, storage))  # another process may have created it by now
+                # Another process may have created it by now.
+                array.resume_with(stored_facts(study.config.name, storage))
                 opened = open_study(study, storage, array.facts)
                 plan(opened, as_chosen(study, opened))
         array.notes = (*array.notes, *store_config(opened, study))

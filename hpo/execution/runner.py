@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import optuna
@@ -166,7 +167,7 @@ class Runner:
             self.stopped = "the time is up; run the same command again to go on"
         elif self.rules.limits != NO_LIMITS:
             running = sum(active.device_seconds for active in self._slots.values())
-            self.stopped = self.rules.limits.reached(self.order.settled(), self.direction, running)
+            self.stopped = self.rules.limits.reached(self.order.decided(), self.direction, running)
         return self.stopped
 
     def _store_reason(self) -> None:
@@ -326,7 +327,8 @@ class Runner:
         if state == TrialState.COMPLETE and self.weights is not None:
             assert value is not None
             rows = self.study.get_trials(deepcopy=False)
-            self.weights.save(self._row(active.trial), value, rows, lambda folder: self.array.keep(slot, folder))
+            write = partial(self.array.save_weights, slot)
+            self.weights.save(self._row(active.trial), value, rows, write)
         self._tell(active.trial, state, facts, value if state == TrialState.COMPLETE else None)
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
         self._unload(slot)

@@ -52,7 +52,7 @@ class TrialDecisions:
                 f"trial {active.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
                 "the objective is not a function of its parameters and seed alone"
             )
-        self._cache.report(active.number, step, value, self._compared.kept(active.evaluations[-1].metrics))
+        self._cache.report(active.number, step, value, self._compared.stored(active.evaluations[-1].metrics))
         return step
 
     def after(self, active: ActiveTrial, outcome: Evaluation | Exception | None) -> Ending | Decision | None:

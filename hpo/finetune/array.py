@@ -71,7 +71,7 @@ class FineTuneArray:
             facts["threads"] = self.engine.threads
         return facts
 
-    def settle(self, facts: Mapping[str, Any]) -> None:
+    def resume_with(self, facts: Mapping[str, Any]) -> None:
         """Take over the threads of each trial with which the study was begun, whatever the number of threads here."""
         threads = facts.get("threads")
         if "threads" not in self.facts or not isinstance(threads, int) or threads < 1:
@@ -110,7 +110,7 @@ class FineTuneArray:
         """Return False: trials are held in slots only."""
         return False
 
-    def keep(self, slot: int, folder: Path) -> bool:
+    def save_weights(self, slot: int, folder: Path) -> bool:
         """Write the best evaluation's weights as a Hugging Face folder: safetensors, configuration, tokenizer."""
         held = self.engine.occupied[slot]
         weights = self.engine.whole(held.best_weights)
@@ -150,7 +150,7 @@ class FineTuneArray:
             raise DivergedError(f"the model's outputs are not finite after {boundary} examples")
         task = self.setup.task
         fitted = task.fitted(predictions, self.metric, self.setup.data.keys)
-        predictions = task.settled(predictions, fitted)
+        predictions = task.with_fitted(predictions, fitted)
         value = score(self.metric, predictions)
         if not math.isfinite(value):
             raise DivergedError(f"{self.metric} is {value} after {boundary} examples")
@@ -167,9 +167,9 @@ class FineTuneArray:
         )
 
     def predictions_of(self, folder: Path, split: str) -> Predictions:
-        """Return the predictions for a split of weights that `keep` wrote."""
+        """Return the predictions for a split of weights that `save_weights` wrote."""
         model = self.adaptation.open(folder, self.setup)
-        predictions: Predictions = self.setup.task.settled(
+        predictions: Predictions = self.setup.task.with_fitted(
             self.engine.predictions_of(model, split), model.config.to_dict()
         )
         return predictions

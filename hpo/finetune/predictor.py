@@ -83,7 +83,7 @@ class Predictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             answers = on_device(encoded, pad, self.device).answers(answer, device.scoring_batch(self.device))
         predictions = task.predictions(split, encoded, {name: array[0] for name, array in answers.items()}, keys)
-        return task.predicted_rows(task.settled(predictions, self.model.config.to_dict()), self.labels)
+        return task.predicted_rows(task.with_fitted(predictions, self.model.config.to_dict()), self.labels)
 
 
 def _purpose(folder: Path) -> tuple[Task, tuple[str, ...]]:

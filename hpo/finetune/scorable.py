@@ -23,7 +23,7 @@ class ScorableArray(TrialArray, Protocol):
     notes: Sequence[str]
 
     def predictions_of(self, folder: Path, split: str) -> Predictions:
-        """Return the predictions for a split of weights that `keep` wrote; call it while no trial is in training."""
+        """Return the predictions for a split of written weights; call it while no trial is in training."""
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second; more than `most` are not needed."""

@@ -32,7 +32,7 @@ class Comparison:
     direction: str
     metric: str | None = None
 
-    def kept(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def stored(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics of an evaluation that are stored with its step."""
         name = self.metric or TIE_BREAK
         return {name: metrics[name]} if name in metrics and math.isfinite(metrics[name]) else {}

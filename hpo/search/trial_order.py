@@ -83,7 +83,7 @@ class TrialOrder:
         """Return whether a trial is not finished."""
         return any(not trial.state.is_finished() for trial in self.rows())
 
-    def settled(self) -> Sequence[FrozenTrial]:
+    def decided(self) -> Sequence[FrozenTrial]:
         """Return the trials that a decision to stop the study may rest on.
 
         These are all trials; in rounds, those of the rounds that have ended; none before the published default ended.

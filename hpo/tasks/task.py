@@ -325,7 +325,7 @@ class Task(ABC):
         """
         return {}
 
-    def settled(self, predictions: Any, settings: Mapping[str, Any]) -> Any:
+    def with_fitted(self, predictions: Any, settings: Mapping[str, Any]) -> Any:
         """Return predictions with what was fitted for their model: its configuration, or what `fitted` returned."""
         return predictions
 

@@ -149,7 +149,7 @@ def test_a_slot_is_used_again() -> None:
     array.unload(0)
     array.load(0, spec(1, x=2))
     assert array.advance() == {0: Evaluation(2.0, last=True)}
-    assert array.keep(0, Path("nowhere")) is False
+    assert array.save_weights(0, Path("nowhere")) is False
 
 
 def counting(params: Params) -> Iterator[float]:

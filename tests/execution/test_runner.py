@@ -367,7 +367,7 @@ def test_slots_are_refilled_and_results_do_not_depend_on_them(slots):
 class Keeping(GeneratorArray):
     """An array that has weights to keep."""
 
-    def keep(self, slot, folder: Path):
+    def save_weights(self, slot, folder: Path):
         folder.mkdir(parents=True)
         (folder / "weights").write_text("w")
         return True
@@ -826,7 +826,7 @@ class Saving:
     def pause(self, slot):
         return False
 
-    def keep(self, slot, folder):
+    def save_weights(self, slot, folder):
         return False
 
     def unload(self, slot):

@@ -159,7 +159,7 @@ def test_a_study_goes_on_with_the_threads_a_trial_that_it_was_begun_with(tmp_pat
     here = open_array(tmp_path, slots=3, threads=None)
     begun = open_array(tmp_path, slots=2, threads=4)
     assert begun.facts != here.facts
-    here.settle(begun.facts)
+    here.resume_with(begun.facts)
     assert here.facts == begun.facts
     assert here.notes == ("trials have 2 threads each, as the study was begun (not 1)",)
     assert threads_of_steps(here, monkeypatch, 3) == {2}
@@ -171,7 +171,7 @@ def test_a_study_goes_on_with_the_threads_a_trial_that_it_was_begun_with(tmp_pat
 def test_facts_that_say_nothing_new_of_threads_change_nothing(tmp_path, facts):
     array = open_array(tmp_path)
     before = dict(array.facts)
-    array.settle(facts)
+    array.resume_with(facts)
     assert (array.facts, array.engine.threads, array.notes) == (before, 1, ())
     assert array.facts["numerics"] == 4
 
@@ -249,7 +249,7 @@ def test_written_weights_are_those_of_the_best_evaluation_and_load_with_the_whol
     assert array.setup.vocabulary.rows is not None, "the table of 200 rows should have been cut"
     evaluations = run(array, {"weight_decay": 0.5, "epochs": 4, "batch_size": 8})
     slot = array.engine.occupied[0]
-    assert array.keep(0, tmp_path / "kept")
+    assert array.save_weights(0, tmp_path / "kept")
     best = max(range(len(evaluations)), key=lambda i: evaluations[i].value)
     outputs = array.predictions_of(tmp_path / "kept", "validation")
     assert float((outputs.predicted == outputs.targets).mean()) == evaluations[best].value
@@ -269,14 +269,14 @@ def test_a_cut_table_trains_as_the_whole_one_does(tmp_path, monkeypatch):
     params = {"weight_decay": 0.3, "dropout": 0.0}
     cut = open_array(tmp_path)
     curve = run(cut, params)
-    cut.keep(0, tmp_path / "cut")
+    cut.save_weights(0, tmp_path / "cut")
     monkeypatch.setattr("hpo.finetune.models.vocabulary.MOST_KEPT", -1)
     whole = open_array(tmp_path)
     assert whole.setup.vocabulary.rows is None
     np.testing.assert_allclose(
         [e.metrics["loss"] for e in run(whole, params)], [e.metrics["loss"] for e in curve], rtol=1e-5
     )
-    whole.keep(0, tmp_path / "whole")
+    whole.save_weights(0, tmp_path / "whole")
     from safetensors.torch import load_file
 
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole"))
@@ -290,7 +290,7 @@ def test_other_architectures_train_and_are_written(tmp_path, kind):
     tiny.save_model(tmp_path / "model", kind)
     array = open_array(tmp_path)
     evaluations = run(array)
-    array.keep(0, tmp_path / "kept")
+    array.save_weights(0, tmp_path / "kept")
     outputs = array.predictions_of(tmp_path / "kept", "validation")
     assert float((outputs.predicted == outputs.targets).mean()) == max(e.value for e in evaluations)
 

@@ -149,7 +149,7 @@ def test_a_divided_trial_is_the_trial_of_one_process(tmp_path: Path) -> None:
         assert [each.value for each in together] == pytest.approx([each.value for each in alone], abs=1e-5)
         found = []
         for name, array in (("alone", single), ("together", sharded)):
-            assert array.keep(0, tmp_path / name)
+            assert array.save_weights(0, tmp_path / name)
             array.unload(0)
             found.append(array.predictions_of(tmp_path / name, "test"))
         np.testing.assert_allclose(found[1].losses, found[0].losses, atol=1e-4)
@@ -269,7 +269,7 @@ def test_the_threshold_of_the_best_evaluation_goes_with_its_weights(tmp_path: Pa
     held = array.engine.occupied[0]
     assert held.fitted == fitted
     values.append(array.advance()[0].value)
-    assert array.keep(0, tmp_path / "kept")
+    assert array.save_weights(0, tmp_path / "kept")
     threshold = json.loads((tmp_path / "kept" / "config.json").read_text())["no_answer_threshold"]
     assert threshold == held.fitted["no_answer_threshold"]
     array.unload(0)
@@ -283,7 +283,7 @@ def test_a_model_that_has_seen_only_answers_always_answers(tmp_path: Path) -> No
     array = opened(tmp_path, fold=False)
     array.setup.model.config.no_answer_threshold = -100.0  # as a model that was fine-tuned before may have it
     run(array)
-    assert array.keep(0, tmp_path / "kept")
+    assert array.save_weights(0, tmp_path / "kept")
     found = array.predictions_of(tmp_path / "kept", "test")
     assert found.answered.all()
     assert json.loads((tmp_path / "kept" / "config.json").read_text()).get("no_answer_threshold") is None
@@ -293,7 +293,7 @@ def test_a_threshold_of_the_study_file_is_not_fitted(tmp_path: Path) -> None:
     data = {**squad_rows.study(tmp_path)["data"], "no_answer_threshold": 0.25}
     array = opened(tmp_path, fold=False, data=data)
     run(array)
-    assert array.keep(0, tmp_path / "kept")
+    assert array.save_weights(0, tmp_path / "kept")
     assert array.predictions_of(tmp_path / "kept", "test").threshold == 0.25
 
 

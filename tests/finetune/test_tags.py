@@ -179,7 +179,7 @@ def test_adapters_train_folded_and_are_a_token_classifier_of_peft(tmp_path):
     assert all(same(alone[number], together[number]) for number in alone)
     array.load(0, TrialSpec(0, trials[0], 1))
     outcome = array.advance()[0]
-    array.keep(0, tmp_path / "kept")
+    array.save_weights(0, tmp_path / "kept")
     assert json.loads((tmp_path / "kept" / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
     kept = array.predictions_of(tmp_path / "kept", "validation")
     assert score("entity_f1", kept) == pytest.approx(outcome.value, abs=1e-6)
@@ -222,7 +222,7 @@ def test_the_best_weights_give_their_score_again(tmp_path):
     best = -1.0
     while not (outcome := array.advance()[0]).last:
         best = max(best, outcome.value)
-    array.keep(0, tmp_path / "kept")
+    array.save_weights(0, tmp_path / "kept")
     assert score("entity_f1", array.predictions_of(tmp_path / "kept", "validation")) == max(best, outcome.value)
     assert os.listdir(tmp_path / "kept")
     config = json.loads((tmp_path / "kept" / "config.json").read_text())

@@ -65,10 +65,10 @@ def test_a_completed_trial_without_the_metric_is_not_seen() -> None:
 
 def test_only_the_metrics_that_pruning_needs_are_stored() -> None:
     metrics = {"loss": 0.5, "accuracy": 0.9}
-    assert Comparison("maximize").kept(metrics) == {"loss": 0.5}
-    assert Comparison("maximize", "accuracy").kept(metrics) == {"accuracy": 0.9}
-    assert Comparison("maximize").kept({"loss": math.nan}) == {}
-    assert Comparison("maximize").kept({}) == {}
+    assert Comparison("maximize").stored(metrics) == {"loss": 0.5}
+    assert Comparison("maximize", "accuracy").stored(metrics) == {"accuracy": 0.9}
+    assert Comparison("maximize").stored({"loss": math.nan}) == {}
+    assert Comparison("maximize").stored({}) == {}
 
 
 def test_metrics_are_added_step_by_step() -> None:

@@ -46,7 +46,7 @@ class Adder:
         self.facts: Mapping[str, Any] = {}
         self._held: dict[int, tuple[TrialSpec, int, torch.Tensor]] = {}
 
-    def settle(self, facts: Mapping[str, Any]) -> None:
+    def resume_with(self, facts: Mapping[str, Any]) -> None:
         """Nothing is chosen anew."""
 
     def load(self, slot: int, trial: TrialSpec) -> None:
@@ -73,7 +73,7 @@ class Adder:
         """Hold what is in slots only."""
         return False
 
-    def keep(self, slot: int, folder: Path) -> bool:
+    def save_weights(self, slot: int, folder: Path) -> bool:
         """Write the sum."""
         folder.mkdir(parents=True)
         (folder / "sum").write_text(repr(self._held[slot][2].item()))

@@ -39,7 +39,7 @@ def _spread(bias: torch.Tensor, slots: int, rows: int) -> torch.Tensor:
 class FoldedT5Attention(_Mixin):
     """The first layer's table of relative positions, looked up once for all slots."""
 
-    def settle(self) -> None:
+    def folded(self) -> None:
         """Change the table's class."""
         if self.has_relative_attention_bias:
             self.relative_attention_bias.__class__ = SideBySide
@@ -65,7 +65,7 @@ class FoldedT5Attention(_Mixin):
 class FoldedMPNetEncoder(_Mixin):
     """The same for MPNet, whose encoder has the table."""
 
-    def settle(self) -> None:
+    def folded(self) -> None:
         """Change the table's class."""
         self.relative_attention_bias.__class__ = SideBySide
 
@@ -129,7 +129,7 @@ class CachedRelativePositions(_Mixin):
     To compute them takes numbers from the host, which a recorded program cannot read.
     """
 
-    def settle(self) -> None:
+    def folded(self) -> None:
         """Begin with an empty cache."""
         self.cached_positions: dict[int, torch.Tensor] = {}  # by length
 
@@ -155,7 +155,7 @@ class FoldedXLNetAttention(_Mixin):
 class FoldedXLNetModel(_Mixin):
     """XLNet's rows are in the second dimension: every layer in it transposes its input, and its output back."""
 
-    def settle(self) -> None:
+    def folded(self) -> None:
         """Let the layers transpose their inputs."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm | Adapter):

@@ -162,8 +162,8 @@ def _become(module: nn.Module, kind: type) -> None:
     """Change a module's class to its folded one."""
     cls: Any = type(module)
     module.__class__ = _folded_class(cls, kind)
-    if hasattr(kind, "settle"):
-        kind.settle(module)
+    if hasattr(kind, "folded"):
+        kind.folded(module)
 
 
 @functools.cache

@@ -120,7 +120,7 @@ class ShardedArray:
         """What the results depend on besides the study file."""
         return {**self.setup.facts, "shards": self.shards, "threads": self._threads}
 
-    def settle(self, facts: Mapping[str, Any]) -> None:
+    def resume_with(self, facts: Mapping[str, Any]) -> None:
         """Report the threads that the study was begun with; the processes divide the threads of this computer."""
         threads = facts.get("threads")
         if isinstance(threads, int) and threads > 0:
@@ -155,9 +155,9 @@ class ShardedArray:
         except Exception as error:
             return {0: error}
 
-    def keep(self, slot: int, folder: Path) -> bool:
+    def save_weights(self, slot: int, folder: Path) -> bool:
         """Write the best evaluation's weights as a Hugging Face folder."""
-        return bool(self._command("keep", slot, folder.resolve()))
+        return bool(self._command("save_weights", slot, folder.resolve()))
 
     def seen(self, slot: int) -> Seen | None:
         """Return how far the trial was after the last step that the processes reported; None before the first."""
@@ -179,7 +179,7 @@ class ShardedArray:
             self._command("unload", slot)
 
     def predictions_of(self, folder: Path, split: str) -> Predictions:
-        """Return the predictions for a split of weights that `keep` wrote; call it while no trial is in training."""
+        """Return the predictions for a split of written weights; call it while no trial is in training."""
         predictions: Predictions = self._command("predictions_of", folder.resolve(), split)
         return predictions
 

@@ -67,7 +67,7 @@ class AnswerPredictions:
     @property
     def answered(self) -> Array:
         """[n] whether the model gives an answer."""
-        return self.scores.kept(self.threshold)
+        return self.scores.answered(self.threshold)
 
     @cached_property
     def predicted(self) -> list[str]:

@@ -93,7 +93,7 @@ class Scores:
             [n, 5] float64: exact match, F1 and 1 for a question that has an answer; 1 if right, and 1, for one that
             has none.
         """
-        kept, has = self.kept(threshold), self.has_answer
+        kept, has = self.answered(threshold), self.has_answer
         exact, overlap = (np.where(kept, score, ~has) for score in (self.exact, self.f1))
         return np.stack([exact * has, overlap * has, has, exact * ~has, ~has], axis=1).astype(float)
 
@@ -102,7 +102,7 @@ class Scores:
         null = None if self.null_differences is None else self.null_differences[questions]
         return Scores(self.exact[questions], self.f1[questions], self.has_answer[questions], null)
 
-    def kept(self, threshold: float) -> Array:
+    def answered(self, threshold: float) -> Array:
         """[n] whether the answer is not dropped at a threshold."""
         if self.null_differences is None:
             return np.ones(len(self.exact), dtype=bool)

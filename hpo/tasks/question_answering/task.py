@@ -226,7 +226,7 @@ class QuestionAnswering(Task):
             return {THRESHOLD: keys.no_answer_threshold}
         return {THRESHOLD: best_threshold(predictions.scores, metric)}
 
-    def settled(self, predictions: AnswerPredictions, settings: Mapping[str, Any]) -> AnswerPredictions:
+    def with_fitted(self, predictions: AnswerPredictions, settings: Mapping[str, Any]) -> AnswerPredictions:
         """Return the predictions with the threshold of a model's configuration."""
         threshold = settings.get(THRESHOLD)
         return replace(predictions, threshold=ALWAYS if threshold is None else float(threshold))

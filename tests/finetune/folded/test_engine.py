@@ -228,7 +228,7 @@ def test_written_weights_are_those_of_one_trial(tmp_path):
     array.load(1, TrialSpec(0, MIXED[0], 100))
     outcome = array.advance()[1]
     logits = array.engine._answers_of_all("validation")["logits"][1]
-    assert array.keep(1, tmp_path / "kept")
+    assert array.save_weights(1, tmp_path / "kept")
     loaded = array.predictions_of(tmp_path / "kept", "validation")
     np.testing.assert_allclose(loaded.logits, logits, atol=1e-5)
     assert outcome.metrics["loss"] > 0

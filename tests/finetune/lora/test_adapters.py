@@ -360,7 +360,7 @@ def test_a_written_adapter_loads_with_peft(tmp_path, kind):
     logits = array.engine._answers_of_all("validation")["logits"]
     for slot in range(2):
         folder = tmp_path / f"kept{slot}"
-        assert array.keep(slot, folder)
+        assert array.save_weights(slot, folder)
         adapter = {"adapter_config.json", "adapter_model.safetensors"}
         beside = {"config.json", "tokenizer.json", "tokenizer_config.json"}
         assert {path.name for path in folder.iterdir()} == adapter | beside
@@ -391,7 +391,7 @@ def test_a_checkpoint_with_a_classifier_trains_it_from_where_it_is(tmp_path):
     assert torch.equal(start, model.classifier.weight)
     array.advance()
     assert not torch.equal(array.engine.occupied[0].weights["classifier.weight"], start)
-    array.keep(0, tmp_path / "kept")
+    array.save_weights(0, tmp_path / "kept")
     loaded = array.predictions_of(tmp_path / "kept", "validation").logits
     np.testing.assert_allclose(loaded, array.engine._answers_of_all("validation")["logits"][0], atol=1e-6)
 
@@ -457,7 +457,7 @@ def test_a_missing_model_or_package_is_named(tmp_path, monkeypatch):
     array = open_array(tmp_path)
     array.load(0, TrialSpec(0, MIXED[0], 1))
     array.advance()
-    array.keep(0, tmp_path / "kept")
+    array.save_weights(0, tmp_path / "kept")
     (tmp_path / "model").rename(tmp_path / "moved")
     with pytest.raises(ModelError, match="has to be where it was when the study ran"):
         peft_files.merged(tmp_path / "kept")

@@ -86,7 +86,7 @@ def trained(array, params, kept=None, seed=1):
             if isinstance(outcome, Exception):
                 raise outcome
             evaluations.append(outcome)
-        assert kept is None or array.keep(0, kept)
+        assert kept is None or array.save_weights(0, kept)
     finally:
         array.unload(0)
     return evaluations

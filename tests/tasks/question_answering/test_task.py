@@ -257,9 +257,9 @@ def test_the_fitted_threshold_is_the_best_one_and_is_used_unchanged(tmp_path: Pa
     for metric in ("answer_f1", "exact_match"):
         fitted = TASK.fitted(found, metric, keys())
         json.dumps(fitted, allow_nan=False)
-        best = TASK.settled(found, fitted)
+        best = TASK.with_fitted(found, fitted)
         assert score(metric, best) == max(
-            score(metric, TASK.settled(found, {"no_answer_threshold": float(value)}))
+            score(metric, TASK.with_fitted(found, {"no_answer_threshold": float(value)}))
             for value in [-1e3, *found.answers.null_differences, 1e3]
         )
     assert TASK.fitted(found, "answer_f1", keys(no_answer_threshold=1.5)) == {"no_answer_threshold": 1.5}
@@ -271,12 +271,12 @@ def test_where_train_has_answers_only_there_is_no_threshold(tmp_path: Path) -> N
     assert found.threshold == ALWAYS
     assert found.answered.all()
     assert TASK.fitted(found, "answer_f1", keys()) == {"no_answer_threshold": None}
-    assert TASK.settled(found, {}).threshold == ALWAYS
+    assert TASK.with_fitted(found, {}).threshold == ALWAYS
     assert all(set(row) == {"predicted", "probability", "predicted_start"} for row in TASK.predicted_rows(found, ()))
 
 
 def test_predicted_rows_are_pieces_of_the_contexts_or_empty(tmp_path: Path) -> None:
-    found = TASK.settled(predicted(tmp_path), {"no_answer_threshold": 0.0})
+    found = TASK.with_fitted(predicted(tmp_path), {"no_answer_threshold": 0.0})
     rows = TASK.predicted_rows(found, ())
     assert {bool(row["predicted"]) for row in rows} == {False, True}
     for row, source in zip(rows, ROWS, strict=True):
@@ -322,7 +322,7 @@ def test_the_bootstrap_and_groups_use_counts(tmp_path: Path) -> None:
 def test_a_model_that_answers_nothing_or_always_the_same_has_collapsed(tmp_path: Path) -> None:
     found = predicted(tmp_path)
     assert not found.collapsed
-    nothing = TASK.settled(found, {"no_answer_threshold": -1e9})
+    nothing = TASK.with_fitted(found, {"no_answer_threshold": -1e9})
     assert nothing.collapsed
     assert TASK.collapse(nothing) == "answers no question"
     assert TASK.breakdown(nothing, ())["collapse"] == "answers no question"
@@ -331,7 +331,7 @@ def test_a_model_that_answers_nothing_or_always_the_same_has_collapsed(tmp_path:
 
 
 def test_the_breakdown_tells_questions_with_and_without_an_answer_apart(tmp_path: Path) -> None:
-    found = TASK.settled(predicted(tmp_path), {"no_answer_threshold": 0.0})
+    found = TASK.with_fitted(predicted(tmp_path), {"no_answer_threshold": 0.0})
     (table,) = TASK.breakdown(found, ())["tables"]
     has = found.scores.has_answer
     sums = found.counts.sum(axis=0)
