@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--write", action="store_true", help=f"write {pages.RESULTS}")
     settings = vars(parser.parse_args(arguments))
     writes = settings.pop("write")
-    settings |= {"device": "cpu", "precision": "auto", "fold": False}
+    settings |= {"device": "cpu", "precision": "auto", "fold": False, "task": "classification"}
     settings["model"] = f"BERT of {settings['layers']} layers of {settings['hidden']}"
     settings["learning_rates"] = np.geomspace(2e-5, 2e-4, settings.pop("trials")).round(8).tolist()
     results = {"settings": settings, "circumstances": pages.circumstances("cpu"), **run(settings)}

@@ -27,6 +27,17 @@ COMPARED = Comparison("maximize")
 END = 2**62  # a step beyond every training
 
 
+class _UnstoredTrials(optuna.storages.InMemoryStorage):
+    """Holds the trials that samplers learn from; what a sampler writes of a proposal is not stored."""
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write nothing: a proposal is no trial of the study."""
+
+
+def _study() -> optuna.Study:
+    return optuna.create_study(storage=_UnstoredTrials(), direction="maximize")
+
+
 class Search:
     """Runs of a table that are trained step by step, each of them once.
 
@@ -174,7 +185,7 @@ def tpe_asha(trials: int) -> Method:
 
     def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
         search = Search(table, _asha_rungs(table))
-        study = optuna.create_study(direction="maximize")
+        study = _study()
         sampler = TrialSeededSampler("tpe", {}, table.space, seed)
         for _ in range(trials):
             before = len(search.trials)
@@ -230,7 +241,7 @@ def two_waves(trials: int, expected: Expected | None = None) -> Method:
         assert wave is not None
         space = with_prior(table.space, expected(table)) if expected else table.space
         sampler = TrialSeededSampler("cross_entropy", {}, space, seed)
-        study = optuna.create_study(direction="maximize")
+        study = _study()
         search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
         from_prior = [number for number in range(wave) if draws_from_prior(space, number, 0)]
         started = drawn[:wave].copy()

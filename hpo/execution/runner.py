@@ -327,8 +327,7 @@ class Runner:
         if state == TrialState.COMPLETE and self.weights is not None:
             assert value is not None
             rows = self.study.get_trials(deepcopy=False)
-            write = partial(self.array.save_weights, slot)
-            self.weights.save(self._row(active.trial), value, rows, write)
+            self.weights.save(self._row(active.trial), value, rows, partial(self.array.save_weights, slot))
         self._tell(active.trial, state, facts, value if state == TrialState.COMPLETE else None)
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
         self._unload(slot)
@@ -338,7 +337,9 @@ class Runner:
         return active.facts(self.direction, self._row(active.trial).user_attrs)
 
     def _tell(self, trial: Trial, state: TrialState, attrs: Mapping[str, Any], value: float | None = None) -> None:
-        """Tell a trial, release its lock, and delete weights and checkpoints that are not needed any more."""
+        """Tell a trial that is not lost, release its lock, and delete weights and checkpoints that are not needed."""
+        if self._row(trial).state.is_finished():  # another process has adopted and told it, which was read since
+            raise LostTrialError(trial.number)
         with self.cache.together():
             self.cache.note(trial.number, attrs)
             self.study.tell(trial, value, state)

@@ -137,8 +137,9 @@ def test_a_metric_knows_its_direction_and_a_custom_objective_is_told(change: dic
 
 # ---------------------------------------------------------------- files that ship
 
-SPACES = {"bert", "deberta", "default", "electra", "lora", "qa", "roberta", "small_data", "wide"}
+SPACES = {"bert", "deberta", "default", "electra", "lora", "ner", "qa", "roberta", "small_data", "wide"}
 STUDIES = {"long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches"}
+STUDIES |= {"tweet_entities"}
 
 
 def test_the_yaml_files_are_those_tested_here() -> None:

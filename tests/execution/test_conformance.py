@@ -75,6 +75,7 @@ class AnySpace:
 
     def __init__(self, distributions: dict[str, BaseDistribution]) -> None:
         self._distributions = distributions
+        self.parameters: dict[str, Any] = {}  # that may have a prior
 
     def distributions(self) -> dict[str, BaseDistribution]:
         return self._distributions

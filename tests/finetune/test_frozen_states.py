@@ -213,7 +213,7 @@ def test_what_is_written_is_the_whole_model_and_predicts_as_the_trial(tmp_path, 
         of_trial = array.setup.predictions("validation", answers)
     else:
         of_trial = array.setup.predict(engine.occupied[0].model, "validation")
-    engine.occupied[0].hold(1.0)
+    engine.occupied[0].hold(1.0, {})
     array.save_weights(0, tmp_path / "kept")
     whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept")
     pretrained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")

@@ -20,7 +20,6 @@ import optuna
 import sqlalchemy
 import storm
 import torch  # before the forks
-from optuna.storages.journal import JournalFileBackend
 
 from hpo.config.study_spec import build
 from hpo.core.interrupts import StopRequest
@@ -31,7 +30,7 @@ from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.runner import Runner
 from hpo.execution.study_setup import open_study, plan
 from hpo.search.stopping import Rules
-from hpo.storage import backends
+from hpo.storage import backends, journal
 from hpo.storage.trial_locks import starting
 
 TRIALS, SEGMENTS = 3, 3
@@ -119,10 +118,10 @@ def killed_at(point: int, name: str, url: str) -> bool:
 
         return call
 
-    def appended(file: JournalFileBackend, logs: list[Any]) -> None:
-        for log in logs:  # a kill may leave some of several
+    def appended(file: journal._JournalFile, records: bytes) -> None:
+        for record in records.splitlines(keepends=True):  # a kill may leave some of several
             step()
-            append(file, [log])
+            append(file, record)
 
     def executes(connection: sqlalchemy.Connection, cursor: Any, statement: str, *_: Any) -> None:
         if statement.lstrip().startswith(("INSERT", "UPDATE", "CREATE")):
@@ -133,8 +132,8 @@ def killed_at(point: int, name: str, url: str) -> bool:
         if connection.info.pop("written", False):
             step()
 
-    append = JournalFileBackend.append_logs
-    JournalFileBackend.append_logs = appended  # type: ignore[method-assign]
+    append = journal._JournalFile._append
+    journal._JournalFile._append = appended  # type: ignore[method-assign]
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executes)
     sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commits)
     checkpoint_writer.FIRST = 0  # or there would be none to kill it at
