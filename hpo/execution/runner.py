@@ -292,7 +292,7 @@ class Runner:
         trial = active.trial
         # Before the checkpoint: a process that resumed from a checkpoint alone would skip the rung's decision.
         with self.cache.together():
-            self.cache.note(trial.number, self._facts(active))
+            self.cache.note(trial.number, active.facts(self.direction, self._row(active.trial).user_attrs))
             self.cache.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
         active.device_seconds = 0.0  # they are in the row now
         if self.array.pause(slot):
@@ -322,7 +322,7 @@ class Runner:
     def _end(self, slot: int, state: TrialState, attrs: Mapping[str, Any]) -> None:
         """Tell a trial, save its weights if they are among the best, and free the slot."""
         active = self._slots[slot]
-        facts = {**self._facts(active), **attrs}
+        facts = {**active.facts(self.direction, self._row(active.trial).user_attrs), **attrs}
         value = facts.get("best_value")
         if state == TrialState.COMPLETE and self.weights is not None:
             assert value is not None
@@ -331,10 +331,6 @@ class Runner:
         self._tell(active.trial, state, facts, value if state == TrialState.COMPLETE else None)
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
         self._unload(slot)
-
-    def _facts(self, active: ActiveTrial) -> dict[str, Any]:
-        """Return the attributes of a trial."""
-        return active.facts(self.direction, self._row(active.trial).user_attrs)
 
     def _tell(self, trial: Trial, state: TrialState, attrs: Mapping[str, Any], value: float | None = None) -> None:
         """Tell a trial that is not lost, release its lock, and delete weights and checkpoints that are not needed."""

@@ -894,6 +894,22 @@ def test_a_paused_trial_that_another_process_has_adopted_is_dropped():
     assert study.trials[0].system_attrs[ATTEMPT][0] == 2  # adopted back
 
 
+def test_a_trial_that_another_process_has_told_is_dropped_and_keeps_its_value():
+    log = Log()
+
+    def objective(params):
+        yield params["x"]
+        if params["x"] == 2:  # its owner is overtaken, and reads the rows again before it tells
+            study._storage.set_trial_state_values(study.trials[0]._trial_id, TrialState.COMPLETE, [7.0])
+            runner.cache.refresh()
+
+    study = study_of(points(2, 3))
+    runner = Runner(study, SPACE, GeneratorArray(objective), Rules(2), log)
+    runner.run()
+    assert [trial.value for trial in study.trials] == [7.0, 3.0]
+    assert ("note", "trial 0 belongs to another process, and is dropped here") in log.lines
+
+
 def test_a_trial_that_is_lost_in_a_segment_is_dropped_and_its_neighbours_are_reported():
     log, left = Log(), []
 
