@@ -154,7 +154,7 @@ def storm(
         kills: How many processes are killed, or harmed in their start-up.
         gap: Seconds between two kills, in the mean.
         seed: Of all that is random here.
-        early: Seconds after its start in which a process is harmed; if 0, they are killed once all have begun.
+        early: Seconds after its start in which a process is harmed; if 0, they are killed once two have scored a trial.
     """
     chance, began = random.Random(seed), time.monotonic()
     harm = Harm(chance, kills if early else 0, early)
@@ -183,7 +183,8 @@ def storm(
                 if status != 0:
                     spawn()
         harm.strike(living)
-        begun = begun or all((AT_WORK / str(pid)).exists() for pid in living)
+        # Two are enough: in a round, others may find no trial that is free.
+        begun = begun or sum((AT_WORK / str(pid)).exists() for pid in living) >= min(2, workers)
         if not early and killed < kills and time.monotonic() > next_kill and begun and not ended:
             os.kill(chance.choice(sorted(living)), signal.SIGKILL)
             killed += 1
