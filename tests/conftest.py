@@ -16,7 +16,6 @@ from typing import Any
 
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, at the first product on a GPU
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers: no test asks the network
-os.environ.setdefault("MKL_CBWR", "AUTO")  # as a folded study sets it; read once, at the first product on a CPU
 
 import hypothesis
 import optuna
@@ -29,12 +28,14 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.finetune.device import reproducible_mode
 from hpo.search.samplers import DRAWN_BY, RANDOM
 from hpo.storage.snapshot import Results
 
 # A shell lets its background jobs ignore Ctrl-C, and a process that ignores it hands that on to those it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+os.environ.setdefault("MKL_CBWR", reproducible_mode())  # as a folded study does; read once, at the first product
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 hypothesis.settings.register_profile("hpo", deadline=None, max_examples=60, derandomize=True, database=None)
 hypothesis.settings.load_profile("hpo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -48,6 +49,17 @@ def precision(setting: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
 
 
+def reproducible_mode() -> str:
+    """Return the value of `MKL_CBWR` that makes the products of this processor reproducible.
+
+    Intel's processors without AVX-512 need the strict mode too: there gradients of weights that lie at other addresses
+    differed with two threads, measured with the kernels of AVX2. Other makers' processors have no strict mode.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    intel = cpuinfo.is_file() and "GenuineIntel" in cpuinfo.read_text(errors="replace")
+    return "AUTO,STRICT" if intel and torch.backends.cpu.get_cpu_capability() == "AVX2" else "AUTO"
+
+
 def reproducible_products() -> bool:
     """Make matrix products on a CPU independent of the memory addresses of their operands, and return whether they are.
 
@@ -56,7 +68,7 @@ def reproducible_products() -> bool:
     product, so this function has no effect after that. Addresses differ between trials: a slot's part of a tensor
     begins where the part of the slot before it ends, and PyTorch's attention gives each thread a part of one buffer.
     """
-    os.environ.setdefault("MKL_CBWR", "AUTO")
+    os.environ.setdefault("MKL_CBWR", reproducible_mode())
     generator = torch.Generator().manual_seed(0)
     rows, weight = (torch.randn(size, 63, generator=generator) for size in (8, 64))
     displaced = torch.empty(weight.numel() + 1)[1:].view_as(weight).copy_(weight)

@@ -48,7 +48,7 @@ WORTH_PACKING = 0.9
 
 DISPLACED = (
     "the last bits of a trial's result may depend on its slot and its neighbours: products in this process depend on "
-    "where their operands lie in memory; start it with MKL_CBWR=AUTO in the environment"
+    "where their operands lie in memory; start it with MKL_CBWR={mode} in the environment"
 )
 
 
@@ -79,7 +79,7 @@ class FoldedEngine:
         self.occupied: dict[int, Slot] = {}
         self.stop_request = StopRequest()
         displaced = setup.device.type == "cpu" and not device.reproducible_products()
-        self.notes: Sequence[str] = (DISPLACED,) if displaced else ()
+        self.notes: Sequence[str] = (DISPLACED.format(mode=device.reproducible_mode()),) if displaced else ()
         template = setup.model
         if not setup.own_masks:
             raise NotFoldableError(f"{type(template).__name__} draws dropout masks in a way of its own")

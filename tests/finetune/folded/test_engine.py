@@ -72,7 +72,9 @@ def test_a_trial_with_two_threads_is_to_the_bit_the_same_too(tmp_path):
 @pytest.mark.parametrize("reproducible", [True, False])
 def test_products_that_depend_on_memory_are_noted(tmp_path, monkeypatch, reproducible):
     monkeypatch.setattr(device, "reproducible_products", lambda: reproducible)
-    assert (engine.DISPLACED in open_array(tmp_path).notes) == (not reproducible)
+    assert (engine.DISPLACED.format(mode=device.reproducible_mode()) in open_array(tmp_path).notes) == (
+        not reproducible
+    )
 
 
 def test_masks_come_from_the_trials_seed_step_and_micro_batch(tmp_path):
