@@ -211,9 +211,9 @@ class Task(ABC):
         """Return label -> its share of the examples of train; nothing unless an example has one label."""
         return {}
 
+    @abstractmethod
     def input_columns(self, keys: Any) -> tuple[str, ...]:
         """Return the columns that a prediction needs."""
-        raise NotImplementedError
 
     def input_rows(self, path: Path, keys: Any) -> list[dict[str, Any]]:
         """Return the rows of a file for predictions, all their columns.
@@ -226,13 +226,13 @@ class Task(ABC):
         table = read_rows(path)
         return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
+    @abstractmethod
     def unlabelled(self, rows: Sequence[Mapping[str, Any]], keys: Any) -> Any:
         """Return a split of rows whose targets are not known, for predictions.
 
         Raises:
             DataError: A row lacks something.
         """
-        raise NotImplementedError
 
     # ------------------------------------------------------------ training and scoring
 
