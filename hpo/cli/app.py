@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hpo.cli import guide
 from hpo.cli.options import Json, Set, Slots, Storage, StudyName
-from hpo.cli.printing import console, end, interrupt, print_json, print_json_error, say
+from hpo.cli.printing import conclude, console, end, interrupt, print_json, print_json_error, say
 from hpo.core.errors import ConfigError, HpoError, Problem, hidden
 
 app = typer.Typer(
@@ -79,12 +79,7 @@ def run(
                 outcome = run_commands.run(loaded, url, watch)
     except KeyboardInterrupt:
         end("stopped; trials that ran are put back, and the same command goes on from here", 130)
-    if as_json:
-        print_json(outcome.json)
-    else:
-        say(outcome.text)
-    if outcome.stopped_by_failures:
-        raise typer.Exit(1)
+    conclude(outcome, as_json)
 
 
 @app.command()
@@ -121,10 +116,7 @@ def stop(
         outcome = stop_trial(study, storage, trial)
     else:
         outcome = run_commands.stop(study, storage, lambda message: typer.echo(message, err=as_json))
-    if as_json:
-        print_json(outcome.json)
-    else:
-        typer.echo(outcome.text)
+    conclude(outcome, as_json)
 
 
 @app.command()
@@ -136,10 +128,7 @@ def check(study: StudyName, storage: Storage = None, set_: Set = None, as_json: 
     loaded, url = study_to_run(study, storage, set_ or [], {})
     with live.view(as_json, Console(stderr=True)):
         plan = run_commands.check(loaded, url)
-    if as_json:
-        print_json(plan.json)
-    else:
-        say(plan.text)
+    conclude(plan, as_json)
 
 
 @app.command("list")

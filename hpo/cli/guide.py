@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from hpo.cli.options import Json, Storage, StudyName
-from hpo.cli.printing import end, interrupt, print_json, say
+from hpo.cli.printing import conclude, end, interrupt, say
 
 
 def confirm(
@@ -34,12 +34,7 @@ def confirm(
             outcome = confirmed(study, storage, top, seeds, watch)
     except KeyboardInterrupt:
         end("stopped; runs under way are put back, and the same command goes on from here", 130)
-    if as_json:
-        print_json(outcome.json)
-    else:
-        say(outcome.text)
-    if outcome.stopped_by_failures:
-        raise typer.Exit(1)
+    conclude(outcome, as_json)
 
 
 def add(
@@ -52,10 +47,7 @@ def add(
     from hpo.cli.trial_commands import add as added
 
     outcome = added(study, storage, values)
-    if as_json:
-        print_json(outcome.json)
-    else:
-        say(outcome.text)
+    conclude(outcome, as_json)
 
 
 def next_(

@@ -6,12 +6,15 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from hpo.core.errors import Problem, hidden
+
+if TYPE_CHECKING:
+    from hpo.cli.run_commands import Outcome
 
 
 def console() -> Console:
@@ -31,6 +34,16 @@ def say(text: str, *, err: bool = False) -> None:
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def conclude(outcome: Outcome, as_json: bool) -> None:
+    """Print the outcome of a command, and end with exit code 1 if failures have stopped the study."""
+    if as_json:
+        print_json(outcome.json)
+    else:
+        say(outcome.text)
+    if outcome.stopped_by_failures:
+        raise typer.Exit(1)
 
 
 def interrupt(*_: object) -> NoReturn:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    Outputs = tuple[torch.Tensor, ...]
+    Tensors = Mapping[str, torch.Tensor]  # by name
+
 Array = np.ndarray[Any, Any]
 Smoothing = Union[float, "torch.Tensor"]
 IGNORED = -100
@@ -275,17 +278,13 @@ class Task(ABC):
         """Return setting of `class_weights` -> weights [labels] by the targets of train; nothing if it has none."""
         return {}
 
-    def outputs(self, result: Any) -> tuple[torch.Tensor, ...]:
+    def outputs(self, result: Any) -> Outputs:
         """Return the tensors of a model's result that losses and answers are computed from, each [rows, ...]."""
         return (result.logits,)
 
     @abstractmethod
     def loss(
-        self,
-        outputs: tuple[torch.Tensor, ...],
-        targets: Mapping[str, torch.Tensor],
-        smoothing: Smoothing,
-        weights: torch.Tensor | None,
+        self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the loss of each row [rows]: the sum over its units.
 
@@ -297,9 +296,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def answers(
-        self, outputs: tuple[torch.Tensor, ...], targets: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def answers(self, outputs: Outputs, targets: Tensors) -> dict[str, torch.Tensor]:
         """Return what predictions need of a model's outputs: name -> [rows, ...], or [rows, tokens, ...]."""
 
     @abstractmethod

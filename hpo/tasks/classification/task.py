@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from hpo.tasks.task import Outputs, Tensors
+
 Array = np.ndarray[Any, Any]
 
 
@@ -188,18 +190,12 @@ class Classification(Task):
         return {name: weights(counts) for name, weights in CLASS_WEIGHTS.items()}
 
     def loss(
-        self,
-        outputs: tuple[torch.Tensor, ...],
-        targets: Mapping[str, torch.Tensor],
-        smoothing: Smoothing,
-        weights: torch.Tensor | None,
+        self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the loss of each text [rows], times the weight of its class."""
         return self.kind.loss(outputs[0], targets["labels"], smoothing, weights)
 
-    def answers(
-        self, outputs: tuple[torch.Tensor, ...], targets: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def answers(self, outputs: Outputs, targets: Tensors) -> dict[str, torch.Tensor]:
         """Return the logits [rows, outputs]."""
         return {"logits": outputs[0]}
 

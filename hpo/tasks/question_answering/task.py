@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from hpo.tasks.task import Outputs, Tensors
+
 Array = np.ndarray[Any, Any]
 THRESHOLD = "no_answer_threshold"
 """The key of `data:`, and the name in a model's configuration."""
@@ -175,25 +177,19 @@ class QuestionAnswering(Task):
             alignment=Aligned(windows, split.questions),
         )
 
-    def outputs(self, result: Any) -> tuple[torch.Tensor, ...]:
+    def outputs(self, result: Any) -> Outputs:
         """Return the logits of the start and of the end, each [rows, tokens]."""
         return result.start_logits, result.end_logits
 
     def loss(
-        self,
-        outputs: tuple[torch.Tensor, ...],
-        targets: Mapping[str, torch.Tensor],
-        smoothing: Smoothing,
-        weights: torch.Tensor | None,
+        self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the mean of the cross-entropies of start and end [rows]; padding is no place for them."""
         from hpo.tasks.question_answering.losses import span_losses
 
         return span_losses(outputs[0], outputs[1], targets, smoothing)
 
-    def answers(
-        self, outputs: tuple[torch.Tensor, ...], targets: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def answers(self, outputs: Outputs, targets: Tensors) -> dict[str, torch.Tensor]:
         """Return the logits of the start and of the end, each [rows, tokens]."""
         return {"start_logits": outputs[0], "end_logits": outputs[1]}
 

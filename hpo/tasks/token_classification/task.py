@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from hpo.tasks.task import Outputs, Tensors
+
 Array = np.ndarray[Any, Any]
 
 
@@ -184,11 +186,7 @@ class TokenClassification(Task):
         return {name: weights(counts) for name, weights in CLASS_WEIGHTS.items()}
 
     def loss(
-        self,
-        outputs: tuple[torch.Tensor, ...],
-        targets: Mapping[str, torch.Tensor],
-        smoothing: Smoothing,
-        weights: torch.Tensor | None,
+        self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the loss of each window [rows]: the sum of the cross entropies of its labelled tokens.
 
@@ -207,9 +205,7 @@ class TokenClassification(Task):
         losses = cross_entropy(logits.flatten(0, 1), labels.clamp(min=0).flatten(), smoothing, weights)
         return torch.where(given, losses.view(rows, length), 0.0).sum(dim=1)
 
-    def answers(
-        self, outputs: tuple[torch.Tensor, ...], targets: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def answers(self, outputs: Outputs, targets: Tensors) -> dict[str, torch.Tensor]:
         """Return the most probable label of each token and its probability, [rows, tokens], and the losses [rows]."""
         confidence, predicted = outputs[0].softmax(dim=-1).max(dim=-1)
         return {"predicted": predicted, "confidence": confidence, "loss": self.loss(outputs, targets, 0.0, None)}
