@@ -12,6 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpo.analysis import confirm_text
+from hpo.analysis.trial_summary import in_words
 from hpo.analysis.verdict_text import Table, named, sentence, sentences, tables
 from hpo.core.formatting import plain
 from hpo.core.paths import locate
@@ -244,5 +245,4 @@ def _markdown(table: Table) -> list[str]:
 
 
 def _setting(name: str, value: Any) -> str:
-    shown = "the model's own" if name == "dropout" and value is None else inline(value)
-    return f"- {inline(name)}: {shown}"
+    return f"- {inline(name)}: {inline(in_words(name, value))}"

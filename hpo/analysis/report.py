@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from hpo.analysis import confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
-from hpo.analysis.trial_summary import finite_value, remarks, seconds
+from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.analysis.worth import worth_text
 from hpo.core.errors import HpoError
@@ -271,9 +271,9 @@ def _cell(value: Any, digits: int = 4, css: str = "") -> str:
 
 
 def _setting(params: Mapping[str, Any], name: str, digits: int = 4) -> str:
-    """Return the cell of a hyperparameter: empty if the trial has none, `None` if that is its value."""
+    """Return the cell of a hyperparameter: empty if the trial has none, in words if it leaves the model as it is."""
     value = params.get(name, "")
-    return _cell("None" if value is None else value, digits)
+    return _cell(in_words(name, value), digits)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], marked: set[int | None], sortable: bool = False) -> str:

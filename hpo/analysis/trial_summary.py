@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import plain
 from hpo.execution.confirmation import REPEATS
 from hpo.search.trial_order import is_added
+
+
+def in_words(name: str, value: Any) -> Any:
+    """Return the value of a hyperparameter; in words if it is None, which leaves the model as it is."""
+    if value is None:
+        return "the model's own" if name == "dropout" else "None"
+    return value
 
 
 def seconds(trial: FrozenTrial) -> float | None:

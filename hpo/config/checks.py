@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,9 +20,6 @@ from hpo.space.parameters import MOST_POINTS
 from hpo.space.search_space import SearchSpace
 from hpo.tasks.metrics import METRICS, suggested
 from hpo.tasks.registry import TASKS, reader_of
-
-if TYPE_CHECKING:
-    from hpo.config.study_spec import StudySpec
 
 
 def is_custom(raw: Mapping[str, Any]) -> bool:
@@ -255,7 +252,7 @@ def _grid_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
 # ---------------------------------------------------------------- the objective
 
 
-def custom_parameters(study: StudySpec, objective: Any) -> None:
+def custom_parameters(config: StudyConfig, space: SearchSpace, objective: Any) -> None:
     """Check a space against the `parameters` that a custom objective declares, if it declares any.
 
     Raises:
@@ -264,9 +261,9 @@ def custom_parameters(study: StudySpec, objective: Any) -> None:
     declared: Sequence[str] | None = getattr(objective, "parameters", None)
     if declared is None:
         return
-    unread = [name for name in (*study.space.parameters, *study.space.fixed) if name not in declared]
+    unread = [name for name in (*space.parameters, *space.fixed) if name not in declared]
     if unread:
         raise ConfigError(
-            study.config.name,
-            [Problem(("space", n), f"is not read by {study.config.objective}{nearest(n, declared)}") for n in unread],
+            config.name,
+            [Problem(("space", n), f"is not read by {config.objective}{nearest(n, declared)}") for n in unread],
         )

@@ -116,7 +116,7 @@ def optimize(
     opened_storage = optuna.storages.InMemoryStorage() if storage is None else backends.connect(storage)
     if space is None:
         return _run_by_optuna(objective, study, opened_storage, watch or Silent(), storage)
-    checks.custom_parameters(study, objective)
+    checks.custom_parameters(study.config, study.space, objective)
     array = open_custom(objective)
     opened, budget = open_planned(study, opened_storage, storage, array, watch)
     runner = run_trials(opened, study, array, budget, watch or Silent(), storage, register=True)

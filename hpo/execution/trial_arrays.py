@@ -39,7 +39,7 @@ def open_array(study: study_spec.StudySpec) -> TrialArray:
     if study.config.objective is not None:
         log.info("importing %s", study.config.objective)
         objective = imported(study.config.objective, study.folder)
-        checks.custom_parameters(study, objective)
+        checks.custom_parameters(study.config, study.space, objective)
         assert study.config.slots != "auto"  # `study_spec.build` refuses it
         return open_custom(objective, study.config.slots)
     return _open_finetuning(study)

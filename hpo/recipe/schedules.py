@@ -9,12 +9,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from hpo.recipe.training_params import TrainingParams
 
-Schedule = Callable[[int, int, int, "TrainingParams"], float]
+class ScheduleParams(Protocol):
+    """The hyperparameters that schedules read; `TrainingParams` has them."""
+
+    @property
+    def schedule(self) -> str:
+        """Name in `SCHEDULES`."""
+
+    @property
+    def warmup_ratio(self) -> float:
+        """Share of the steps in which the learning rate rises to its peak."""
+
+    @property
+    def num_cycles(self) -> float:
+        """Cosines of `cosine_with_restarts`."""
+
+    @property
+    def power(self) -> float:
+        """Power of `polynomial`."""
+
+    @property
+    def decay_ratio(self) -> float:
+        """Share of the steps in which `warmup_stable_decay` falls."""
+
+
+Schedule = Callable[[int, int, int, ScheduleParams], float]
 
 
 def _progress(step: int, warmup: int, total: int) -> float:
@@ -22,22 +44,22 @@ def _progress(step: int, warmup: int, total: int) -> float:
     return min(1.0, (step - warmup) / max(1, total - warmup))
 
 
-def constant(step: int, warmup: int, total: int, params: TrainingParams) -> float:
+def constant(step: int, warmup: int, total: int, params: ScheduleParams) -> float:
     """Stay at the peak."""
     return 1.0
 
 
-def linear(step: int, warmup: int, total: int, params: TrainingParams) -> float:
+def linear(step: int, warmup: int, total: int, params: ScheduleParams) -> float:
     """Fall to zero in a straight line (Devlin et al., 2019)."""
     return 1.0 - _progress(step, warmup, total)
 
 
-def cosine(step: int, warmup: int, total: int, params: TrainingParams) -> float:
+def cosine(step: int, warmup: int, total: int, params: ScheduleParams) -> float:
     """Fall to zero along half a cosine (Loshchilov and Hutter, 2017, without restarts)."""
     return 0.5 * (1.0 + math.cos(math.pi * _progress(step, warmup, total)))
 
 
-def cosine_with_restarts(step: int, warmup: int, total: int, params: TrainingParams) -> float:
+def cosine_with_restarts(step: int, warmup: int, total: int, params: ScheduleParams) -> float:
     """Fall along a cosine `num_cycles` times (SGDR; Loshchilov and Hutter, 2017)."""
     progress = _progress(step, warmup, total)
     if progress >= 1.0:
@@ -45,18 +67,18 @@ def cosine_with_restarts(step: int, warmup: int, total: int, params: TrainingPar
     return 0.5 * (1.0 + math.cos(math.pi * ((params.num_cycles * progress) % 1.0)))
 
 
-def polynomial(step: int, warmup: int, total: int, params: TrainingParams) -> float:
+def polynomial(step: int, warmup: int, total: int, params: ScheduleParams) -> float:
     """Fall to zero as (1 - progress) ** `power`."""
     return float((1.0 - _progress(step, warmup, total)) ** params.power)
 
 
-def inverse_sqrt(step: int, warmup: int, total: int, params: TrainingParams) -> float:
+def inverse_sqrt(step: int, warmup: int, total: int, params: ScheduleParams) -> float:
     """Fall as 1 / sqrt(step), continuous with the end of warm-up (Vaswani et al., 2017)."""
     timescale = warmup or 10_000  # the value that transformers uses without warm-up
     return 1.0 / math.sqrt((step + timescale - warmup) / timescale)
 
 
-def warmup_stable_decay(step: int, warmup: int, total: int, params: TrainingParams) -> float:
+def warmup_stable_decay(step: int, warmup: int, total: int, params: ScheduleParams) -> float:
     """Stay at the peak, then fall along half a cosine in the last `decay_ratio` of the steps (Hu et al., 2024)."""
     decay = min(math.ceil(params.decay_ratio * total), total - warmup)
     return 1.0 if step < total - decay else cosine(step, total - decay, total, params)
@@ -78,7 +100,7 @@ def warmup_steps(ratio: float, total: int) -> int:
     return math.ceil(ratio * total)
 
 
-def multiplier(step: int, total: int, params: TrainingParams) -> float:
+def multiplier(step: int, total: int, params: ScheduleParams) -> float:
     """Return the factor of the peak learning rate at an optimiser step.
 
     Args:

@@ -216,15 +216,15 @@ def test_the_parameters_that_a_custom_objective_declares_are_checked() -> None:
         return 0.0
 
     study = build({**CUSTOM, "space": {"learning_rte": [1, 2], "depth": 3}}, "x", ROOT)
-    custom_parameters(study, objective)  # it declares none
+    custom_parameters(study.config, study.space, objective)  # it declares none
     objective.parameters = ["learning_rate", "depth"]  # type: ignore[attr-defined]
     with pytest.raises(ConfigError) as caught:
-        custom_parameters(study, objective)
+        custom_parameters(study.config, study.space, objective)
     (problem,) = caught.value.problems
     assert str(problem) == "space.learning_rte: is not read by train:objective; did you mean learning_rate?"
     objective.parameters = []  # type: ignore[attr-defined]
     with pytest.raises(ConfigError) as caught:
-        custom_parameters(study, objective)
+        custom_parameters(study.config, study.space, objective)
     assert len(caught.value.problems) == 2
 
 
