@@ -42,6 +42,7 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
 
         - `metric`, `examples`, `confidence`, `trials` (how many had ended);
         - `best`, and `baseline` (the published default) or None: `number`, `score`;
+        - `baseline_without_value`: number of the published default if it ended without a value, else None;
         - where there are two, `difference`, and `low`, `high` and `shown` (whether the interval leaves out zero) or, in
           their place, `untold`: why no interval can be given;
         - `references`: the task's baselines, each with `says` (its name in words), `score`, and the best trial's
@@ -109,11 +110,19 @@ def _look(
         "trials": sum(trial.state.is_finished() for trial in results.trials),
         "best": {"number": trials[0], "score": scores[0]},
         "baseline": baseline,
+        "baseline_without_value": _without_value(results),
         **compared,
         "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
         "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
     }
+
+
+def _without_value(results: Results) -> int | None:
+    """Return the number of the published default if it ended without a value; None if it has one, or there is none."""
+    baseline = results.baseline
+    ended = baseline is not None and baseline.state.is_finished() and baseline not in results.complete
+    return baseline.number if ended and baseline is not None else None
 
 
 def _described(reference: Reference | None, compared: Mapping[str, Any] | None) -> dict[str, Any] | None:

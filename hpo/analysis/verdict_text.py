@@ -23,6 +23,8 @@ def sentence(look: Look) -> str:
     """
     best, baseline, metric = look["best"], look["baseline"], look["metric"]
     text = f"On {look['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"
+    if baseline is None and (valueless := look.get("baseline_without_value")) is not None:
+        return f"{text}. The published default (trial {valueless}) ended without a value: there is no gain to tell"
     if baseline is None:
         return f"{text}. There is no published default to compare it with"
     if best["number"] == baseline["number"]:

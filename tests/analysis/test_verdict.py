@@ -189,6 +189,7 @@ COMPARED = {**BASE, "baseline": {"number": 0, "score": 0.78}, "difference": 0.02
         ({**COMPARED, "metric": "loss", "low": 0.01, "shown": True}, "the best trial is worse"),
         ({**COMPARED, "baseline": BASE["best"], "shown": False}, "is the best trial: no difference shown"),
         ({**BASE, "baseline": None, "shown": False}, "no published default to compare"),
+        ({**BASE, "baseline": None, "baseline_without_value": 0, "shown": False}, "(trial 0) ended without a value"),
     ],
 )
 def test_a_verdict_says_no_more_than_was_shown(verdict, words):
@@ -292,6 +293,15 @@ def judged(tmp_path, monkeypatch):
         (folder / "right").write_text(str(right))
 
     return study, array, add, lambda: take_verdict(study, array, trials)
+
+
+def test_a_published_default_that_failed_is_said_to_have_no_value(judged):
+    study, _, add, look = judged
+    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs={"baseline": True}))
+    add(7)
+    found = look()
+    assert (found["baseline"], found["baseline_without_value"]) == (None, 0)
+    assert "The published default (trial 0) ended without a value" in sentence(found)
 
 
 def test_a_second_look_does_not_overwrite_the_first(judged):

@@ -57,7 +57,7 @@ def test_a_default_that_was_pruned_is_trained_to_its_end_and_the_verdict_is_that
         prune_the_default(earlier)
         earlier.setattr("hpo.cli.run_commands.lacks_weights", lambda trial, folder: False)
         before, _ = run(tmp_path, "pruned", patience=patience)
-    assert "no published default to compare" in sentence(before)
+    assert "The published default (trial 0) ended without a value: there is no gain to tell" in sentence(before)
     after, notes = run(tmp_path, "pruned", patience=patience)
     assert any("trial 0, the published default, was pruned: it is trained again, to its end" in n for n in notes)
     assert after == whole
