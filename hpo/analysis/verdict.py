@@ -110,7 +110,7 @@ def _look(
         "trials": sum(trial.state.is_finished() for trial in results.trials),
         "best": {"number": trials[0], "score": scores[0]},
         "baseline": baseline,
-        "baseline_without_value": _without_value(results),
+        "baseline_without_value": None if baseline else _without_value(results),
         **compared,
         "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
         "classes": task.breakdown(found[0], data.labels),
