@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
     from hpo.finetune.setup import Setup
 
-SHOWN = 3  # rows
 LONGEST = 60  # tokens of a row that are shown
 
 
@@ -111,7 +110,7 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
 def _examples(setup: Setup) -> list[str]:
     """Return the first rows of train as the model sees them, with what is trained on marked."""
     rows, shown = setup.rows["train"], []
-    for number, ids in enumerate(rows.inputs["input_ids"][:SHOWN]):
+    for number, ids in enumerate(rows.inputs["input_ids"]):
         tokens = setup.tokenizer.convert_ids_to_tokens(list(ids[:LONGEST]))
         more = [f"... ({len(ids) - LONGEST} more)"] if len(ids) > LONGEST else []
         shown.append(setup.task.marked(rows, number, [*map(plain, tokens), *more], setup.data.labels))

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 # Increased when hpo computes other numbers from the same study.
 NUMERICS = 4
 
+SHOWN = 3  # rows of a split whose tokens `hpo check` can show
+
 
 class Setup:
     """The data, the model and the settings of a study, read once.
@@ -61,8 +63,8 @@ class Setup:
         head: Names of its parameters that are not pretrained.
         max_length: Tokens after which a text is cut.
         vocabulary: The rows of the embedding table that the data uses.
-        rows: Split -> its rows as the task encoded them.
-        tokens: Split -> the same on the device.
+        rows: Split -> its rows as the task encoded them, with the tokens of the first `SHOWN` only.
+        tokens: Split -> all its rows on the device.
         class_weights: Setting of `class_weights` -> weights [classes]; nothing for a task without classes.
         own_masks: Whether all dropout masks are drawn from keys of the trial, so that trials can train side by side;
             set by `finish`.
@@ -112,10 +114,8 @@ class Setup:
         if self._masks_of_trials:
             dropout.install(self.model)
         self.max_length = longest_input(config.max_length, self.tokenizer, self.model.config)
-        self.rows = {name: self._encoded(name) for name in data.splits}
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        encoded = {name: on_device(rows, pad, self.device) for name, rows in self.rows.items()}
+        self.rows: dict[str, EncodedRows] = {}
+        encoded = {name: self._encoded(name) for name in data.splits}
         log.info("preparing the model")
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
@@ -123,7 +123,6 @@ class Setup:
         self.tokens: dict[str, Tokens] = {
             name: tokens.with_ids(self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
         }
-
         self.frozen = None if line is None else FrozenStates(self.tokens, line.like, self.autocast, self._of_states)
 
     def _line(self) -> frozen.Line | None:
@@ -133,10 +132,14 @@ class Setup:
         with self.autocast():
             return frozen.install(self.model, self.frozen_layers)
 
-    def _encoded(self, name: str) -> EncodedRows:
-        split = self.data.splits[name]
+    def _encoded(self, name: str) -> Tokens:
+        """Encode a split; its tokens are on the device only, as lists of numbers take many times their memory."""
+        split, pad = self.data.splits[name], self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
         log.info("tokenising %s %ss of %s", f"{len(split):,}", self.task.example, name)
-        return self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
+        rows = self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
+        self.rows[name] = rows.without_tokens(SHOWN)
+        return on_device(rows, pad, self.device)
 
     @property
     def train_rows(self) -> int:

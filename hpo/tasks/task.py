@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
 
@@ -96,6 +96,13 @@ class EncodedRows:
     units: Array = field(default_factory=lambda: np.empty(0))
     example: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     alignment: Any = None
+
+    def without_tokens(self, shown: int) -> EncodedRows:
+        """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
+        inputs = {name: list(rows[:shown]) for name, rows in self.inputs.items()}
+        return replace(
+            self, inputs=inputs, token_targets={n: list(rows[:shown]) for n, rows in self.token_targets.items()}
+        )
 
 
 @dataclass(frozen=True)

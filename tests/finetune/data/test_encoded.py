@@ -2,6 +2,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trials import open_array
 
 from hpo.finetune.data.encoded import on_device, one_of_few
 from hpo.tasks.task import EncodedRows
@@ -53,3 +54,12 @@ def test_answers_come_in_the_order_of_the_rows_and_are_padded_to_one_length():
     found = split.answers(lambda i, t: {n: v if n == "ids" else v[..., 0] for n, v in answer(i, t).items()}, 1)
     assert found["ids"].tolist() == [[[1, 2, 3], [4, 0, 0], [5, 6, 0]]]
     assert found["rows"].shape[1:] == (3,)
+
+
+def test_only_the_first_rows_stay_as_lists(tmp_path):
+    setup = open_array(tmp_path).setup
+    for split, rows in setup.rows.items():
+        assert [len(values) for values in rows.inputs.values()] == [3] * len(rows.inputs)
+        assert len(rows.example) == len(rows.units) == len(setup.tokens[split].lengths) > 3
+        first = setup.tokens[split].batch(np.arange(1))[0]["input_ids"][0]
+        assert len(first) >= len(rows.inputs["input_ids"][0])
