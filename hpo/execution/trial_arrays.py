@@ -61,7 +61,8 @@ def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     config = study.config
     assert config.data is not None
     log.info("loading pandas")
-    data = importlib.import_module("hpo.tasks.loading").load(config.data, config.task, config.seed, study.folder)
+    loading = importlib.import_module("hpo.tasks.loading")
+    data = loading.with_metric(loading.load(config.data, config.task, config.seed, study.folder), config.metric)
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")
     opened = importlib.import_module("hpo.finetune.open").open_array

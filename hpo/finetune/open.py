@@ -31,7 +31,7 @@ def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dat
         data: Its data.
 
     Raises:
-        DataError: The metric is not defined for the data.
+        DataError: An example does not fit.
         ModelError: The model cannot be loaded or adapted.
         MissingExtraError: Adapters need `peft`.
     """

@@ -28,7 +28,6 @@ from hpo.finetune.models.loading import load_model, load_tokenizer, longest_inpu
 from hpo.finetune.models.vocabulary import Vocabulary
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
-from hpo.tasks import metrics
 from hpo.tasks.dataset import Dataset
 from hpo.tasks.registry import TASKS
 from hpo.tasks.task import EncodedRows, Predictions
@@ -74,7 +73,7 @@ class Setup:
 
     Raises:
         ModelError: The model or its tokenizer cannot be loaded, or its layers cannot be frozen as asked.
-        DataError: The metric is not defined for the task, or on a split.
+        DataError: An example does not fit.
     """
 
     def __init__(
@@ -91,8 +90,7 @@ class Setup:
             device.reproducible_products()  # before the model's first product
         self.config, self.data, self.folder = config, data, folder
         self.task = TASKS[data.task]
-        self.metric = metrics.chosen(config.metric, data.task, self.task.default_metric(data))
-        self.task.refuse_metric(self.metric, data)
+        self.metric = data.metric
         self.device = device.chosen(config.device)
         self.precision = device.precision(config.precision, self.device)
         torch.set_num_threads(config.threads or torch.get_num_threads())

@@ -67,6 +67,7 @@ class Dataset:
         notes: Notes for the user: rows left out, duplicates and groups in two splits, empty texts.
         digest: SHA-256 of all examples of all splits.
         keys: The keys of `data:` by which they were read.
+        metric: What the study optimises, a name in `METRICS`; see `hpo.tasks.loading.with_metric`.
     """
 
     task: str
@@ -75,3 +76,4 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     digest: str = ""
     keys: DataKeys = field(default_factory=DataKeys)
+    metric: str = ""

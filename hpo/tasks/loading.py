@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hpo.core.errors import DataError
 from hpo.data.keys import DataKeys
 from hpo.data.splits import set_aside
 from hpo.data.tables import is_missing, matching, place
+from hpo.tasks import metrics
 from hpo.tasks.dataset import SPLITS, Dataset, Split
-from hpo.tasks.registry import AUTO, reader_of
+from hpo.tasks.registry import AUTO, TASKS, reader_of
 from hpo.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,18 @@ def load(keys: DataKeys, task: str, seed: int, folder: Path) -> Dataset:
     reader.refuse_unlearnable(data)
     found = (*notes, *_shared(splits, reader.example), *reader.notes(data), *_shared_groups(splits))
     return Dataset(reader.name, labels, splits, found, _digest(splits), keys)
+
+
+def with_metric(data: Dataset, metric: str | None) -> Dataset:
+    """Return the data with the metric of the study: the one that its file names, or the default for this data.
+
+    Raises:
+        DataError: The metric is not defined for the task, or nothing can be chosen by it on a split.
+    """
+    task = TASKS[data.task]
+    chosen = metrics.chosen(metric, data.task, task.default_metric(data))
+    task.refuse_metric(chosen, data)
+    return replace(data, metric=chosen)
 
 
 def _read(reader: Task, keys: DataKeys, folder: Path) -> dict[str, pd.DataFrame]:

@@ -117,9 +117,22 @@ def test_mistakes_are_found_before_torch_is_loaded_together_with_the_others(fold
     assert "line 6: data.test: there is no file gone.csv" in ran.stderr
 
 
-def test_wrong_rows_are_found_before_torch_is_loaded(folder: Path) -> None:
-    (folder / "s.yaml").write_text("model: ./model\ndata: {train: rows.csv, validation: rows.csv, test: rows.csv}\n")
-    (folder / "rows.csv").write_text("text,label\na,x\nb,\n")
+@pytest.mark.parametrize(
+    ("rows", "setting", "said"),
+    [
+        ("text,label\na,x\nb,\n", "", "no label"),
+        (
+            "text,label\na,0.5\nb,1.5\n",
+            "metric: accuracy\n",
+            "'accuracy' is not defined for regression, which the labels",
+        ),
+        ("text,label\na,x\nb,y\nc,z\n", "metric: f1_binary\n", "'f1_binary' is not defined on the validation split"),
+    ],
+)
+def test_wrong_rows_are_found_before_torch_is_loaded(folder: Path, rows: str, setting: str, said: str) -> None:
+    splits = "data: {train: rows.csv, validation: rows.csv, test: rows.csv}\n"
+    (folder / "s.yaml").write_text(f"model: ./model\n{setting}{splits}")
+    (folder / "rows.csv").write_text(rows)
     code = (
         "import sys, json; from hpo.cli import app; sys.argv = ['hpo', 'run', 's.yaml']\n"
         "try: app.main()\n"
@@ -127,4 +140,4 @@ def test_wrong_rows_are_found_before_torch_is_loaded(folder: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stdout.splitlines()[-1]) == (2, "false")
-    assert "no label" in ran.stderr
+    assert said in ran.stderr
