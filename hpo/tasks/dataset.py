@@ -56,6 +56,9 @@ class Split(ABC):
         return len(self.contents)
 
 
+SMALL_SPLIT = 100  # examples; a share of 100 has a 95 % margin of up to 0.1
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The data of a study.
@@ -77,3 +80,25 @@ class Dataset:
     digest: str = ""
     keys: DataKeys = field(default_factory=DataKeys)
     metric: str = ""
+
+
+def small_splits(data: Dataset, metric: str, example: str, *, share: bool) -> list[str]:
+    """Return a note for each split of few examples; those that say the same or are of one group count as one.
+
+    Args:
+        data: The study's data.
+        metric: Name in `METRICS` of what the search optimises.
+        example: What an example is called.
+        share: Whether the metric is like a share of right answers, whose uncertainty is known from their number.
+    """
+    notes = []
+    for name in ("validation", "test"):
+        examples, draws = len(data.splits[name]), int(data.splits[name].groups.max()) + 1
+        if draws >= SMALL_SPLIT:
+            continue
+        margin = f"; a share of right answers is uncertain by up to {1.96 * (0.25 / draws) ** 0.5:.2f} (95 %)"
+        has = f"only {examples} {example}s"
+        if examples != draws:
+            has = f"{examples} {example}s, but only {draws} that do not belong together,"
+        notes.append(f"{name} has {has} to measure {metric} on{margin if share else ''}")
+    return notes

@@ -12,11 +12,10 @@ import numpy as np
 from hpo.data.tables import place
 from hpo.tasks.classification.labels import normal
 from hpo.tasks.classification.texts import TextSplit
-from hpo.tasks.dataset import Dataset
+from hpo.tasks.dataset import Dataset, small_splits
 
 Array = np.ndarray[Any, Any]
 
-SMALL_SPLIT = 100  # rows; a share of 100 rows has a 95 % margin of up to 0.1
 FEW_OF_A_CLASS = 10  # rows; each of 10 rows of a class is 0.1 of its recall
 MOST_NAMED = 5  # labels or rows in one note
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.\-]*[0-9][A-Za-z0-9_.\-]*")  # one word with a digit, e.g. 12, 3f2a, user_12
@@ -30,7 +29,7 @@ def doubts(data: Dataset, metric: str) -> list[str]:
         metric: Name in `METRICS` of what the search optimises.
     """
     return [
-        *_sizes(data, metric),
+        *small_splits(data, metric, "row", share=bool(data.labels)),
         *_rare_classes(data, metric),
         *_spellings(data),
         *_contradictions(data),
@@ -61,19 +60,6 @@ def _first(split: TextSplit, label: int) -> str:
 
 
 # ---------------------------------------------------------------- sizes and classes
-
-
-def _sizes(data: Dataset, metric: str) -> list[str]:
-    """Return a note for each split of few rows; rows with equal texts or of one group count as one."""
-    notes = []
-    for name in ("validation", "test"):
-        rows, draws = len(data.splits[name]), int(data.splits[name].groups.max()) + 1
-        if draws >= SMALL_SPLIT:
-            continue
-        margin = f"; a share of right answers is uncertain by up to {1.96 * (0.25 / draws) ** 0.5:.2f} (95 %)"
-        has = f"only {rows} rows" if rows == draws else f"{rows} rows, but only {draws} that do not belong together,"
-        notes.append(f"{name} has {has} to measure {metric} on{margin if data.labels else ''}")
-    return notes
 
 
 def _rare_classes(data: Dataset, metric: str) -> list[str]:

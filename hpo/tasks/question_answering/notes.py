@@ -9,8 +9,6 @@ import numpy as np
 from hpo.tasks.dataset import Dataset
 from hpo.tasks.question_answering.windows import Windows
 
-SMALL_SPLIT = 100  # independent contexts; a share of 100 has a 95 % margin of up to 0.1
-
 
 def of_data(data: Dataset) -> list[str]:
     """Return notes on contexts that are in two splits, and on questions without an answer that train has none of."""
@@ -53,20 +51,6 @@ def of_windows(windows: Mapping[str, Windows], max_answer_length: int) -> list[s
             found.append(
                 f"{len(long)} of {questions} questions of {name} have an answer of more than {max_answer_length} "
                 "tokens, which is never given; raise data.max_answer_length"
-            )
-    return found
-
-
-def small_splits(data: Dataset, metric: str) -> list[str]:
-    """Return a note for each split with few contexts to measure on."""
-    found = []
-    for name in ("validation", "test"):
-        questions, draws = len(data.splits[name]), int(data.splits[name].groups.max()) + 1
-        if draws < SMALL_SPLIT:
-            margin = 1.96 * (0.25 / draws) ** 0.5
-            found.append(
-                f"{name} has {questions} questions about {draws} contexts, or groups of them, to measure {metric} on; "
-                f"a share of right answers is uncertain by up to {margin:.2f} (95 %)"
             )
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpo.core.errors import DataError
 from hpo.data.keys import Place
-from hpo.tasks.dataset import SPLITS, Dataset
+from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.question_answering import notes
 from hpo.tasks.question_answering.answers import best_answers
 from hpo.tasks.question_answering.breakdown import by_kind
@@ -122,7 +122,7 @@ class QuestionAnswering(Task):
 
     def doubts(self, data: Dataset, metric: str) -> list[str]:
         """Return notes on splits of few contexts."""
-        return notes.small_splits(data, metric)
+        return small_splits(data, metric, self.example, share=True)
 
     def facts(self, data: Dataset) -> dict[str, str]:
         """Return how many questions have an answer, and how many contexts there are."""

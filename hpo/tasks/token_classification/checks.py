@@ -7,14 +7,13 @@ from itertools import chain
 
 from hpo.core.errors import DataError
 from hpo.core.formatting import plain
-from hpo.tasks.dataset import SPLITS, Dataset
+from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.token_classification.metrics import is_of_entities
 from hpo.tasks.token_classification.predictions import TagPredictions
 from hpo.tasks.token_classification.schemes import entities
 from hpo.tasks.token_classification.sentences import TagSplit
 
 FEWEST_ENTITIES = 5  # entities below which resampling tells nothing about others
-SMALL_SPLIT = 100  # sentences
 RARE = 10  # entities of a type, or words of a tag; each is 0.1 of its recall
 MOST_NAMED = 5
 
@@ -89,12 +88,7 @@ def notes(data: Dataset) -> list[str]:
 
 def doubts(data: Dataset, metric: str) -> list[str]:
     """Return notes on small splits, and on types or tags that are rare in train or in test."""
-    found = []
-    for name in ("validation", "test"):
-        rows, draws = len(data.splits[name]), int(data.splits[name].groups.max()) + 1
-        if draws < SMALL_SPLIT:
-            apart = "" if rows == draws else f", but only {draws} that do not belong together,"
-            found.append(f"{name} has only {rows} sentences{apart} to measure {metric} on")
+    found = small_splits(data, metric, "sentence", share=False)
     what, kinds = things(data.splits["train"])
     for name in ("train", "test"):
         rare = {kind: count for kind, count in counted(data.splits[name]).items() if count < RARE}
