@@ -12,7 +12,8 @@ import numpy as np
 
 from hpo.core.errors import DataError, nearest
 from hpo.tasks.classification import metrics as classification
-from hpo.tasks.metric import Metric
+from hpo.tasks.language import metrics as language
+from hpo.tasks.metric import Metric, summed
 from hpo.tasks.question_answering import metrics as question_answering
 from hpo.tasks.task import Predictions
 from hpo.tasks.token_classification import metrics as token_classification
@@ -26,12 +27,19 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
-ALL_TASKS = (*classification.CLASSES, "regression", "token_classification", "question_answering")
+ALL_TASKS = (*classification.CLASSES, "regression", "token_classification", "question_answering", *language.TASKS)
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,
     **token_classification.METRICS,
     **question_answering.METRICS,
+    **language.METRICS,
+    "token_accuracy": summed(
+        lambda predictions: predictions.token_counts.astype(float),
+        lambda sums: float(sums[0] / max(1, sums[1])),
+        ("token_classification", *language.TASKS),
+        aliases=("overall_accuracy",),
+    ),
     "loss": Metric(
         _loss,
         ALL_TASKS,

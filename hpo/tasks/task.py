@@ -134,7 +134,10 @@ class Task(ABC):
         example: What an example is called in messages: a row of a file, a sentence, a question.
         row: What a row of the model's inputs is called: a text, a window.
         cuts: Whether an example that is too long is cut; else it becomes several rows.
-        emits_tokens: Whether its models give out tokens; then the whole vocabulary is trained.
+        emits_tokens: Whether its models give out tokens. Then the whole vocabulary is trained, the token target
+            `labels` says which token is to be given out at each position (already shifted, where the model gives out
+            the next token), and `result.logits` in `outputs` are not logits but scores of tokens [rows, tokens, 3]; see
+            `hpo/tasks/language/scores.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
     """

@@ -1,4 +1,4 @@
-"""The metrics of token classification: entity scores by seqeval's rules, and token accuracy."""
+"""The metrics of token classification: entity scores by seqeval's rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from hpo.tasks.metric import Metric, summed
 from hpo.tasks.token_classification.predictions import TASK, TagPredictions
-from hpo.tasks.token_classification.scores import ENTITY_SCORES, accuracy
+from hpo.tasks.token_classification.scores import ENTITY_SCORES
 
 Array = np.ndarray[Any, Any]
 
@@ -32,12 +32,6 @@ METRICS: dict[str, Metric] = {
     "entity_precision": _entities("precision", "precision", "overall_precision"),
     "entity_recall": _entities("recall", "recall", "overall_recall"),
     **{f"entity_{name}{STRICT}": _entities(name, strict=True) for name in ENTITY_SCORES},
-    "token_accuracy": summed(
-        lambda predictions: predictions.token_counts.astype(float),
-        lambda sums: float(accuracy(sums)),
-        (TASK,),
-        aliases=("overall_accuracy",),
-    ),
 }
 
 

@@ -1,0 +1,1 @@
+"""What the tasks whose models give out tokens have in common: scores of tokens, predictions, metrics."""

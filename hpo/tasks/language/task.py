@@ -1,0 +1,63 @@
+"""The base of the tasks whose models give out tokens."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo.tasks.language import scores
+from hpo.tasks.language.predictions import TextPredictions
+from hpo.tasks.task import EncodedRows, Smoothing, Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpo.tasks.task import Outputs, Tensors
+
+Array = np.ndarray[Any, Any]
+
+
+class LanguageTask(Task):
+    """A task whose models give out tokens. Its rows have the token target `labels`, and its units are tokens."""
+
+    emits_tokens = True
+    metric = "loss"
+    answer_keys = ("predicted",)
+
+    def loss(
+        self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the loss of each row [rows]: the sum over the tokens that have a target."""
+        return scores.losses(outputs[0], smoothing)
+
+    def answers(self, outputs: Outputs, targets: Tensors) -> dict[str, torch.Tensor]:
+        """Return sums over the tokens of each row."""
+        return scores.sums(outputs[0])
+
+    def predictions(self, split: Any, rows: EncodedRows, answers: Mapping[str, Array], keys: Any) -> TextPredictions:
+        """Return the losses of the texts of a split; the model has generated nothing."""
+        expected = list(self.expected(split))
+
+        def by_example(values: Array) -> Array:
+            return np.bincount(rows.example, weights=values, minlength=len(expected))
+
+        return TextPredictions(
+            self.name,
+            by_example(answers["loss"]),
+            by_example(rows.units),
+            by_example(answers["right"]),
+            np.array([len(text.encode()) for text in expected]),
+            expected,
+            list(self.sources(split)),
+        )
+
+    @abstractmethod
+    def expected(self, split: Any) -> Sequence[str]:
+        """Return the text that is expected for each example of a split."""
+
+    @abstractmethod
+    def sources(self, split: Any) -> Sequence[str]:
+        """Return what the model is given for each example: a prompt, or a source text."""
