@@ -1,4 +1,4 @@
-"""A model with random weights, its tokenizer, and rows for each task, made of the same sentences of two classes."""
+"""Models with random weights, a tokenizer, and rows for each task, made of the same sentences of two classes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 import tokenizers
 import torch
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 
 def prepare(settings: dict[str, Any], folder: Path) -> None:
     """Write the model, its tokenizer and the three splits."""
-    shape = BertConfig(
-        vocab_size=settings["vocabulary"],
-        hidden_size=settings["hidden"],
-        num_hidden_layers=settings["layers"],
-        num_attention_heads=settings["heads"],
-        intermediate_size=4 * settings["hidden"],
-    )
     torch.manual_seed(0)
-    BertModel(shape).save_pretrained(folder / "model")  # without a head: both sides initialise one for each trial
+    MODELS.get(settings.get("task", ""), _encoder)(settings).save_pretrained(folder / "model")
     words = [f"w{i}" for i in range(settings["vocabulary"] - 5)]
     _tokenizer(words).save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
@@ -34,6 +36,56 @@ def prepare(settings: dict[str, Any], folder: Path) -> None:
         ("test", settings.get("test", 10)),
     ):
         WRITERS[settings.get("task", "classification")](folder / split, _sentences(rng, words, rows))
+
+
+def _encoder(settings: dict[str, Any]) -> PreTrainedModel:
+    """Return a BERT without a head: both sides draw one for each trial."""
+    return BertModel(
+        BertConfig(
+            vocab_size=settings["vocabulary"],
+            hidden_size=settings["hidden"],
+            num_hidden_layers=settings["layers"],
+            num_attention_heads=settings["heads"],
+            intermediate_size=4 * settings["hidden"],
+        )
+    )
+
+
+def _decoder(settings: dict[str, Any]) -> PreTrainedModel:
+    """Return a Llama with three query heads to a key, as SmolLM2 has."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=settings["vocabulary"],
+            hidden_size=settings["hidden"],
+            num_hidden_layers=settings["layers"],
+            num_attention_heads=settings["heads"],
+            num_key_value_heads=max(1, settings["heads"] // 3),
+            intermediate_size=settings["hidden"] * 8 // 3,
+            tie_word_embeddings=True,
+            **SPECIAL,
+        )
+    )
+
+
+def _encoder_decoder(settings: dict[str, Any]) -> PreTrainedModel:
+    """Return a T5 with as many layers in the encoder as in the decoder."""
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=settings["vocabulary"],
+            d_model=settings["hidden"],
+            d_kv=settings["hidden"] // settings["heads"],
+            d_ff=4 * settings["hidden"],
+            num_layers=settings["layers"],
+            num_heads=settings["heads"],
+            decoder_start_token_id=0,
+            **SPECIAL,
+        )
+    )
+
+
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}  # of the tokenizer
+MODELS: dict[str, Callable[[dict[str, Any]], PreTrainedModel]] = {"causal_lm": _decoder, "seq2seq": _encoder_decoder}
+"""Task -> what makes its model; of other tasks `_encoder`."""
 
 
 def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -95,6 +147,25 @@ def _asked(path: Path, sentences: Sentences) -> None:
     _write_lines(path, rows)
 
 
+def _continued(path: Path, sentences: Sentences) -> None:
+    """Let a model continue a sentence after its first third; `[SEP]` ends it."""
+    rows = []
+    for text, _ in sentences:
+        words = text.split()
+        first = max(1, len(words) // 3)
+        rows.append({"prompt": " ".join(words[:first]), "completion": " " + " ".join(words[first:])})
+    _write_lines(path, rows)
+
+
+def _shortened(path: Path, sentences: Sentences) -> None:
+    """Let a model write the words that only one class of sentences has, or the first word."""
+    rows = []
+    for text, _ in sentences:
+        words = text.split()
+        rows.append({"source": text, "target": " ".join(filter(_is_cue, words)) or words[0]})
+    _write_lines(path, rows)
+
+
 def _is_cue(word: str) -> bool:
     return int(word[1:]) < 20
 
@@ -107,5 +178,7 @@ WRITERS: dict[str, Callable[[Path, Sentences], None]] = {
     "classification": _labelled,
     "token_classification": _tagged,
     "question_answering": _asked,
+    "causal_lm": _continued,
+    "seq2seq": _shortened,
 }
 """Task -> what writes the rows of a split, given its path without an ending."""
