@@ -41,7 +41,7 @@ def search_with_sft(settings: dict[str, Any], folder: Path, precision: str) -> d
             AutoModelForCausalLM.from_pretrained(folder / "model", dtype="float32"),
             SFTConfig(
                 **_given(common, learning_rate=rate),
-                max_length=settings["max_length"],
+                max_length=peer.MAX_LENGTH,
                 gradient_checkpointing=False,
             ),
             train_dataset=rows["train"],
@@ -66,7 +66,7 @@ def search_with_seq2seq(settings: dict[str, Any], folder: Path, precision: str) 
     def encoded(split: str) -> list[dict[str, Any]]:
         rows = _rows(folder / f"{split}.jsonl")
         return [
-            tokenizer(row["source"], text_target=row["target"], truncation=True, max_length=settings["max_length"])
+            tokenizer(row["source"], text_target=row["target"], truncation=True, max_length=peer.MAX_LENGTH)
             for row in rows
         ]
 
@@ -113,3 +113,4 @@ def _searched(settings: dict[str, Any], precision: str, trainer_of: Callable[[fl
 
 SEARCHES = {"causal_lm": search_with_sft, "seq2seq": search_with_seq2seq}
 """Task -> what searches with the peer."""
+NAMES = {"causal_lm": "SFTTrainer", "seq2seq": "Seq2SeqTrainer"}

@@ -28,7 +28,7 @@ def prepare(settings: dict[str, Any], folder: Path) -> None:
     torch.manual_seed(0)
     MODELS.get(settings.get("task", ""), _encoder)(settings).save_pretrained(folder / "model")
     words = [f"w{i}" for i in range(settings["vocabulary"] - 5)]
-    _tokenizer(words).save_pretrained(folder / "model")
+    _tokenizer(words, settings.get("task", "")).save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
     for split, rows in (
         ("train", settings["rows"]),
@@ -88,14 +88,20 @@ MODELS: dict[str, Callable[[dict[str, Any]], PreTrainedModel]] = {"causal_lm": _
 """Task -> what makes its model; of other tasks `_encoder`."""
 
 
-def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a WordPiece tokenizer in which every word is one token: n words make n tokens, [CLS] and [SEP]."""
+def _tokenizer(words: Sequence[str], task: str) -> PreTrainedTokenizerFast:
+    """Return a WordPiece tokenizer in which every word is one token: n words make n tokens, [CLS] and [SEP].
+
+    What a causal model continues has neither; a text that a model writes ends with [SEP].
+    """
     special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     vocabulary = {token: i for i, token in enumerate([*special.values(), *words])}
     pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     pieces.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    pieces.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    if task != "causal_lm":
+        pieces.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = {f"{name}_token": token for name, token in special.items()}
+    if task in MODELS:
+        names["eos_token"] = special["sep"]
     return PreTrainedTokenizerFast(tokenizer_object=pieces, model_max_length=512, **names)
 
 
