@@ -5,7 +5,7 @@
     python examples/debian_descriptions.py
     hpo run summaries
 
-Encoder and decoder have the pretrained weights of MiniLM-L6 (Rothe et al., 2020, "Leveraging Pre-trained Checkpoints for
+Encoder and decoder have the weights of MiniLM-L6 (Rothe et al., 2020, "Leveraging Pre-trained Checkpoints for
 Sequence Generation Tasks"). The attention from the decoder to the encoder is new, and drawn at random, so what this
 model writes after a few minutes of training is far from what a pretrained T5 or BART writes.
 """
