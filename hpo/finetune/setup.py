@@ -295,10 +295,10 @@ class Setup:
 
     def batches(self, slot: Slot, window: int) -> Iterator[Array]:
         """Yield the row numbers of each step of a trial, from its present step on."""
-        lengths, size = self.tokens["train"].lengths, slot.params.batch_size
-        first, done = divmod(slot.step, math.ceil(len(lengths) / size))
+        sizes, size = self.tokens["train"].sizes, slot.params.batch_size
+        first, done = divmod(slot.step, math.ceil(len(sizes) / size))
         for epoch in range(first, slot.params.epochs):
-            yield from epoch_batches(lengths, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
+            yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
             done = 0
 
     # ------------------------------------------------------------ passes

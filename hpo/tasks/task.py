@@ -82,12 +82,14 @@ class EncodedRows:
 
     Attributes:
         inputs: Input of the model -> its token values, a sequence for each row; `input_ids` among them. All inputs and
-            token targets of a row have the same length.
+            token targets of a row have the same length; where there are decoder inputs, token targets have theirs.
         row_targets: Name -> [rows, ...], what is expected of a row.
         token_targets: Name -> the target of each token, a sequence for each row; `IGNORED` for a token without one.
         units: [rows] units of each row.
         example: [rows] the example that each row is of, in ascending order.
         alignment: What the task needs to turn answers about tokens into predictions.
+        decoder_inputs: Input of the decoder -> its token values, a sequence for each row; `decoder_input_ids`, where
+            the model is an encoder-decoder model whose decoder gets tokens of its own.
     """
 
     inputs: Mapping[str, Sequence[Sequence[int]]]
@@ -96,12 +98,13 @@ class EncodedRows:
     units: Array = field(default_factory=lambda: np.empty(0))
     example: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     alignment: Any = None
+    decoder_inputs: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
-        inputs = {name: list(rows[:shown]) for name, rows in self.inputs.items()}
+        ragged = ("inputs", "token_targets", "decoder_inputs")
         return replace(
-            self, inputs=inputs, token_targets={n: list(rows[:shown]) for n, rows in self.token_targets.items()}
+            self, **{key: {n: list(rows[:shown]) for n, rows in getattr(self, key).items()} for key in ragged}
         )
 
 
