@@ -136,6 +136,7 @@ class Setup:
         assert isinstance(pad, int)
         log.info("tokenising %s %ss of %s", f"{len(split):,}", self.task.example, name)
         rows = self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
+        rows = self.task.for_model(rows, self.model)
         self.rows[name] = rows.without_tokens(SHOWN)
         return on_device(rows, pad, self.device)
 

@@ -29,7 +29,7 @@ from hpo.tasks.dataset import Dataset
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Outputs = tuple[torch.Tensor, ...]
     Tensors = Mapping[str, torch.Tensor]  # by name
@@ -102,10 +102,11 @@ class EncodedRows:
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
-        ragged = ("inputs", "token_targets", "decoder_inputs")
-        return replace(
-            self, **{key: {n: list(rows[:shown]) for n, rows in getattr(self, key).items()} for key in ragged}
-        )
+        first: dict[str, Any] = {
+            kind: {name: list(rows[:shown]) for name, rows in getattr(self, kind).items()}
+            for kind in ("inputs", "token_targets", "decoder_inputs")
+        }
+        return replace(self, **first)
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,10 @@ class Task(ABC):
         """Return the options with which a tokenizer must be loaded again, to read what the task gives it."""
         return {}
 
+    def loads(self, architecture: str) -> bool:
+        """Return whether the task's models are of a class of transformers, e.g. `BertForTokenClassification`."""
+        return self.auto_model.removeprefix("AutoModel") in architecture
+
     def configure(self, config: Any, labels: Sequence[str]) -> None:
         """Write the labels into a model's configuration before the model is loaded."""
         config.problem_type = self.problem_type
@@ -282,6 +287,14 @@ class Task(ABC):
         Raises:
             DataError: An example does not fit.
         """
+
+    def for_model(self, rows: EncodedRows, model: PreTrainedModel) -> EncodedRows:
+        """Return rows as `encode` returned them, with what depends on the model, such as the inputs of its decoder.
+
+        Raises:
+            ModelError: The model cannot read them.
+        """
+        return rows
 
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
         """Return notes on the rows of all splits, for the user."""
