@@ -276,6 +276,18 @@ class Task(ABC):
         """
         return " ".join(tokens)
 
+    def trained_in_full(self, new: frozenset[str], classifier: frozenset[str]) -> frozenset[str]:
+        """Return the names of the parameters that are trained beside adapters.
+
+        Those are the new ones and the classifier; but where the model gives out tokens, only the new ones, because
+        what follows its layers is pretrained there.
+
+        Args:
+            new: Names of the parameters that are not pretrained.
+            classifier: Names of the parameters outside of the model without its head.
+        """
+        return new if self.emits_tokens else new | classifier
+
     def labels_of(self, config: Any) -> tuple[str, ...]:
         """Return the labels that `configure` wrote into a model's configuration."""
         return ()
