@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 Outputs = dict[str, torch.Tensor]
 
@@ -20,21 +20,14 @@ def logits_of(result: Mapping[str, Any]) -> Outputs:
     return {name: value for name, value in result.items() if name.endswith("logits") and torch.is_tensor(value)}
 
 
-def parts_of(config: Any) -> list[Any]:
-    """Return the configurations of a model's encoder and decoder; of most models the one configuration of both."""
-    parts = [getattr(config, name, None) for name in ("encoder", "decoder")]
-    return [part for part in parts if isinstance(part, PreTrainedConfig)] or [config]
-
-
 def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8]."""
     config, device = model.config, model.device
-    vocabulary = min(part.vocab_size for part in parts_of(config))
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
-    ids = torch.arange(24, device=device).view(3, 8) * 37 % vocabulary
+    ids = torch.arange(24, device=device).view(3, 8) * 37 % config.vocab_size
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):  # some models classify at the end token, of which a text must have just one
-        ids = torch.where(ids == end, (end + 1) % vocabulary, ids).masked_fill(columns == lengths - 1, end)
+        ids = torch.where(ids == end, (end + 1) % config.vocab_size, ids).masked_fill(columns == lengths - 1, end)
     real = columns < lengths
     ids = ids.masked_fill(~real, getattr(config, "pad_token_id", None) or 0)
     found = {"input_ids": ids, "attention_mask": real.long()}
