@@ -191,9 +191,7 @@ class TokenHead(nn.Linear):
             scores: torch.Tensor = _Scores.apply(hidden, weight, bias, labels, self.logits_bias, dtype)
             return scores
         trained = (labels != IGNORED).nonzero().squeeze(1)
-        found = _Scores.apply(
-            hidden.index_select(0, trained), weight, bias, labels[trained], self.logits_bias, dtype
-        )
+        found = _Scores.apply(hidden.index_select(0, trained), weight, bias, labels[trained], self.logits_bias, dtype)
         return found.new_zeros(len(labels), len(COLUMNS)).index_copy(0, trained, found)
 
 
