@@ -156,6 +156,10 @@ class Task(ABC):
     cuts: ClassVar[bool] = True
     answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")
 
+    def takes(self, architecture: str) -> bool:
+        """Return whether a class of transformers is a model of the task, e.g. `BertForTokenClassification`."""
+        return self.auto_model.removeprefix("AutoModel") in architecture
+
     # ------------------------------------------------------------ reading
 
     def key_problems(self, keys: Any) -> Iterable[tuple[Place, str]]:
@@ -279,6 +283,10 @@ class Task(ABC):
         Raises:
             DataError: An example does not fit.
         """
+
+    def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
+        """Return label -> sentence about the rows of all splits, for `hpo check`."""
+        return {}
 
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
         """Return notes on the rows of all splits, for the user."""
