@@ -75,7 +75,7 @@ class Predictor:
         """
         task = self.task
         split = task.unlabelled(rows, keys)
-        encoded = task.encode(split, keys, self.tokenizer, self.max_length)
+        encoded = task.for_model(task.encode(split, keys, self.tokenizer, self.max_length), self.model)
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
 

@@ -142,6 +142,7 @@ class Setup:
         assert isinstance(pad, int)
         log.info("tokenising %s %ss of %s", f"{len(split):,}", self.task.example, name)
         rows = self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
+        rows = self.task.for_model(rows, self.model)
         self.rows[name] = rows.without_tokens(SHOWN)
         return on_device(rows, pad, self.device)
 
@@ -303,10 +304,10 @@ class Setup:
 
     def batches(self, slot: Slot, window: int) -> Iterator[Array]:
         """Yield the row numbers of each step of a trial, from its present step on."""
-        lengths, size = self.tokens["train"].lengths, slot.params.batch_size
-        first, done = divmod(slot.step, math.ceil(len(lengths) / size))
+        sizes, size = self.tokens["train"].sizes, slot.params.batch_size
+        first, done = divmod(slot.step, math.ceil(len(sizes) / size))
         for epoch in range(first, slot.params.epochs):
-            yield from epoch_batches(lengths, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
+            yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
             done = 0
 
     # ------------------------------------------------------------ passes

@@ -69,7 +69,7 @@ def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
     """Return the seconds per example of forward and backward passes over a few batches; no weight is changed."""
     log.info("measuring how fast a trial trains")
     tokens = setup.measurable(model)
-    batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
+    batches = epoch_batches(tokens.sizes, min(16, len(tokens.lengths)), 0, 0)
     model.train()
     examples, began = 0, 0.0
     for i, rows in enumerate(batches[:6]):

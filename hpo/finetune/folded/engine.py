@@ -115,8 +115,11 @@ class FoldedEngine:
 
     def _shape(self) -> Shape:
         """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches."""
-        lengths, rows = self.setup.tokens["train"].lengths, self.micro_batch
+        tokens, rows = self.setup.tokens["train"], self.micro_batch
+        lengths = tokens.lengths
         longest = int(lengths.max())
+        if tokens.decoder is not None:  # a packing has one length for each row, and such rows have two
+            return Shape(rows, longest, None, int(tokens.decoder.lengths.max()))
         usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
         line = max(longest, 8 * math.ceil(usual / 8))
         return Shape(rows, longest, line if self._packs and line < WORTH_PACKING * rows * longest else None)

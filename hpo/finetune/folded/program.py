@@ -42,11 +42,13 @@ class Shape:
         rows: Rows of a micro-batch.
         length: Tokens of a padded row.
         line: Tokens of a micro-batch if they are packed; None if rows are padded.
+        decoder_length: Tokens of a padded row of the decoder; 0 if the model has one input only.
     """
 
     rows: int
     length: int
     line: int | None
+    decoder_length: int = 0
 
     def parts(self, batch: Array, lengths: Array) -> list[Array]:
         """Cut a batch of rows into micro-batches, in order."""
@@ -192,7 +194,7 @@ class Program:
         shares, stepping, rates = numbers[:, :rows], numbers[:, rows].float(), numbers[:, rows + 1 :]
         smoothing, weight_decay, max_norm = self._settings.unbind(1)
         index = integers[:, :rows].reshape(-1)
-        inputs, targets = self._tokens.gather(index, self.shape.length)
+        inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length)
         with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
             outputs = token_head.outputs(self._task, self.model, inputs, targets)
         smoothing = smoothing.to(outputs[0].dtype).repeat_interleave(rows)

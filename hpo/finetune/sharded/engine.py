@@ -208,7 +208,7 @@ class ShardEngine:
         model = self.setup.model.train(False)
         tokens = self.setup.tokens[split]
         size = scoring_batch(self.setup.device) * self.shards
-        chunks = [self._divided(rows) for rows in by_length(tokens.lengths, size)]
+        chunks = [self._divided(rows) for rows in by_length(tokens.sizes, size)]
         found: list[Tensors] = []
         for rows in chunks:
             inputs, targets = tokens.batch(rows[:, self.rank])
