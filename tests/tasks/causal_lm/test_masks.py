@@ -41,7 +41,8 @@ TABLE = {
     ),
     "zephyr": (
         chats.ZEPHYR,
-        "<|user|>\nhi there</s>\n<|assistant|>\n[[well met</s>]]\n<|user|>\nand you?</s>\n<|assistant|>\n[[fine</s>]]\n",
+        "<|user|>\nhi there</s>\n<|assistant|>\n[[well met</s>]]\n<|user|>\nand you?</s>\n<|assistant|>\n"
+        "[[fine</s>]]\n",
     ),
     "phi 3": (
         chats.PHI_3,
@@ -111,8 +112,8 @@ def test_thoughts_that_the_template_leaves_out_of_earlier_turns():
     words = chats.tokenizer(chats.THINKING, [*chats.SPECIAL, "<think>", "</think>"])
     found = chats.shown(rows_of([example], words=words), 0, words)
     assert found == (
-        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n[[well<|im_end|>]]\n<|im_start|>user\nand you?<|im_end|>"
-        "\n<|im_start|>assistant\n[[<think>b</think>fine<|im_end|>]]\n"
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n[[well<|im_end|>]]\n<|im_start|>user\n"
+        "and you?<|im_end|>\n<|im_start|>assistant\n[[<think>b</think>fine<|im_end|>]]\n"
     )
 
 
