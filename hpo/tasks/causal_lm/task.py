@@ -46,7 +46,7 @@ class CausalLM(LanguageTask):
     generates: ClassVar[bool] = True
     answer_keys = ("predicted", "loss", "tokens")
 
-    def takes(self, architecture: str) -> bool:
+    def loads(self, architecture: str) -> bool:
         """Return whether a class of transformers is such a model; of GPT-2 and older ones it ends otherwise."""
         return "ForCausalLM" in architecture or "LMHeadModel" in architecture
 
