@@ -14,7 +14,6 @@ from hpo.execution.study_setup import as_chosen, folder_of, planned_rows
 from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import name_and_arguments
-from hpo.tasks.metrics import METRICS
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
@@ -67,7 +66,7 @@ def check(study: StudySpec) -> Plan:
     if config.baseline and not space.source:  # a published space fixes published values
         published = defaults({*space.parameters, *space.fixed})
         notes += [
-            f"{name} is fixed at {value}, for the published default too, where it would be {_published(published[name])}"
+            f"{name} is fixed at {value}, for the published default too, where it would be {_shown(published[name])}"
             for name, value in space.fixed.items()
             if published[name] != value
         ]
@@ -76,7 +75,7 @@ def check(study: StudySpec) -> Plan:
     return Plan(facts, notes, seconds, _examples(tuning.setup))
 
 
-def _published(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "left as it is" if value is None else str(value)
 
 
@@ -93,7 +92,7 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
     """Add facts and notes of the model and the data; return the estimated seconds of the study."""
     setup, data = array.setup, array.setup.data
     facts["model"] = f"{study.config.model}, {setup.precision} on {setup.device.type}"
-    facts["task, metric"] = f"{data.task}, {setup.metric} ({METRICS[setup.metric].direction})"
+    facts["task, metric"] = f"{data.task}, {setup.metric} ({study.direction})"
     facts["rows"] = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     facts |= setup.task.facts(data)
     lengths = setup.tokens["train"].lengths
