@@ -1,4 +1,4 @@
-"""Causal language models: what a study scores is what transformers computes, and a study runs from its file to its end."""
+"""Causal language models: a study scores as transformers does, and runs from its file to its end."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_study_runs_and_its_default_is_beaten(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     study = built(tmp_path, metric="bits_per_byte")
     plan = preflight.check(study)
-    assert plan.facts["trained tokens"].startswith("15% of ")
+    assert plan.facts["trained tokens"].startswith("16% of ")  # 4 of 24, 26 or 28 tokens of a row
     assert plan.examples[0].endswith("fine<|im_end|>]]\\n")
     assert plan.notes[0] == "the rows are read as conversations, from the column 'messages'"
     finished = run_study.run(study, "sqlite:///hpo.db").study
