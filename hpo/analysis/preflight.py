@@ -66,13 +66,17 @@ def check(study: StudySpec) -> Plan:
     if config.baseline and not space.source:  # a published space fixes published values
         published = defaults({*space.parameters, *space.fixed})
         notes += [
-            f"{name} is fixed at {value}, for the published default too, where it would be {published[name]}"
+            f"{name} is fixed at {value}, for the published default too, where it would be {_shown(published[name])}"
             for name, value in space.fixed.items()
             if published[name] != value
         ]
     tuning = cast("ScorableArray", array)
     seconds = _describe(study, tuning, len(planned), facts, notes)
     return Plan(facts, notes, seconds, _examples(tuning.setup))
+
+
+def _shown(value: Any) -> str:
+    return "left as it is" if value is None else str(value)
 
 
 def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:
