@@ -29,8 +29,8 @@ from hpo.tasks.task import IGNORED
 
 TASK = TASKS["seq2seq"]
 STILL = [{**each, "dropout": 0.0} for each in MIXED]
-ADAPTERS = {**SPACE, "lora_rank": [2, 4]}
-FLAT = {name: value for name, value in ADAPTERS.items() if name != "layer_decay"}
+
+ADAPTERS = {name: value for name, value in SPACE.items() if name != "layer_decay"} | {"lora_rank": [2, 4]}
 
 
 def opened(folder, kind="t5", **overrides):
@@ -67,20 +67,20 @@ def test_folded_trials_are_separate_trials(tmp_path, kind):
                 assert off <= 1e-9, (number, name, off)
 
 
-@pytest.mark.parametrize("kind", paired.KINDS)
+@pytest.mark.parametrize("kind", ["t5", "encoder-decoder"])
 def test_a_trial_is_to_the_bit_the_same_whatever_its_neighbours(tmp_path, kind):
-    for settings in ({"fold": False, "threads": 3}, {"fold": True}):
+    for settings in ({"fold": False, "threads": 2}, {"fold": True}):
         alone = curves(opened(tmp_path, kind, slots=1, **settings | {"threads": 1}), MIXED[:3])
-        together = curves(opened(tmp_path, kind, slots=3, **settings), MIXED[:3], order=[2, 0, 1])
+        together = curves(opened(tmp_path, kind, slots=2, **settings), MIXED[:3], order=[2, 0, 1])
         assert [number for number in alone if not same(alone[number], together[number])] == []
 
 
 @pytest.mark.parametrize("kind", paired.KINDS)
 def test_adapters_train_folded_and_are_those_of_peft(tmp_path, kind):
     trials = [{"learning_rate": 1e-2, "epochs": 2, "batch_size": 8, "lora_rank": rank} for rank in (2, 4)]
-    array = opened(tmp_path, kind, slots=2, space=FLAT)
+    array = opened(tmp_path, kind, slots=2, space=ADAPTERS)
     assert type(array.adaptation) is LoraAdaptation
-    alone, together = curves(opened(tmp_path, kind, slots=1, space=FLAT), trials), curves(array, trials)
+    alone, together = curves(opened(tmp_path, kind, slots=1, space=ADAPTERS), trials), curves(array, trials)
     assert all(same(alone[number], together[number]) for number in alone)
     array.load(0, TrialSpec(0, trials[0], 1))
     outcome = array.advance()[0]
@@ -187,20 +187,18 @@ def test_a_trial_is_that_of_transformers_example(tmp_path, smoothing):
 # ---------------------------------------------------------------- learning and scoring
 
 
-@pytest.mark.parametrize(
-    "metric", [name for name, entry in METRICS.items() if "seq2seq" in entry.tasks and not "g" == name]
-)
+@pytest.mark.parametrize("metric", [name for name, entry in METRICS.items() if "seq2seq" in entry.tasks])
 def test_every_metric_of_tokens_is_computed(tmp_path, metric):
     array = opened(tmp_path, fold=False, metric=metric)
     assert np.isfinite(run(array, {"epochs": 1})[-1].value)
 
 
 def test_a_tiny_model_learns_to_translate_words(tmp_path):
-    """The words of a target are those of its source, so a model that reads it finds nearly all of them."""
-    paired.write_jsonl(tmp_path / "pairs.jsonl", paired.pairs(400, high=4))
-    array = opened(tmp_path, "bart", fold=False, metric="token_accuracy")
-    evaluations = run(array, {"learning_rate": 1e-2, "epochs": 12, "batch_size": 16, "dropout": 0.0})
-    assert evaluations[-1].value > 0.9
+    """Without reading the source, the end token and a sixth of the words would be right: less than a half."""
+    paired.write_jsonl(tmp_path / "pairs.jsonl", paired.pairs(300, low=1, high=4, words=6))
+    array = opened(tmp_path, fold=False, metric="token_accuracy", evaluations_per_epoch=1)
+    evaluations = run(array, {"learning_rate": 5e-3, "epochs": 8, "batch_size": 8, "dropout": 0.0})
+    assert max(each.value for each in evaluations) > 0.6
 
 
 def test_scores_of_a_split_are_in_its_order(tmp_path):
