@@ -76,6 +76,11 @@ class Seq2Seq(LanguageTask):
         """Return notes on sources with several targets, and on targets that are their sources."""
         return notes.of_data(data)
 
+    def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
+        """Return how many tokens a target has."""
+        tokens = rows["train"].units
+        return {"tokens a target": f"{tokens.mean():.0f} on average, {tokens.max():.0f} at most"}
+
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: PairKeys) -> list[str]:
         """Return notes on texts that are cut."""
         return notes.of_rows(rows, keys.max_target_length)
