@@ -23,6 +23,7 @@ from hpo.search.plugins import name_and_arguments
 from hpo.space.parser import parse
 from hpo.space.search_space import SearchSpace
 from hpo.tasks.metrics import METRICS
+from hpo.tasks.registry import reader_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -43,10 +44,10 @@ class StudySpec:
 
     @property
     def direction(self) -> Direction:
-        """Direction of the objective."""
-        if self.config.metric in METRICS and self.config.objective is None:
-            return METRICS[self.config.metric].direction
-        return self.config.direction or "maximize"
+        """Direction of the objective; of a metric that the task chooses, that of the task's own."""
+        if self.config.model is None:  # a custom objective
+            return self.config.direction or "maximize"
+        return METRICS[self.config.metric or reader_of(self.config.task).metric].direction
 
     @property
     def compared(self) -> Comparison:

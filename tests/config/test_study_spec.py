@@ -270,3 +270,15 @@ def test_a_study_written_as_json_reads_back_equal(raw: dict[str, Any]) -> None:
 def test_a_stored_study_holds_no_storage_url() -> None:
     study = build({**CUSTOM, "storage": "postgresql://me:c4n4ry@host/db"}, "x", ROOT)
     assert "c4n4ry" not in json.dumps(study.to_dict())
+
+
+def test_a_study_without_a_metric_has_the_direction_of_its_tasks_metric():
+    made = {
+        "name": "s",
+        "data": {"train": "t.jsonl"},
+        "model": "m",
+        "space": {"learning_rate": [1e-4, 1e-3]},
+        "trials": 1,
+    }
+    directions = {task: from_dict({**made, "task": task}).direction for task in ("auto", "causal_lm", "seq2seq")}
+    assert directions == {"auto": "maximize", "causal_lm": "minimize", "seq2seq": "minimize"}
