@@ -143,9 +143,11 @@ class Seq2Seq(LanguageTask):
         return code(settings)
 
     def predicted_rows(self, predictions: TextPredictions, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the generated texts, None where none was generated, and the loss of a token of the target."""
+        """Return what was generated, or None; and where the target is known, the loss of a token of it."""
         generated: Sequence[str | None] = predictions.generated or [None] * len(predictions)
         return [
-            {"predicted": text, "loss": float(loss / max(1, units))}
-            for text, loss, units in zip(generated, predictions.losses, predictions.units, strict=True)
+            {"predicted": text} | ({"loss": float(loss / units), "tokens": int(units)} if target else {})
+            for text, target, loss, units in zip(
+                generated, predictions.expected, predictions.losses, predictions.units, strict=True
+            )
         ]
