@@ -31,7 +31,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.storage import backends
 
 Named = str | Mapping[str, Any]  # a name, or a mapping of `name` and arguments
-_WITH_SPACE = ("patience", "prune_on", "stop")
+_WITH_SPACE = ("patience", "prune_on", "limits", "second_metric", "stop")
 _NEEDS_SPACE = "needs a space; without one, Optuna runs trials"
 
 
@@ -46,6 +46,8 @@ def optimize(
     sampler: Named = "tpe",
     pruner: Named = "median",
     prune_on: Named | None = None,
+    limits: Mapping[str, float | Mapping[str, float]] | None = None,
+    second_metric: Named | None = None,
     seed: int = 0,
     timeout: float | None = None,
     stop: Mapping[str, Any] | None = None,
@@ -73,6 +75,10 @@ def optimize(
         pruner: As in a study file; its steps are `Evaluation.at`, or else count the evaluations of a trial.
         prune_on: Metric of `Evaluation.metrics` that the pruner compares in place of the value, as in a study file;
             needs a space.
+        limits: Metric of `Evaluation.metrics`, or `device_seconds` -> its limit, which the best trial has to meet, as
+            in a study file, e.g. `{"latency_ms": {"most": 20}}`; needs a space.
+        second_metric: Metric of `Evaluation.metrics`, or `device_seconds`, that forms a Pareto front with the value, as
+            in a study file; needs a space.
         seed: Everything random in the search derives from it.
         timeout: Seconds after which running trials are put back.
         stop: What ends the study before its trials are used up, as in a study file (`device_hours`, `target`,
@@ -100,6 +106,8 @@ def optimize(
         "sampler": sampler if isinstance(sampler, str) else dict(sampler),
         "pruner": pruner if isinstance(pruner, str) else dict(pruner),
         "prune_on": dict(prune_on) if isinstance(prune_on, Mapping) else prune_on,
+        "limits": {k: dict(v) if isinstance(v, Mapping) else v for k, v in limits.items()} if limits else None,
+        "second_metric": dict(second_metric) if isinstance(second_metric, Mapping) else second_metric,
         "trials": trials,
         "seed": seed,
         "timeout": timeout,

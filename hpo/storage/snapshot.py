@@ -17,8 +17,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.core.formatting import number
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import completed
+from hpo.storage.criteria import Criteria, violation
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -131,11 +133,54 @@ class Results:
         )
 
     @cached_property
+    def criteria(self) -> Criteria:
+        """The limits that the best trial has to meet, and the second metric."""
+        return Criteria.stored(self.attrs.get("config", {}))
+
+    @cached_property
+    def trained(self) -> tuple[FrozenTrial, ...]:
+        """The completed trials without duplicates, which are not trained and have no weights."""
+        return tuple(trial for trial in self.complete if "duplicate_of" not in trial.user_attrs)
+
+    @cached_property
+    def within_limits(self) -> tuple[FrozenTrial, ...]:
+        """Those of `trained` that meet all limits."""
+        return tuple(trial for trial in self.trained if not violation(trial))
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.direction == "maximize" else 1
+
+    @cached_property
     def best(self) -> FrozenTrial | None:
-        """The best completed trial, the first of equals. Duplicates are left out: only the original has weights."""
-        sign = -1 if self.direction == "maximize" else 1
-        trained = [trial for trial in self.complete if "duplicate_of" not in trial.user_attrs]
-        return min(trained, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+        """The best trial within the limits, the first of equals."""
+        return min(self.within_limits, key=lambda t: (self._sign * (t.value or 0.0), t.number), default=None)
+
+    @cached_property
+    def nearest(self) -> FrozenTrial | None:
+        """The trial that is the least beyond the limits, where none is within them."""
+        key = lambda t: (violation(t), self._sign * (t.value or 0.0), t.number)  # noqa: E731
+        return None if self.best is not None else min(self.trained, key=key, default=None)
+
+    @cached_property
+    def front(self) -> tuple[FrozenTrial, ...]:
+        """The Pareto front of value and second metric among the trials within the limits, the best value first."""
+        return tuple(self.criteria.front(self.within_limits, self._sign))
+
+    @property
+    def why_no_best(self) -> str:
+        """Why no trial is the best, and what to do."""
+        near = self.nearest
+        if near is None:
+            return f"no trial of {self.name} has completed; run it first, or see hpo trials {self.name}"
+        count = len(self.trained)
+        are = "the one completed trial is not" if count == 1 else f"none of {count} completed trials is"
+        beyond = "; ".join(self.criteria.beyond(near)) or "by its constraints"
+        return (
+            f"{are} within the limits of {self.name}, so none is the best. The nearest is trial {near.number}, with "
+            f"{self.metric} {number(near.value)}: {beyond}. Change the limits and run the same study again, which "
+            "trains no trial twice, or search on with more trials"
+        )
 
     @cached_property
     def baseline(self) -> FrozenTrial | None:
@@ -232,14 +277,12 @@ def _has_shape(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) 
 
 def read(study: optuna.Study) -> Results:
     """Read a whole study once."""
-    return Results(
-        study.study_name,
-        "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
-        tuple(
-            study.get_trials(deepcopy=False)
-        ),  # Optuna's storages replace a trial that changes, so these objects do not change
-        attrs_of(study),
-    )
+    attrs = attrs_of(study)
+    criteria = Criteria.stored(attrs.get("config", {}))
+    # Optuna's storages replace a trial that changes, so these objects do not change.
+    trials = tuple(map(criteria.seen, study.get_trials(deepcopy=False)))
+    direction: Direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
+    return Results(study.study_name, direction, trials, attrs)
 
 
 def trial_json(trial: FrozenTrial, curve: bool = False) -> dict[str, Any]:
