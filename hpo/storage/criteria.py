@@ -118,10 +118,15 @@ class Criteria:
         }
 
     @property
-    def reported(self) -> tuple[str, ...]:
-        """The names that evaluations have to report."""
+    def names(self) -> tuple[str, ...]:
+        """What is limited, and the second metric."""
         names = [limit.name for limit in self.limits] + ([self.second.name] if self.second else [])
-        return tuple(name for name in dict.fromkeys(names) if name not in COSTS)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Those of `names` that evaluations have to report."""
+        return tuple(name for name in self.names if name not in COSTS)
 
     def require(self, metrics: Mapping[str, float]) -> None:
         """Check that an evaluation reports what is needed.
