@@ -25,13 +25,12 @@ def front_plot(results: Results) -> go.Figure:
     others = results.sample([trial for trial in measured if trial.number not in kept], POINTS)
     groups = {
         "beyond a limit": ("PRUNED", [trial for trial in others if violation(trial)]),
-        "another trial is better in both": ("WAITING", [trial for trial in others if not violation(trial)]),
+        "dominated": ("WAITING", [trial for trial in others if not violation(trial)]),
         "front": ("COMPLETE", drawn),
     }
     figure = go.Figure(
         [_points(name, trials, second.name, color) for name, (color, trials) in groups.items() if trials]
     )
-    figure.update_traces(mode="lines+markers", line={"shape": "hv", "dash": "dot"}, selector={"name": "front"})
     lacking = len(results.trained) - len(measured)
     left_out = f"; {lacking:,} trials without {second.name} are left out" if lacking else ""
     thinned = sample_note([*drawn, *others], measured)

@@ -37,7 +37,7 @@ def study_text(results: Results) -> str:
     if results.best is not None:
         lines.append(trial_text(results.best, results))
     elif results.trained:
-        lines.append(results.why_no_best)
+        lines.append(plain(results.why_no_best))
     lines += front_text(results)
     if results.verdict is not None:
         lines += sentences(results.verdict, results.looks)
@@ -60,10 +60,10 @@ def study_facts(results: Results) -> dict[str, Any]:
         "disk": _disk_use(results),
         "worth": worth_facts(results),
         "stopped": results.stopped,
+        "limits": _limits_json(results),
+        "front": front_json(results),
     }
-    return (
-        study_json(results) | {"front": front_json(results)} | {name: finite_json(fact) for name, fact in facts.items()}
-    )
+    return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
 
 
 def _disk_use(results: Results) -> dict[str, Any] | None:
@@ -102,10 +102,22 @@ def limits_text(results: Results) -> list[str]:
     return [f"limits: {said}; {len(results.within_limits)} of {len(results.trained)} completed trials are within them"]
 
 
+def _limits_json(results: Results) -> dict[str, Any] | None:
+    """Return the limits, how many trials are within them, and if none is, the nearest; None without limits."""
+    if not results.criteria.limits:
+        return None
+    return {
+        "asked": results.criteria.to_dict()["limits"],
+        "within": len(results.within_limits),
+        "completed": len(results.trained),
+        "nearest": None if results.nearest is None else results.nearest.number,
+    }
+
+
 def front_text(results: Results) -> list[str]:
     """Return the Pareto front as a table, with a line above; nothing without a second metric."""
     second = results.criteria.second
-    if second is None:
+    if second is None or results.best is None:
         return []
     lacking = sum(second.name not in measures_of(trial.user_attrs) for trial in results.within_limits)
     left_out = f"; {lacking} without {plain(second.name)} left out" if lacking else ""

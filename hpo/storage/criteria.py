@@ -188,7 +188,7 @@ class Criteria:
         points = {
             trial.number: (sign * trial.value, other * second)
             for trial in trials
-            if trial.value is not None and math.isfinite(second := measures_of(trial.user_attrs).get(name, math.nan))
+            if trial.value is not None and (second := measures_of(trial.user_attrs).get(name)) is not None
         }
         return front([trial for trial in trials if trial.number in points], lambda trial: points[trial.number])
 
@@ -204,10 +204,10 @@ NO_CRITERIA = Criteria()
 
 
 def measures_of(attrs: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a trial measured beside its value, from its user attributes: metrics, and costs."""
+    """Return what a trial measured beside its value, from its user attributes: metrics and costs that are finite."""
     metrics = attrs.get("metrics")
     found = {**(metrics if isinstance(metrics, Mapping) else {}), **{name: attrs.get(name) for name in COSTS}}
-    return {name: float(value) for name, value in found.items() if _is_number(value)}
+    return {name: float(value) for name, value in found.items() if _is_number(value) and math.isfinite(value)}
 
 
 def violation(trial: FrozenTrial) -> float:
