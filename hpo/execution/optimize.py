@@ -29,6 +29,7 @@ from hpo.search import pruners, samplers
 from hpo.search.plugins import name_and_arguments
 from hpo.space.search_space import SearchSpace
 from hpo.storage import backends
+from hpo.storage.snapshot import read
 
 Named = str | Mapping[str, Any]  # a name, or a mapping of `name` and arguments
 _WITH_SPACE = ("patience", "prune_on", "limits", "second_metric", "stop")
@@ -146,7 +147,7 @@ def _refuse_without_space(settings: Mapping[str, Any]) -> None:
 
 
 def _warn_of_trouble(runner: Runner, opened: optuna.Study) -> None:
-    """Warn the caller of `optimize` if the study stopped early or no trial has completed."""
+    """Warn the caller of `optimize` if the study stopped early, or no trial has completed or is within the limits."""
     rows = runner.study.get_trials(deepcopy=False)  # as this process knows them: the storage may be away by now
     if runner.stopped is not None:
         warnings.warn(runner.stopped, stacklevel=3)
@@ -154,6 +155,8 @@ def _warn_of_trouble(runner: Runner, opened: optuna.Study) -> None:
         last = rows[-1].user_attrs
         why = ": ".join(str(last[name]) for name in ("reason", "detail") if name in last)
         warnings.warn(f"no trial of {opened.study_name} has completed; the last ended with {why}", stacklevel=3)
+    elif rows and runner.rules.criteria.limits and (results := read(runner.study)).best is None:
+        warnings.warn(results.why_no_best, stacklevel=3)
 
 
 def _run_by_optuna(

@@ -80,7 +80,8 @@ class Comparison:
         Returns:
             None for a completed trial without the metric, or beyond a limit: a trial is compared with those within.
         """
-        if trial.state == TrialState.COMPLETE and violation(self.criteria.seen(trial)):
+        completed = trial.state == TrialState.COMPLETE
+        if completed and self.criteria.limits and violation(self.criteria.seen(trial)):
             return None
         if self.metric is None:
             return trial

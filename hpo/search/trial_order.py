@@ -13,6 +13,7 @@ from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, is_duplicate, rungs_of, tie
 from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
+from hpo.storage.criteria import is_constrained
 from hpo.storage.study_cache import StudyCache
 
 PAUSED = "hpo:paused_at"
@@ -63,6 +64,8 @@ class TrialOrder:
         self._space, self._budget, self._size, self._segment = space, budget, size, segment
         self._wave = wave if size is not None else None
         self._compared = compared or Comparison(study.direction.name.lower())
+        before = self._cache.get_all_trials(0, deepcopy=False)  # perhaps under limits that are not in force any more
+        self._constrained = bool(self._compared.criteria.limits) or any(map(is_constrained, before))
 
     @property
     def in_rounds(self) -> bool:
@@ -149,7 +152,7 @@ class TrialOrder:
         """Return the study with the trials from which a trial may be drawn."""
         if self._wave is None:
             view = self._visible(number)
-            if self._compared.criteria.limits:
+            if self._constrained:
                 view = view.seen_as(self._compared.criteria.seen, self._study.direction.name)
             return self._study_of(view)
         view = self._cache.before(self._drawn_from(number))

@@ -155,14 +155,14 @@ class Criteria:
         return {f"{CONSTRAINTS}{name}": excess for name, excess in self.excesses(measures_of(attrs)).items()}
 
     def seen(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return a trial with the constraints of these limits; unchanged if there are none, or it has not ended."""
-        if not self.limits or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        """Return an ended trial with the constraints of these limits only; any other one unchanged."""
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not (self.limits or is_constrained(trial)):
             return trial
         return _constrained(trial, self.constraints(trial.user_attrs))
 
     def seen_at(self, trial: FrozenTrial, step: int) -> FrozenTrial:
         """Return a trial with the constraints of what it had reported at a step; costs do not count there."""
-        if not self.limits:
+        if not (self.limits or is_constrained(trial)):
             return trial
         excesses = self.excesses_at(trial, step)
         return _constrained(trial, {f"{CONSTRAINTS}{name}": excess for name, excess in excesses.items()})
@@ -208,6 +208,11 @@ def measures_of(attrs: Mapping[str, Any]) -> dict[str, float]:
     metrics = attrs.get("metrics")
     found = {**(metrics if isinstance(metrics, Mapping) else {}), **{name: attrs.get(name) for name in COSTS}}
     return {name: float(value) for name, value in found.items() if _is_number(value) and math.isfinite(value)}
+
+
+def is_constrained(trial: FrozenTrial) -> bool:
+    """Return whether constraints are stored with a trial."""
+    return any(name.startswith(CONSTRAINTS) for name in trial.system_attrs)
 
 
 def violation(trial: FrozenTrial) -> float:

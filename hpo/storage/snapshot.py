@@ -172,7 +172,10 @@ class Results:
         """Why no trial is the best, and what to do."""
         near = self.nearest
         if near is None:
-            return f"no trial of {self.name} has completed; run it first, or see hpo trials {self.name}"
+            return (
+                f"no trial of {self.name} has completed; run it (hpo run {self.name}), or read why its trials ended: "
+                f"hpo trials {self.name}"
+            )
         count = len(self.trained)
         are = "the one completed trial is not" if count == 1 else f"none of {count} completed trials is"
         beyond = "; ".join(self.criteria.beyond(near)) or "by its constraints"
@@ -278,9 +281,10 @@ def _has_shape(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) 
 def read(study: optuna.Study) -> Results:
     """Read a whole study once."""
     attrs = attrs_of(study)
-    criteria = Criteria.stored(attrs.get("config", {}))
     # Optuna's storages replace a trial that changes, so these objects do not change.
-    trials = tuple(map(criteria.seen, study.get_trials(deepcopy=False)))
+    trials = tuple(study.get_trials(deepcopy=False))
+    if "config" in attrs:  # the limits in force count, and not those of when a trial ended
+        trials = tuple(map(Criteria.stored(attrs["config"]).seen, trials))
     direction: Direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
     return Results(study.study_name, direction, trials, attrs)
 
