@@ -72,7 +72,7 @@ class Weights:
         """
         complete = [r for r in rows if r.state == TrialState.COMPLETE and "duplicate_of" not in r.user_attrs]
         within = [row for row in map(self._criteria.seen, complete) if row.value is not None and not violation(row)]
-        ranked = sorted((self._sign * (row.value or 0.0), row.number) for row in within)
-        needed = {number for _, number in ranked[: self._most]}
+        ranked = sorted(within, key=lambda row: self._criteria.rank(row, self._sign))
+        needed = {row.number for row in ranked[: self._most]}
         needed |= {row.number for row in self._criteria.front(within, self._sign)}
         return needed | {row.number for row in rows if row.user_attrs.get("baseline")}

@@ -88,9 +88,8 @@ def configurations(results: Results, study: StudySpec, top: int) -> list[Configu
         raise StudyError(f"nothing of {name!r} can be confirmed: {results.why_no_best}")
     default = _default(results, study)
     found = [] if default is None else [default]
-    sign = -1 if results.direction == "maximize" else 1
     best: list[Configuration] = []
-    for trial in sorted(results.within_limits, key=lambda t: (sign * (t.value or 0.0), t.number)):
+    for trial in results.ranked:
         if all(trial.params != other.params for other in (*found, *best)):
             best.append(Configuration(f"trial {trial.number}", trial.number, trial.params, trial.value))
     if len(best) < top:

@@ -173,6 +173,22 @@ class Criteria:
         limits = [limit for limit in self.limits if limit.name not in COSTS]
         return {limit.name: limit.excess(at.get(limit.name, {}).get(str(step))) for limit in limits}
 
+    def rank(self, trial: FrozenTrial, sign: int) -> tuple[float, float, int]:
+        """Return what orders completed trials: the value, of equal ones the second metric, then the number.
+
+        Args:
+            trial: A completed trial.
+            sign: 1 if lower values are better, -1 if higher ones are.
+        """
+        second = 0.0 if self.second is None else self._second_of(trial)
+        return sign * (trial.value or 0.0), math.inf if second is None else second, trial.number
+
+    def _second_of(self, trial: FrozenTrial) -> float | None:
+        """Return the second metric of a trial, lower is better; None if the trial has not measured it."""
+        assert self.second is not None
+        value = measures_of(trial.user_attrs).get(self.second.name)
+        return -value if value is not None and self.second.direction == "maximize" else value
+
     def front(self, trials: Sequence[FrozenTrial], sign: int) -> list[FrozenTrial]:
         """Return the trials of the Pareto front of value and second metric, the best value first.
 
@@ -184,11 +200,10 @@ class Criteria:
         """
         if self.second is None:
             return []
-        name, other = self.second.name, -1 if self.second.direction == "maximize" else 1
         points = {
-            trial.number: (sign * trial.value, other * second)
+            trial.number: (sign * trial.value, second)
             for trial in trials
-            if trial.value is not None and (second := measures_of(trial.user_attrs).get(name)) is not None
+            if trial.value is not None and (second := self._second_of(trial)) is not None
         }
         return front([trial for trial in trials if trial.number in points], lambda trial: points[trial.number])
 

@@ -152,15 +152,21 @@ class Results:
         return -1 if self.direction == "maximize" else 1
 
     @cached_property
+    def ranked(self) -> tuple[FrozenTrial, ...]:
+        """Those of `within_limits`, the best first; of equal values the better second metric, then the lower number."""
+        return tuple(sorted(self.within_limits, key=lambda trial: self.criteria.rank(trial, self._sign)))
+
+    @property
     def best(self) -> FrozenTrial | None:
-        """The best trial within the limits, the first of equals."""
-        return min(self.within_limits, key=lambda t: (self._sign * (t.value or 0.0), t.number), default=None)
+        """The best trial within the limits."""
+        return next(iter(self.ranked), None)
 
     @cached_property
     def nearest(self) -> FrozenTrial | None:
         """The trial that is the least beyond the limits, where none is within them."""
-        key = lambda t: (violation(t), self._sign * (t.value or 0.0), t.number)  # noqa: E731
-        return None if self.best is not None else min(self.trained, key=key, default=None)
+        if self.best is not None:
+            return None
+        return min(self.trained, key=lambda t: (violation(t), self.criteria.rank(t, self._sign)), default=None)
 
     @cached_property
     def front(self) -> tuple[FrozenTrial, ...]:

@@ -154,6 +154,13 @@ def test_the_best_trial_is_within_the_limits_and_the_front_too() -> None:
     assert [row.number for row in results.front] == [1, 2]
 
 
+def test_of_equal_values_the_one_with_the_better_second_metric_is_the_best() -> None:
+    rows = [measured(0.5, latency_ms=9), measured(0.5, latency_ms=5), measured(0.5), measured(0.5, latency_ms=5)]
+    results = read(study(*rows, **{**LIMITED, "limits": None}))
+    assert [row.number for row in results.ranked] == [1, 3, 0, 2]
+    assert [row.number for row in results.front] == [1, 3]
+
+
 def test_the_nearest_is_shown_where_none_is_within_the_limits() -> None:
     rows = [measured(0.9, latency_ms=60), measured(0.5, latency_ms=25), measured(0.6, latency_ms=25), measured(0.1)]
     results = read(study(*rows, **LIMITED))
