@@ -26,6 +26,7 @@ from plotly.colors import sample_colorscale
 
 from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws
 from hpo.analysis.tuning_curve import tuning_curve as curve_of
+from hpo.storage.criteria import NO_CRITERIA
 from hpo.storage.snapshot import Results
 
 Plot = Callable[[Results], go.Figure]
@@ -63,11 +64,13 @@ TEMPLATE.layout.update(
 def history(results: Results) -> go.Figure:
     """Draw the value of every completed trial and the best so far."""
     _need(results, 1)
-    figure = _optuna(visualization.plot_optimization_history, results, target_name=results.metric)
+    figure = _optuna(visualization.plot_optimization_history, results, constrained=True, target_name=results.metric)
     drawn = results.sample(results.complete, POINTS)
     if len(drawn) < len(results.complete):
         _thin(figure, {trial.number for trial in drawn})
     figure.update_traces(name="best so far", line={"shape": "hv", "width": 2}, selector={"mode": "lines"})
+    beyond = {"name": "beyond a limit", "marker_color": STATE_COLORS["PRUNED"]}
+    figure.update_traces(beyond, selector={"name": "Infeasible Trial"})
     figure.update_layout(xaxis_title="trial")
     return styled(figure, f"History{sample_note(drawn, results.complete)}")
 
@@ -335,17 +338,30 @@ def _searched(results: Results) -> set[str]:
 
 
 def _optuna(
-    call: Callable[..., Any], results: Results, trials: Sequence[FrozenTrial] | None = None, **options: Any
+    call: Callable[..., Any],
+    results: Results,
+    trials: Sequence[FrozenTrial] | None = None,
+    constrained: bool = False,
+    **options: Any,
 ) -> Any:
     """Call Optuna on the study, or on some of its trials.
+
+    Args:
+        call: The function of Optuna's.
+        results: The study.
+        trials: The trials; None takes all.
+        constrained: Whether Optuna is to tell trials beyond a limit from the others.
+        options: Further arguments of the function.
 
     Raises:
         ValueError: Optuna raises.
     """
+    shown = results.trials if trials is None else trials
+    shown = shown if constrained else tuple(map(NO_CRITERIA.seen, shown))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return call(results.as_study(trials), **options)
+            return call(results.as_study(shown), **options)
     except Exception as error:
         raise ValueError(f"Optuna could not draw it: {error or type(error).__name__}") from error
 
