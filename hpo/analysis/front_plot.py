@@ -32,7 +32,7 @@ def front_plot(results: Results) -> go.Figure:
         [_points(name, trials, second.name, color) for name, (color, trials) in groups.items() if trials]
     )
     lacking = len(results.trained) - len(measured)
-    left_out = f"; {lacking:,} trials without {second.name} are left out" if lacking else ""
+    left_out = f"; left out without {second.name}: {lacking:,}" if lacking else ""
     thinned = sample_note([*drawn, *others], measured)
     figure.update_layout(xaxis_title=results.metric, yaxis_title=second.name, showlegend=True)
     return styled(figure, f"Front of {results.metric} and {second.name} ({second.direction}d){left_out}{thinned}")

@@ -11,7 +11,7 @@ from hpo.core.errors import Problem, nearest
 from hpo.core.types import Direction
 from hpo.search.plugins import name_and_arguments
 from hpo.storage.criteria import COSTS, Criteria, Limit, Second
-from hpo.tasks.metrics import METRICS
+from hpo.tasks.metrics import METRICS, suggested
 from hpo.tasks.registry import TASKS
 
 BOUNDS = ("least", "most")
@@ -112,5 +112,5 @@ def _name_problem(name: str, raw: Mapping[str, Any]) -> str | None:
     task = raw.get("task")
     offered = [other for other, entry in METRICS.items() if task not in TASKS or task in entry.tasks]
     if name not in METRICS:
-        return f"{name!r} is neither a metric nor one of {', '.join(COSTS)}{nearest(name, [*offered, *COSTS])}"
+        return f"{name!r} is neither a metric nor one of {', '.join(COSTS)}{suggested(name, str(task))}"
     return None if name in offered else f"{name!r} is not defined for {task}; one of {', '.join([*offered, *COSTS])}"

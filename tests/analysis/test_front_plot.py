@@ -47,7 +47,7 @@ def test_the_front_is_marked_and_so_is_what_is_beyond_a_limit() -> None:
         "dominated": [3],
         "front": [1, 2, 4],
     }
-    assert "1 trials without latency_ms are left out" in figure.layout.title.text
+    assert "left out without latency_ms: 1" in figure.layout.title.text
 
 
 def test_without_a_second_metric_there_is_no_plot_and_no_section() -> None:

@@ -6,6 +6,8 @@ w = 2, while the best of all is w = 6. The front of score and latency is every w
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,45 @@ def test_a_target_is_reached_and_a_plateau_broken_within_the_limits_only() -> No
 def test_limits_need_a_space() -> None:
     with pytest.raises(ConfigError, match=r"limits.*needs a space"):
         hpo.optimize(lambda trial: 1.0, limits=LIMITS)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import hpo
+
+def toy(params):
+    for step in range(1, 5):
+        score = 6.0 - abs(params["width"] - 6.0)
+        yield hpo.Evaluation(score * step / 4, metrics={"latency_ms": 10.0 * params["width"]})
+        deaths = Path("deaths")
+        count = int(deaths.read_text()) if deaths.exists() else 0
+        if step == 2 and KILLS and count < 3 and params["width"] > 3:
+            deaths.write_text(str(count + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+KILLS = sys.argv[1] != "whole"
+hpo.optimize(toy, {"width": {"low": 0.1, "high": 10.0}}, trials=16, sampler="tpe", pruner="asha", name=sys.argv[1],
+    storage="sqlite:///a.db", limits={"latency_ms": {"most": 20}},
+    second_metric={"name": "latency_ms", "direction": "minimize"}, same_objective=True)
+"""
+
+
+def test_a_study_that_is_killed_three_times_ends_with_the_same_constraints_and_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killed.py").write_text(KILLED)
+
+    def run(name: str) -> int:
+        return subprocess.run([sys.executable, "killed.py", name], check=False, capture_output=True).returncode
+
+    assert [run("parts") for _ in range(4)] == [-9, -9, -9, 0]
+    assert run("whole") == 0
+    found = {}
+    for name in ("parts", "whole"):
+        results = read(optuna.load_study(study_name=name, storage="sqlite:///a.db"))
+        assert results.best is not None
+        table = [(row.params, row.state, row.values, row.constraints) for row in results.trials]
+        found[name] = (table, results.best.number, [row.number for row in results.front])
+    assert found["parts"] == found["whole"]
