@@ -182,19 +182,22 @@ def trials(
 
 @app.command()
 def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
-    """Print the best trial."""
+    """Print the best trial within the limits, and the front with the second metric."""
     from hpo.cli.inspect_commands import best_of
     from hpo.cli.locate_study import results_of
-    from hpo.cli.study_text import settings_text, trial_text
+    from hpo.cli.study_text import front_json, front_text, settings_text, trial_text
     from hpo.storage.snapshot import trial_json
 
     results = results_of(study, storage)
     trial = best_of(results)
     if as_json:
-        print_json(trial_json(trial) | {"not_searched": results.not_searched(trial)})
+        more = {"not_searched": results.not_searched(trial), "front": front_json(results)}
+        print_json(trial_json(trial) | more)
     else:
         say(trial_text(trial, results))
         say(settings_text(trial, results))
+        for line in front_text(results):
+            typer.echo(line)
 
 
 @app.command()

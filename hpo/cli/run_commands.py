@@ -18,7 +18,7 @@ from hpo.analysis.findings import findings
 from hpo.analysis.verdict import take_verdict
 from hpo.analysis.verdict_text import sentences
 from hpo.cli.locate_study import load_stored, locate, results_of, study_to_run
-from hpo.cli.study_text import study_facts, trial_text
+from hpo.cli.study_text import front_text, study_facts, trial_text
 from hpo.config import study_spec
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.events import Observer
@@ -211,9 +211,10 @@ def _ask_and_wait(processes: Processes | None, say: Callable[[str], None]) -> tu
 
 def _closing_text(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:
     if results.best is None:
-        return f"no trial of {results.name} has completed\nreport: {written}"
+        return f"{plain(results.why_no_best)}\nreport: {written}"
     lines = [f"stopped: {plain(results.stopped)}"] if results.stopped is not None else []
     lines.append(trial_text(results.best, results))
+    lines += front_text(results)
     if verdict is not None:
         lines += sentences(verdict, results.looks)
     lines += [f"note: {finding}" for finding in findings(results)]

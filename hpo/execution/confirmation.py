@@ -85,13 +85,12 @@ def configurations(results: Results, study: StudySpec, top: int) -> list[Configu
     """
     name = results.name
     if results.best is None:
-        raise StudyError(f"study {name!r} has no completed trial to confirm; run it first: hpo run {name}")
+        raise StudyError(f"nothing of {name!r} can be confirmed: {results.why_no_best}")
     default = _default(results, study)
     found = [] if default is None else [default]
-    sign = -1 if results.direction == "maximize" else 1
     best: list[Configuration] = []
-    for trial in sorted(results.complete, key=lambda t: (sign * (t.value or 0.0), t.number)):
-        if "duplicate_of" not in trial.user_attrs and all(trial.params != other.params for other in (*found, *best)):
+    for trial in results.ranked:
+        if all(trial.params != other.params for other in (*found, *best)):
             best.append(Configuration(f"trial {trial.number}", trial.number, trial.params, trial.value))
     if len(best) < top:
         besides = "" if default is None else " besides the published default"
@@ -229,6 +228,8 @@ def _file(study: StudySpec, name: str, trials: int) -> StudySpec:
         "sampler": "random",  # it draws nothing: all parameters are planned
         "pruner": "none",
         "prune_on": None,
+        "limits": None,  # a configuration is confirmed whatever a run of it measures
+        "second_metric": None,
         "round_size": None,
         "baseline": False,
         "trials": trials,

@@ -193,11 +193,13 @@ def run_trials(
     weights = checkpoints = None
     if config.objective is None:
         _make(folder)
-        weights = Weights(folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1)
+        weights = Weights(
+            folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1, study.criteria
+        )
         checkpoints = Checkpoints(folder / "checkpoints", opened.user_attrs["fingerprint"])
     runner = Runner(opened, study.space, array, _rules(chosen, budget), watch, url, weights, checkpoints)
     rows = runner.study.get_trials(deepcopy=False)
-    finished = [row for row in rows if row.state.is_finished()]
+    finished = [study.criteria.seen(row) for row in rows if row.state.is_finished()]
     watch.opened(config.name, config.metric or "value", study.direction, budget + sum(map(is_added, rows)), finished)
     for note in array.notes:
         watch.note(note)
@@ -225,6 +227,7 @@ def _rules(study: StudySpec, budget: int) -> Rules:
         limits=StudyLimits(**(config.stop.model_dump() if config.stop else {})),
         devices=config.shards,
         wave=auto.wave_of(config.sampler, config.round_size),
+        criteria=study.criteria,
     )
 
 

@@ -161,22 +161,23 @@ def _fingerprint(study: StudySpec, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def store_config(opened: optuna.Study, study: StudySpec) -> list[str]:
-    """Store the study file that the next trials run by, unless all have ended.
+    """Store the study file that the next trials run by; if all have ended, its criteria, by which the best is chosen.
 
     Returns:
         A sentence for each setting of the search that differs from the one of the ended trials.
     """
     rows = opened.get_trials(deepcopy=False)
-    if all(row.state.is_finished() for row in rows):
-        return []
     before, now = opened.user_attrs.get("config", {}), study.to_dict()
+    if all(row.state.is_finished() for row in rows):
+        asked = study.criteria.to_dict()
+        now = before | asked if before and any(before.get(key) != asked[key] for key in asked) else before
     if before != now:
         opened.set_user_attr("config", now)
     ended = sum(row.state.is_finished() for row in rows)
     return [
         f"{key}: was {json.dumps(before[key])} for the {ended} trials that have ended, is now {json.dumps(now[key])}"
-        for key in ("sampler", "pruner", "prune_on")
-        if ended and before.get(key, now[key]) != now[key]
+        for key in ("sampler", "pruner", "prune_on", "limits", "second_metric")
+        if ended and before.get(key, now.get(key)) != now.get(key)
     ]
 
 

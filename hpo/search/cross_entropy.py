@@ -18,6 +18,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.storage.criteria import violation
+
 FEWEST = 4
 """Completed trials from which there is a better third to draw near; with fewer, draws are uniform."""
 
@@ -62,12 +64,15 @@ class CrossEntropySampler(BaseSampler):
 
 
 def better_third(study: optuna.Study) -> Sequence[FrozenTrial]:
-    """Return the better third of the completed trials, rounded up; none of fewer than `FEWEST`."""
+    """Return the better third of the completed trials, rounded up; none of fewer than `FEWEST`.
+
+    Trials that are beyond their constraints are worse than all others, the further the worse (Deb, 2000).
+    """
     completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(completed) < FEWEST:
         return []
-    higher = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    ordered = sorted(completed, key=lambda trial: trial.value or 0.0, reverse=higher)
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    ordered = sorted(completed, key=lambda trial: (violation(trial), sign * (trial.value or 0.0)))
     return ordered[: math.ceil(len(ordered) / BETTER)]
 
 

@@ -92,6 +92,7 @@ def test_json_of_a_study(there):
     shown = json.loads(out)
     assert code == 0
     keys = ["name", "direction", "counts", "best", "verdict", "confirmation", "findings", "disk", "worth", "stopped"]
+    keys += ["limits", "front"]
     assert list(shown) == keys
     assert shown["verdict"]["best"]["number"] == shown["best"]["number"]
     assert any("importances need 10 or more" in finding for finding in shown["findings"])
