@@ -308,6 +308,7 @@ def predict(
 
 
 app.command()(guide.confirm)
+app.command()(guide.audit)
 app.command()(guide.add)
 app.command("next")(guide.next_)
 
