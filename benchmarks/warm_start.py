@@ -112,17 +112,21 @@ def compare(table: Table, divisions: int, seeds: Sequence[int]) -> list[dict[str
 
 
 def shown(parts: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
-    """Return the results as a Markdown table: the mean over the halves, and their range."""
-    heads = ("search", "work, of the full search", "points to the full search", "lowest half", "highest half")
+    """Return the results as a Markdown table: means over the halves, their 95 % intervals, and the range of halves."""
+    heads = ("search", "work, of the full search", "points to the full search (95 %)", "lowest half", "highest half")
     lines = [f"| {' | '.join([*heads, '5th percentile'])} |", "|" + " --- |" * (1 + len(heads))]
     for name in parts[0]:
         if name != "full":
-            gaps = 100 * np.array([part[name]["gap"] for part in parts])
-            work = np.mean([part[name]["work"] for part in parts])
-            fifth = 100 * np.mean([part[name]["fifth"] for part in parts])
-            cells = (name, f"{work:.1%}", *(f"{gap:+.2f}" for gap in (gaps.mean(), gaps.min(), gaps.max(), fifth)))
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(f"| {' | '.join([name, *_cells([part[name] for part in parts])])} |")
+    return "\n".join([*lines, "", "The intervals are for other searches of the same halves."])
+
+
+def _cells(parts: Sequence[Mapping[str, float]]) -> list[str]:
+    gaps = 100 * np.array([part["gap"] for part in parts])
+    margin = 100 * float(np.sqrt(sum((part["high"] - part["gap"]) ** 2 for part in parts))) / len(parts)
+    work, fifth = np.mean([part["work"] for part in parts]), 100 * np.mean([part["fifth"] for part in parts])
+    gap = f"{gaps.mean():+.2f} ({gaps.mean() - margin:+.2f} to {gaps.mean() + margin:+.2f})"
+    return [f"{work:.1%}", gap, f"{gaps.min():+.2f}", f"{gaps.max():+.2f}", f"{fifth:+.2f}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

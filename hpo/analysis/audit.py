@@ -8,6 +8,7 @@ distribution; the interval of Clopper and Pearson is that of an endless populati
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ def take_audit(study: optuna.Study, results: Results, name: str, runs: Sequence[
         - `audited`: of each run its `trial` in the search, its `value` or None, and its `state`;
         - `beaten`: how many are better than the best; `untold`: how many ended without
           a value for another cause than that they diverged, and might have been;
+        - `repeated`: how many had the values again that the search had when it pruned them;
         - `at_most`: how many of all pruned trials are better, at most, with the probability `confidence`;
         - `passed`: how many of the completed trials one of the sample is better than, in the mean;
         - `best_audited`: its trial in the search; `gain`: how much better it is than the best, below 0 if it is worse.
@@ -63,6 +65,7 @@ def take_audit(study: optuna.Study, results: Results, name: str, runs: Sequence[
         "audited": [_described(run) for run in runs],
         "beaten": beaten,
         "untold": untold,
+        "repeated": sum(_repeats(run, results) for run in runs),
         "at_most": at_most(pruned, len(runs), beaten + untold),
         "confidence": CONFIDENCE,
         "passed": float(np.mean([sum(v > c for c in completed) for v in values.values()])) if values else None,
@@ -84,13 +87,20 @@ def at_most(population: int, sample: int, seen: int, confidence: float = CONFIDE
     """
     from scipy.stats import hypergeom
 
-    possible = np.arange(seen, population - (sample - seen) + 1)
-    likely = possible[hypergeom.cdf(seen, population, possible, sample) > 1 - confidence]
-    return int(likely.max())
+    def too_unlikely(truth: int) -> bool:
+        return bool(hypergeom.cdf(seen, population, truth, sample) <= 1 - confidence)
+
+    most = population - (sample - seen)  # the others of the sample lack the property
+    return seen + bisect_left(range(seen, most + 1), True, key=too_unlikely) - 1
 
 
 def _complete(run: FrozenTrial) -> bool:
     return run.state == TrialState.COMPLETE
+
+
+def _repeats(run: FrozenTrial, results: Results) -> bool:
+    before = results.trials[run.user_attrs[AUDITS]].intermediate_values
+    return before.items() <= run.intermediate_values.items()
 
 
 def _described(run: FrozenTrial) -> dict[str, Any]:
@@ -119,6 +129,11 @@ def sentences(found: Found) -> list[str]:
         texts.append(
             f"{found['untold']} of them did not complete. Whether they would be better cannot be told: the bound has "
             "them as better"
+        )
+    if other := count - found["repeated"]:
+        texts.append(
+            f"{other} of them scored otherwise than when the search pruned them: an objective draws without a seed, or "
+            "versions or the device have changed. They are other runs of the same configurations"
         )
     if found["passed"] is not None:
         texts.append(_loss(found, metric))

@@ -94,6 +94,7 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "audited": list,
         "beaten": int,
         "untold": int,
+        "repeated": int,
         "at_most": int,
         "confidence": float,
         "passed": (float, NoneType),
