@@ -9,8 +9,10 @@ from typing import Any
 
 import optuna
 import pytest
+import tiny
 from optuna.trial import TrialState
 
+from hpo.analysis.audit import take_audit
 from hpo.cli.audit import audit as command
 from hpo.cli.run_commands import run as run_command
 from hpo.cli.study_text import study_facts, study_text
@@ -120,3 +122,23 @@ def test_the_command_stores_what_show_and_the_report_say(study: study_spec.Study
     assert re.search(r"<h2>Audit of the pruner</h2>", page)
     beside = read(optuna.load_study(study_name="s.audit", storage=URL))
     assert "the runs of the audit of s; hpo show s says what it shows" in study_text(beside)
+
+
+def test_a_real_model_repeats_the_search_to_the_bit_and_learns_from_earlier_studies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = tiny.study(tmp_path, trials=6, baseline=False, pruner={"name": "asha", "reduction_factor": 3})
+    early = study_spec.build(raw, "test", tmp_path)
+    results = read(run_study.run(early, URL).study)
+    runs = audit.run(early, audit.sample(results, 0, 2), URL, Silent(), "tiny.audit").trials
+    found = take_audit(optuna.load_study(study_name="tiny", storage=URL), results, "tiny.audit", runs)
+    assert found["repeated"] == len(runs) == 2
+    warm = {**raw, "name": "late", "trials": 1, "warm_start": ["tiny"]}
+    late = run_study.run(study_spec.build(warm, "test", tmp_path), URL).study
+    best = results.best
+    assert best is not None
+    assert late.trials[0].params == best.params
+    other = study_spec.build({**warm, "name": "other", "metric": "f1_macro"}, "test", tmp_path)
+    with pytest.raises(StudyError, match="tiny: metric is 'accuracy', here 'f1_macro'"):
+        run_study.run(other, URL)
