@@ -100,7 +100,7 @@ def _complete(run: FrozenTrial) -> bool:
 
 def _repeats(run: FrozenTrial, results: Results) -> bool:
     before = results.trials[run.user_attrs[AUDITS]].intermediate_values
-    return before.items() <= run.intermediate_values.items()
+    return bool(before.items() <= run.intermediate_values.items())
 
 
 def _described(run: FrozenTrial) -> dict[str, Any]:

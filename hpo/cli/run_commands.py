@@ -233,7 +233,7 @@ def _closing_text(results: Results, verdict: dict[str, Any] | None, written: Pat
 def check(study: study_spec.StudySpec, url: str) -> Outcome:
     """Return what a study would do."""
     backends.refuse(url)
-    plan = preflight.check(study)
+    plan = preflight.check(study, url)
     width = max(map(len, plan.facts))
     lines = [f"{label:<{width}}  {fact}" for label, fact in plan.facts.items()]
     if plan.seconds is not None:

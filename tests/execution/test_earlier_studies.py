@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hpo.analysis import preflight
 from hpo.config import study_spec
 from hpo.core.errors import StudyError
 from hpo.core.events import Silent
@@ -87,6 +88,16 @@ def test_it_is_learned_once_and_a_study_goes_on_without_the_earlier_ones() -> No
     assert table(longer)[:4] == begun
     assert table(run("late", trials=8)) == table(longer)  # nothing is left to run
     assert [trial.system_attrs[DRAWN_BY] for trial in longer.trials[1:6]] == [RANDOM, PRIOR, RANDOM, RANDOM, RANDOM]
+
+
+def test_a_check_says_what_would_be_learned_and_writes_nothing() -> None:
+    late = study_spec.build(raw("late", warm_start=["early"]), "test", Path())
+    with pytest.raises(StudyError, match="early: there is no study of this name"):
+        preflight.check(late, URL)
+    assert not Path("hpo.db").exists()
+    run("early")
+    assert preflight.check(late, URL).facts["warm start"].startswith("learned from the better quarter of early (2 of 8")
+    assert optuna.get_all_study_names(URL) == ["early"]
 
 
 def test_draws_go_on_as_without_a_pause() -> None:
