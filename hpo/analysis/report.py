@@ -18,7 +18,7 @@ from typing import Any
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from hpo.analysis import confirm_text
+from hpo.analysis import audit, confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
@@ -27,6 +27,7 @@ from hpo.analysis.verdict_text import sentences, tables
 from hpo.analysis.worth import worth_text
 from hpo.core.errors import HpoError
 from hpo.core.formatting import duration, number, plain
+from hpo.search.warm_start import stored_in
 from hpo.storage.criteria import measures_of
 from hpo.storage.snapshot import Results
 
@@ -89,6 +90,7 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         ("Verdict on the test split", _verdict(results)),
         ("Is it worth searching on?", _worth(results)),
         ("Confirmation with fresh seeds", _confirmation(results)),
+        ("Audit of the pruner", _audit(results)),
         ("Findings", _findings(results)),
         ("Best hyperparameters", _best(results)),
         ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in _plots_of(results).items())),
@@ -138,7 +140,7 @@ def _packed(text: str) -> str:
 
 
 def _facts(results: Results) -> str:
-    best, config = results.best, results.attrs.get("config", {})
+    best, config, start = results.best, results.attrs.get("config", {}), stored_in(results.attrs)
     states = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
     starts = [t.datetime_start for t in results.trials if t.datetime_start]
     ends = [t.datetime_complete for t in results.trials if t.datetime_complete]
@@ -152,6 +154,7 @@ def _facts(results: Results) -> str:
         ("Limits", limits or None, f"{len(results.within_limits)} of {len(results.trained)} completed trials within"),
         ("Trials", len(results.trials), states),
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
+        ("Warm start", ", ".join(start.asked) if start else None, ""),
         ("Stopped", "early" if results.stopped else None, results.stopped),
         ("Model", config.get("model") or config.get("objective"), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
@@ -191,6 +194,12 @@ def _confirmation(results: Results) -> str:
     marked: set[int | None] = {names.index(found["winner"])} if found["winner"] in names else set()
     table = _table(heads, [[_cell(cell) for cell in row] for row in rows], marked)
     return f'<div class="card">{text}</div>\n<h3>{_text(title)}</h3>{table}'
+
+
+def _audit(results: Results) -> str:
+    found = results.audit
+    text = "" if found is None else "".join(f"<p>{_text(sentence)}.</p>" for sentence in audit.sentences(found))
+    return f'<div class="card">{text}</div>' if text else ""
 
 
 def _findings(results: Results) -> str:

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis import confirm_text
+from hpo.analysis import audit, confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.trial_summary import finite_value, remarks
 from hpo.analysis.verdict_text import as_text, sentences, tables
@@ -18,8 +18,9 @@ from hpo.analysis.worth import worth_facts, worth_text
 from hpo.core.errors import StudyError
 from hpo.core.formatting import columns, number, plain
 from hpo.execution.checkpoint_store import used
-from hpo.execution.confirmation import original_of
+from hpo.execution.side_study import KINDS, kind_of
 from hpo.execution.study_setup import folder_of
+from hpo.search.warm_start import stored_in
 from hpo.storage.criteria import measures_of
 from hpo.storage.snapshot import Results, finite_json, study_json, trial_json
 
@@ -30,9 +31,11 @@ def study_text(results: Results) -> str:
     lines = [f"{plain(results.name)}: {results.direction} {plain(results.metric)}; {counts}"]
     if results.stopped is not None:
         lines.append(f"stopped: {plain(results.stopped)}")
-    if (original := original_of(results.name)) is not None:  # its trials are repetitions: none is the best
-        name = plain(original)
-        return f"{lines[0]}\nthe runs of the confirmation of {name}; hpo show {name} says what it shows"
+    if (beside := kind_of(results.name)) is not None:  # none of its trials is the best of a search
+        name, kind = plain(beside[0]), KINDS[beside[1]]
+        return f"{lines[0]}\nthe runs of the {kind} of {name}; hpo show {name} says what it shows"
+    if (start := stored_in(results.attrs)) is not None:
+        lines.append(start.sentence())
     lines += limits_text(results)
     if results.best is not None:
         lines.append(trial_text(results.best, results))
@@ -45,6 +48,8 @@ def study_text(results: Results) -> str:
     lines += worth_text(results)
     if results.confirmation is not None:
         lines += [*confirm_text.sentences(results.confirmation), as_text(confirm_text.table(results.confirmation))]
+    if results.audit is not None:
+        lines += audit.sentences(results.audit)
     if (disk := _disk_use(results)) is not None:
         size, checkpoints = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
         lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {checkpoints:,.0f} MB checkpoints")
@@ -56,6 +61,7 @@ def study_facts(results: Results) -> dict[str, Any]:
     facts = {
         "verdict": results.verdict,
         "confirmation": results.confirmation,
+        "audit": results.audit,
         "findings": findings(results),
         "disk": _disk_use(results),
         "worth": worth_facts(results),

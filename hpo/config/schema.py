@@ -66,6 +66,9 @@ class StudyConfig(Settings):
     second_metric: Annotated[Named | None, Mark.RESUMABLE] = None
     """Metric or cost that forms a Pareto front with the metric; of a custom objective as
     `{name: NAME, direction: minimize}` if its direction is not known."""
+    warm_start: Annotated[list[str] | None, Mark.RESUMABLE] = None
+    """Earlier studies of the same space, from whose better trials a prior and first configurations are learned: names
+    in the same storage, or `STORAGE#NAME`."""
     trials: Annotated[int | None, Mark.RESUMABLE] = Field(default=None, ge=1)
     """Trials of the study, the published default included; all points for a grid, otherwise 20."""
     timeout: Annotated[float | None, Mark.RESUMABLE] = Field(default=None, gt=0)

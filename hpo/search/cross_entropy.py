@@ -115,10 +115,22 @@ def share_of(distribution: Numeric, spread: float) -> float:
     return math.log(spread) / math.log(high / low) if distribution.log else spread / (high - low)
 
 
+def spread_at(distribution: Numeric, share: float) -> float:
+    """Return a standard deviation that is given as a share of the range: the inverse of `share_of`."""
+    low, high = _ends(distribution)
+    return (high / low) ** share if distribution.log else share * (high - low)
+
+
+def number_at(distribution: Numeric, place: float) -> float:
+    """Return the number at a place of the range, also between the values of a range with steps."""
+    low, high = _ends(distribution)
+    number = low * (high / low) ** place if distribution.log else low + place * (high - low)
+    return min(max(number, distribution.low), distribution.high)
+
+
 def value_at(distribution: Numeric, place: float) -> float | int:
     """Return the value at a place of the range; the nearest one where the range has steps."""
-    low, high = _ends(distribution)
-    value = low * (high / low) ** place if distribution.log else low + place * (high - low)
+    value = number_at(distribution, place)
     if distribution.step is not None:
         value = distribution.low + distribution.step * round((value - distribution.low) / distribution.step)
     value = min(max(value, distribution.low), distribution.high)

@@ -36,6 +36,9 @@ LOOK = "test"  # an evaluation on the test split is in `test:<trial>`; former ve
 CONFIRMATION = "confirmation"
 """Attribute of a study: what `hpo.analysis.confirm.take_confirmation` returned."""
 
+AUDIT = "audit"
+"""Attribute of a study: what `hpo.analysis.audit.take_audit` returned."""
+
 CONFIGURATION = frozenset(
     [
         "name",
@@ -82,6 +85,23 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "best": (str, NoneType),
         "winner": (str, NoneType),
         "before": list,
+    },
+    AUDIT: {
+        "study": str,
+        "trials": int,
+        "best": (int, float),
+        "best_trial": int,
+        "pruned": int,
+        "completed": int,
+        "audited": list,
+        "beaten": int,
+        "untold": int,
+        "repeated": int,
+        "at_most": int,
+        "confidence": float,
+        "passed": (float, NoneType),
+        "best_audited": (int, NoneType),
+        "gain": (float, NoneType),
     },
 }
 
@@ -217,6 +237,11 @@ class Results:
             isinstance(each, Mapping) and each.keys() >= CONFIGURATION for each in found["configurations"]
         )
         return found if whole else None
+
+    @property
+    def audit(self) -> Mapping[str, Any] | None:
+        """What the last audit of the study showed, if there is one."""
+        return self.attrs.get(AUDIT)
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, with those that the space fixes."""
