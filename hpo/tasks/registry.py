@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpo.tasks.classification.task import Classification
+from hpo.tasks.multiple_choice.task import MultipleChoice
 from hpo.tasks.question_answering.task import QuestionAnswering
 from hpo.tasks.task import Task
 from hpo.tasks.token_classification.task import TokenClassification
@@ -18,6 +19,7 @@ TASKS: dict[str, Task] = {
     "regression": Classification("regression"),
     "token_classification": TokenClassification(),
     "question_answering": QuestionAnswering(),
+    "multiple_choice": MultipleChoice(),
 }
 
 

@@ -90,6 +90,8 @@ class EncodedRows:
         alignment: What the task needs to turn answers about tokens into predictions.
         decoder_inputs: Input of the decoder -> its token values, a sequence for each row; `decoder_input_ids`, where
             the model is an encoder-decoder model whose decoder gets tokens of its own.
+        choices: Sequences of a row. If there are several, `inputs` has those of the first row, then those of the
+            second, and the model gets [rows, choices, tokens].
     """
 
     inputs: Mapping[str, Sequence[Sequence[int]]]
@@ -99,12 +101,13 @@ class EncodedRows:
     example: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     alignment: Any = None
     decoder_inputs: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    choices: int = 1
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
-        ragged = ("inputs", "token_targets", "decoder_inputs")
+        ragged, most = ("inputs", "token_targets", "decoder_inputs"), shown * self.choices
         return replace(
-            self, **{key: {n: list(rows[:shown]) for n, rows in getattr(self, key).items()} for key in ragged}
+            self, **{key: {n: list(rows[:most]) for n, rows in getattr(self, key).items()} for key in ragged}
         )
 
 
@@ -130,7 +133,7 @@ class Task(ABC):
         name: Its name in `TASKS`, and under `task:` of a study file.
         auto_model: The class of transformers that loads its models.
         pipeline_tag: Its name on the Hub.
-        peft_type: Its name in `peft`.
+        peft_type: Its name in `peft`; None if `peft` has none.
         metric: The metric of a study whose file names none.
         problem_type: The name in a model's configuration that tells tasks of one class of models apart.
         keys: The keys of `data:` that it reads.
@@ -148,7 +151,7 @@ class Task(ABC):
     name: str
     auto_model: ClassVar[str]
     pipeline_tag: ClassVar[str]
-    peft_type: ClassVar[str]
+    peft_type: ClassVar[str | None]
     metric: str
     problem_type: str | None = None
     keys: ClassVar[type[DataKeys]]
@@ -265,7 +268,7 @@ class Task(ABC):
 
         Args:
             rows: A split.
-            row: Number of the row.
+            row: Number of the row; of a row of several choices, that of the sequence in `inputs`.
             tokens: The row's tokens in writing.
             labels: Names of the labels, by index.
         """

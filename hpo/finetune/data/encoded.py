@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,9 @@ class Tokens:
             among them.
         token_targets: Name -> [tokens] int32, the target of each token; of the decoder's tokens, if there are some.
         row_targets: Name -> [n, ...], what is expected of each row.
-        starts: [n] position of each row's first token, on the device.
-        counts: [n] number of tokens of each row, on the device.
-        lengths: [n] the same on the host, to plan batches.
+        starts: [n] position of each row's first token, on the device; [n, choices] where a row has several choices.
+        counts: [n] number of tokens of each row, on the device; or [n, choices].
+        lengths: [n] the same on the host, to plan batches; of several choices, the length of the longest.
         units: [n] units of each row, by which losses are divided, on the host.
         pad: Token id of padding.
         states: [tokens, hidden] what the frozen layers yield for each token, on the device or on the host; None if the
@@ -68,6 +69,16 @@ class Tokens:
     def sizes(self) -> Array:
         """[n] tokens of each row, the decoder's included: rows of similar size are computed together."""
         return self.lengths if self.decoder is None else self.lengths + self.decoder.lengths
+
+    @cached_property
+    def totals(self) -> Array:
+        """[n] tokens of each row, of all its choices, without padding, on the host."""
+        return self.lengths if self.choices == 1 else np.asarray(self.counts.sum(dim=1).cpu().numpy())
+
+    @property
+    def choices(self) -> int:
+        """Sequences of a row."""
+        return self.counts.shape[1] if self.counts.ndim > 1 else 1
 
     @property
     def ids(self) -> torch.Tensor:
@@ -93,7 +104,9 @@ class Tokens:
         return replace(self, **moved, starts=self.starts.to(where), counts=self.counts.to(where))
 
     def batch(self, rows: Array, length: int | None = None) -> tuple[Tensors, Tensors]:
-        """Return the model's inputs and the targets of some rows, both by name.
+        """Return the model's inputs and the targets of some rows, both by name; inputs are [b, length].
+
+        Where rows have several choices, inputs are [b, choices, length].
 
         Args:
             rows: [b] row numbers.
@@ -139,7 +152,7 @@ class Tokens:
                 [K, b, length, ...], are padded with zeros to the longest row.
             size: Largest number of rows in one call.
         """
-        chunks = by_length(self.sizes, size)
+        chunks = by_length(self.sizes, max(1, size // self.choices))
         found = [answer(*self.batch(rows)) for rows in chunks]
         order = np.argsort(np.concatenate(chunks))
         return {name: joined([each[name] for each in found])[:, order] for name in found[0]}
@@ -148,10 +161,13 @@ class Tokens:
 def _places(
     starts: torch.Tensor, counts: torch.Tensor, index: torch.Tensor, length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which of `length` places in each row are no padding, and their positions, both [b, length]."""
+    """Return which of `length` places in each row are no padding, and their positions, both [b, length].
+
+    Both are [b, choices, length] where rows have several choices.
+    """
     offsets = torch.arange(length, device=starts.device)
-    real = offsets < counts[index, None]
-    return real, torch.where(real, starts[index, None] + offsets, 0)
+    real = offsets < counts[index, ..., None]
+    return real, torch.where(real, starts[index, ..., None] + offsets, 0)
 
 
 def _longest(lengths: Array, rows: Array) -> int:
@@ -160,7 +176,7 @@ def _longest(lengths: Array, rows: Array) -> int:
 
 
 def _gathered(states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Return the states at some positions, [b, length, hidden], zero at padding, on the device of `positions`."""
+    """Return the states at some positions [b, length], zero at padding: [b, length, hidden], on their device."""
     found = states.index_select(0, positions.to(states.device).flatten()).to(positions.device, non_blocking=True)
     return found.view(*positions.shape, -1).masked_fill_(~real[..., None], 0)
 
@@ -189,6 +205,9 @@ def one_of_few(length: int) -> int:
 def on_device(rows: EncodedRows, pad: int, device: torch.device) -> Tokens:
     """Move encoded rows to a device; `pad` is the token id of padding."""
     starts, counts, lengths = _lengths(rows.inputs["input_ids"], device)
+    if rows.choices > 1:
+        starts, counts = starts.view(-1, rows.choices), counts.view(-1, rows.choices)
+        lengths = lengths.reshape(-1, rows.choices).max(axis=1)
     decoder = None
     if rows.decoder_inputs:
         values = {name: _flat(each, device) for name, each in rows.decoder_inputs.items()}

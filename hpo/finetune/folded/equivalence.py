@@ -25,7 +25,7 @@ from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout
 from hpo.finetune.models import frozen as frozen_layers
 from hpo.finetune.models.loading import attend, first_position
-from hpo.finetune.models.output_check import about_tokens, logits_of
+from hpo.finetune.models.output_check import about_tokens, as_taken, logits_of
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class _Run:
         with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
             outputs = logits_of(model(**inputs))
         if not padding:
-            outputs = about_tokens(outputs, inputs["attention_mask"].bool())
+            outputs = about_tokens(outputs, inputs["attention_mask"].flatten(0, -2).bool())
         for hook in hooks:
             hook.remove()
         torch.stack([output.square().sum() for output in outputs.values()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -266,4 +266,4 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         inputs["token_type_ids"] = (columns > 2).long().expand_as(ids)
     if config.is_encoder_decoder and "decoder_input_ids" in taken:
         inputs["decoder_input_ids"] = inputs["input_ids"]
-    return inputs
+    return as_taken(model, inputs)

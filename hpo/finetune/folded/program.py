@@ -51,16 +51,16 @@ class Shape:
     line: int | None
     decoder_length: int = 0
 
-    def parts(self, batch: Array, lengths: Array) -> list[Array]:
-        """Cut a batch of rows into micro-batches, in order."""
+    def parts(self, batch: Array, totals: Array) -> list[Array]:
+        """Cut a batch of rows into micro-batches, in order; `totals` are the tokens of all rows of the split."""
         parts: list[list[int]] = [[]]
         left = self.line or 0
         for row in batch:
-            if len(parts[-1]) == self.rows or (self.line and lengths[row] > left):
+            if len(parts[-1]) == self.rows or (self.line and totals[row] > left):
                 parts.append([])
                 left = self.line or 0
             parts[-1].append(row)
-            left -= lengths[row]
+            left -= totals[row]
         return [np.array(part) for part in parts]
 
 
@@ -212,5 +212,6 @@ class Program:
     def _packing(self, index: torch.Tensor, shares: torch.Tensor) -> packing.Packing | None:
         if self.shape.line is None:
             return None
-        lengths = torch.where(shares > 0, self._tokens.counts[index].view(shares.shape), 0)
+        counts = self._tokens.counts[index].view(*shares.shape, -1)  # [K, rows, choices]
+        lengths = torch.where(shares[..., None] > 0, counts, 0).flatten(1)
         return packing.Packing(lengths, self.shape.line, self.shape.length)
