@@ -22,7 +22,9 @@ def rows(count: int, choices: int = 4, seed: int = 0) -> list[dict[str, Any]]:
         label = int(rng.integers(choices))
         endings = [tiny.sentence(rng, "good" if i == label else "bad", 1, 6) for i in range(choices)]
         context = f"w{number % 60} " + " ".join(rng.choice(tiny.FILLER, rng.integers(2, 8)))
-        found.append({"sent1": context, "sent2": "w7", "label": label} | {f"ending{i}": e for i, e in enumerate(endings)})
+        found.append(
+            {"sent1": context, "sent2": "w7", "label": label} | {f"ending{i}": e for i, e in enumerate(endings)}
+        )
     return found
 
 

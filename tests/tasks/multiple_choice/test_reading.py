@@ -38,7 +38,8 @@ def row(label: Any, texts: Any = TEXTS, context: str = "c") -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "labels",
-    [[0, 1, 2, 3], ["0", "1", "2", "3"], [0.0, 1.0, 2.0, 3.0], [1, 2, 3, 4], list("ABCD"), ["a.", "(b)", "C", "d)"], TEXTS],
+    [[0, 1, 2, 3], ["0", "1", "2", "3"], [0.0, 1.0, 2.0, 3.0], [1, 2, 3, 4], list("ABCD"), ["a.", "(b)", "C", "d)"],
+     TEXTS],
     ids=["from 0", "text", "floats", "from 1", "letters", "marked letters", "texts"],
 )  # fmt: skip
 def test_every_way_to_name_a_choice_is_read(labels: list[Any]) -> None:
@@ -63,7 +64,9 @@ def test_choices_that_are_numbers_are_named_by_their_texts_where_that_fits_more_
 def test_labels_that_can_be_read_in_two_ways_are_told() -> None:
     found, (note,) = examples([row("1", ["1", "0"]), row("0", ["1", "0"])])
     assert [each.label for each in found] == [1, 0]
-    assert note.startswith("the labels can be read as numbers from 0 and as texts of the choices; they are read as numb")
+    assert note.startswith(
+        "the labels can be read as numbers from 0 and as texts of the choices; they are read as numb"
+    )
 
 
 def test_names_of_choices_come_first() -> None:
