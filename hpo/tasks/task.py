@@ -105,10 +105,12 @@ class EncodedRows:
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
-        ragged, most = ("inputs", "token_targets", "decoder_inputs"), shown * self.choices
-        return replace(
-            self, **{key: {n: list(rows[:most]) for n, rows in getattr(self, key).items()} for key in ragged}
-        )
+        most = shown * self.choices
+        kept: dict[str, Any] = {
+            key: {name: list(rows[:most]) for name, rows in getattr(self, key).items()}
+            for key in ("inputs", "token_targets", "decoder_inputs")
+        }
+        return replace(self, **kept)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def prepared(frames: dict[str, pd.DataFrame], keys: ChoiceKeys) -> list[str]:
             _example(table, row, keys, choices, label, READINGS[ways[0]], most, remarks)
             for row, (choices, label) in enumerate(zip(listed[name], labels[name], strict=True))
         ]
-        frames[name] = table.assign(**{EXAMPLE: found})
+        frames[name] = table.assign(**{EXAMPLE: pd.Series(found, index=table.index, dtype=object)})
     remarks.refuse_faults()
     notes = remarks.notes()
     if ways[1:]:
