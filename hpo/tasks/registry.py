@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpo.tasks.causal_lm.task import CausalLM
 from hpo.tasks.classification.task import Classification
 from hpo.tasks.multiple_choice.task import MultipleChoice
 from hpo.tasks.question_answering.task import QuestionAnswering
+from hpo.tasks.seq2seq.task import Seq2Seq
 from hpo.tasks.task import Task
 from hpo.tasks.token_classification.task import TokenClassification
 
@@ -20,6 +22,8 @@ TASKS: dict[str, Task] = {
     "token_classification": TokenClassification(),
     "question_answering": QuestionAnswering(),
     "multiple_choice": MultipleChoice(),
+    "causal_lm": CausalLM(),
+    "seq2seq": Seq2Seq(),
 }
 
 
@@ -31,7 +35,7 @@ def task_for(architecture: str, problem_type: str | None, labels: int) -> Task:
         problem_type: As in its configuration.
         labels: Number of its labels.
     """
-    tasks = [task for task in TASKS.values() if task.auto_model.removeprefix("AutoModel") in architecture]
+    tasks = [task for task in TASKS.values() if task.loads(architecture)]
     if len(tasks) == 1:
         return tasks[0]
     unnamed = TASKS["regression" if labels == 1 else "single_label"]

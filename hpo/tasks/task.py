@@ -29,7 +29,7 @@ from hpo.tasks.dataset import Dataset
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Outputs = tuple[torch.Tensor, ...]
     Tensors = Mapping[str, torch.Tensor]  # by name
@@ -106,11 +106,11 @@ class EncodedRows:
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
         most = shown * self.choices
-        kept: dict[str, Any] = {
-            key: {name: list(rows[:most]) for name, rows in getattr(self, key).items()}
-            for key in ("inputs", "token_targets", "decoder_inputs")
+        first: dict[str, Any] = {
+            kind: {name: list(rows[:most]) for name, rows in getattr(self, kind).items()}
+            for kind in ("inputs", "token_targets", "decoder_inputs")
         }
-        return replace(self, **kept)
+        return replace(self, **first)
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,10 @@ class Task(ABC):
         """Return the options with which a tokenizer must be loaded again, to read what the task gives it."""
         return {}
 
+    def loads(self, architecture: str) -> bool:
+        """Return whether the task's models are of a class of transformers, e.g. `BertForTokenClassification`."""
+        return self.auto_model.removeprefix("AutoModel") in architecture
+
     def configure(self, config: Any, labels: Sequence[str]) -> None:
         """Write the labels into a model's configuration before the model is loaded."""
         config.problem_type = self.problem_type
@@ -276,6 +280,18 @@ class Task(ABC):
         """
         return " ".join(tokens)
 
+    def trained_in_full(self, new: frozenset[str], classifier: frozenset[str]) -> frozenset[str]:
+        """Return the names of the parameters that are trained beside adapters.
+
+        Those are the new ones and the classifier; but where the model gives out tokens, only the new ones, because
+        what follows its layers is pretrained there.
+
+        Args:
+            new: Names of the parameters that are not pretrained.
+            classifier: Names of the parameters outside of the model without its head.
+        """
+        return new if self.emits_tokens else new | classifier
+
     def labels_of(self, config: Any) -> tuple[str, ...]:
         """Return the labels that `configure` wrote into a model's configuration."""
         return ()
@@ -287,6 +303,18 @@ class Task(ABC):
         Raises:
             DataError: An example does not fit.
         """
+
+    def for_model(self, rows: EncodedRows, model: PreTrainedModel) -> EncodedRows:
+        """Return rows as `encode` returned them, with what depends on the model, such as the inputs of its decoder.
+
+        Raises:
+            ModelError: The model cannot read them.
+        """
+        return rows
+
+    def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
+        """Return label -> sentence about the rows of all splits, for `hpo check`."""
+        return {}
 
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
         """Return notes on the rows of all splits, for the user."""

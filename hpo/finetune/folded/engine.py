@@ -106,8 +106,8 @@ class FoldedEngine:
     def _with_gradient(self, model: PreTrainedModel) -> list[str]:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
         tokens = self.setup.measurable(model)
-        inputs, _ = tokens.batch(np.arange(min(2, len(tokens.lengths))))
-        outputs = self.setup.task.outputs(model.train()(**inputs))
+        inputs, targets = tokens.batch(np.arange(min(2, len(tokens.lengths))))
+        outputs = self.setup.outputs(model.train(), inputs, targets)
         torch.stack([output.sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
         names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
         model.zero_grad()
@@ -280,8 +280,8 @@ class FoldedEngine:
         model = self.program.model.train(False)
 
         def answer(inputs: Tensors, targets: Tensors) -> Tensors:
-            outputs = self.setup.outputs(model, self._for_every_slot(inputs))
-            answers = self.setup.task.answers(outputs, self._for_every_slot(targets))
+            inputs, targets = self._for_every_slot(inputs), self._for_every_slot(targets)
+            answers = self.setup.task.answers(self.setup.outputs(model, inputs, targets), targets)
             return {name: tensor.view(self.slots, -1, *tensor.shape[1:]) for name, tensor in answers.items()}
 
         with self.setup.intercepted(), self.setup.autocast():  # one context for all chunks: weights are cast once

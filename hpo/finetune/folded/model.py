@@ -23,10 +23,13 @@ from hpo.finetune.folded.layers import (
     FoldedEmbedding,
     FoldedLayerNorm,
     FoldedLinear,
+    FoldedTokenHead,
     FoldedVectors,
     Shared,
+    SharedTokenHead,
 )
 from hpo.finetune.lora.adapters import Adapter
+from hpo.finetune.models.token_head import TokenHead
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FoldedLinear,
@@ -34,6 +37,7 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: FoldedLayerNorm,
     Conv1D: FoldedConv1D,
     Adapter: Adapter,
+    TokenHead: FoldedTokenHead,
 }
 
 
@@ -69,7 +73,7 @@ def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
     for name in reversed(folds):  # layers before the modules that hold them
         if (kind := folds[name]) is not None:
             _become(folded.get_submodule(name), kind)
-            if kind is Shared:
+            if issubclass(kind, Shared):
                 folded.get_submodule(name).slots = slots  # type: ignore[assignment]
     return folded
 
@@ -129,6 +133,8 @@ def _fold_of(module: nn.Module) -> type | None:
     if family is not None:
         return family
     if not trains(module):
+        if isinstance(module, TokenHead):
+            return SharedTokenHead
         return Shared if isinstance(module, nn.Linear | Conv1D) else None
     if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
         return None
@@ -189,7 +195,8 @@ def _folds(layer: nn.Module, kind: type) -> bool:
         width = p.shape[-1] if kind is not FoldedLinear else p.shape[1]
         x = torch.randn(4, 3, width, generator=generator).to(p)
         if isinstance(layer, nn.Embedding):
-            x = torch.arange(12, device=p.device).view(4, 3) % layer.num_embeddings
+            # Two ids only: OPT's positions take a mask.
+            x = torch.arange(12, device=p.device).view(4, 3) % min(2, layer.num_embeddings)
         try:
             _become(folded, kind)
             return torch.allclose(folded(x), torch.cat([alone[0](x[:2]), alone[1](x[2:])]), rtol=1e-4, atol=1e-5)

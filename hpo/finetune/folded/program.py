@@ -22,12 +22,11 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.finetune.data.encoded import Tokens
-from hpo.finetune.device import widened
 from hpo.finetune.folded import packing
 from hpo.finetune.folded.cuda_graph import Replay
 from hpo.finetune.folded.model import fold, load_slot, slot_weights
 from hpo.finetune.folded.optimizer import FoldedAdamW, rates_dtype
-from hpo.finetune.models import dropout
+from hpo.finetune.models import dropout, token_head
 from hpo.finetune.models.loading import first_position
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.task import Task
@@ -197,8 +196,7 @@ class Program:
         index = integers[:, :rows].reshape(-1)
         inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length)
         with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
-            result = self.model(**inputs)
-        outputs = tuple(widened(output) for output in self._task.outputs(result))
+            outputs = token_head.outputs(self._task, self.model, inputs, targets)
         smoothing = smoothing.to(outputs[0].dtype).repeat_interleave(rows)
         weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
         losses = self._task.loss(outputs, targets, smoothing, weights).view(-1, rows)

@@ -189,7 +189,7 @@ class ShardEngine:
             part = slice(start, start + self.micro_batch)
             inputs, targets = self.setup.tokens["train"].batch(own[part])
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
-                outputs = self.setup.outputs(slot.model, inputs)
+                outputs = self.setup.outputs(slot.model, inputs, targets)
             loss = (self.setup.losses(slot, outputs, targets) * weight[part]).sum()
             loss.backward()
             total += loss.detach()
@@ -213,7 +213,7 @@ class ShardEngine:
         for rows in chunks:
             inputs, targets = tokens.batch(rows[:, self.rank])
             with self.setup.autocast():
-                outputs = self.setup.outputs(model, inputs)
+                outputs = self.setup.outputs(model, inputs, targets)
             found.append(self.setup.task.answers(outputs, targets))
         places = np.concatenate(chunks)
         answers = {name: self._gathered([each[name] for each in found], places) for name in found[0]}
