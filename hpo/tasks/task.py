@@ -77,6 +77,19 @@ class Predictions(Protocol):
 
 
 @dataclass(frozen=True)
+class Masking:
+    """What stands in the place of masked tokens.
+
+    Attributes:
+        token: Id of the mask token.
+        vocabulary: Number of the ids, from 0, of which another token is drawn.
+    """
+
+    token: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class EncodedRows:
     """A split as rows for a model.
 
@@ -92,6 +105,8 @@ class EncodedRows:
             the model is an encoder-decoder model whose decoder gets tokens of its own.
         choices: Sequences of a row. If there are several, `inputs` has those of the first row, then those of the
             second, and the model gets [rows, choices, tokens].
+        masking: If given, tokens are masked anew in every training pass: of those that have a target `labels` as many
+            as the row target `masked` says. See `hpo/finetune/data/masking.py`.
     """
 
     inputs: Mapping[str, Sequence[Sequence[int]]]
@@ -102,6 +117,7 @@ class EncodedRows:
     alignment: Any = None
     decoder_inputs: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     choices: int = 1
+    masking: Masking | None = None
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
@@ -146,6 +162,7 @@ class Task(ABC):
             `labels` says which token is to be given out at each position (already shifted, where the model gives out
             the next token), and `result.logits` in `outputs` are not logits but scores of tokens [rows, tokens, 3]; see
             `hpo/tasks/language/scores.py`.
+        redraws: Whether inputs are drawn anew in every pass; then no states of frozen layers can be kept.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
     """
@@ -160,6 +177,7 @@ class Task(ABC):
     example: ClassVar[str] = "row"
     row: ClassVar[str] = "row"
     emits_tokens: ClassVar[bool] = False
+    redraws: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = True
     answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from hpo.finetune.data.batches import by_length
-from hpo.tasks.task import IGNORED, EncodedRows
+from hpo.finetune.data.masking import mask
+from hpo.tasks.task import IGNORED, EncodedRows, Masking
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, torch.Tensor]
@@ -52,6 +53,8 @@ class Tokens:
         states: [tokens, hidden] what the frozen layers yield for each token, on the device or on the host; None if the
             whole model runs.
         decoder: The decoder's part of the rows; None if the model has one input only.
+        masking: What stands in the place of masked tokens; None if none are masked.
+        key: Key of the masks of passes that are given none.
     """
 
     values: Tensors
@@ -64,6 +67,8 @@ class Tokens:
     pad: int
     states: torch.Tensor | None = None
     decoder: DecoderTokens | None = None
+    masking: Masking | None = None
+    key: int = 0
 
     @property
     def sizes(self) -> Array:
@@ -103,7 +108,7 @@ class Tokens:
             )
         return replace(self, **moved, starts=self.starts.to(where), counts=self.counts.to(where))
 
-    def batch(self, rows: Array, length: int | None = None) -> tuple[Tensors, Tensors]:
+    def batch(self, rows: Array, length: int | None = None, key: int | None = None) -> tuple[Tensors, Tensors]:
         """Return the model's inputs and the targets of some rows, both by name; inputs are [b, length].
 
         Where rows have several choices, inputs are [b, choices, length].
@@ -112,18 +117,22 @@ class Tokens:
             rows: [b] row numbers.
             length: Tokens to which rows are padded; if None, the length of the longest row, rounded up by
                 `one_of_few`. The decoder's rows are always padded to their longest, rounded up.
+            key: Key of the masks of tokens.
         """
         index = torch.from_numpy(rows).to(self.ids.device, non_blocking=True)
         of_decoder = 0 if self.decoder is None else _longest(self.decoder.lengths, rows)
-        return self.gather(index, length or _longest(self.lengths, rows), of_decoder)
+        return self.gather(index, length or _longest(self.lengths, rows), of_decoder, key)
 
-    def gather(self, index: torch.Tensor, length: int, decoder_length: int = 0) -> tuple[Tensors, Tensors]:
+    def gather(
+        self, index: torch.Tensor, length: int, decoder_length: int = 0, keys: torch.Tensor | int | None = None
+    ) -> tuple[Tensors, Tensors]:
         """Return the same for row numbers `index` [b] on the device.
 
         Args:
             index: [b] row numbers.
             length: Tokens to which rows are padded.
             decoder_length: Tokens to which the decoder's rows are padded, if there are some.
+            keys: Key of the masks of tokens, or [b] one for each row; `key` if None.
         """
         real, positions = _places(self.starts, self.counts, index, length)
 
@@ -142,6 +151,8 @@ class Tokens:
             inputs["decoder_attention_mask"] = real.long()
         targets = {name: values[index] for name, values in self.row_targets.items()}
         targets |= {name: gathered(values, IGNORED) for name, values in self.token_targets.items()}
+        if self.masking is not None:
+            return mask(inputs, targets, self.masking, index, self.key if keys is None else keys)
         return inputs, targets
 
     def answers(self, answer: Callable[[Tensors, Tensors], Tensors], size: int) -> dict[str, Array]:
@@ -202,8 +213,8 @@ def one_of_few(length: int) -> int:
     return -(-length // step) * step
 
 
-def on_device(rows: EncodedRows, pad: int, device: torch.device) -> Tokens:
-    """Move encoded rows to a device; `pad` is the token id of padding."""
+def on_device(rows: EncodedRows, pad: int, device: torch.device, key: int = 0) -> Tokens:
+    """Move encoded rows to a device; `pad` is the token id of padding, `key` that of masks."""
     starts, counts, lengths = _lengths(rows.inputs["input_ids"], device)
     if rows.choices > 1:
         starts, counts = starts.view(-1, rows.choices), counts.view(-1, rows.choices)
@@ -222,6 +233,8 @@ def on_device(rows: EncodedRows, pad: int, device: torch.device) -> Tokens:
         units=rows.units,
         pad=pad,
         decoder=decoder,
+        masking=rows.masking,
+        key=key,
     )
 
 

@@ -194,8 +194,10 @@ class Program:
         shares, stepping, rates = numbers[:, :rows], numbers[:, rows].float(), numbers[:, rows + 1 :]
         smoothing, weight_decay, max_norm = self._settings.unbind(1)
         index = integers[:, :rows].reshape(-1)
-        inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length)
-        with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
+        keys = integers[:, rows]
+        masks = dropout.seed(keys).repeat_interleave(rows) if self._tokens.masking else None
+        inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length, masks)
+        with self._context(keys), packing.packed(self._packing(index, shares)):
             outputs = token_head.outputs(self._task, self.model, inputs, targets)
         smoothing = smoothing.to(outputs[0].dtype).repeat_interleave(rows)
         weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
