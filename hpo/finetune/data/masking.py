@@ -1,8 +1,8 @@
 """Masks of tokens for masked language models, drawn on the device.
 
 What is masked of a row is a hash of a key, of the row's number and of the token's position. So it depends neither on
-the rows of the batch, nor on padding, nor on the engine: a folded trial has the masks of a separate one, and nothing of a random
-generator has to be saved. Nothing waits for the device.
+the rows of the batch, nor on padding, nor on the engine: a folded trial has the masks of a separate one, and nothing of
+a random generator has to be saved. Nothing waits for the device.
 """
 
 from __future__ import annotations
