@@ -127,22 +127,21 @@ def test_the_loss_of_a_step_is_transformers_loss_of_the_masked_tokens(tmp_path: 
 
 
 def test_a_tiny_model_learns_what_is_hidden_and_fills_it(tmp_path: Path) -> None:
-    documents.write(tmp_path / "documents.jsonl", documents.texts(400))
-    array = opened(tmp_path, fold=False, max_length=48)
+    """Each document is one word, again and again: what is hidden is what stands beside it."""
+    documents.write(tmp_path / "documents.jsonl", [" ".join([f"w{i % 20}"] * (4 + i % 7)) for i in range(400)])
+    array = opened(tmp_path, fold=False)
     assert array.setup.vocabulary.rows is None
-    values = [each.metrics["loss"] for each in run(array, {"epochs": 10, "batch_size": 8, "dropout": 0.0})]
-    assert values[-1] < 0.7 * np.log(60) < 1.2 * values[0]
+    params = {"epochs": 3, "batch_size": 8, "dropout": 0.0, "learning_rate": 1e-2}
+    values = [each.metrics["loss"] for each in run(array, params)]
+    assert values[-1] < 1.5 < 2 < values[0]  # of 20 words: chance is 3.0
     assert array.save_weights(0, tmp_path / "kept")
     array.unload(0)
     array.setup.tokenizer.save_pretrained(tmp_path / "kept")
     found = array.predictions_of(tmp_path / "kept", "validation")
     assert found.losses.sum() / found.units.sum() == pytest.approx(min(values), rel=1e-4)
     fill = pipeline("fill-mask", model=str(tmp_path / "kept"), device="cpu")
-    right = []
-    for i in range(5, 45, 4):
-        best = fill(f"w{i} w{i + 1} w{i + 2} [MASK] w{i + 4} w{i + 5}")[:5]
-        right.append(f"w{i + 3}" in {each["token_str"] for each in best})
-    assert np.mean(right) > 0.5  # by chance 1 in 12
+    filled = [fill(f"w{i} w{i} [MASK] w{i} w{i}")[0]["token_str"] for i in range(20)]
+    assert np.mean([word == f"w{i}" for i, word in enumerate(filled)]) > 0.5  # chance is 0.05
 
 
 def test_adapters_are_written_and_read(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
     return EncodedRows(
         inputs,
         {"masked": counts.astype(np.int64)},
-        {"labels": [np.where(added[number], IGNORED, row) for number, row in zip(kept, ids, strict=True)]},  # type: ignore[dict-item]
+        {"labels": [np.where(added[number], IGNORED, row) for number, row in zip(kept, ids, strict=True)]},  # type: ignore[misc]
         units=counts.astype(float),
         example=example,
         alignment=len(texts) - len(set(example.tolist())),
