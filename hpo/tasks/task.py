@@ -138,6 +138,7 @@ class Task(ABC):
             `labels` says which token is to be given out at each position (already shifted, where the model gives out
             the next token), and `result.logits` in `outputs` are not logits but scores of tokens [rows, tokens, 3]; see
             `hpo/tasks/language/scores.py`.
+        generates: Whether its models generate text; see `LanguageTask.prompts` in `hpo/tasks/language/task.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
     """
@@ -152,6 +153,7 @@ class Task(ABC):
     example: ClassVar[str] = "row"
     row: ClassVar[str] = "row"
     emits_tokens: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = True
     answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")
