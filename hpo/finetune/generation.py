@@ -18,6 +18,7 @@ from hpo.config.schema import GenerateConfig
 from hpo.core.errors import ModelError
 from hpo.finetune import device
 from hpo.finetune.data.batches import by_length
+from hpo.tasks.language.text_metrics import refuse_missing_libraries
 
 STRUCTURAL = (
     "bos_token_id",
@@ -31,6 +32,29 @@ STRUCTURAL = (
 task that it was published for."""
 
 
+def prepared(
+    generate: GenerateConfig | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> GenerationConfig | None:
+    """Return how text is generated, and write it into a model, with which it is saved; None if no text is generated.
+
+    Args:
+        generate: The study's settings.
+        model: The pretrained model.
+        tokenizer: Its tokenizer.
+        max_length: Most tokens of a prompt.
+
+    Raises:
+        MissingExtraError: A library that scores text is not installed.
+        ModelError: The model has too few positions for texts of this length.
+    """
+    if generate is None:
+        return None
+    refuse_missing_libraries()
+    refuse_too_long(model, generate, max_length)
+    model.generation_config = settings_of(model, tokenizer, generate)
+    return model.generation_config
+
+
 def settings_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generate: GenerateConfig
 ) -> GenerationConfig:
@@ -41,7 +65,7 @@ def settings_of(
     known["decoder_start_token_id"] = known["decoder_start_token_id"] or getattr(
         model.config, "decoder_start_token_id", None
     )
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         **{name: value for name, value in known.items() if value is not None},
         eos_token_id=_ends(own.eos_token_id, tokenizer.eos_token_id),
         pad_token_id=tokenizer.pad_token_id,
@@ -108,9 +132,15 @@ def generated(
             left = [half for each in (rows, *left) for half in np.array_split(each, 2) if len(half)]
             continue
         for slot, ids in enumerate(found):
-            for row, text in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-                texts[slot][row] = text
+            for row, tokens in zip(rows, ids.tolist(), strict=True):
+                texts[slot][row] = tokenizer.decode(_until_end(tokens, settings), skip_special_tokens=True)
     return texts
+
+
+def _until_end(tokens: list[int], settings: GenerationConfig) -> list[int]:
+    """Return tokens up to the first that ends the text."""
+    ends = settings.eos_token_id or []
+    return next((tokens[:place] for place, token in enumerate(tokens) if token in ends), tokens)
 
 
 def _batch(
@@ -130,5 +160,7 @@ def _batch(
     real = columns >= longest - lengths if to_the_left else columns < lengths
     inputs = {"input_ids": ids.repeat(slots, 1), "attention_mask": real.long().repeat(slots, 1)}
     # A copy, because transformers writes into the settings that it is given.
-    found: Any = model.generate(**inputs, generation_config=copy.deepcopy(settings))
-    return (found[:, longest:] if to_the_left else found).view(slots, len(prompts), -1)
+    generate: Any = model.generate
+    found: torch.Tensor = generate(**inputs, generation_config=copy.deepcopy(settings))
+    given = longest if to_the_left else 1  # a decoder's first token, which may be one that ends texts, is given to it
+    return found[:, given:].view(slots, len(prompts), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from hpo.config.schema import StudyConfig
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
-from hpo.finetune import device
+from hpo.finetune import device, generation
 from hpo.finetune.data.batches import boundaries, epoch_batches
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
 from hpo.finetune.frozen_states import FrozenStates
@@ -61,6 +61,7 @@ class Setup:
         model: The pretrained model on the device; an engine trains it, or copies of it.
         head: Names of its parameters that are not pretrained.
         max_length: Tokens after which a text is cut.
+        generation: How text is generated, which the model's own settings are replaced by; None if none is.
         vocabulary: The rows of the embedding table that the data uses.
         rows: Split -> its rows as the task encoded them, with the tokens of the first `SHOWN` only.
         tokens: Split -> all its rows on the device.
@@ -117,6 +118,7 @@ class Setup:
         log.info("preparing the model")
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
+        self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
         self.tokens: dict[str, Tokens] = {
             name: tokens.with_ids(self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
@@ -342,6 +344,24 @@ class Setup:
         with self.autocast():  # one context for all chunks, so that weights are cast once
             answers = self.split_for(model, split).answers(answer, device.scoring_batch(self.device))
         return self.predictions(split, {name: array[0] for name, array in answers.items()})
+
+    def sampled(self, split: str) -> Array:
+        """Return the rows of a split for which trials generate, drawn from the study's seed."""
+        assert self.config.generate is not None
+        rng = np.random.default_rng(derived_seed(self.config.seed, "generate"))
+        return np.sort(rng.permutation(len(self.data.splits[split]))[: self.config.generate.rows])
+
+    def prompts(self, split: str) -> list[list[int]]:
+        """Return what a model continues, or encodes, for each example of a split of a task that generates."""
+        task: Any = self.task
+        found: list[list[int]] = task.prompts(self.data.splits[split], self.data.keys, self.tokenizer, self.max_length)
+        return found
+
+    def generated(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int = 1) -> list[list[str]]:
+        """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`."""
+        assert self.generation is not None
+        with self.intercepted(), self.autocast():
+            return generation.generated(model, self.tokenizer, self.generation, prompts, slots)
 
     def predictions(self, split: str, answers: Mapping[str, Array]) -> Predictions:
         """Return answers about the rows of a split, by name [n, ...], as predictions for its examples."""

@@ -288,6 +288,11 @@ class FoldedEngine:
     def _for_every_slot(self, tensors: Tensors) -> Tensors:
         return {name: tensor.repeat(self.slots, *[1] * (tensor.ndim - 1)) for name, tensor in tensors.items()}
 
+    def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
+        """Return what some slots generate for prompts; all slots generate, in one call."""
+        texts = self.setup.generated(self.program.model, prompts, self.slots)
+        return {number: texts[number] for number in slots}
+
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights."""
         return dict(weights)
