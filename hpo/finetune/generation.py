@@ -88,14 +88,21 @@ def refuse_too_long(model: PreTrainedModel, generate: GenerateConfig, max_length
     Raises:
         ModelError: It may.
     """
-    positions = getattr(model.config, "max_position_embeddings", None) or 0
-    needed = generate.max_new_tokens + (1 if model.config.is_encoder_decoder else max_length)
-    if 0 < positions < needed:
-        prompt = "" if model.config.is_encoder_decoder else f" after a prompt of max_length: {max_length}"
+    if longest_prompt(model, generate, max_length) < (1 if model.config.is_encoder_decoder else max_length):
+        after = "" if model.config.is_encoder_decoder else f" after a prompt of max_length: {max_length}"
         raise ModelError(
-            f"generate: {{max_new_tokens: {generate.max_new_tokens}}}{prompt} needs {needed} positions, and the model "
-            f"has {positions}; write less"
+            f"generate: {{max_new_tokens: {generate.max_new_tokens}}}{after} is more than the "
+            f"{model.config.max_position_embeddings} positions of the model; write less"
         )
+
+
+def longest_prompt(model: PreTrainedModel, generate: GenerateConfig, max_length: int) -> int:
+    """Return the most tokens of a prompt after which there are positions for a whole text; at most `max_length`."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    left = positions - generate.max_new_tokens
+    if positions <= 0 or (model.config.is_encoder_decoder and left > 0):
+        return max_length
+    return min(left, max_length)
 
 
 @torch.no_grad()
