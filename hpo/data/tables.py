@@ -42,13 +42,13 @@ def read_table(keys: DataKeys, split: str, source: str | list[str], folder: Path
         frames = [(str(path), _read(path, dialect)) for path in expand(source, folder)]
     wanted = [column for _, column in keys.columns()] + (list(keys.where) if split == "train" else [])
     for name, frame in frames:
+        if frame.empty:
+            raise DataError(f"{name} has no rows")
         missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
         if missing:
             message = no_column(name, missing, list(map(str, frame.columns)))
             places = [place[0] for place, _ in keys.columns()]
             raise DataError(f"{message}. Name the columns under data: {', '.join(dict.fromkeys([*places, 'where']))}")
-        if frame.empty:
-            raise DataError(f"{name} has no rows")
     numbered_rows = [frame[list(dict.fromkeys(wanted))].set_axis(range(1, len(frame) + 1)) for _, frame in frames]
     return pd.concat(numbered_rows, keys=[name for name, _ in frames])
 

@@ -148,7 +148,7 @@ class PlainEngine:
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
             inputs, targets = tokens.batch(rows[start : start + self.micro_batch])
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
-                outputs = self.setup.outputs(slot.model, inputs)
+                outputs = self.setup.outputs(slot.model, inputs, targets)
             loss = self.setup.losses(slot, outputs, targets).sum() / units
             loss.backward()
             total += loss.detach()

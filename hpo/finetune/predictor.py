@@ -16,6 +16,7 @@ from hpo.finetune import device, generation
 from hpo.finetune.data.encoded import Tensors, on_device
 from hpo.finetune.lora.peft_files import CONFIG as ADAPTER
 from hpo.finetune.lora.peft_files import merged
+from hpo.finetune.models import token_head
 from hpo.finetune.models.loading import NO_CODE, load_model, load_tokenizer, longest_input, task_of
 from hpo.tasks.task import Task
 
@@ -65,6 +66,8 @@ class Predictor:
                 )
         self.device = device.chosen("auto")
         self.model.to(self.device).train(False)  # type: ignore[arg-type]
+        if self.task.emits_tokens:
+            token_head.install(self.model)
         self.precision = device.precision(precision, self.device)
         self.max_length = longest_input(max_length or LONGEST, self.tokenizer, self.model.config)
         self._generate = generate
@@ -84,13 +87,13 @@ class Predictor:
         split = task.unlabelled(rows, keys)
         if task.generates:
             return [{"predicted": text} for text in self._generated(task, split, keys)]
-        encoded = task.encode(split, keys, self.tokenizer, self.max_length)
+        encoded = task.for_model(task.encode(split, keys, self.tokenizer, self.max_length), self.model)
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
 
         def answer(inputs: Tensors, targets: Tensors) -> Tensors:
-            outputs = tuple(device.widened(output) for output in task.outputs(self.model(**inputs)))
-            return {name: tensor[None] for name, tensor in task.answers(outputs, targets).items()}
+            answers = task.answers(token_head.outputs(task, self.model, inputs, targets), targets)
+            return {name: tensor[None] for name, tensor in answers.items()}
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             answers = on_device(encoded, pad, self.device).answers(answer, device.scoring_batch(self.device))

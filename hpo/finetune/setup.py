@@ -22,7 +22,7 @@ from hpo.finetune import device, generation
 from hpo.finetune.data.batches import boundaries, epoch_batches
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
 from hpo.finetune.frozen_states import FrozenStates
-from hpo.finetune.models import dropout, first_token, frozen
+from hpo.finetune.models import dropout, first_token, frozen, token_head
 from hpo.finetune.models.initial_state import InitialState, digest
 from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
 from hpo.finetune.models.vocabulary import Vocabulary
@@ -38,6 +38,11 @@ log = logging.getLogger(__name__)
 
 # Increased when hpo computes other numbers from the same study.
 NUMERICS = 4
+
+HOLDS_LOGITS = (
+    "{model} changes its logits after its last projection, so those of a whole batch are held at once: it takes more "
+    "memory"
+)
 
 SHOWN = 3  # rows of a split whose tokens `hpo check` can show
 
@@ -105,6 +110,7 @@ class Setup:
             self.tokenizer = load_tokenizer(config.model, folder, **options)
         self.model, self.head = load_model(config.model, folder, self.task, data.labels, self.tokenizer.pad_token_id)
         self.model.to(self.device)  # type: ignore[arg-type]
+        self._holds_logits = self.task.emits_tokens and not token_head.install(self.model)
         self.frozen_layers = sorted(set(frozen_layers))
         line = self._line()
         if line is None or self.frozen_layers[-1] < line.count:  # the line is after whole layers
@@ -138,6 +144,7 @@ class Setup:
         assert isinstance(pad, int)
         log.info("tokenising %s %ss of %s", f"{len(split):,}", self.task.example, name)
         rows = self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
+        rows = self.task.for_model(rows, self.model)
         self.rows[name] = rows.without_tokens(SHOWN)
         return on_device(rows, pad, self.device)
 
@@ -157,6 +164,8 @@ class Setup:
         notes = self.task.row_notes(self.rows, self.data.keys)
         if self.metric.endswith("_binary"):
             notes = [f"{self.metric} is that of {self.data.labels[-1]!r}, the last label in order", *notes]
+        if self._holds_logits:
+            notes = [*notes, HOLDS_LOGITS.format(model=type(self.model).__name__)]
         return tuple(notes)
 
     def finish(self) -> None:
@@ -210,13 +219,13 @@ class Setup:
         """
         if not self._masks_of_trials:
             return False
-        inputs, _ = self.tokens["train"].batch(np.arange(min(4, self.train_rows)))
+        inputs, targets = self.tokens["train"].batch(np.arange(min(4, self.train_rows)))
         outputs: list[tuple[torch.Tensor, ...]] = []
         with dropout.everywhere(self.model, 0.1):  # a trial may ask for it where the model was published without
             for seed in (0, 1):
                 torch.manual_seed(seed)  # a model that draws from the global generator gives other outputs now
                 with torch.no_grad(), self.masked(0):
-                    outputs.append(self.task.outputs(self.model.train()(**inputs)))
+                    outputs.append(self.outputs(self.model.train(), inputs, targets))
         return all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
 
     # ------------------------------------------------------------ frozen layers
@@ -297,10 +306,10 @@ class Setup:
 
     def batches(self, slot: Slot, window: int) -> Iterator[Array]:
         """Yield the row numbers of each step of a trial, from its present step on."""
-        lengths, size = self.tokens["train"].lengths, slot.params.batch_size
-        first, done = divmod(slot.step, math.ceil(len(lengths) / size))
+        sizes, size = self.tokens["train"].sizes, slot.params.batch_size
+        first, done = divmod(slot.step, math.ceil(len(sizes) / size))
         for epoch in range(first, slot.params.epochs):
-            yield from epoch_batches(lengths, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
+            yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
             done = 0
 
     # ------------------------------------------------------------ passes
@@ -319,9 +328,9 @@ class Setup:
         with self.intercepted(), dropout.drawing_from(torch.tensor(keys, device=self.device)):
             yield
 
-    def outputs(self, model: PreTrainedModel, inputs: Tensors) -> tuple[torch.Tensor, ...]:
+    def outputs(self, model: PreTrainedModel, inputs: Tensors, targets: Tensors) -> tuple[torch.Tensor, ...]:
         """Return the outputs of a forward pass that the task reads, in float32 or wider."""
-        return tuple(device.widened(output) for output in self.task.outputs(model(**inputs)))
+        return token_head.outputs(self.task, model, inputs, targets)
 
     def losses(self, slot: Slot, outputs: tuple[torch.Tensor, ...], targets: Tensors) -> torch.Tensor:
         """Return the loss of each row [n], summed over its units, times the weights of their classes.
@@ -338,7 +347,7 @@ class Setup:
         model.train(False)
 
         def answer(inputs: Tensors, targets: Tensors) -> Tensors:
-            answers = self.task.answers(self.outputs(model, inputs), targets)
+            answers = self.task.answers(self.outputs(model, inputs, targets), targets)
             return {name: tensor[None] for name, tensor in answers.items()}
 
         with self.autocast():  # one context for all chunks, so that weights are cast once

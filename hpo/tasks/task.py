@@ -29,7 +29,7 @@ from hpo.tasks.dataset import Dataset
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Outputs = tuple[torch.Tensor, ...]
     Tensors = Mapping[str, torch.Tensor]  # by name
@@ -82,12 +82,14 @@ class EncodedRows:
 
     Attributes:
         inputs: Input of the model -> its token values, a sequence for each row; `input_ids` among them. All inputs and
-            token targets of a row have the same length.
+            token targets of a row have the same length; where there are decoder inputs, token targets have theirs.
         row_targets: Name -> [rows, ...], what is expected of a row.
         token_targets: Name -> the target of each token, a sequence for each row; `IGNORED` for a token without one.
         units: [rows] units of each row.
         example: [rows] the example that each row is of, in ascending order.
         alignment: What the task needs to turn answers about tokens into predictions.
+        decoder_inputs: Input of the decoder -> its token values, a sequence for each row; `decoder_input_ids`, where
+            the model is an encoder-decoder model whose decoder gets tokens of its own.
     """
 
     inputs: Mapping[str, Sequence[Sequence[int]]]
@@ -96,13 +98,15 @@ class EncodedRows:
     units: Array = field(default_factory=lambda: np.empty(0))
     example: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     alignment: Any = None
+    decoder_inputs: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
-        inputs = {name: list(rows[:shown]) for name, rows in self.inputs.items()}
-        return replace(
-            self, inputs=inputs, token_targets={n: list(rows[:shown]) for n, rows in self.token_targets.items()}
-        )
+        first: dict[str, Any] = {
+            kind: {name: list(rows[:shown]) for name, rows in getattr(self, kind).items()}
+            for kind in ("inputs", "token_targets", "decoder_inputs")
+        }
+        return replace(self, **first)
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,10 @@ class Task(ABC):
         """Return the options with which a tokenizer must be loaded again, to read what the task gives it."""
         return {}
 
+    def loads(self, architecture: str) -> bool:
+        """Return whether the task's models are of a class of transformers, e.g. `BertForTokenClassification`."""
+        return self.auto_model.removeprefix("AutoModel") in architecture
+
     def configure(self, config: Any, labels: Sequence[str]) -> None:
         """Write the labels into a model's configuration before the model is loaded."""
         config.problem_type = self.problem_type
@@ -270,6 +278,18 @@ class Task(ABC):
         """
         return " ".join(tokens)
 
+    def trained_in_full(self, new: frozenset[str], classifier: frozenset[str]) -> frozenset[str]:
+        """Return the names of the parameters that are trained beside adapters.
+
+        Those are the new ones and the classifier; but where the model gives out tokens, only the new ones, because
+        what follows its layers is pretrained there.
+
+        Args:
+            new: Names of the parameters that are not pretrained.
+            classifier: Names of the parameters outside of the model without its head.
+        """
+        return new if self.emits_tokens else new | classifier
+
     def labels_of(self, config: Any) -> tuple[str, ...]:
         """Return the labels that `configure` wrote into a model's configuration."""
         return ()
@@ -281,6 +301,14 @@ class Task(ABC):
         Raises:
             DataError: An example does not fit.
         """
+
+    def for_model(self, rows: EncodedRows, model: PreTrainedModel) -> EncodedRows:
+        """Return rows as `encode` returned them, with what depends on the model, such as the inputs of its decoder.
+
+        Raises:
+            ModelError: The model cannot read them.
+        """
+        return rows
 
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
         """Return notes on the rows of all splits, for the user."""

@@ -106,8 +106,8 @@ class FoldedEngine:
     def _with_gradient(self, model: PreTrainedModel) -> list[str]:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
         tokens = self.setup.measurable(model)
-        inputs, _ = tokens.batch(np.arange(min(2, len(tokens.lengths))))
-        outputs = self.setup.task.outputs(model.train()(**inputs))
+        inputs, targets = tokens.batch(np.arange(min(2, len(tokens.lengths))))
+        outputs = self.setup.outputs(model.train(), inputs, targets)
         torch.stack([output.sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
         names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
         model.zero_grad()
@@ -115,8 +115,11 @@ class FoldedEngine:
 
     def _shape(self) -> Shape:
         """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches."""
-        lengths, rows = self.setup.tokens["train"].lengths, self.micro_batch
+        tokens, rows = self.setup.tokens["train"], self.micro_batch
+        lengths = tokens.lengths
         longest = int(lengths.max())
+        if tokens.decoder is not None:  # a packing has one length for each row, and such rows have two
+            return Shape(rows, longest, None, int(tokens.decoder.lengths.max()))
         usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
         line = max(longest, 8 * math.ceil(usual / 8))
         return Shape(rows, longest, line if self._packs and line < WORTH_PACKING * rows * longest else None)
@@ -277,8 +280,8 @@ class FoldedEngine:
         model = self.program.model.train(False)
 
         def answer(inputs: Tensors, targets: Tensors) -> Tensors:
-            outputs = self.setup.outputs(model, self._for_every_slot(inputs))
-            answers = self.setup.task.answers(outputs, self._for_every_slot(targets))
+            inputs, targets = self._for_every_slot(inputs), self._for_every_slot(targets)
+            answers = self.setup.task.answers(self.setup.outputs(model, inputs, targets), targets)
             return {name: tensor.view(self.slots, -1, *tensor.shape[1:]) for name, tensor in answers.items()}
 
         with self.setup.intercepted(), self.setup.autocast():  # one context for all chunks: weights are cast once

@@ -23,10 +23,13 @@ from hpo.finetune.folded.layers import (
     FoldedEmbedding,
     FoldedLayerNorm,
     FoldedLinear,
+    FoldedTokenHead,
     FoldedVectors,
     Shared,
+    SharedTokenHead,
 )
 from hpo.finetune.lora.adapters import Adapter
+from hpo.finetune.models.token_head import TokenHead
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FoldedLinear,
@@ -34,6 +37,7 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: FoldedLayerNorm,
     Conv1D: FoldedConv1D,
     Adapter: Adapter,
+    TokenHead: FoldedTokenHead,
 }
 
 
@@ -69,7 +73,7 @@ def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
     for name in reversed(folds):  # layers before the modules that hold them
         if (kind := folds[name]) is not None:
             _become(folded.get_submodule(name), kind)
-            if kind is Shared:
+            if issubclass(kind, Shared):
                 folded.get_submodule(name).slots = slots  # type: ignore[assignment]
     return folded
 
@@ -129,6 +133,8 @@ def _fold_of(module: nn.Module) -> type | None:
     if family is not None:
         return family
     if not trains(module):
+        if isinstance(module, TokenHead):
+            return SharedTokenHead
         return Shared if isinstance(module, nn.Linear | Conv1D) else None
     if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
         return None

@@ -22,12 +22,11 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.finetune.data.encoded import Tokens
-from hpo.finetune.device import widened
 from hpo.finetune.folded import packing
 from hpo.finetune.folded.cuda_graph import Replay
 from hpo.finetune.folded.model import fold, load_slot, slot_weights
 from hpo.finetune.folded.optimizer import FoldedAdamW, rates_dtype
-from hpo.finetune.models import dropout
+from hpo.finetune.models import dropout, token_head
 from hpo.finetune.models.loading import first_position
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.task import Task
@@ -43,11 +42,13 @@ class Shape:
         rows: Rows of a micro-batch.
         length: Tokens of a padded row.
         line: Tokens of a micro-batch if they are packed; None if rows are padded.
+        decoder_length: Tokens of a padded row of the decoder; 0 if the model has one input only.
     """
 
     rows: int
     length: int
     line: int | None
+    decoder_length: int = 0
 
     def parts(self, batch: Array, lengths: Array) -> list[Array]:
         """Cut a batch of rows into micro-batches, in order."""
@@ -193,10 +194,9 @@ class Program:
         shares, stepping, rates = numbers[:, :rows], numbers[:, rows].float(), numbers[:, rows + 1 :]
         smoothing, weight_decay, max_norm = self._settings.unbind(1)
         index = integers[:, :rows].reshape(-1)
-        inputs, targets = self._tokens.gather(index, self.shape.length)
+        inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length)
         with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
-            result = self.model(**inputs)
-        outputs = tuple(widened(output) for output in self._task.outputs(result))
+            outputs = token_head.outputs(self._task, self.model, inputs, targets)
         smoothing = smoothing.to(outputs[0].dtype).repeat_interleave(rows)
         weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
         losses = self._task.loss(outputs, targets, smoothing, weights).view(-1, rows)

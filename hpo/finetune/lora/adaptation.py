@@ -51,7 +51,7 @@ class LoraAdaptation:
         model = setup.model
         pretrained = {name for name, _ in model.base_model.named_parameters(prefix=model.base_model_prefix)}
         classifier = {name for name, _ in model.named_parameters() if name not in pretrained}
-        self.lora = replace(self.lora, head=setup.head | classifier)
+        self.lora = replace(self.lora, head=setup.task.trained_in_full(setup.head, frozenset(classifier)))
         self.lora.install(model)
 
     def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:

@@ -204,6 +204,9 @@ def from_pretrained(source: str, config: Any, auto_model: str) -> tuple[PreTrain
     }
     model, info = getattr(transformers, auto_model).from_pretrained(source, attn_implementation="eager", **options)
     model.config.architectures = [type(model).__name__]
+    for module in model.modules():
+        if type(module).__name__.endswith("SinusoidalPositionalEmbedding"):
+            module.requires_grad_(False)  # Marian's and Pegasus's class says so, and transformers forgets it in loading
     attend(model)
     return model, info
 
