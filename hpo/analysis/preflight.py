@@ -93,6 +93,7 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
     facts |= setup.task.facts(data)
     lengths = setup.tokens["train"].lengths
     facts[f"tokens a {setup.task.row}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
+    facts |= setup.task.row_facts(setup.rows, setup.max_length)
     if setup.frozen is not None:
         numbers = [number for number in setup.frozen_layers if number]
         kept = f"{size(setup.frozen.bytes)}{' each' if numbers[1:] else ''} for {', '.join(map(str, numbers))}"

@@ -185,7 +185,7 @@ class FineTuneArray:
         model = self.adaptation.open(folder, self.setup)
         predictions: Any = self.setup.task.with_fitted(self.engine.predictions_of(model, split), model.config.to_dict())
         if generate:
-            predictions = replace(predictions, generated=self.setup.generated(model, self.setup.prompts(split))[0])
+            predictions = replace(predictions, generated=self.setup.generated(model, self.setup.prompts[split])[0])
         return cast("Predictions", predictions)
 
     # ------------------------------------------------------------ generating
@@ -201,7 +201,7 @@ class FineTuneArray:
         for slot in last:
             self.engine.occupied[slot].put_back()
         try:
-            prompts = self.setup.prompts("validation")
+            prompts = self.setup.prompts["validation"]
             texts = self.engine.generate(list(last), [prompts[row] for row in rows])
         except Exception as error:
             return {**outcomes, **dict.fromkeys(last, memory_error(error))}

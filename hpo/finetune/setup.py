@@ -66,6 +66,7 @@ class Setup:
         model: The pretrained model on the device; an engine trains it, or copies of it.
         head: Names of its parameters that are not pretrained.
         max_length: Tokens after which a text is cut.
+        prompts: Split -> what a model continues, or its encoder reads, for each example; nothing for `train`.
         generation: How text is generated, which the model's own settings are replaced by; None if none is.
         vocabulary: The rows of the embedding table that the data uses.
         rows: Split -> its rows as the task encoded them, with the tokens of the first `SHOWN` only.
@@ -125,6 +126,7 @@ class Setup:
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
         self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
+        self.prompts = self._prompts() if config.generate else {}
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
         self.tokens: dict[str, Tokens] = {
             name: tokens.with_ids(self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
@@ -147,6 +149,13 @@ class Setup:
         rows = self.task.for_model(rows, self.model)
         self.rows[name] = rows.without_tokens(SHOWN)
         return on_device(rows, pad, self.device)
+
+    def _prompts(self) -> dict[str, list[list[int]]]:
+        task: Any = self.task
+        return {
+            name: task.prompts(self.data.splits[name], self.data.keys, self.tokenizer, self.max_length)
+            for name in ("validation", "test")
+        }
 
     @property
     def train_rows(self) -> int:
@@ -359,12 +368,6 @@ class Setup:
         assert self.config.generate is not None
         rng = np.random.default_rng(derived_seed(self.config.seed, "generate"))
         return np.sort(rng.permutation(len(self.data.splits[split]))[: self.config.generate.rows])
-
-    def prompts(self, split: str) -> list[list[int]]:
-        """Return what a model continues, or encodes, for each example of a split of a task that generates."""
-        task: Any = self.task
-        found: list[list[int]] = task.prompts(self.data.splits[split], self.data.keys, self.tokenizer, self.max_length)
-        return found
 
     def generated(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int = 1) -> list[list[str]]:
         """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpo.tasks.causal_lm.task import CausalLM
 from hpo.tasks.classification.task import Classification
 from hpo.tasks.question_answering.task import QuestionAnswering
 from hpo.tasks.seq2seq.task import Seq2Seq
@@ -19,6 +20,7 @@ TASKS: dict[str, Task] = {
     "regression": Classification("regression"),
     "token_classification": TokenClassification(),
     "question_answering": QuestionAnswering(),
+    "causal_lm": CausalLM(),
     "seq2seq": Seq2Seq(),
 }
 

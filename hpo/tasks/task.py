@@ -310,6 +310,10 @@ class Task(ABC):
         """
         return rows
 
+    def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
+        """Return label -> sentence about the rows of all splits, for `hpo check`."""
+        return {}
+
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
         """Return notes on the rows of all splits, for the user."""
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class LanguageTask(Task):
 
     emits_tokens = True
     metric = "loss"
-    answer_keys = ("predicted",)
+    answer_keys: ClassVar[tuple[str, ...]] = ("predicted",)
 
     def loss(
         self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
