@@ -372,6 +372,8 @@ class Setup:
     def generated(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int = 1) -> list[list[str]]:
         """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`."""
         assert self.generation is not None
+        if (line := frozen.of(model)) is not None:
+            line.states = None  # an encoder is called by itself, and must not read those of the last pass
         with self.intercepted(), self.autocast():
             return generation.generated(model, self.tokenizer, self.generation, prompts, slots)
 

@@ -52,8 +52,10 @@ def _generated(predictions: TextPredictions) -> list[str]:
 @cache
 def _rouge(name: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    return RougeScorer([name], use_stemmer=True)
+    # With a tokenizer of its own making, it writes a line through absl, which then prints all messages of the program.
+    return RougeScorer([name], tokenizer=DefaultTokenizer(use_stemmer=True))
 
 
 def _rouge_counts(name: str) -> Callable[[TextPredictions], Array]:
