@@ -35,6 +35,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+import language_peer
 import numpy as np
 import optuna
 import pages
@@ -48,6 +50,7 @@ from hpo.execution import run_study
 from hpo.finetune.folded import program as folded_program
 
 IMPORTED = ["accelerate", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert"]
+IMPORTED += ["datasets", "peft"]
 IMPORTED += ["hpo.execution.run_study", "hpo.finetune.folded.engine", "hpo.tasks.loading"]
 IMPORTED += ["alembic.command", "optuna.storages._rdb.models", "rich.console", "scipy.stats", "sklearn.metrics"]
 MINILM = (6, 384)  # layers, hidden units
@@ -55,7 +58,14 @@ EAGER = " without graphs"
 SLOTS = min(2, os.cpu_count() or 1)
 SQUARE = 8192  # rows and columns of the matmul that utilisation is a share of
 
-TASKS = {"classification": "single_label"} | {name: name for name in ("token_classification", "question_answering")}
+TASKS = {"classification": "single_label"} | {
+    name: name for name in ("token_classification", "question_answering", *language_peer.SEARCHES)
+}
+SMOLLM2 = {"layers": 30, "hidden": 576, "heads": 9, "vocabulary": 49152, "rows": 96, "validation": 32, "batch": 8}
+DEFAULTS = {"causal_lm": SMOLLM2 | {"trials": 4, "slots": [4]}, "seq2seq": {"heads": 6}}
+"""Task -> what differs from the defaults of the options."""
+RATES = {"causal_lm": (1e-4, 1e-3), "seq2seq": (1e-4, 1e-3)}
+"""Task -> lowest and highest learning rate; of others 2e-5 and 2e-4."""
 
 Settings = dict[str, Any]
 Measured = dict[str, Any]
@@ -65,19 +75,21 @@ Measured = dict[str, Any]
 
 def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
     """Search with hpo, and return its trials, evaluations and best score."""
-    ending = peer.TASKS[settings["task"]].ending
+    task = settings["task"]
+    ending = peer.TASKS[task].ending if task in peer.TASKS else ".jsonl"
+    space = {"learning_rate": settings["learning_rates"], "batch_size": settings["batch"], "epochs": settings["epochs"]}
+    if task == "causal_lm":
+        space |= {"lora_rank": language_peer.LORA["rank"], "lora_alpha": language_peer.LORA["alpha"]}
+        space["lora_targets"] = "all_linear"
+    else:
+        space["frozen_layers"] = settings.get("frozen_layers", 0)
     study = study_spec.build(
         {
             "name": "benchmark",
             "model": str(folder / "model"),
-            "task": TASKS[settings["task"]],
+            "task": TASKS[task],
             "data": {split: str(folder / f"{split}{ending}") for split in ("train", "validation", "test")},
-            "space": {
-                "learning_rate": settings["learning_rates"],
-                "batch_size": settings["batch"],
-                "epochs": settings["epochs"],
-                "frozen_layers": settings.get("frozen_layers", 0),
-            },
+            "space": space,
             "baseline": False,
             "sampler": "grid",
             "pruner": "none",
@@ -116,6 +128,7 @@ def measure(side: str, settings: Settings, model_and_rows: Path) -> Measured:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(settings["threads"])
     with tempfile.TemporaryDirectory() as scratch:
@@ -130,7 +143,8 @@ def measure(side: str, settings: Settings, model_and_rows: Path) -> Measured:
         if (slots := _slots(side)) is not None:
             ran = search_with_hpo(settings, folder, slots)
         else:
-            ran = peer.search_with_trainer(settings, folder, side)
+            search = language_peer.SEARCHES.get(settings["task"], peer.search_with_trainer)
+            ran = search(settings, folder, side)
         ran |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         os.chdir("/")
     return ran
@@ -165,7 +179,10 @@ def run(settings: Settings) -> dict[str, Any]:
             rounds.append({})
             for side in sides:
                 ran = rounds[-1][side] = _apart(measure, side, settings, Path(scratch))
-                print(f"round {number + 1}, {_name(side)}: {ran['wall']:.1f} s, CPU {ran['cpu']:.1f} s", flush=True)
+                print(
+                    f"round {number + 1}, {_name(side, settings['task'])}: {ran['wall']:.1f} s, CPU {ran['cpu']:.1f} s",
+                    flush=True,
+                )
     trials = len(settings["learning_rates"])
     seconds = {side: statistics.median(ran[side]["wall"] for ran in rounds) for side in order}
     return {
@@ -219,26 +236,26 @@ def _slots(side: str) -> int | None:
     return int(side.split()[1]) if side.startswith("hpo ") else None
 
 
-def _name(side: str) -> str:
+def _name(side: str, task: str) -> str:
     slots = _slots(side)
     if slots is None:
-        return f"Trainer {side}"
+        return f"{language_peer.NAMES.get(task, 'Trainer')} {side}"
     return f"hpo, {slots} slot{'s' if slots > 1 else ''}{EAGER if side.endswith(EAGER) else ''}"
 
 
 def table(results: dict[str, Any]) -> str:
     """Return the ratios as a Markdown table, a row for each number of slots."""
-    hourly, (first, *_) = results["trials_per_hour"], results["rounds"]
+    hourly, (first, *_), task = results["trials_per_hour"], results["rounds"], results["settings"]["task"]
     peers = [side for side in first if _slots(side) is None]
     head = ["side", "trials an hour"]
-    head += [f"{kind}: {_name(precision)} / hpo" for precision in peers for kind in ("wall", "CPU")]
+    head += [f"{kind}: {_name(precision, task)} / hpo" for precision in peers for kind in ("wall", "CPU")]
     head += ["of a matmul"] if results["utilisation"] else []
     lines = [head, ["---"] * len(head)]
-    lines += [[_name(precision), f"{hourly[precision]:.0f}", *[""] * (len(head) - 2)] for precision in peers]
+    lines += [[_name(precision, task), f"{hourly[precision]:.0f}", *[""] * (len(head) - 2)] for precision in peers]
     for side, ratios in results["ratios"].items():
         cells = [pages.cell(ratios[precision][kind]) for precision in peers for kind in ("wall", "cpu")]
         share = [f"{results['utilisation'][side]:.1%}"] if results["utilisation"] else []
-        lines.append([f"{_name(side)} ({first[side]['precision']})", f"{hourly[side]:.0f}", *cells, *share])
+        lines.append([f"{_name(side, task)} ({first[side]['precision']})", f"{hourly[side]:.0f}", *cells, *share])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -268,20 +285,25 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
     parser = _parser()
+    task = parser.parse_known_args(arguments)[0].task
+    parser.set_defaults(**DEFAULTS.get(task, {}))
     settings = vars(parser.parse_args(arguments))
     writes = settings.pop("write")
     if settings["rows"] % (settings["batch"] * settings["evaluations"]):
         parser.error(
             "--rows must be a multiple of batch size x evaluations, or the sides would be scored unequally often"
         )
-    settings["model"] = f"BERT of {settings['layers']} layers of {settings['hidden']}"
-    settings["learning_rates"] = np.geomspace(2e-5, 2e-4, settings.pop("trials")).round(8).tolist()
+    kind = {"causal_lm": "Llama with LoRA", "seq2seq": "T5"}.get(task, "BERT")
+    settings["model"] = f"{kind} of {settings['layers']} layers of {settings['hidden']}"
+    rates = RATES.get(task, (2e-5, 2e-4))
+    settings["learning_rates"] = np.geomspace(*rates, settings.pop("trials")).round(8).tolist()
     results = {"settings": settings, "circumstances": pages.circumstances(settings["device"]), **run(settings)}
     print(f"\n{table(results)}")
     if writes:
         layers, hidden = settings["layers"], settings["hidden"]
-        variant = "" if (layers, hidden) == MINILM else f"_{layers}x{hidden}"
-        variant += "" if settings["task"] == "classification" else f"_{settings['task']}"
+        usual = DEFAULTS.get(task, {}).get("layers", MINILM[0]), DEFAULTS.get(task, {}).get("hidden", MINILM[1])
+        variant = "" if (layers, hidden) == usual else f"_{layers}x{hidden}"
+        variant += "" if task == "classification" else f"_{task}"
         pages.write(results, pages.RESULTS, "trials_per_hour", "Trials an hour", table(results), variant)
     return results
 

@@ -26,6 +26,9 @@ _T5 |= {"decoder_start_token_id": 0}
 _BART = {"d_model": 32, "vocab_size": 100, "max_position_embeddings": 64}
 _BART |= {f"{side}_{key}": n for side in ("encoder", "decoder") for key, n in [("layers", 2), ("ffn_dim", 64)]}
 _BART |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
+_TWO_BERTS = {"encoder": {"model_type": "bert", **_BERT}, "decoder": {"model_type": "bert", **_BERT}}
+_TWO_BERTS["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
+_TWO_BERTS |= {"pad_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 3}
 _MODERN = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
 
 CLASSIFY, MASKED, CAUSAL, TRANSLATE = (
@@ -49,6 +52,7 @@ ARCHITECTURES: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 100},
     ),
     "electra": ("electra", CLASSIFY, _BERT | {"embedding_size": 16}),
+    "encoder-decoder": ("encoder-decoder", TRANSLATE, _TWO_BERTS),
     "gemma": ("gemma", CLASSIFY, _LLAMA | {"head_dim": 8}),
     "gpt2": (
         "gpt2",
@@ -93,7 +97,7 @@ def models(name: str, count: int, dtype: torch.dtype = torch.float32, **changes:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for model in found:
-            for p in model.parameters():
+            for p in filter(lambda p: p.requires_grad, model.parameters()):  # Marian's positions are fixed
                 p.add_(torch.randn(p.shape, generator=generator, dtype=dtype), alpha=0.05)
     return found
 

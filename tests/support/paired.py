@@ -26,13 +26,13 @@ SIZES: dict[str, dict[str, Any]] = {
 KINDS = [kind for kind in SIZES if kind != "mbart"]
 
 
-def pairs(count: int, seed: int = 0, low: int = 2, high: int = 9) -> list[tuple[str, str]]:
-    """Return sentences and their translations, word by word, without every fifth word."""
+def pairs(count: int, seed: int = 0, low: int = 2, high: int = 9, words: int = 30) -> list[tuple[str, str]]:
+    """Return sentences of so many words and their translations, word by word, without every fifth word."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        words = [str(word) for word in rng.choice(list(WORDS), rng.integers(low, high))]
-        found.append((" ".join(words), " ".join(WORDS[word] for i, word in enumerate(words) if i % 5 != 4)))
+        chosen = [str(word) for word in rng.choice(list(WORDS)[:words], rng.integers(low, high))]
+        found.append((" ".join(chosen), " ".join(WORDS[word] for i, word in enumerate(chosen) if i % 5 != 4)))
     return found
 
 

@@ -195,7 +195,8 @@ def _folds(layer: nn.Module, kind: type) -> bool:
         width = p.shape[-1] if kind is not FoldedLinear else p.shape[1]
         x = torch.randn(4, 3, width, generator=generator).to(p)
         if isinstance(layer, nn.Embedding):
-            x = torch.arange(12, device=p.device).view(4, 3) % layer.num_embeddings
+            # Two ids only: OPT's positions take a mask.
+            x = torch.arange(12, device=p.device).view(4, 3) % min(2, layer.num_embeddings)
         try:
             _become(folded, kind)
             return torch.allclose(folded(x), torch.cat([alone[0](x[:2]), alone[1](x[2:])]), rtol=1e-4, atol=1e-5)

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hpo.core.errors import ModelError
 from hpo.finetune.models.dropout import OwnDropout
+from hpo.finetune.models.token_head import projection
 from hpo.recipe.hyperparameters import LORA_TARGETS
 from hpo.recipe.training_params import TrainingParams
 
@@ -112,12 +113,12 @@ class Lora:
     def layers(self, model: PreTrainedModel, targets: Iterable[str]) -> dict[str, nn.Linear | Conv1D]:
         """Return name -> layer of all layers of a model that some targets name."""
         patterns = [re.compile(LORA_TARGETS[target], re.IGNORECASE) for target in targets]
-        projection = model.get_output_embeddings()  # to the vocabulary; peft leaves it out too
+        vocabulary = projection(model)  # peft leaves it out too
         return {
             name: module
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear | Conv1D)
-            and module is not projection
+            and module is not vocabulary
             and f"{name}.weight" not in self.head
             and any(pattern.search(name) for pattern in patterns)
         }

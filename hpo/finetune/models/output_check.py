@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 Outputs = dict[str, torch.Tensor]
 
@@ -20,19 +20,26 @@ def logits_of(result: Mapping[str, Any]) -> Outputs:
     return {name: value for name, value in result.items() if name.endswith("logits") and torch.is_tensor(value)}
 
 
+def parts(config: Any) -> tuple[Any, ...]:
+    """Return a configuration, and those of the encoder and the decoder of an `EncoderDecoderModel`."""
+    own = (getattr(config, name, None) for name in ("encoder", "decoder"))
+    return (config, *(part for part in own if isinstance(part, PreTrainedConfig)))
+
+
 def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8]."""
     config, device = model.config, model.device
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
-    ids = torch.arange(24, device=device).view(3, 8) * 37 % config.vocab_size
+    size = min(part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None))
+    ids = torch.arange(24, device=device).view(3, 8) * 37 % size
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):  # some models classify at the end token, of which a text must have just one
-        ids = torch.where(ids == end, (end + 1) % config.vocab_size, ids).masked_fill(columns == lengths - 1, end)
+        ids = torch.where(ids == end, (end + 1) % size, ids).masked_fill(columns == lengths - 1, end)
     real = columns < lengths
     ids = ids.masked_fill(~real, getattr(config, "pad_token_id", None) or 0)
     found = {"input_ids": ids, "attention_mask": real.long()}
     if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
-        found["decoder_input_ids"] = ids
+        found |= {"decoder_input_ids": ids, "decoder_attention_mask": real.long()}
     return found
 
 

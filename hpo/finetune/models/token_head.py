@@ -52,7 +52,7 @@ def outputs(task: Task, model: PreTrainedModel, inputs: Tensors, targets: Tensor
     labels = targets["labels"]
     with _given(labels):
         result = model(**inputs)
-    if not isinstance(model.get_output_embeddings(), TokenHead):
+    if not isinstance(projection(model), TokenHead):
         result.logits = scores_of(widened(result.logits), labels)
     return tuple(widened(output) for output in task.outputs(result))
 
@@ -64,7 +64,7 @@ def install(model: PreTrainedModel) -> bool:
         Whether it does. It does not if the projection is no plain linear layer, or if the model changes the logits
         afterwards: then `outputs` computes the scores from all logits, which takes more memory.
     """
-    head = model.get_output_embeddings()
+    head = projection(model)
     if isinstance(head, TokenHead):
         return True
     if type(head) is not nn.Linear:
@@ -75,8 +75,8 @@ def install(model: PreTrainedModel) -> bool:
     model.train(False)
     head.__class__ = TokenHead
     head.register_buffer("logits_bias", None)
-    if isinstance(getattr(model, "final_logits_bias", None), torch.Tensor):
-        head.register_buffer("logits_bias", model.final_logits_bias.view(-1), persistent=False)
+    if isinstance(added := getattr(model, "final_logits_bias", None), torch.Tensor):
+        head.register_buffer("logits_bias", added.view(-1), persistent=False)
         model.__class__ = type(kind.__name__, (_BiasInHead, kind), {"__module__": kind.__module__})
     same = _same(model, inputs, labels)
     if not same:
@@ -101,6 +101,12 @@ def _same(model: PreTrainedModel, inputs: Tensors, labels: torch.Tensor) -> bool
 def _some_labels(ids: torch.Tensor) -> torch.Tensor:
     """Return labels for the rows of a check; the first token of each row has none."""
     return ids.masked_fill(torch.arange(ids.shape[1], device=ids.device) == 0, IGNORED)
+
+
+def projection(model: PreTrainedModel) -> nn.Module | None:
+    """Return the layer that turns hidden states into logits of the vocabulary, if the model has one."""
+    found: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return found
 
 
 def scores_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -162,7 +168,8 @@ class TokenHead(nn.Linear):
         dtype = _product_dtype(input)
         own = self.weight.ndim == 3
         slots = len(self.weight) if own else self.slots
-        weight, bias = self.weight, self.bias
+        weight: torch.Tensor = self.weight
+        bias: torch.Tensor | None = self.bias
         if not weight.requires_grad:  # cast once for all slots
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         weights = weight.unbind() if own else [weight] * slots
@@ -188,10 +195,9 @@ class TokenHead(nn.Linear):
     ) -> torch.Tensor:
         """Return the scores [n, 3] of a slot's tokens."""
         if not _only_trained(hidden):
-            scores: torch.Tensor = _Scores.apply(hidden, weight, bias, labels, self.logits_bias, dtype)
-            return scores
+            return _scores(hidden, weight, bias, labels, self.logits_bias, dtype)
         trained = (labels != IGNORED).nonzero().squeeze(1)
-        found = _Scores.apply(hidden.index_select(0, trained), weight, bias, labels[trained], self.logits_bias, dtype)
+        found = _scores(hidden.index_select(0, trained), weight, bias, labels[trained], self.logits_bias, dtype)
         return found.new_zeros(len(labels), len(COLUMNS)).index_copy(0, trained, found)
 
 
@@ -209,6 +215,11 @@ def _product_dtype(x: torch.Tensor) -> torch.dtype:
     """Return the dtype in which a linear layer multiplies."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
+
+
+def _scores(*arguments: Any) -> torch.Tensor:
+    found: torch.Tensor = _Scores.apply(*arguments)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Scores(torch.autograd.Function):
@@ -230,9 +241,9 @@ class _Scores(torch.autograd.Function):
         if ctx.needs_input_grad[0] and not trained:
             toward = hidden.new_empty(hidden.shape, dtype=dtype)
         scores = hidden.new_empty(len(hidden), len(COLUMNS), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        projection = _Projection(weight, bias, offset, dtype)
+        product = _Product(weight, bias, offset, dtype)
         for part in _chunks(len(hidden), len(weight)):
-            logits, own = projection.logits(hidden[part]), target[part, None]
+            logits, own = product.logits(hidden[part]), target[part, None]
             whole = logits.logsumexp(1)
             scores[part, 0] = whole - logits.gather(1, own).squeeze(1)
             scores[part, 1] = whole - logits.mean(1)
@@ -240,7 +251,7 @@ class _Scores(torch.autograd.Function):
             if toward is not None:
                 slope = logits.sub_(whole[:, None]).exp_()
                 slope.scatter_add_(1, own, -torch.ones_like(own, dtype=slope.dtype))
-                toward[part] = slope.to(dtype) @ projection.weight
+                toward[part] = slope.to(dtype) @ product.weight
         ctx.save_for_backward(None if toward is not None else hidden, weight, bias, target, offset, valid, toward)
         ctx.dtype, ctx.of_hidden = dtype, hidden.dtype
         return scores.masked_fill_(~valid[:, None], 0)
@@ -253,25 +264,25 @@ class _Scores(torch.autograd.Function):
         loss, mean_loss = gradient[:, :1], gradient[:, 1:2]
         if toward is not None:
             return _toward_hidden(toward, weight, target, loss, mean_loss).to(ctx.of_hidden), *[None] * 5
-        projection = _Projection(weight, bias, offset, ctx.dtype)
+        product = _Product(weight, bias, offset, ctx.dtype)
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for part in _chunks(len(hidden), len(weight)):
-            slope = projection.logits(hidden[part])
+            slope = product.logits(hidden[part])
             slope = slope.sub_(slope.logsumexp(1, keepdim=True)).exp_().mul_(loss[part] + mean_loss[part])
             slope.sub_(mean_loss[part] / len(weight)).scatter_add_(1, target[part, None], -loss[part])
             if of_bias is not None:
                 of_bias += slope.sum(0)
             slope = slope.to(ctx.dtype)
             if of_hidden is not None:
-                of_hidden[part] = slope @ projection.weight
+                of_hidden[part] = slope @ product.weight
             if of_weight is not None:
                 of_weight += slope.T @ hidden[part].to(ctx.dtype)
         return of_hidden, of_weight, of_bias, None, None, None
 
 
-class _Projection:
+class _Product:
     """A linear layer in the dtype of its products.
 
     Args:
@@ -303,7 +314,7 @@ def _chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
 def _toward_hidden(
     toward: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, loss: torch.Tensor, mean_loss: torch.Tensor
 ) -> torch.Tensor:
-    """Return the gradient of hidden states in front of a frozen projection.
+    """Return the gradient of hidden states in front of a frozen product.
 
     With p the probabilities, y the target and W the weight: d loss = p W - W[y], which is `toward`, and
     d mean_loss = p W - mean(W) = toward + W[y] - mean(W).
