@@ -90,7 +90,7 @@ def table(look: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]] | N
 def _ends(compared: Mapping[str, Any]) -> tuple[str, str]:
     """Return a difference's interval, and what it shows; more is better in all scores of generated text."""
     if "untold" in compared:
-        return f"unknown: {compared['untold']}", "unknown"
+        return "none", "unknown"
     low, high = compared["low"], compared["high"]
     shown = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
     return f"{low:+.4g} to {high:+.4g}", shown
