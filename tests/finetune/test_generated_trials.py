@@ -92,20 +92,30 @@ def test_trials_of_every_engine_generate_the_same(
         assert all(not each.of_best and not each.at_end for each in one[:-1])
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
 @pytest.mark.parametrize("task", STUDIES)
-def test_what_a_slot_generates_does_not_depend_on_the_number_of_slots(
-    tmp_path: Path, task: str, written: list[dict[int, list[str]]]
+def test_what_a_slot_generates_depends_on_no_other(
+    tmp_path: Path, task: str, lora: bool, written: list[dict[int, list[str]]]
 ) -> None:
-    space = {**SPACE, **LORA}
-    trials = [each | LORA for each in TRIALS]
-    run(open_array(tmp_path, task, space=space), trials)
+    space = {**SPACE, "epochs": [1, 2], **(LORA if lora else {})}
+    trials = [each | (LORA if lora else {}) | {"epochs": epochs} for each, epochs in zip(TRIALS, (2, 1), strict=True)]
+    trials.append(trials[0] | {"learning_rate": 1e-2})
+    array = open_array(tmp_path, task, space=space, slots=3)
+    for number, params in enumerate(trials):
+        array.load(number, TrialSpec(number, params, 100 + number))
+    for _ in range(4):  # the second trial ends before the others
+        for number, outcome in array.advance().items():
+            if outcome.last:
+                array.unload(number)
+    assert [list(texts) for texts in written] == [[1], [0, 2]]
+    together = written[0] | written[1]
+    written.clear()
     for number, params in enumerate(trials):
         array = open_array(tmp_path, task, space=space, slots=1)
         array.load(0, TrialSpec(number, params, 100 + number))
-        while not (array.advance()[0]).last:
+        while not array.advance()[0].last:
             pass
-    together, *alone = written
-    assert [together[0], together[1]] == [each[0] for each in alone]
+    assert [together[number] for number in range(3)] == [each[0] for each in written]
 
 
 @pytest.mark.parametrize("fold", [True, False])
