@@ -296,8 +296,9 @@ def test_methods_are_compared_with_the_full_search_of_the_same_draws(
     quality: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = quality.synthetic_table.table(60)
-    monkeypatch.setitem(quality.METHODS, "whole", quality.whole)
-    found = quality.compare(table, ["whole", "auto, 24", "halving, the same 64", "median, 16 of them"], range(3))
+    names = ["auto, 24", "halving, the same 64", "median, 16 of them"]
+    methods = {"whole": quality.whole} | {name: quality.METHODS[name] for name in names}
+    found = quality.compare(table, methods, range(3))
     assert found["whole"] == {"work": 1.0, "gap": 0.0, "low": 0.0, "high": 0.0, "fifth": 0.0}
     for name in set(found) - {"full", "whole"}:
         assert 0 < found[name]["work"] < 0.6
@@ -309,7 +310,7 @@ def test_what_auto_replays_is_what_it_chooses(quality: ModuleType) -> None:
     methods, table = importlib.import_module("search_methods"), quality.synthetic_table.table(200)
     choice = methods.auto.choose("auto", "auto", None, 24, table.space.size)
     assert (choice.sampler, choice.pruner, choice.round_size) == ("cross_entropy", "two_rungs", 24)
-    drawn = quality._drawn(table, 0)
+    drawn = quality.drawn(table, 0)
     searches: list[Any] = []
     found = methods.Search.found
     methods.Search.found = lambda self: (searches.append(self), found(self))[1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,10 +11,12 @@ import optuna
 
 from hpo.config.study_spec import StudySpec
 from hpo.core.formatting import plain, size
-from hpo.execution.study_setup import as_chosen, folder_of, planned_rows
+from hpo.execution.earlier_studies import learned
+from hpo.execution.study_setup import as_chosen, folder_of, lacks_start, planned_rows
 from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import name_and_arguments
+from hpo.storage import backends
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
@@ -39,13 +42,19 @@ class Plan:
     examples: list[str] = field(default_factory=list)
 
 
-def check(study: StudySpec) -> Plan:
+def check(study: StudySpec, url: str) -> Plan:
     """Validate a study with its data and model, and return what it would do; writes nothing.
+
+    Args:
+        study: The validated study.
+        url: URL of its storage, in which a warm start finds earlier studies.
 
     Raises:
         HpoError: The study, its data or its model is not valid.
     """
     array = open_array(study)
+    if study.config.metric is None and "metric" in array.facts:
+        study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
     planned, budget = planned_rows(study)
     config, space = study.config, study.space
     facts = {"study": config.name, "trials": _trials(study, planned, budget)}
@@ -56,6 +65,7 @@ def check(study: StudySpec) -> Plan:
         facts["sampler, pruner"] += " (auto)"
     if config.prune_on is not None:
         facts["sampler, pruner"] += f" on the {name_and_arguments(config.prune_on)[0]}"
+    facts |= _warm_start(study, url, array.facts)
     notes = [
         f"the published {name} {published} is not a choice of the space; trial 0 takes {used}"
         for name, (published, used) in (space.moved_baseline() if config.baseline else {}).items()
@@ -66,13 +76,25 @@ def check(study: StudySpec) -> Plan:
     if config.baseline and not space.source:  # a published space fixes published values
         published = defaults({*space.parameters, *space.fixed})
         notes += [
-            f"{name} is fixed at {value}, for the published default too, where it would be {published[name]}"
+            f"{name} is fixed at {value}, for the published default too, where it would be {_shown(published[name])}"
             for name, value in space.fixed.items()
             if published[name] != value
         ]
     tuning = cast("ScorableArray", array)
     seconds = _describe(study, tuning, len(planned), facts, notes)
     return Plan(facts, notes, seconds, _examples(tuning.setup))
+
+
+def _shown(value: Any) -> str:
+    return "left as it is" if value is None else str(value)
+
+
+def _warm_start(study: StudySpec, url: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a study that has not begun would learn from earlier ones."""
+    storage = backends.look(url) if backends.exists(url) else optuna.storages.InMemoryStorage()
+    if not lacks_start(study, storage):
+        return {}
+    return {"warm start": learned(study, storage, facts).sentence().removeprefix("warm start: ")}
 
 
 def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:

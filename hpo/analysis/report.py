@@ -18,14 +18,17 @@ from typing import Any
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from hpo.analysis import confirm_text
+from hpo.analysis import audit, confirm_text
 from hpo.analysis.findings import findings
+from hpo.analysis.front_plot import front_plot
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.analysis.worth import worth_text
 from hpo.core.errors import HpoError
 from hpo.core.formatting import duration, number, plain
+from hpo.search.warm_start import stored_in
+from hpo.storage.criteria import measures_of
 from hpo.storage.snapshot import Results
 from hpo.tasks.metrics import of_generated_text
 
@@ -89,9 +92,10 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         ("Verdict on the test split", _verdict(results)),
         ("Is it worth searching on?", _worth(results)),
         ("Confirmation with fresh seeds", _confirmation(results)),
+        ("Audit of the pruner", _audit(results)),
         ("Findings", _findings(results)),
         ("Best hyperparameters", _best(results)),
-        ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in PLOTS.items())),
+        ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in _plots_of(results).items())),
         ("Trials", _trials(results)),
         ("Configuration", _config(results)),
     ]
@@ -110,6 +114,11 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         library=_library() if figures else "",
         figures=_packed(f"{{{figures}}}"),
     )
+
+
+def _plots_of(results: Results) -> dict[str, Plot]:
+    """Return the plots; first that of the front, if the study has a second metric."""
+    return {"front": front_plot, **PLOTS} if results.criteria.second else PLOTS
 
 
 @lru_cache
@@ -133,18 +142,21 @@ def _packed(text: str) -> str:
 
 
 def _facts(results: Results) -> str:
-    best, config = results.best, results.attrs.get("config", {})
+    best, config, start = results.best, results.attrs.get("config", {}), stored_in(results.attrs)
     states = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
     starts = [t.datetime_start for t in results.trials if t.datetime_start]
     ends = [t.datetime_complete for t in results.trials if t.datetime_complete]
+    limits = ", ".join(f"{limit.name} {limit.says()}" for limit in results.criteria.limits)
     data = config.get("data")
     if isinstance(data, Mapping):
         data = data.get("dataset") or data.get("train")
     facts = (
         ("Metric", results.metric, results.direction),
         ("Best", number(best.value) if best else "none yet", f"trial {best.number}" if best else ""),
+        ("Limits", limits or None, f"{len(results.within_limits)} of {len(results.trained)} completed trials within"),
         ("Trials", len(results.trials), states),
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
+        ("Warm start", ", ".join(start.asked) if start else None, ""),
         ("Stopped", "early" if results.stopped else None, results.stopped),
         ("Model", config.get("model") or config.get("objective"), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
@@ -217,6 +229,12 @@ def _confirmation(results: Results) -> str:
     return f'<div class="card">{text}</div>\n<h3>{_text(title)}</h3>{table}'
 
 
+def _audit(results: Results) -> str:
+    found = results.audit
+    text = "" if found is None else "".join(f"<p>{_text(sentence)}.</p>" for sentence in audit.sentences(found))
+    return f'<div class="card">{text}</div>' if text else ""
+
+
 def _findings(results: Results) -> str:
     found = findings(results)
     if not found:
@@ -227,12 +245,15 @@ def _findings(results: Results) -> str:
 def _best(results: Results) -> str:
     best, baseline = results.best, results.baseline
     if best is None:
-        return '<p class="soft">No trial has completed.</p>'
+        why = results.why_no_best if results.trained else "No trial has completed"
+        return f'<p class="soft">{_text(why)}.</p>'
     heads, columns = ["", f"best (trial {best.number})"], [best]
     if baseline is not None and baseline.number != best.number:
         heads, columns = [*heads, f"published default (trial {baseline.number})"], [best, baseline]
     params = [{**trial.params, **results.not_searched(trial)} for trial in columns]
     rows = [[_cell(results.metric), *(_cell(finite_value(trial)) for trial in columns)]]
+    for name in results.criteria.names:
+        rows.append([_cell(name), *(_cell(measures_of(trial.user_attrs).get(name)) for trial in columns)])
     scores = [trial.user_attrs.get("metrics") or {} for trial in columns]
     for name in of_generated_text(str(results.facts.get("task"))):
         if any(name in each for each in scores):
@@ -263,11 +284,13 @@ def _plot(name: str, draw: Plot, results: Results, drawn: _Plots) -> str:
 def _trials(results: Results) -> str:
     shown = results.sample(results.trials, ROWS)
     names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
+    measured = results.criteria.names
     rows = [
         [
             _cell(trial.number),
             _cell(trial.state.name.lower()),
             _cell(finite_value(trial)),
+            *(_cell(measures_of(trial.user_attrs).get(name)) for name in measured),
             _cell(seconds(trial), digits=3),
             *(_setting(trial.params, name) for name in names),
             _cell(remarks(trial), css="long"),
@@ -275,7 +298,7 @@ def _trials(results: Results) -> str:
         for trial in shown
     ]
     best = shown.index(results.best) if results.best else None
-    heads = ["trial", "state", results.metric, "seconds", *names, "reason"]
+    heads = ["trial", "state", results.metric, *measured, "seconds", *names, "reason"]
     table = _table(heads, rows, {best}, sortable=True) if rows else ""
     if len(shown) == len(results.trials):
         return table

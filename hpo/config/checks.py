@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from hpo.config import criteria
 from hpo.config.schema import FINE_TUNING, GenerateConfig, StopConfig, StudyConfig, keys_of, model_of
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.data.keys import DataKeys
@@ -45,6 +46,7 @@ def validated(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]
         *_metric_problems(raw),
         *_objective_problems(raw),
         *_comparison_problems(raw),
+        *criteria.problems(raw),
         *_plugin_problems(raw),
     ]
 

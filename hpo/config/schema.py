@@ -73,6 +73,15 @@ class StudyConfig(Settings):
     prune_on: Annotated[Named | None, Mark.RESUMABLE] = None
     """What the pruner compares in place of the metric: `loss`; of a custom objective any metric that its evaluations
     report, as `{name: NAME, direction: minimize}` if its direction is not known."""
+    limits: Annotated[dict[str, Any] | None, Mark.RESUMABLE] = None
+    """Metric or cost -> its limit, which the best trial has to meet: a number, which is the largest value allowed, or
+    the smallest if more is better; or `{least: NUMBER, most: NUMBER}`."""
+    second_metric: Annotated[Named | None, Mark.RESUMABLE] = None
+    """Metric or cost that forms a Pareto front with the metric; of a custom objective as
+    `{name: NAME, direction: minimize}` if its direction is not known."""
+    warm_start: Annotated[list[str] | None, Mark.RESUMABLE] = None
+    """Earlier studies of the same space, from whose better trials a prior and first configurations are learned: names
+    in the same storage, or `STORAGE#NAME`."""
     trials: Annotated[int | None, Mark.RESUMABLE] = Field(default=None, ge=1)
     """Trials of the study, the published default included; all points for a grid, otherwise 20."""
     timeout: Annotated[float | None, Mark.RESUMABLE] = Field(default=None, gt=0)

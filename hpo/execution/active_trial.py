@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution.trial_outcomes import finite_score
-from hpo.search.stopping import DEVICE_SECONDS, best_index
+from hpo.search.stopping import best_index
+from hpo.storage.criteria import DEVICE_SECONDS
 
 HISTORY = "history"  # key of the evaluations in a checkpoint's state, beside the keys of the array
 
@@ -110,6 +112,14 @@ class ActiveTrial:
     def with_history(self, checkpoint: TrialCheckpoint) -> TrialCheckpoint:
         """Return a checkpoint of the trial with the evaluations so far added to its state."""
         return replace(checkpoint, state={**checkpoint.state, HISTORY: [asdict(e) for e in self.evaluations]})
+
+
+def as_completed(row: FrozenTrial, facts: Mapping[str, Any]) -> FrozenTrial:
+    """Return a trial's row as it will be once the trial is told that it is complete, with the given facts."""
+    completed = copy.copy(row)
+    completed.state, completed.values = TrialState.COMPLETE, [facts["best_value"]]
+    completed.user_attrs = {**row.user_attrs, **facts}
+    return completed
 
 
 @contextmanager

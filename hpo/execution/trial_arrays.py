@@ -63,6 +63,7 @@ def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     log.info("loading pandas")
     loading = importlib.import_module("hpo.tasks.loading")
     data = loading.with_metric(loading.load(config.data, config.task, config.seed, study.folder), config.metric)
+    loading.refuse_metrics(data, study.criteria.reported)
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")
     opened = importlib.import_module("hpo.finetune.open").open_array

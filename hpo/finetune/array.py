@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from hpo.config.criteria import criteria_of
 from hpo.core.errors import DivergedError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
@@ -47,6 +48,7 @@ class FineTuneArray:
     def __init__(self, setup: Setup, engine: Engine, adaptation: Adaptation, horizon_epochs: int) -> None:
         self.setup, self.engine, self.adaptation = setup, engine, adaptation
         self.metric = setup.metric
+        self._reported = dict.fromkeys(("loss", *criteria_of(setup.config).reported))
         self.notes: Sequence[str] = (*setup.notes, *engine.notes)
         self.segment = setup.segment
         self.horizon: int | None = setup.train_rows * horizon_epochs
@@ -168,7 +170,7 @@ class FineTuneArray:
         return Evaluation(
             value,
             at=boundary,
-            metrics={"loss": score("loss", predictions)},
+            metrics={name: score(name, predictions) for name in self._reported},
             of=slot.boundaries[-1],
             last=slot.evaluations == len(slot.boundaries),
             notes=_notes(self.setup.task, predictions),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,16 @@ def with_metric(data: Dataset, metric: str | None) -> Dataset:
     chosen = metrics.chosen(metric, data.task, task.default_metric(data))
     task.refuse_metric(chosen, data)
     return replace(data, metric=chosen)
+
+
+def refuse_metrics(data: Dataset, names: Iterable[str]) -> None:
+    """Refuse metrics beside the study's own that cannot be measured on this data.
+
+    Raises:
+        DataError: One is not defined for the task, or on a split.
+    """
+    for name in names:
+        TASKS[data.task].refuse_metric(metrics.chosen(name, data.task, name), data)
 
 
 def _read(reader: Task, keys: DataKeys, folder: Path) -> dict[str, pd.DataFrame]:

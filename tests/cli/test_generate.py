@@ -127,6 +127,7 @@ def test_the_code_of_the_card_writes_as_hpo_does(finished: tuple[str, Path], the
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "a score of generated text": ("seq2seq", {"metric": "rougeL"}, "'rougeL' is a score of generated text"),
+    "a limit": ("seq2seq", {"limits": {"bleu": 9}}, "'bleu' is a score of generated text"),
     "another task": ("auto", {"generate": {}}, "is for tasks whose models generate text (causal_lm, seq2seq)"),
     "an unknown key": ("seq2seq", {"generate": {"beams": 4}}, "generate.beams: is not a key"),
     "no rows": ("seq2seq", {"generate": {"rows": 0}}, "generate.rows"),

@@ -161,3 +161,44 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 def messages(*texts: str) -> list[dict[str, str]]:
     """Return alternating messages, the user's first."""
     return [turn.message for turn in conversation(*texts).turns]
+
+
+def save_model(folder: Path, kind: str = "llama") -> Path:
+    """Write a tiny pretrained causal language model and its tokenizer, whose chat template is `CHATML`."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}}
+    sizes["gpt2"] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    words = tokenizer()
+    ends = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=len(words), **ends, **sizes[kind])
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def study(folder: Path, kind: str = "llama", **overrides: Any) -> dict[str, Any]:
+    """Return a study of conversations in `folder`: a tiny model, two random trials."""
+    if not (folder / "model").exists():
+        save_model(folder / "model", kind)
+    if not (folder / "chats.jsonl").exists():
+        asked = [f"a w{i % 40}{' b' * (i // 40)}" for i in range(100)]
+        answers = [f"w{i % 40} fine" for i in range(100)]
+        write(folder / "chats.jsonl", [{"messages": messages(*pair)} for pair in zip(asked, answers, strict=True)])
+    return {
+        "name": "chats",
+        "model": str(folder / "model"),
+        "task": "causal_lm",
+        "data": {"train": str(folder / "chats.jsonl"), "validation": 20, "test": 20, **overrides.pop("data", {})},
+        "space": {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}, "batch_size": 8, "epochs": 2},
+        "sampler": "random",
+        "pruner": "none",
+        "trials": 2,
+        "max_length": 48,
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+        **overrides,
+    }

@@ -320,6 +320,6 @@ def _toward_hidden(
     d mean_loss = p W - mean(W) = toward + W[y] - mean(W).
     """
     found = toward * (loss + mean_loss)
-    if toward.device.type == "cpu" and not mean_loss.any():  # there is no label smoothing
+    if _only_trained(toward) and not mean_loss.any():  # there is no label smoothing
         return found
     return found + (weight[target] - weight.mean(0, dtype=found.dtype)) * mean_loss

@@ -44,6 +44,7 @@ class Aligned:
         cut: Number of examples that are cut.
         straddling: Number of examples in which a token is of the prompt in part, and of the completion in part.
         endless: Number of examples whose last trained token is no control token.
+        windows: Whether long examples are divided into windows, not cut.
         shown: For each of the first rows: (whether it is trained, text) of each token.
     """
 
@@ -54,6 +55,7 @@ class Aligned:
     cut: int
     straddling: int
     endless: int
+    windows: bool
     shown: tuple[tuple[tuple[bool, str], ...], ...]
 
 
@@ -119,6 +121,7 @@ class _Rows:
     cut: int = 0
     straddling: int = 0
     endless: int = 0
+    windows: bool = False
     shown: list[tuple[tuple[bool, str], ...]] = field(default_factory=list)
 
     def add(self, row: TokenRow, *, windowed: bool) -> int:
@@ -136,6 +139,7 @@ class _Rows:
             units += int(trained.sum())
             if len(self.shown) < SHOWN:
                 self.shown.append(tuple(zip(trained.tolist(), row.texts[start:end], strict=True)))
+        self.windows |= windowed
         self.lengths.append(len(row.ids))
         self.bytes.append(int(row.bytes[1:kept][row.trained[1:kept]].sum()))
         self.cut += kept < len(row.ids)
@@ -154,6 +158,7 @@ class _Rows:
             self.cut,
             self.straddling,
             self.endless,
+            self.windows,
             tuple(self.shown),
         )
         return EncodedRows(

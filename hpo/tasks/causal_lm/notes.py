@@ -23,14 +23,14 @@ def facts(data: Dataset) -> dict[str, str]:
 
 
 def facts_of_rows(rows: Mapping[str, Aligned], max_length: int) -> dict[str, str]:
-    """Return the share of tokens that are trained, how many examples are cut, and the longest."""
+    """Return the share of tokens that are trained, how many examples are cut or divided, and the longest."""
     shares = ", ".join(f"{each.trained / each.tokens:.0%} of {each.tokens:,} in {name}" for name, each in rows.items())
-    cut = ", ".join(f"{each.cut} of {len(each.lengths)} in {name}" for name, each in rows.items())
     longest = max(int(each.lengths.max()) for each in rows.values())
-    return {
-        "trained tokens": shares,
-        "cut": f"{cut}; the longest has {longest:,} tokens, and {max_length} are kept",
-    }
+    long = [f"{(each.lengths > max_length).sum()} of {len(each.lengths)} in {name}" for name, each in rows.items()]
+    windows = all(each.windows for each in rows.values())
+    done = "divided into windows" if windows else "cut"
+    end = f"windows have {max_length}" if windows else f"{max_length} are kept"
+    return {"trained tokens": shares, done: f"{', '.join(long)}; the longest has {longest:,} tokens, and {end} at most"}
 
 
 def of_rows(rows: Mapping[str, Aligned]) -> list[str]:

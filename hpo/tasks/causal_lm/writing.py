@@ -6,7 +6,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from hpo.core.errors import DataError
 from hpo.tasks.causal_lm.examples import Conversation, Document, Example, Turn
@@ -20,7 +21,10 @@ Span = tuple[int, int]
 
 DATE = "26 Jul 2024"
 """The date of Llama 3's template where it is not given; rows must not depend on the day on which they are written."""
-MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+MARKERS, CLOSING = (re.compile(rf"\{{%(-?)\s*{name}\s*(-?)%\}}") for name in ("generation", "endgeneration"))
+OPEN, CLOSE = "\ue000", "\ue001"  # private characters, which stand where the marks are
+_OPENED = rf"{{%\1 if true %}}{{{{ '{OPEN}' }}}}{{% if true \2%}}"  # blocks again, so that blanks are trimmed alike
+_CLOSED = rf"{{%\1 endif %}}{{{{ '{CLOSE}' }}}}{{% endif \2%}}"
 
 FAILS = Kind(
     "conversations that the chat template refuses",
@@ -29,7 +33,8 @@ FAILS = Kind(
 UNFAITHFUL = Kind(
     "conversations in which it cannot be told what the chat template writes for the assistant",
     "Give a template that marks it by {% generation %} and {% endgeneration %}: data: {chat_template: FILE}; or train "
-    "on all tokens: data: {trained: all}",
+    "on the last answers alone, data: {trained: last}, if earlier ones are meant; or on all tokens, data: "
+    "{trained: all}",
 )
 
 
@@ -206,7 +211,7 @@ class ChatWriter(Writer):
         if trained == "all":
             return Written(whole, ((0, len(whole)),))
         if MARKERS.search(self.template):
-            return Written(whole, tuple(self._marked(example, trained)))
+            return Written(whole, tuple(self._marked(example, trained, whole)))
         numbers = [i for i, turn in enumerate(example.turns) if turn.role == "assistant" and i >= example.given]
         chosen = numbers[-1:] if trained == "last" else numbers
         return Written(whole, tuple(self._span(example.turns, number, whole) for number in chosen), closed=False)
@@ -224,20 +229,17 @@ class ChatWriter(Writer):
             raise UnwrittenError(UNFAITHFUL, f"turn {number + 1}: {what}")
         return len(before), end
 
-    def _marked(self, example: Conversation, trained: str) -> list[Span]:
+    def _marked(self, example: Conversation, trained: str, whole: str) -> list[Span]:
         """Return what the template marks as written by the assistant."""
-        from transformers.utils import chat_template_utils
-
-        render: Any = chat_template_utils.render_jinja_template  # its annotation is of the text alone
-        _, found = render(
-            conversations=[[turn.message for turn in example.turns]],
-            chat_template=self.template,
-            return_assistant_tokens_mask=True,
-            date_string=DATE,
-            **self.tokenizer.special_tokens_map,
-        )
+        signed = CLOSING.sub(_CLOSED, MARKERS.sub(_OPENED, self.template))
+        pieces = re.split(f"[{OPEN}{CLOSE}]", ChatWriter(self.tokenizer, signed).render(example.turns))
+        if "".join(pieces) != whole or len(pieces) % 2 == 0:
+            raise UnwrittenError(UNFAITHFUL, "its {% generation %} marks cannot be followed")
+        ends = list(accumulate(map(len, pieces)))
         given = len(self.render(example.turns[: example.given], prompt=True)) if example.given else 0
-        spans = [(start, end) for start, end in found[0] if start >= given]
+        spans = [(start, end) for start, end in zip(ends[::2], ends[1::2], strict=False) if start >= given]
+        if not spans:
+            raise UnwrittenError(UNFAITHFUL, "it marks nothing by {% generation %}")
         return spans[-1:] if trained == "last" else spans
 
 

@@ -49,18 +49,22 @@ def of_data(data: Dataset) -> list[str]:
 
 def of_rows(rows: Mapping[str, EncodedRows], max_target_length: int) -> list[str]:
     """Return notes on texts that are cut, with their number in each split."""
+    sources = _counted({name: (each.alignment.cut_sources, len(each.example)) for name, each in rows.items()})
+    targets = _counted({name: (each.alignment.cut_targets, len(each.example)) for name, each in rows.items()})
     found = []
-    for name, encoded in rows.items():
-        count, cut = len(encoded.example), encoded.alignment
-        if cut.cut_sources:
-            found.append(f"{cut.cut_sources} of {count} sources of {name} are cut; raise max_length to read on")
-        if cut.cut_targets:
-            lost = "not trained on" if name == "train" else "not scored"
-            found.append(
-                f"{cut.cut_targets} of {count} targets of {name} are cut at {max_target_length} tokens: the rest is "
-                f"{lost}, and the end token stands where they are cut; raise data.max_target_length"
-            )
+    if sources:
+        found.append(f"sources are cut, {sources}: what follows is not read; raise max_length")
+    if targets:
+        found.append(
+            f"targets are cut at {max_target_length} tokens, {targets}: the rest is neither trained on nor scored, and "
+            "the end token stands where they are cut; raise data.max_target_length"
+        )
     return found
+
+
+def _counted(cut: Mapping[str, tuple[int, int]]) -> str:
+    """Return how many texts of each split are cut, in words; empty if none is."""
+    return ", ".join(f"{some} of {count} of {name}" for name, (some, count) in cut.items() if some)
 
 
 def facts(data: Dataset, keys: PairKeys) -> dict[str, str]:

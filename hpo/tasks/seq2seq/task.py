@@ -77,6 +77,11 @@ class Seq2Seq(LanguageTask):
         """Return notes on sources with several targets, and on targets that are their sources."""
         return notes.of_data(data)
 
+    def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
+        """Return how many tokens a target has."""
+        tokens = rows["train"].units
+        return {"tokens a target": f"{tokens.mean():.0f} on average, {tokens.max():.0f} at most"}
+
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: PairKeys) -> list[str]:
         """Return notes on texts that are cut."""
         return notes.of_rows(rows, keys.max_target_length)
@@ -139,9 +144,11 @@ class Seq2Seq(LanguageTask):
         return code(settings)
 
     def predicted_rows(self, predictions: TextPredictions, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the generated texts, None where none was generated, and the loss of a token of the target."""
+        """Return what was generated, or None; and where the target is known, the loss of a token of it."""
         generated: Sequence[str | None] = predictions.generated or [None] * len(predictions)
         return [
-            {"predicted": text, "loss": float(loss / max(1, units))}
-            for text, loss, units in zip(generated, predictions.losses, predictions.units, strict=True)
+            {"predicted": text} | ({"loss": float(loss / units), "tokens": int(units)} if target else {})
+            for text, target, loss, units in zip(
+                generated, predictions.expected, predictions.losses, predictions.units, strict=True
+            )
         ]

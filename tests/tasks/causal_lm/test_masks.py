@@ -140,6 +140,23 @@ def test_a_prompt_and_its_completion_without_a_template():
     assert rows.units.tolist() == [0]
 
 
+def test_marks_of_a_template_with_blanks_around_them():
+    """Blocks of a template lose the line breaks after them, and with a dash all blanks beside them."""
+    marked = chats.MARKED.replace("{% generation %}", "\n  {%- generation %}\n").replace(
+        "{% endgeneration %}", "{%- endgeneration -%}\n  "
+    )
+    assert shown(chats.conversation(*TURNS), marked) == TABLE["with marks"][1]
+    lead = chats.MARKED.replace(
+        "{{ message['content'] + '<|im_end|>' }}{% endg", "{{ ' ' + message['content'] }}{% endg"
+    )
+    found = rows_of([chats.conversation("hi", "fine")], lead, words=byte_level(lead))
+    labels = np.array(found.token_targets["labels"][0])
+    assert byte_level().decode(labels[labels != -100]) == " fine"
+    none = chats.MARKED.replace("== 'assistant'", "== 'model'")
+    with pytest.raises(DataError, match="it marks nothing by"):
+        rows_of([chats.conversation("hi", "fine")], none)
+
+
 def test_an_end_that_the_tokenizer_divides_is_refused():
     words = chats.tokenizer(special=[])
     with pytest.raises(DataError, match=r"what ends a turn .* is no token: 1\n    row 1: it is '<\|im_end\|>'"):
@@ -191,12 +208,12 @@ def test_bytes_are_those_of_the_answers_whatever_tokenizer_and_template():
     assert rows_of(examples, words=words).units.sum() > rows_of(examples).units.sum()
 
 
-def byte_level():
+def byte_level(template=chats.CHATML):
     import copy
 
     words = copy.deepcopy(word_pieces.roberta(add_prefix_space=False))
     words.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    words.chat_template = chats.CHATML
+    words.chat_template = template
     return words
 
 

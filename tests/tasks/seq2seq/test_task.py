@@ -199,10 +199,14 @@ def test_what_is_cut_is_counted(longest_source, longest_target):
         assert count == sum(len(row) > longest for row in found[0]), name
         for before, after in zip(*found, strict=True):
             assert after == (before if len(before) <= longest else [*before[: longest - 1], before[-1]])
-    said = " ".join(TASK.row_notes({"train": cut, "test": cut}, PairKeys(max_target_length=longest_target)))
-    cut_targets = f"{cut.alignment.cut_targets} of 60 targets of test are cut at {longest_target} tokens"
-    assert (cut_targets in said) == (cut.alignment.cut_targets > 0)
-    assert (f"{cut.alignment.cut_sources} of 60 sources of train are cut" in said) == (cut.alignment.cut_sources > 0)
+    said = TASK.row_notes({"train": cut, "test": cut}, PairKeys(max_target_length=longest_target))
+    expected = []
+    if count := cut.alignment.cut_sources:
+        expected.append(f"sources are cut, {count} of 60 of train, {count} of 60 of test: ")
+    if count := cut.alignment.cut_targets:
+        expected.append(f"targets are cut at {longest_target} tokens, {count} of 60 of train, {count} of 60 of test: ")
+    assert len(said) == len(expected)
+    assert all(note.startswith(start) for note, start in zip(said, expected, strict=True))
 
 
 def test_nothing_is_noted_where_nothing_is_cut():
@@ -288,6 +292,9 @@ def test_other_classes_are_other_tasks():
 def test_sources_alone_can_be_predicted():
     split = TASK.unlabelled([{"source": "word1"}, {"source": "word2"}], PairKeys())
     assert (split.sources, split.targets) == (["word1", "word2"], ["", ""])
+    encoded = TASK.encode(split, PairKeys(), paired.tokenizer(), 32)
+    found = TASK.predictions(split, encoded, {"loss": np.ones(2), "right": np.ones(2)}, PairKeys())
+    assert TASK.predicted_rows(found, ()) == [{"predicted": None}] * 2
     with pytest.raises(DataError, match="the source is empty in 1 of 2 rows, first in row 2"):
         TASK.unlabelled([{"source": "word1"}, {"source": ""}], PairKeys())
 
