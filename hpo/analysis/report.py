@@ -30,6 +30,7 @@ from hpo.core.formatting import duration, number, plain
 from hpo.search.warm_start import stored_in
 from hpo.storage.criteria import measures_of
 from hpo.storage.snapshot import Results
+from hpo.tasks.metrics import of_generated_text
 
 # By default, Plotly's bar offers to upload the chart.
 PLOTLY = {
@@ -40,6 +41,7 @@ PLOTLY = {
 }
 
 ROWS = 1000  # trials in the table, at most
+SHOWN = 200  # characters of a text that show before it is opened
 
 BROAD = {"parallel coordinates", "slices", "contour"}  # plots that scroll sideways on a phone instead of shrinking
 
@@ -159,6 +161,7 @@ def _facts(results: Results) -> str:
         ("Model", config.get("model") or config.get("objective"), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
         ("Task", results.facts.get("task"), ""),
+        ("Generating", *_generating(results)),
     )
     shown = "".join(
         f"<div><dt>{name}</dt><dd>{_text(value)}</dd><dd class=soft>{_text(more)}</dd></div>"
@@ -166,6 +169,13 @@ def _facts(results: Results) -> str:
         if value is not None
     )
     return f'<dl class="facts">{shown}</dl>'
+
+
+def _generating(results: Results) -> tuple[str | None, str]:
+    """Return the time in which trials generated text, and of how much it is a part; None if none did."""
+    spent = [(trial.user_attrs.get("generation_seconds"), seconds(trial)) for trial in results.trials]
+    known = [part for part, _ in spent if isinstance(part, int | float)]
+    return (duration(sum(known)) if known else None), f"of {duration(sum(whole or 0 for _, whole in spent))} of trials"
 
 
 def _verdict(results: Results) -> str:
@@ -176,7 +186,30 @@ def _verdict(results: Results) -> str:
     parts = [f'<div class="card">{text}</div>']
     for title, heads, rows in tables(verdict):
         parts.append(f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set()))
-    return "\n".join(parts)
+    return "\n".join([*parts, _samples(verdict)])
+
+
+def _samples(verdict: Mapping[str, Any]) -> str:
+    """Return test examples with what the best trial and the published default have generated for them, side by side."""
+    samples = (verdict.get("generated") or {}).get("samples")
+    if not samples:
+        return ""
+    names = [f"best (trial {verdict['best']['number']})"]
+    if len(samples[0]["generated"]) > 1:
+        names.append(f"published default (trial {verdict['baseline']['number']})")
+    rows = [
+        [_cell(each["row"]), *map(_folded, (each["source"], each["expected"], *each["generated"]))] for each in samples
+    ]
+    table = _table(["test row", "source", "expected", *names], rows, set())
+    return f"<h3>Generated text: {len(samples)} test rows, drawn from the study's seed</h3>{table}"
+
+
+def _folded(text: str) -> str:
+    """Return a cell with a text; of a long one, the beginning shows and the whole opens."""
+    shown = escape(text)
+    if len(text) > SHOWN:
+        shown = f"<details><summary>{escape(text[:SHOWN])} ...</summary>{shown}</details>"
+    return f'<td class="long text">{shown}</td>'
 
 
 def _worth(results: Results) -> str:
@@ -221,6 +254,10 @@ def _best(results: Results) -> str:
     rows = [[_cell(results.metric), *(_cell(finite_value(trial)) for trial in columns)]]
     for name in results.criteria.names:
         rows.append([_cell(name), *(_cell(measures_of(trial.user_attrs).get(name)) for trial in columns)])
+    scores = [trial.user_attrs.get("metrics") or {} for trial in columns]
+    for name in of_generated_text(str(results.facts.get("task"))):
+        if any(name in each for each in scores):
+            rows.append([_cell(f"{name} of generated text"), *(_cell(each.get(name)) for each in scores)])
     for name in dict.fromkeys(name for each in params for name in each):
         rows.append([_cell(name), *(_setting(each, name, digits=6) for each in params)])
     return _table(heads, rows, marked={0})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from hpo.analysis import generated
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hpo.analysis.predictions import write
 from hpo.storage.snapshot import LOOK, Results, read
@@ -48,7 +49,8 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         - `references`: the task's baselines, each with `says` (its name in words), `score`, and the best trial's
           difference from it, as above;
         - `classes`: see `hpo.tasks.classification.breakdown.by_class`;
-        - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None.
+        - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None;
+        - `generated`: see `hpo.analysis.generated.of_models`; None if the study generates nothing.
 
         Rows of a group, and rows with equal texts, are resampled together.
 
@@ -63,7 +65,8 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
     @cache
     def predictions_of(number: int, split: str) -> Predictions:
         log.info("scoring trial %d on the %s split", number, split)
-        return array.predictions_of(folder / str(number), split)
+        generate = split == "test" and array.setup.config.generate is not None
+        return array.predictions_of(folder / str(number), split, generate=generate)
 
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
     # Looks of former versions have no references. The published default may have ended after the look.
@@ -115,6 +118,7 @@ def _look(
         "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
         "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
+        "generated": generated.of_models(found, test.groups, setup.config.seed) if setup.config.generate else None,
     }
 
 

@@ -11,7 +11,7 @@ from hpo.core.errors import Problem, nearest
 from hpo.core.types import Direction
 from hpo.search.plugins import name_and_arguments
 from hpo.storage.criteria import COSTS, Criteria, Limit, Second
-from hpo.tasks.metrics import METRICS, suggested
+from hpo.tasks.metrics import METRICS, refused, searchable, suggested
 from hpo.tasks.registry import TASKS
 
 BOUNDS = ("least", "most")
@@ -110,7 +110,9 @@ def _name_problem(name: str, raw: Mapping[str, Any]) -> str | None:
     if name == raw.get("metric"):
         return "is the metric that is optimised; name another one"
     task = raw.get("task")
-    offered = [other for other, entry in METRICS.items() if task not in TASKS or task in entry.tasks]
+    offered = searchable(str(task)) if task in TASKS else list(METRICS)
     if name not in METRICS:
         return f"{name!r} is neither a metric nor one of {', '.join(COSTS)}{suggested(name, str(task))}"
+    if reason := refused(name, str(task)):
+        return reason
     return None if name in offered else f"{name!r} is not defined for {task}; one of {', '.join([*offered, *COSTS])}"

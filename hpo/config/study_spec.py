@@ -17,6 +17,7 @@ from hpo.config import checks, inputs, yaml
 from hpo.config.criteria import criteria_of
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import ConfigError, Problem
+from hpo.core.settings import Mark, marked
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts
 from hpo.search.comparison import Comparison
@@ -69,8 +70,9 @@ class StudySpec:
 
         A URL may contain a password.
         """
+        unused = {name for name in marked(StudyConfig, Mark.NEWER) if getattr(self.config, name) is None}
         return {
-            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective"}),
+            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective", *unused}),
             **self.criteria.to_dict(),
             "space": self.space.to_dict(),
             "folder": str(self.folder),

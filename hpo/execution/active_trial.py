@@ -64,7 +64,9 @@ class ActiveTrial:
             ValueError: A metric is not a number.
         """
         metrics = {name: float(value) for name, value in evaluation.metrics.items()}
-        self.evaluations.append(replace(evaluation, value=finite_score(evaluation.value), metrics=metrics))
+        of_best = {name: float(value) for name, value in evaluation.of_best.items()}
+        value = finite_score(evaluation.value)
+        self.evaluations.append(replace(evaluation, value=value, metrics=metrics, of_best=of_best))
         return self.evaluations[-1]
 
     def record_returned(self, value: Any) -> None:
@@ -95,12 +97,12 @@ class ActiveTrial:
         facts: dict[str, Any] = {"seconds": seconds, **self.device_time(before)}
         if self.evaluations:
             index = len(self.evaluations) - 1 if self.returned else best_index(self.values, direction)
-            best = self.evaluations[index]
+            best, last = self.evaluations[index], self.evaluations[-1]
             noted = {name for evaluation in self.evaluations for name in evaluation.notes}
             facts |= {name: None for name in noted if name in before}
-            facts |= {"best_value": best.value, "best_at": self.step(index), **best.notes}
-            if best.metrics or "metrics" in before:
-                facts["metrics"] = dict(best.metrics)
+            facts |= {"best_value": best.value, "best_at": self.step(index), **best.notes, **last.at_end}
+            if (metrics := {**best.metrics, **last.of_best}) or "metrics" in before:
+                facts["metrics"] = metrics
         return facts
 
     def device_time(self, before: Mapping[str, Any]) -> dict[str, float]:

@@ -22,8 +22,11 @@ class ScorableArray(TrialArray, Protocol):
     setup: Setup
     notes: Sequence[str]
 
-    def predictions_of(self, folder: Path, split: str) -> Predictions:
-        """Return the predictions for a split of written weights; call it while no trial is in training."""
+    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
+        """Return the predictions for a split of written weights; call it while no trial is in training.
+
+        With `generate`, a text is generated for each example too.
+        """
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second; more than `most` are not needed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from hpo.config.schema import StudyConfig
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
-from hpo.finetune import device
+from hpo.finetune import device, generation
 from hpo.finetune.data.batches import boundaries, epoch_batches
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
 from hpo.finetune.frozen_states import FrozenStates
@@ -66,6 +66,8 @@ class Setup:
         model: The pretrained model on the device; an engine trains it, or copies of it.
         head: Names of its parameters that are not pretrained.
         max_length: Tokens after which a text is cut.
+        prompts: Split -> what a model continues, or its encoder reads, for each example; nothing for `train`.
+        generation: How text is generated, which the model's own settings are replaced by; None if none is.
         vocabulary: The rows of the embedding table that the data uses.
         rows: Split -> its rows as the task encoded them, with the tokens of the first `SHOWN` only.
         tokens: Split -> all its rows on the device.
@@ -123,6 +125,8 @@ class Setup:
         log.info("preparing the model")
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
+        self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
+        self.prompts = self._prompts() if config.generate else {}
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
         self.tokens: dict[str, Tokens] = {
             name: tokens.with_ids(self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
@@ -145,6 +149,13 @@ class Setup:
         rows = self.task.for_model(rows, self.model)
         self.rows[name] = rows.without_tokens(SHOWN)
         return on_device(rows, pad, self.device, derived_seed(self.config.seed, "masks", name))
+
+    def _prompts(self) -> dict[str, list[list[int]]]:
+        task: Any = self.task
+        return {
+            name: task.prompts(self.data.splits[name], self.data.keys, self.tokenizer, self.max_length)
+            for name in ("validation", "test")
+        }
 
     @property
     def train_rows(self) -> int:
@@ -351,6 +362,20 @@ class Setup:
         with self.autocast():  # one context for all chunks, so that weights are cast once
             answers = self.split_for(model, split).answers(answer, device.scoring_batch(self.device))
         return self.predictions(split, {name: array[0] for name, array in answers.items()})
+
+    def sampled(self, split: str) -> Array:
+        """Return the rows of a split for which trials generate, drawn from the study's seed."""
+        assert self.config.generate is not None
+        rng = np.random.default_rng(derived_seed(self.config.seed, "generate"))
+        return np.sort(rng.permutation(len(self.data.splits[split]))[: self.config.generate.rows])
+
+    def generated(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int = 1) -> list[list[str]]:
+        """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`."""
+        assert self.generation is not None
+        if (line := frozen.of(model)) is not None:
+            line.states = None  # an encoder is called by itself, and must not read those of the last pass
+        with self.intercepted(), self.autocast():
+            return generation.generated(model, self.tokenizer, self.generation, prompts, slots)
 
     def predictions(self, split: str, answers: Mapping[str, Array]) -> Predictions:
         """Return answers about the rows of a split, by name [n, ...], as predictions for its examples."""

@@ -31,6 +31,7 @@ from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.encoded import Tensors, Tokens
 from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
+from hpo.finetune.folded.model import narrowed
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
 from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
@@ -290,6 +291,19 @@ class FoldedEngine:
 
     def _for_every_slot(self, tensors: Tensors) -> Tensors:
         return {name: tensor.repeat(self.slots, *[1] * (tensor.ndim - 1)) for name, tensor in tensors.items()}
+
+    def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
+        """Return what some slots generate for prompts, in one call of the model.
+
+        On a CPU only the slots between them generate too, as each costs its own arithmetic. Elsewhere all slots do: the
+        last bits depend on the number of slots there.
+        """
+        first, last = 0, self.slots
+        if self.setup.device.type == "cpu":
+            first, last = min(slots), max(slots) + 1
+        with narrowed(self.program.model, first, last):
+            texts = self.setup.generated(self.program.model, prompts, last - first)
+        return {number: texts[number - first] for number in slots}
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights."""

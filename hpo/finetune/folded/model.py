@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -106,6 +107,34 @@ def slot_weights(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
     """Return one slot's weights, its own and shared ones, with the plain model's names and shapes; views."""
     own = _repeated(model)
     return {name: tensor[slot] if name in own else tensor for name, tensor in model.state_dict().items()}
+
+
+@contextmanager
+def narrowed(model: PreTrainedModel, first: int, last: int) -> Iterator[None]:
+    """Let a folded model hold some slots only, those from `first` to `last` - 1; nothing is copied.
+
+    Its parameters are views of those of all slots, which it has again afterwards.
+    """
+    own = [
+        (module, name, p)
+        for module in model.modules()
+        if trains(module)
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
+    ]
+    views = {p: nn.Parameter(p.detach()[first:last], p.requires_grad) for _, _, p in own}  # tied ones stay tied
+    shared = [module for module in model.modules() if isinstance(module, Shared)]
+    slots = [module.slots for module in shared]
+    try:
+        for module, name, p in own:
+            setattr(module, name, views[p])
+        for each in shared:
+            each.slots = last - first
+        yield
+    finally:
+        for module, name, p in own:
+            setattr(module, name, p)
+        for each, count in zip(shared, slots, strict=True):
+            each.slots = count
 
 
 def trains(module: nn.Module) -> bool:

@@ -184,8 +184,9 @@ class ShardedArray:
             self._loaded = False
             self._command("unload", slot)
 
-    def predictions_of(self, folder: Path, split: str) -> Predictions:
+    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
         """Return the predictions for a split of written weights; call it while no trial is in training."""
+        assert not generate, "a study with shards and generate is refused"
         predictions: Predictions = self._command("predictions_of", folder.resolve(), split)
         return predictions
 

@@ -110,6 +110,10 @@ class ShardEngine:
         """Put a trial into the slot, at its start."""
         self.occupied[slot] = begin(self.setup, self.adaptation, self.setup.model, trial, self.window)
 
+    def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
+        """Refuse: a study with `shards` and `generate` is refused when its file is read."""
+        raise NotImplementedError("a divided model does not generate")
+
     def unload(self, slot: int) -> None:
         """Empty the slot."""
         self.occupied.pop(slot, None)

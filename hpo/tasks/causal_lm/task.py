@@ -17,6 +17,7 @@ from hpo.tasks.causal_lm.examples import Document
 from hpo.tasks.causal_lm.keys import PLAIN, ChatKeys
 from hpo.tasks.causal_lm.split import EXAMPLE, TEXT_FILE, TextSplit, parse, read_table, split_of
 from hpo.tasks.causal_lm.tokens import ids_of
+from hpo.tasks.causal_lm.usage import code
 from hpo.tasks.causal_lm.writing import UnwrittenError, writer_of
 from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.language.predictions import TextPredictions
@@ -166,6 +167,10 @@ class CausalLM(LanguageTask):
         return found
 
     # ------------------------------------------------------------ results
+
+    def usage(self, settings: Mapping[str, Any]) -> str:
+        """Return code that answers a prompt with an exported model."""
+        return code(settings)
 
     def predicted_rows(self, predictions: TextPredictions, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Return what was generated, or None; and where it is known what is expected, the loss of a token of it."""

@@ -14,6 +14,7 @@ from hpo.tasks.task import EncodedRows, Smoothing, Task
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from hpo.tasks.task import Outputs, Tensors
 
@@ -53,6 +54,13 @@ class LanguageTask(Task):
             expected,
             list(self.sources(split)),
         )
+
+    def prompts(self, split: Any, keys: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+        """Return the token ids that a model continues, or that its encoder reads, for each example of a split.
+
+        Only a task that generates has them.
+        """
+        raise NotImplementedError(f"{self.name} does not generate")
 
     @abstractmethod
     def expected(self, split: Any) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hpo.data.keys import Place
 from hpo.tasks.dataset import SPLITS, Dataset, small_splits
@@ -31,6 +31,7 @@ class Seq2Seq(LanguageTask):
     keys = PairKeys
     example = "pair"
     row = "source"
+    generates: ClassVar[bool] = True
     cuts = False  # `row_notes` counts what is cut of sources and of targets
 
     # ------------------------------------------------------------ reading

@@ -14,7 +14,7 @@ folder, text = "FOLDER", "TEXT"
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
 length = min({max_length}, tokenizer.model_max_length)
 inputs = tokenizer({text}, truncation=True, max_length=length, return_token_type_ids=False, return_tensors="pt")
-found = model.generate(**inputs, max_new_tokens={longest})
+found = model.generate(**inputs{longest})
 print(tokenizer.decode(found[0], skip_special_tokens=True))
 """
 
@@ -28,4 +28,6 @@ def code(settings: Mapping[str, Any]) -> str:
     data = settings.get("data") or {}
     keys = PairKeys.model_validate({key: value for key, value in data.items() if key in PairKeys.model_fields})
     text = f"{keys.prefix!r} + text" if keys.prefix else "text"
-    return _CODE.format(max_length=int(settings["max_length"]), text=text, longest=keys.max_target_length)
+    # With `generate`, the exported folder says how text is generated.
+    longest = "" if settings.get("generate") else f", max_new_tokens={keys.max_target_length}"
+    return _CODE.format(max_length=int(settings["max_length"]), text=text, longest=longest)
