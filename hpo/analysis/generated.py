@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,38 @@ SAMPLES = 10  # examples that are shown
 LONGEST = 1000  # characters of a text that are stored
 
 
-def of_models(models: Sequence[Any], groups: Array | None, seed: int) -> dict[str, Any]:
+def of_models(models: Sequence[Any], baselines: Mapping[str, Any], groups: Array | None, seed: int) -> dict[str, Any]:
     """Return what two models, or one, have generated for the test split, as JSON values.
 
     Args:
         models: Predictions of the best trial, and of the published default if it is another one, with generated texts.
+        baselines: Name in words -> predictions to compare the best trial's with.
         groups: As in `hpo.analysis.bootstrap.intervals`.
         seed: The study's seed, from which the examples are drawn.
 
     Returns:
         - `metrics`: name -> `scores` of the models, and of two of them `difference`, with `low` and `high` or `untold`;
+        - `baselines`: name in words -> the same as `metrics`, of the best trial and the baseline;
         - `samples`: `row` from 1, `source`, `expected`, and `generated` by each of the models.
     """
     return {
         "metrics": {name: _compared(name, models, groups) for name in of_generated_text(models[0].task)},
+        "baselines": {
+            says: {name: _compared(name, (models[0], other), groups) for name in of_generated_text(models[0].task)}
+            for says, other in baselines.items()
+        },
         "samples": _samples(models, seed),
     }
+
+
+def without_model(texts: Mapping[str, Sequence[str]], like: Any) -> dict[str, Any]:
+    """Return name in words -> predictions whose generated texts were made without a model.
+
+    Args:
+        texts: Name in words -> a text for each example.
+        like: A model's predictions for the same examples.
+    """
+    return {says: replace(like, generated=list(made)) for says, made in texts.items()}
 
 
 def _compared(metric: str, models: Sequence[Any], groups: Array | None) -> dict[str, Any]:
@@ -67,23 +84,29 @@ def _cut(text: str) -> str:
     return text if left <= 0 else f"{text[:LONGEST]} [... {left:,} more characters]"
 
 
-def table(look: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]] | None:
-    """Return (title, heads, rows) of the scores of generated text in a look; None if nothing was generated."""
+Table = tuple[str, list[str], list[list[str]]]
+
+
+def tables(look: Mapping[str, Any]) -> list[Table]:
+    """Return (title, heads, rows) of the scores of generated text in a look, and of each baseline; nothing if none."""
     found = look.get("generated")
     if not found:
-        return None
-    title = f"Generated text, on {look['examples']} test examples"
-    if len(next(iter(found["metrics"].values()))["scores"]) == 1:
-        return (
-            title,
-            ["metric", "best trial"],
-            [[name, number(each["scores"][0], 4)] for name, each in found["metrics"].items()],
-        )
+        return []
+    examples = look["examples"]
+    made = [_table(f"Generated text, on {examples} test examples", found["metrics"], "published default")]
+    made += [_table(f"{says}, on the same examples", each, "baseline") for says, each in found["baselines"].items()]
+    return made
+
+
+def _table(title: str, metrics: Mapping[str, Any], other: str) -> Table:
+    """Return the scores of the best trial, and of another model if there is one."""
+    if len(next(iter(metrics.values()))["scores"]) == 1:
+        return title, ["metric", "best trial"], [[name, number(each["scores"][0], 4)] for name, each in metrics.items()]
     rows = [
         [name, *(number(value, 4) for value in each["scores"]), f"{each['difference']:+.4g}", *_ends(each)]
-        for name, each in found["metrics"].items()
+        for name, each in metrics.items()
     ]
-    heads = ["metric", "best trial", "published default", "difference", f"{CONFIDENCE:.0%} interval", "best trial is"]
+    heads = ["metric", "best trial", other, "difference", f"{CONFIDENCE:.0%} interval", "best trial is"]
     return f"{title}; each interval by itself, for other test rows", heads, rows
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
@@ -20,6 +20,7 @@ from hpo.tasks.task import Predictions, Reference
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
+    from hpo.tasks.language.task import LanguageTask
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ def _look(
     data, metric, task, test = setup.data, setup.metric, setup.task, setup.data.splits["test"]
     found = [predictions_of(number, "test") for number in trials]
     references = task.references(data, metric, folder / "baselines")
+    if (untuned := _untuned(array)) is not None:
+        references = {**references, "untuned": untuned}
     known = {name: reference for name, reference in references.items() if reference is not None}
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
     models = [*found, *(reference.predictions for reference in known.values())]
@@ -118,8 +121,25 @@ def _look(
         "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
         "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
-        "generated": generated.of_models(found, test.groups, setup.config.seed) if setup.config.generate else None,
+        "generated": _generated(found, untuned, array) if setup.config.generate else None,
     }
+
+
+def _untuned(array: ScorableArray) -> Reference | None:
+    """Return the pretrained model as a baseline; None if it lacks parameters that a trial draws."""
+    log.info("scoring the model untuned on the test split")
+    predictions = array.untuned("test", generate=array.setup.config.generate is not None)
+    return None if predictions is None else Reference("The model untuned", predictions)
+
+
+def _generated(models: list[Predictions], untuned: Reference | None, array: ScorableArray) -> dict[str, Any]:
+    """Return the scores of what the models have generated, beside what was made without training."""
+    setup = array.setup
+    task, test = cast("LanguageTask", setup.task), setup.data.splits["test"]
+    baselines = generated.without_model(task.texts_without_model(test), models[0])
+    if untuned is not None:
+        baselines[untuned.says] = untuned.predictions
+    return generated.of_models(models, baselines, test.groups, setup.config.seed)
 
 
 def _without_value(results: Results) -> int | None:

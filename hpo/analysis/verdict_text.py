@@ -133,8 +133,7 @@ def tables(look: Look) -> list[Table]:
     """Return (title, heads, rows) of generated text, of scores by class, of confusions, and of a task's own tables."""
     classes = look.get("classes") or {}
     counted = f"test {classes.get('counted', 'rows')}"
-    of_text = generated.table(look)
-    found: list[Table] = [of_text] if of_text else []
+    found: list[Table] = generated.tables(look)
     if listed := classes.get("classes"):
         of = f", the {len(listed)} most frequent of {classes['count']} labels" if len(listed) < classes["count"] else ""
         rows = [

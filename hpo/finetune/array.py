@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from hpo.core.errors import DivergedError
 from hpo.core.interrupts import StopRequest
@@ -17,6 +18,7 @@ from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine, Trained
+from hpo.finetune.models.loading import load_model
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.tasks.metrics import METRICS, of_generated_text, score
@@ -183,7 +185,20 @@ class FineTuneArray:
             split: Name of the split.
             generate: Whether to generate a text for each example too.
         """
-        model = self.adaptation.open(folder, self.setup)
+        return self._predictions(self.adaptation.open(folder, self.setup), split, generate)
+
+    def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
+        """Return the predictions of the model as it was published; see `ScorableArray`."""
+        setup = self.setup
+        if not setup.task.emits_tokens or setup.head:
+            return None
+        assert setup.config.model is not None
+        pad = setup.tokenizer.pad_token_id
+        model, _ = load_model(setup.config.model, setup.folder, setup.task, setup.data.labels, pad)
+        return self._predictions(model, split, generate)
+
+    def _predictions(self, model: PreTrainedModel, split: str, generate: bool) -> Predictions:
+        """Return the predictions for a split of a whole model."""
         predictions: Any = self.setup.task.with_fitted(self.engine.predictions_of(model, split), model.config.to_dict())
         if generate:
             predictions = replace(predictions, generated=self.setup.generated(model, self.setup.prompts[split])[0])

@@ -28,6 +28,13 @@ class ScorableArray(TrialArray, Protocol):
         With `generate`, a text is generated for each example too.
         """
 
+    def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
+        """Return the predictions for a split of the model as it was published.
+
+        With `generate`, a text is generated for each example too. None if the model gives out no tokens, or lacks
+        parameters, such as a head, that each trial draws.
+        """
+
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second; more than `most` are not needed."""
 

@@ -25,9 +25,12 @@ def predictions(texts: list[str]) -> TextPredictions:
     return TextPredictions("seq2seq", zeros, zeros, zeros, zeros, EXPECTED, [SOURCE] * len(texts), texts)
 
 
+BASELINES = generated.without_model({"The source copied": [SOURCE] * len(EXPECTED)}, predictions(RIGHT))
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    return generated.of_models([predictions(RIGHT), predictions(WRONG)], None, seed=4)
+    return generated.of_models([predictions(RIGHT), predictions(WRONG)], BASELINES, None, seed=4)
 
 
 def test_every_score_has_its_paired_interval(found: dict[str, Any]) -> None:
@@ -37,6 +40,12 @@ def test_every_score_has_its_paired_interval(found: dict[str, Any]) -> None:
         assert each["scores"] == [score(name, model) for model in models]
         assert each["difference"] == each["scores"][0] - each["scores"][1]
         assert [(each["low"], each["high"])] == intervals(name, models)
+
+
+def test_a_baseline_is_compared_with_the_best_trial(found: dict[str, Any]) -> None:
+    for name, each in found["baselines"]["The source copied"].items():
+        assert each["scores"] == [score(name, predictions(RIGHT)), score(name, predictions([SOURCE] * len(EXPECTED)))]
+        assert each["low"] <= each["difference"] <= each["high"]
 
 
 def test_the_samples_are_drawn_from_the_seed_and_cut(found: dict[str, Any]) -> None:
@@ -55,11 +64,12 @@ def test_the_samples_are_drawn_from_the_seed_and_cut(found: dict[str, Any]) -> N
 
 def test_the_table_says_what_is_shown_and_what_cannot_be_told(found: dict[str, Any]) -> None:
     same = predictions(WRONG)
-    untold = generated.of_models([same, same], None, seed=0)
+    untold = generated.of_models([same, same], {}, None, seed=0)
     metrics = {"bleu": found["metrics"]["bleu"], "chrf": untold["metrics"]["chrf"]}
-    table = generated.table({"examples": 20, "generated": {"metrics": metrics, "samples": []}})
-    assert table is not None
-    title, heads, rows = table
+    looked = {"metrics": metrics, "baselines": {"The source copied": metrics}, "samples": []}
+    (title, heads, rows), (beside, of_baseline, _) = generated.tables({"examples": 20, "generated": looked})
+    assert beside.startswith("The source copied, on the same examples")
+    assert of_baseline[2] == "baseline"
     assert title.startswith("Generated text, on 20 test examples")
     assert heads[-1] == "best trial is"
     low, high = (found["metrics"]["bleu"][end] for end in ("low", "high"))
@@ -69,12 +79,11 @@ def test_the_table_says_what_is_shown_and_what_cannot_be_told(found: dict[str, A
 
 
 def test_without_a_second_model_there_is_one_score(found: dict[str, Any]) -> None:
-    alone = generated.of_models([predictions(RIGHT)], None, seed=0)
-    table = generated.table({"examples": 20, "generated": alone})
-    assert table is not None
-    assert table[1] == ["metric", "best trial"]
-    assert generated.table({"examples": 20, "generated": None}) is None
-    assert generated.table({"examples": 20}) is None  # of a former version
+    alone = generated.of_models([predictions(RIGHT)], {}, None, seed=0)
+    ((_, heads, _),) = generated.tables({"examples": 20, "generated": alone})
+    assert heads == ["metric", "best trial"]
+    assert generated.tables({"examples": 20, "generated": None}) == []
+    assert generated.tables({"examples": 20}) == []  # of a former version
 
 
 def test_the_report_shows_them_side_by_side_and_escaped(

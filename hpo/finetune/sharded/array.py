@@ -190,6 +190,9 @@ class ShardedArray:
         predictions: Predictions = self._command("predictions_of", folder.resolve(), split)
         return predictions
 
+    def untuned(self, split: str, *, generate: bool = False) -> None:
+        """Return None: models that give out tokens are not divided."""
+
     def fastest_slots(self, most: int) -> int:
         """Return one: a trial is divided over all devices."""
         return 1

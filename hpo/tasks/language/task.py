@@ -62,6 +62,10 @@ class LanguageTask(Task):
         """
         raise NotImplementedError(f"{self.name} does not generate")
 
+    def texts_without_model(self, split: Any) -> Mapping[str, Sequence[str]]:
+        """Return name in words -> a text for each example, made without a model: baselines of generated text."""
+        return {}
+
     @abstractmethod
     def expected(self, split: Any) -> Sequence[str]:
         """Return the text that is expected for each example of a split."""

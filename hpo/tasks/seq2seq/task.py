@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +20,8 @@ from hpo.tasks.task import EncodedRows
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class Seq2Seq(LanguageTask):
@@ -136,6 +139,12 @@ class Seq2Seq(LanguageTask):
     def sources(self, split: PairSplit) -> list[str]:
         """Return the sources, without the prefix."""
         return split.sources
+
+    def texts_without_model(self, split: PairSplit) -> dict[str, list[str]]:
+        """Return the sources copied, and their first sentences unless all sources are one sentence."""
+        first = [SENTENCE_END.split(source, maxsplit=1)[0] for source in split.sources]
+        copied = {"The source copied": split.sources}
+        return copied if first == split.sources else {**copied, "The first sentence of the source": first}
 
     # ------------------------------------------------------------ results
 

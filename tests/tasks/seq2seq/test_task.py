@@ -315,3 +315,10 @@ def test_facts_say_how_long_texts_are(tmp_path):
     found = TASK.facts(data)
     assert found["before each source"] == "'translate: '"
     assert f"{max(map(len, data.splits['train'].targets))} at most" in found["characters"]
+
+
+def test_texts_that_are_made_without_a_model():
+    split = PairSplit(["One. Two.", "Three"], ["1", "3"])
+    made = TASKS["seq2seq"].texts_without_model(split)
+    assert made == {"The source copied": split.sources, "The first sentence of the source": ["One.", "Three"]}
+    assert list(TASKS["seq2seq"].texts_without_model(PairSplit(["One two"], ["1"]))) == ["The source copied"]
