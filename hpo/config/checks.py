@@ -248,6 +248,11 @@ def _frozen_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem
     numbers = frozen_layers(space)
     if numbers == (0,):
         return []
+    if reader_of(raw.get("task")).redraws:
+        message = (
+            f"what the lowest layers yield is not the same in two steps of {raw['task']}, whose masks are drawn anew"
+        )
+        return [Problem(("space", "frozen_layers"), f"{message}; leave it out")]
     if _has_adapters(space):
         message = "adapters (lora_rank) are trained on a model whose layers are all frozen; leave it out"
         return [Problem(("space", "frozen_layers"), message)]

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from hpo.config.criteria import criteria_of
 from hpo.core.errors import DivergedError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
@@ -48,7 +47,7 @@ class FineTuneArray:
     def __init__(self, setup: Setup, engine: Engine, adaptation: Adaptation, horizon_epochs: int) -> None:
         self.setup, self.engine, self.adaptation = setup, engine, adaptation
         self.metric = setup.metric
-        self._reported = dict.fromkeys(("loss", *criteria_of(setup.config).reported))
+        self._reported = dict.fromkeys(("loss", *setup.data.others))
         self.notes: Sequence[str] = (*setup.notes, *engine.notes)
         self.segment = setup.segment
         self.horizon: int | None = setup.train_rows * horizon_epochs

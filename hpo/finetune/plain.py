@@ -146,7 +146,7 @@ class PlainEngine:
         tokens, total = self.setup.split_for(slot.model, "train"), torch.zeros((), device=self.setup.device)
         units = max(1.0, tokens.units[rows].sum())
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
-            inputs, targets = tokens.batch(rows[start : start + self.micro_batch])
+            inputs, targets = tokens.batch(rows[start : start + self.micro_batch], key=seed)
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
                 outputs = self.setup.outputs(slot.model, inputs, targets)
             loss = self.setup.losses(slot, outputs, targets).sum() / units

@@ -148,7 +148,7 @@ class Setup:
         rows = self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
         rows = self.task.for_model(rows, self.model)
         self.rows[name] = rows.without_tokens(SHOWN)
-        return on_device(rows, pad, self.device)
+        return on_device(rows, pad, self.device, derived_seed(self.config.seed, "masks", name))
 
     def _prompts(self) -> dict[str, list[list[int]]]:
         task: Any = self.task

@@ -28,7 +28,14 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
-ALL_TASKS = (*classification.CLASSES, "regression", "token_classification", "question_answering", *language.TASKS)
+ALL_TASKS = (
+    *classification.CLASSES,
+    "regression",
+    "token_classification",
+    "question_answering",
+    "multiple_choice",
+    *language.TASKS,
+)
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,

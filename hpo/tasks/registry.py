@@ -6,6 +6,8 @@ from typing import Any
 
 from hpo.tasks.causal_lm.task import CausalLM
 from hpo.tasks.classification.task import Classification
+from hpo.tasks.masked_lm.task import MaskedLM
+from hpo.tasks.multiple_choice.task import MultipleChoice
 from hpo.tasks.question_answering.task import QuestionAnswering
 from hpo.tasks.seq2seq.task import Seq2Seq
 from hpo.tasks.task import Task
@@ -20,8 +22,10 @@ TASKS: dict[str, Task] = {
     "regression": Classification("regression"),
     "token_classification": TokenClassification(),
     "question_answering": QuestionAnswering(),
+    "multiple_choice": MultipleChoice(),
     "causal_lm": CausalLM(),
     "seq2seq": Seq2Seq(),
+    "masked_lm": MaskedLM(),
 }
 
 

@@ -77,6 +77,19 @@ class Predictions(Protocol):
 
 
 @dataclass(frozen=True)
+class Masking:
+    """What stands in the place of masked tokens.
+
+    Attributes:
+        token: Id of the mask token.
+        vocabulary: Number of the ids, from 0, of which another token is drawn.
+    """
+
+    token: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class EncodedRows:
     """A split as rows for a model.
 
@@ -90,6 +103,10 @@ class EncodedRows:
         alignment: What the task needs to turn answers about tokens into predictions.
         decoder_inputs: Input of the decoder -> its token values, a sequence for each row; `decoder_input_ids`, where
             the model is an encoder-decoder model whose decoder gets tokens of its own.
+        choices: Sequences of a row. If there are several, `inputs` has those of the first row, then those of the
+            second, and the model gets [rows, choices, tokens].
+        masking: If given, tokens are masked anew in every training pass: of those that have a target `labels` as many
+            as the row target `masked` says. See `hpo/finetune/data/masking.py`.
     """
 
     inputs: Mapping[str, Sequence[Sequence[int]]]
@@ -99,11 +116,14 @@ class EncodedRows:
     example: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     alignment: Any = None
     decoder_inputs: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    choices: int = 1
+    masking: Masking | None = None
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
+        most = shown * self.choices
         first: dict[str, Any] = {
-            kind: {name: list(rows[:shown]) for name, rows in getattr(self, kind).items()}
+            kind: {name: list(rows[:most]) for name, rows in getattr(self, kind).items()}
             for kind in ("inputs", "token_targets", "decoder_inputs")
         }
         return replace(self, **first)
@@ -131,7 +151,7 @@ class Task(ABC):
         name: Its name in `TASKS`, and under `task:` of a study file.
         auto_model: The class of transformers that loads its models.
         pipeline_tag: Its name on the Hub.
-        peft_type: Its name in `peft`.
+        peft_type: Its name in `peft`; None if `peft` has none.
         metric: The metric of a study whose file names none.
         problem_type: The name in a model's configuration that tells tasks of one class of models apart.
         keys: The keys of `data:` that it reads.
@@ -142,6 +162,7 @@ class Task(ABC):
             `labels` says which token is to be given out at each position (already shifted, where the model gives out
             the next token), and `result.logits` in `outputs` are not logits but scores of tokens [rows, tokens, 3]; see
             `hpo/tasks/language/scores.py`.
+        redraws: Whether inputs are drawn anew in every pass; then no states of frozen layers can be kept.
         generates: Whether its models generate text; see `LanguageTask.prompts` in `hpo/tasks/language/task.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
@@ -150,13 +171,14 @@ class Task(ABC):
     name: str
     auto_model: ClassVar[str]
     pipeline_tag: ClassVar[str]
-    peft_type: ClassVar[str]
+    peft_type: ClassVar[str | None]
     metric: str
     problem_type: str | None = None
     keys: ClassVar[type[DataKeys]]
     example: ClassVar[str] = "row"
     row: ClassVar[str] = "row"
     emits_tokens: ClassVar[bool] = False
+    redraws: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = True
@@ -272,7 +294,7 @@ class Task(ABC):
 
         Args:
             rows: A split.
-            row: Number of the row.
+            row: Number of the row; of a row of several choices, that of the sequence in `inputs`.
             tokens: The row's tokens in writing.
             labels: Names of the labels, by index.
         """

@@ -29,8 +29,8 @@ def test_what_ships():
         "tweet_entities",
     ]  # fmt: skip
     spaces = [
-        "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "ner", "qa",
-        "roberta", "sft_lora", "small_data", "t5", "wide",
+        "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "multiple_choice",
+        "ner", "qa", "roberta", "sft_lora", "small_data", "t5", "wide",
     ]  # fmt: skip
     assert names(SPACES) == spaces
     for folder in ("studies", "search_spaces"):

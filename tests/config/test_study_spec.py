@@ -137,7 +137,8 @@ def test_a_metric_knows_its_direction_and_a_custom_objective_is_told(change: dic
 
 # ---------------------------------------------------------------- files that ship
 
-SPACES = {"bert", "deberta", "default", "electra", "lora", "ner", "qa", "roberta", "sft_lora", "small_data", "wide"}
+SPACES = {"bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation"}
+SPACES |= {"multiple_choice", "ner", "qa", "roberta", "sft_lora", "small_data", "t5", "wide"}
 STUDIES = {"long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches"}
 STUDIES |= {"tweet_entities"}
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from hpo.core.errors import StorageError
 from hpo.execution.best_weights import Weights
+from hpo.storage.criteria import Criteria, Limit, Second
 
 
 def row(number, state="COMPLETE", value=None, **attrs):
@@ -146,3 +147,28 @@ def test_a_full_disk_is_an_error_that_says_what_to_do_and_leaves_nothing(tmp_pat
     with pytest.raises(StorageError, match=r"weights of trial 0 cannot be written .*No space left.*Make room"):
         Weights(tmp_path, 1, -1).save(row(0, "COMPLETE", 0.5), running(1), write)
     assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    trials=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=6),
+    sign=st.sampled_from([1, -1]),
+    most=st.integers(0, 2),
+    data=st.data(),
+)
+def test_the_best_within_the_limits_and_the_front_are_kept_whatever_the_order(
+    trials, sign, most, data, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("weights")
+    criteria = Criteria((Limit("cost", most=2.0),), Second("cost", "minimize"))
+    weights, rows = Weights(folder, most, sign, criteria), running(len(trials))
+    for number in data.draw(st.permutations(range(len(trials)))):
+        value, cost = trials[number]
+        finish(weights, rows, number, float(value), metrics={"cost": cost})
+    within = sorted((sign * value, cost, number) for number, (value, cost) in enumerate(trials) if cost <= 2)
+    front = {
+        number
+        for value, cost, number in within
+        if not any(v <= value and c <= cost and (v, c) != (value, cost) for v, c, _ in within)
+    }
+    assert names(folder) == sorted(map(str, front | {number for *_, number in within[:most]}))
+    shutil.rmtree(folder)

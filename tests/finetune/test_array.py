@@ -453,5 +453,5 @@ def test_limited_metrics_are_measured_at_every_evaluation_and_change_nothing_els
 
 
 def test_a_limit_on_a_metric_of_another_task_is_refused_once_the_labels_are_read(tmp_path):
-    with pytest.raises(DataError, match="metric 'rmse' is not defined for single_label"):
-        open_array(tmp_path, task="auto", limits={"rmse": 0.5})
+    with pytest.raises(DataError, match="metric 'pearson' is not defined for single_label"):
+        open_array(tmp_path, task="auto", limits={"pearson": 0.5})

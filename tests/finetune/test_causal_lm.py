@@ -64,4 +64,3 @@ def test_a_study_runs_and_its_default_is_beaten(tmp_path: Path, monkeypatch: pyt
     assert None not in values
     assert values[1] < values[0]
     assert (tmp_path / "runs" / "chats" / "trials" / "1" / "chat_template.jinja").read_text() == chats.CHATML
-    assert (tmp_path / "runs" / "chats" / "report.html").is_file()

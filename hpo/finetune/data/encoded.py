@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from hpo.finetune.data.batches import by_length
-from hpo.tasks.task import IGNORED, EncodedRows
+from hpo.finetune.data.masking import mask
+from hpo.tasks.task import IGNORED, EncodedRows, Masking
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, torch.Tensor]
@@ -43,14 +45,16 @@ class Tokens:
             among them.
         token_targets: Name -> [tokens] int32, the target of each token; of the decoder's tokens, if there are some.
         row_targets: Name -> [n, ...], what is expected of each row.
-        starts: [n] position of each row's first token, on the device.
-        counts: [n] number of tokens of each row, on the device.
-        lengths: [n] the same on the host, to plan batches.
+        starts: [n] position of each row's first token, on the device; [n, choices] where a row has several choices.
+        counts: [n] number of tokens of each row, on the device; or [n, choices].
+        lengths: [n] the same on the host, to plan batches; of several choices, the length of the longest.
         units: [n] units of each row, by which losses are divided, on the host.
         pad: Token id of padding.
         states: [tokens, hidden] what the frozen layers yield for each token, on the device or on the host; None if the
             whole model runs.
         decoder: The decoder's part of the rows; None if the model has one input only.
+        masking: What stands in the place of masked tokens; None if none are masked.
+        key: Key of the masks of passes that are given none.
     """
 
     values: Tensors
@@ -63,11 +67,23 @@ class Tokens:
     pad: int
     states: torch.Tensor | None = None
     decoder: DecoderTokens | None = None
+    masking: Masking | None = None
+    key: int = 0
 
     @property
     def sizes(self) -> Array:
         """[n] tokens of each row, the decoder's included: rows of similar size are computed together."""
         return self.lengths if self.decoder is None else self.lengths + self.decoder.lengths
+
+    @cached_property
+    def totals(self) -> Array:
+        """[n] tokens of each row, of all its choices, without padding, on the host."""
+        return self.lengths if self.choices == 1 else np.asarray(self.counts.sum(dim=1).cpu().numpy())
+
+    @property
+    def choices(self) -> int:
+        """Sequences of a row."""
+        return self.counts.shape[1] if self.counts.ndim > 1 else 1
 
     @property
     def ids(self) -> torch.Tensor:
@@ -92,25 +108,31 @@ class Tokens:
             )
         return replace(self, **moved, starts=self.starts.to(where), counts=self.counts.to(where))
 
-    def batch(self, rows: Array, length: int | None = None) -> tuple[Tensors, Tensors]:
-        """Return the model's inputs and the targets of some rows, both by name.
+    def batch(self, rows: Array, length: int | None = None, key: int | None = None) -> tuple[Tensors, Tensors]:
+        """Return the model's inputs and the targets of some rows, both by name; inputs are [b, length].
+
+        Where rows have several choices, inputs are [b, choices, length].
 
         Args:
             rows: [b] row numbers.
             length: Tokens to which rows are padded; if None, the length of the longest row, rounded up by
                 `one_of_few`. The decoder's rows are always padded to their longest, rounded up.
+            key: Key of the masks of tokens.
         """
         index = torch.from_numpy(rows).to(self.ids.device, non_blocking=True)
         of_decoder = 0 if self.decoder is None else _longest(self.decoder.lengths, rows)
-        return self.gather(index, length or _longest(self.lengths, rows), of_decoder)
+        return self.gather(index, length or _longest(self.lengths, rows), of_decoder, key)
 
-    def gather(self, index: torch.Tensor, length: int, decoder_length: int = 0) -> tuple[Tensors, Tensors]:
+    def gather(
+        self, index: torch.Tensor, length: int, decoder_length: int = 0, keys: torch.Tensor | int | None = None
+    ) -> tuple[Tensors, Tensors]:
         """Return the same for row numbers `index` [b] on the device.
 
         Args:
             index: [b] row numbers.
             length: Tokens to which rows are padded.
             decoder_length: Tokens to which the decoder's rows are padded, if there are some.
+            keys: Key of the masks of tokens, or [b] one for each row; `key` if None.
         """
         real, positions = _places(self.starts, self.counts, index, length)
 
@@ -129,6 +151,8 @@ class Tokens:
             inputs["decoder_attention_mask"] = real.long()
         targets = {name: values[index] for name, values in self.row_targets.items()}
         targets |= {name: gathered(values, IGNORED) for name, values in self.token_targets.items()}
+        if self.masking is not None:
+            return mask(inputs, targets, self.masking, index, self.key if keys is None else keys)
         return inputs, targets
 
     def answers(self, answer: Callable[[Tensors, Tensors], Tensors], size: int) -> dict[str, Array]:
@@ -139,7 +163,7 @@ class Tokens:
                 [K, b, length, ...], are padded with zeros to the longest row.
             size: Largest number of rows in one call.
         """
-        chunks = by_length(self.sizes, size)
+        chunks = by_length(self.sizes, max(1, size // self.choices))
         found = [answer(*self.batch(rows)) for rows in chunks]
         order = np.argsort(np.concatenate(chunks))
         return {name: joined([each[name] for each in found])[:, order] for name in found[0]}
@@ -148,10 +172,13 @@ class Tokens:
 def _places(
     starts: torch.Tensor, counts: torch.Tensor, index: torch.Tensor, length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which of `length` places in each row are no padding, and their positions, both [b, length]."""
+    """Return which of `length` places in each row are no padding, and their positions, both [b, length].
+
+    Both are [b, choices, length] where rows have several choices.
+    """
     offsets = torch.arange(length, device=starts.device)
-    real = offsets < counts[index, None]
-    return real, torch.where(real, starts[index, None] + offsets, 0)
+    real = offsets < counts[index, ..., None]
+    return real, torch.where(real, starts[index, ..., None] + offsets, 0)
 
 
 def _longest(lengths: Array, rows: Array) -> int:
@@ -160,7 +187,7 @@ def _longest(lengths: Array, rows: Array) -> int:
 
 
 def _gathered(states: torch.Tensor, positions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Return the states at some positions, [b, length, hidden], zero at padding, on the device of `positions`."""
+    """Return the states at some positions [b, length], zero at padding: [b, length, hidden], on their device."""
     found = states.index_select(0, positions.to(states.device).flatten()).to(positions.device, non_blocking=True)
     return found.view(*positions.shape, -1).masked_fill_(~real[..., None], 0)
 
@@ -186,9 +213,12 @@ def one_of_few(length: int) -> int:
     return -(-length // step) * step
 
 
-def on_device(rows: EncodedRows, pad: int, device: torch.device) -> Tokens:
-    """Move encoded rows to a device; `pad` is the token id of padding."""
+def on_device(rows: EncodedRows, pad: int, device: torch.device, key: int = 0) -> Tokens:
+    """Move encoded rows to a device; `pad` is the token id of padding, `key` that of masks."""
     starts, counts, lengths = _lengths(rows.inputs["input_ids"], device)
+    if rows.choices > 1:
+        starts, counts = starts.view(-1, rows.choices), counts.view(-1, rows.choices)
+        lengths = lengths.reshape(-1, rows.choices).max(axis=1)
     decoder = None
     if rows.decoder_inputs:
         values = {name: _flat(each, device) for name, each in rows.decoder_inputs.items()}
@@ -203,6 +233,8 @@ def on_device(rows: EncodedRows, pad: int, device: torch.device) -> Tokens:
         units=rows.units,
         pad=pad,
         decoder=decoder,
+        masking=rows.masking,
+        key=key,
     )
 
 

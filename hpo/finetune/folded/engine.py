@@ -117,13 +117,13 @@ class FoldedEngine:
     def _shape(self) -> Shape:
         """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches."""
         tokens, rows = self.setup.tokens["train"], self.micro_batch
-        lengths = tokens.lengths
-        longest = int(lengths.max())
+        longest, totals = int(tokens.lengths.max()), tokens.totals
         if tokens.decoder is not None:  # a packing has one length for each row, and such rows have two
             return Shape(rows, longest, None, int(tokens.decoder.lengths.max()))
-        usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
-        line = max(longest, 8 * math.ceil(usual / 8))
-        return Shape(rows, longest, line if self._packs and line < WORTH_PACKING * rows * longest else None)
+        usual = rows * totals.mean() + 2 * math.sqrt(rows) * totals.std()
+        line = max(int(totals.max()), 8 * math.ceil(usual / 8))
+        worth = line < WORTH_PACKING * rows * tokens.choices * longest
+        return Shape(rows, longest, line if self._packs and worth else None)
 
     # ------------------------------------------------------------ trials in slots
 
@@ -249,7 +249,7 @@ class FoldedEngine:
         while seen < slot.boundary:
             rows = next(slot.batches)
             seed = derived_seed(slot.trial.seed, "dropout", step)
-            parts = shape.parts(rows, tokens.lengths)
+            parts = shape.parts(rows, tokens.totals)
             rates = optimizer.rates(step, slot.total_steps, slot.params)
             units = max(1.0, float(tokens.units[rows].sum()))
             for number, part in enumerate(parts):

@@ -25,7 +25,7 @@ from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout
 from hpo.finetune.models import frozen as frozen_layers
 from hpo.finetune.models.loading import attend, first_position
-from hpo.finetune.models.output_check import about_tokens, logits_of, parts
+from hpo.finetune.models.output_check import about_tokens, as_taken, logits_of, parts
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ class _Run:
         with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
             outputs = logits_of(model(**inputs))
         if not padding:
-            outputs = about_tokens(outputs, inputs["attention_mask"].bool())
+            outputs = about_tokens(outputs, inputs["attention_mask"].flatten(0, -2).bool())
         for hook in hooks:
             hook.remove()
         self.outputs |= {("", number): output.detach() for number, output in enumerate(outputs.values())}
@@ -279,4 +279,4 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     if config.is_encoder_decoder and "decoder_input_ids" in taken:
         inputs["decoder_input_ids"] = inputs["input_ids"]
         inputs["decoder_attention_mask"] = inputs["attention_mask"]
-    return inputs
+    return as_taken(model, inputs)

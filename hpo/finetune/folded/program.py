@@ -50,16 +50,16 @@ class Shape:
     line: int | None
     decoder_length: int = 0
 
-    def parts(self, batch: Array, lengths: Array) -> list[Array]:
-        """Cut a batch of rows into micro-batches, in order."""
+    def parts(self, batch: Array, totals: Array) -> list[Array]:
+        """Cut a batch of rows into micro-batches, in order; `totals` are the tokens of all rows of the split."""
         parts: list[list[int]] = [[]]
         left = self.line or 0
         for row in batch:
-            if len(parts[-1]) == self.rows or (self.line and lengths[row] > left):
+            if len(parts[-1]) == self.rows or (self.line and totals[row] > left):
                 parts.append([])
                 left = self.line or 0
             parts[-1].append(row)
-            left -= lengths[row]
+            left -= totals[row]
         return [np.array(part) for part in parts]
 
 
@@ -194,8 +194,10 @@ class Program:
         shares, stepping, rates = numbers[:, :rows], numbers[:, rows].float(), numbers[:, rows + 1 :]
         smoothing, weight_decay, max_norm = self._settings.unbind(1)
         index = integers[:, :rows].reshape(-1)
-        inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length)
-        with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
+        keys = integers[:, rows]
+        masks = dropout.seed(keys).repeat_interleave(rows) if self._tokens.masking else None
+        inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length, masks)
+        with self._context(keys), packing.packed(self._packing(index, shares)):
             outputs = token_head.outputs(self._task, self.model, inputs, targets)
         smoothing = smoothing.to(outputs[0].dtype).repeat_interleave(rows)
         weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
@@ -210,5 +212,6 @@ class Program:
     def _packing(self, index: torch.Tensor, shares: torch.Tensor) -> packing.Packing | None:
         if self.shape.line is None:
             return None
-        lengths = torch.where(shares > 0, self._tokens.counts[index].view(shares.shape), 0)
+        counts = self._tokens.counts[index].view(*shares.shape, -1)  # [K, rows, choices]
+        lengths = torch.where(shares[..., None] > 0, counts, 0).flatten(1)
         return packing.Packing(lengths, self.shape.line, self.shape.length)

@@ -27,7 +27,10 @@ def parts(config: Any) -> tuple[Any, ...]:
 
 
 def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8]."""
+    """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8].
+
+    Of a model for multiple choice they are [3, 1, 8].
+    """
     config, device = model.config, model.device
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
     size = min(part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None))
@@ -40,14 +43,20 @@ def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     found = {"input_ids": ids, "attention_mask": real.long()}
     if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
         found |= {"decoder_input_ids": ids, "decoder_attention_mask": real.long()}
-    return found
+    return as_taken(model, found)
+
+
+def as_taken(model: PreTrainedModel, rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return inputs [..., tokens] as a model takes them: of a model for multiple choice, each row has one choice."""
+    chooses = type(model).__name__.endswith("ForMultipleChoice")
+    return {name: each[..., None, :] if chooses else each for name, each in rows.items()}
 
 
 @torch.no_grad()
 def outputs(model: PreTrainedModel, **more: torch.Tensor) -> Outputs:
     """Return the outputs for the rows of `inputs`, and `more` inputs; none about padding."""
     rows, training = inputs(model), model.training
-    real = rows["attention_mask"].bool()
+    real = rows["attention_mask"].flatten(0, -2).bool()
     model.train(False)
     found = about_tokens(logits_of(model(**rows, **more)), real)
     model.train(training)

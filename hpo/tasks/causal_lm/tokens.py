@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,10 @@ class TokenRow:
         ids: [tokens] ids.
         trained: [tokens] whether each token is to be given out.
         bytes: [tokens] length in UTF-8 of the text that each token adds; 0 for control tokens.
-        texts: That text, as many as tokens.
+        text: The text.
+        ends: End of each token of the text in it; tokens of `lead` and `tail` are of no text.
+        lead: Tokens before those of the text, in writing.
+        tail: Tokens after them.
         straddling: Whether a trained token begins before what is trained.
         closed: Whether the last trained token is a control token, which ends a turn or a text.
         divided: What ends a turn in the template, if the tokenizer divides it; else empty.
@@ -37,10 +40,19 @@ class TokenRow:
     ids: Array
     trained: Array
     bytes: Array
-    texts: Sequence[str]
+    text: str
+    ends: Array
+    lead: tuple[str, ...]
+    tail: tuple[str, ...]
     straddling: bool
     closed: bool
     divided: str
+
+    @property
+    def texts(self) -> list[str]:
+        """The text that each token adds; of tokens that are of no text, their names."""
+        ends = self.ends.tolist()
+        return [*self.lead, *(self.text[start:end] for start, end in zip([0, *ends], ends, strict=False)), *self.tail]
 
 
 def tokenised(written: Sequence[Written], tokenizer: PreTrainedTokenizerBase, writer: Writer) -> Iterator[TokenRow]:
@@ -81,10 +93,16 @@ def _inner(written: Written, ids: Array, offsets: Array, control: Array) -> Toke
             mark = MARK.match(written.text, end)
             divided = divided or (mark[1] if mark and ending.start == ending.stop else "")
         trained |= inside
-    texts = [written.text[start:end] for start, end in zip([0, *ends.tolist()], ends.tolist(), strict=False)]
-    sizes = np.array([len(text.encode()) for text in texts]) * ~controls
+    sizes = np.diff(_bytes_before(written.text, ends), prepend=0) * ~controls
     closed = bool(controls[np.flatnonzero(trained)[-1]]) if trained.any() else True
-    return TokenRow(ids, trained, sizes.astype(np.int64), texts, straddling, closed, divided)
+    return TokenRow(ids, trained, sizes, written.text, ends, (), (), straddling, closed, divided)
+
+
+def _bytes_before(text: str, ends: Array) -> Array:
+    """Return the bytes in UTF-8 of a text up to some of its characters."""
+    if text.isascii():
+        return ends
+    return np.concatenate([[0], np.cumsum([len(character.encode()) for character in text])])[ends]
 
 
 def _ending(text: str, end: int, ends: Array, controls: Array) -> slice:
@@ -104,12 +122,12 @@ def _framed(row: TokenRow, tokenizer: PreTrainedTokenizerBase, lead: list[int], 
         return row
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens([*lead, *tail])]
     before, after = len(lead), len(tail)
-    return TokenRow(
-        np.array([*lead, *row.ids, *tail], dtype=np.int64),
-        np.array([*[False] * before, *row.trained, *[True] * after], dtype=bool),
-        np.array([*[0] * before, *row.bytes, *[0] * after], dtype=np.int64),
-        [*tokens[:before], *row.texts, *tokens[before:]],
-        row.straddling,
-        bool(tail) or row.closed,
-        row.divided,
+    return replace(
+        row,
+        ids=np.concatenate([np.array(part, dtype=np.int64) for part in (lead, row.ids, tail)]),
+        trained=np.concatenate([np.zeros(before, dtype=bool), row.trained, np.ones(after, dtype=bool)]),
+        bytes=np.pad(row.bytes, (before, after)),
+        lead=tuple(tokens[:before]),
+        tail=tuple(tokens[before:]),
+        closed=bool(tail) or row.closed,
     )

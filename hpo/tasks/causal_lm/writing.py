@@ -33,8 +33,7 @@ FAILS = Kind(
 UNFAITHFUL = Kind(
     "conversations in which it cannot be told what the chat template writes for the assistant",
     "Give a template that marks it by {% generation %} and {% endgeneration %}: data: {chat_template: FILE}; or train "
-    "on the last answers alone, data: {trained: last}, if earlier ones are meant; or on all tokens, data: "
-    "{trained: all}",
+    "on the last answers alone, data: {trained: last}, if earlier ones are meant; or on all tokens, {trained: all}",
 )
 
 

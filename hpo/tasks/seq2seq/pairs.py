@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from hpo.core.errors import DataError
@@ -96,16 +97,15 @@ def _problems(split: str, table: pd.DataFrame, column: str) -> Iterator[str]:
     """Yield what is wrong with a column of texts, with the number of rows and the first one."""
     from hpo.data.tables import is_missing, place
 
-    empty = [row for row, cell in table[column].items() if is_missing(cell) or not str(cell).strip()]
-    strange = [row for row, cell in table[column].items() if not isinstance(cell, str) and not _number(cell)]
-    strange = [row for row in strange if row not in set(empty)]
-    for rows, what in ((empty, "is empty"), (strange, "is no text")):
+    found: dict[str, list[Any]] = {"is empty": [], "is no text": []}
+    for row, cell in table[column].items():
+        if is_missing(cell) or (isinstance(cell, str) and not cell.strip()):
+            found["is empty"].append(row)
+        elif not isinstance(cell, str | Number):
+            found["is no text"].append(row)
+    for what, rows in found.items():
         if rows:
             yield f"{split}: column {column!r} {what} in {len(rows)} of {len(table)} rows, first in {place(rows[0])}"
-
-
-def _number(cell: Any) -> bool:
-    return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
 def untranslated(rows: Sequence[Mapping[str, Any]], keys: PairKeys) -> PairSplit:

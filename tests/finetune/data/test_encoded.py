@@ -115,3 +115,14 @@ def test_rows_are_answered_in_order_of_the_length_of_both_parts():
 def test_decoder_inputs_of_the_first_rows_only_stay_as_lists():
     rows = EncodedRows({"input_ids": [[1], [2]]}, decoder_inputs={"decoder_input_ids": [[3], [4]]})
     assert rows.without_tokens(1).decoder_inputs == {"decoder_input_ids": [[3]]}
+
+
+def test_rows_of_several_choices_are_padded_to_the_longest_choice():
+    rows = [[1, 2, 3], [4], [5], [6, 7]]
+    encoded = EncodedRows({"input_ids": rows}, {"labels": np.array([1, 0])}, {}, np.ones(2), np.arange(2), choices=2)
+    split = on_device(encoded, 9, CPU)
+    assert (split.choices, split.lengths.tolist(), split.totals.tolist()) == (2, [3, 2], [4, 3])
+    inputs, targets = split.batch(np.array([1, 0]))
+    assert inputs["input_ids"].tolist() == [[[5, 9, 9], [6, 7, 9]], [[1, 2, 3], [4, 9, 9]]]
+    assert inputs["attention_mask"].tolist() == [[[1, 0, 0], [1, 1, 0]], [[1, 1, 1], [1, 0, 0]]]
+    assert targets["labels"].tolist() == [0, 1]

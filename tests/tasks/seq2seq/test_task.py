@@ -49,6 +49,7 @@ def test_pairs_are_read_from_every_kind_of_table(tmp_path, ending):
     import pandas as pd
 
     table, path = pd.DataFrame(rows_of(PAIRS)), tmp_path / f"pairs.{ending}"
+    table["number"] = range(len(PAIRS))
     if ending == "parquet":
         table.to_parquet(path)
     elif ending == "jsonl":
@@ -58,6 +59,8 @@ def test_pairs_are_read_from_every_kind_of_table(tmp_path, ending):
     data = read(tmp_path, train=str(path))
     found = [pair for split in data.splits.values() for pair in zip(split.sources, split.targets, strict=True)]
     assert sorted(found) == sorted(PAIRS)
+    numbers = read(tmp_path, train=str(path), target="number").splits["test"].targets
+    assert all(number.isdigit() for number in numbers)
     assert (data.labels, {len(data.splits[name]) for name in ("validation", "test")}) == ((), {10})
 
 
@@ -246,6 +249,7 @@ def test_the_inputs_of_the_decoder_are_those_of_transformers(kind):
         assert own[1:] == row[:-1]
 
 
+@pytest.mark.filterwarnings("ignore:Version v4.12.0")
 @pytest.mark.parametrize("kind", paired.KINDS)
 def test_the_loss_is_that_of_the_model(kind):
     """With the decoder's inputs and mask of a batch, and with `labels` alone."""
