@@ -92,17 +92,23 @@ def refuse_too_long(model: PreTrainedModel, generate: GenerateConfig, max_length
         after = "" if model.config.is_encoder_decoder else f" after a prompt of max_length: {max_length}"
         raise ModelError(
             f"generate: {{max_new_tokens: {generate.max_new_tokens}}}{after} is more than the "
-            f"{model.config.max_position_embeddings} positions of the model; write less"
+            f"{_positions(model)} positions of the model; write less"
         )
 
 
 def longest_prompt(model: PreTrainedModel, generate: GenerateConfig, max_length: int) -> int:
     """Return the most tokens of a prompt after which there are positions for a whole text; at most `max_length`."""
-    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    positions = _positions(model)
     left = positions - generate.max_new_tokens
     if positions <= 0 or (model.config.is_encoder_decoder and left > 0):
         return max_length
     return min(left, max_length)
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """Return the positions of a model's decoder; 0 or less if it has no table of them."""
+    config = model.config.get_text_config(decoder=True)
+    return getattr(config, "max_position_embeddings", None) or 0
 
 
 @torch.no_grad()

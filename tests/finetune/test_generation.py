@@ -20,7 +20,16 @@ from hpo.finetune.folded.model import fold, load_slot
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models.loading import attend
 
-FAMILIES = ("gpt2-causal", "llama-causal", "qwen2-causal", "qwen3-causal", "t5-seq2seq", "bart-seq2seq")
+FAMILIES = (
+    "gpt2-causal",
+    "llama-causal",
+    "qwen2-causal",
+    "qwen3-causal",
+    "t5-seq2seq",
+    "bart-seq2seq",
+    "marian",
+    "encoder-decoder",
+)
 GREEDY = GenerateConfig(max_new_tokens=8)
 BEAMS = GenerateConfig(max_new_tokens=8, num_beams=3, length_penalty=0.6)
 PROMPTS = [[5 + (7 * row + 3 * place) % 90 for place in range(length)] for row, length in enumerate([3, 9, 6, 6, 1])]
@@ -41,7 +50,8 @@ def separate(name: str, lora: bool) -> list[PreTrainedModel]:
                 if ".adapter." in parameter_name:
                     p.data = torch.randn(p.shape, generator=generator).to(p) * 0.5
     else:
-        for p in (p for model in models for p in model.parameters()):  # else BART repeats its first token
+        trained = (p for model in models for p in model.parameters() if p.requires_grad)  # Marian's positions are fixed
+        for p in trained:  # without more noise BART repeats its first token
             p.data += torch.randn(p.shape, generator=generator).to(p) * 0.3
     return models
 
@@ -129,10 +139,14 @@ def test_settings_of_another_task_are_not_taken_over() -> None:
 
 
 def test_texts_longer_than_the_table_of_positions_are_refused() -> None:
-    causal, translator = (architectures.models(name, 1)[0] for name in ("gpt2-causal", "bart-seq2seq"))
+    causal, translator, pair = (
+        architectures.models(name, 1)[0] for name in ("gpt2-causal", "bart-seq2seq", "encoder-decoder")
+    )
     generation.refuse_too_long(causal, GenerateConfig(max_new_tokens=32), 32)
     with pytest.raises(ModelError, match="after a prompt of max_length: 33 is more than the 64 positions"):
         generation.refuse_too_long(causal, GenerateConfig(max_new_tokens=32), 33)
     generation.refuse_too_long(translator, GenerateConfig(max_new_tokens=63), 64)
     with pytest.raises(ModelError, match="64} is more than the 64 positions"):
         generation.refuse_too_long(translator, GenerateConfig(), 64)
+    with pytest.raises(ModelError, match="64} is more than the 64 positions"):
+        generation.refuse_too_long(pair, GenerateConfig(), 64)
