@@ -144,7 +144,7 @@ def _facts(results: Results) -> str:
         ("Trials", len(results.trials), states),
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
         ("Stopped", "early" if results.stopped else None, results.stopped),
-        ("Model", config.get("model") or config.get("objective"), ""),
+        ("Model", _model(results), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
         ("Task", results.facts.get("task"), ""),
     )
@@ -154,6 +154,13 @@ def _facts(results: Results) -> str:
         if value is not None
     )
     return f'<dl class="facts">{shown}</dl>'
+
+
+def _model(results: Results) -> str | None:
+    """Return the model, the models, or the objective of one's own."""
+    config = results.attrs.get("config", {})
+    model = config.get("model") or config.get("objective")
+    return ", ".join(map(str, model)) if isinstance(model, list) else model
 
 
 def _verdict(results: Results) -> str:

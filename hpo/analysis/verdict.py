@@ -41,7 +41,7 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         None if no trial completed or the best trial's weights are missing; else
 
         - `metric`, `examples`, `confidence`, `trials` (how many had ended);
-        - `best`, and `baseline` (the published default) or None: `number`, `score`;
+        - `best`, and `baseline` (the published default) or None: `number`, `score`; of several models `model` too;
         - `baseline_without_value`: number of the published default if it ended without a value, else None;
         - where there are two, `difference`, and `low`, `high` and `shown` (whether the interval leaves out zero) or, in
           their place, `untold`: why no interval can be given;
@@ -56,19 +56,20 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         HpoError: The predictions cannot be written; the look is stored.
     """
     results = read(study)
-    trials = [t.number for t in (results.best, results.baseline) if t and (folder / str(t.number)).is_dir()]
+    known = {t.number: t for t in (results.best, results.baseline) if t and (folder / str(t.number)).is_dir()}
+    trials = list(known)
     if results.best is None or results.best.number not in trials:
         return None
 
     @cache
     def predictions_of(number: int, split: str) -> Predictions:
         log.info("scoring trial %d on the %s split", number, split)
-        return array.predictions_of(folder / str(number), split)
+        return array.of(known[number].params).predictions_of(folder / str(number), split)
 
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
     # Looks of former versions have no references. The published default may have ended after the look.
     if look is None or "references" not in look or (compared and not look["baseline"]):
-        look = _look(results, array, folder.parent, predictions_of, list(dict.fromkeys(trials)))
+        look = _look(results, array, folder.parent, predictions_of, trials)
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
         for split in ("validation", "test"):
@@ -97,9 +98,9 @@ def _look(
     compared: dict[str, Any] = {"shown": False}
     if len(trials) > 1:
         compared = against.pop(0)
-        baseline = {"number": trials[1], "score": compared.pop("score")}
+        baseline = _scored(results, trials[1], compared.pop("score"))
     elif results.baseline is not None and results.baseline.number == trials[0]:
-        baseline = {"number": trials[0], "score": scores[0]}
+        baseline = _scored(results, trials[0], scores[0])
         compared |= {"difference": 0.0}
     worst = worst_group(metric, found[0], test.members) if test.members else None
     results_of = dict(zip(known, against, strict=True))
@@ -108,7 +109,7 @@ def _look(
         "examples": len(found[0]),
         "confidence": CONFIDENCE,
         "trials": sum(trial.state.is_finished() for trial in results.trials),
-        "best": {"number": trials[0], "score": scores[0]},
+        "best": _scored(results, trials[0], scores[0]),
         "baseline": baseline,
         "baseline_without_value": None if baseline else _without_value(results),
         **compared,
@@ -116,6 +117,12 @@ def _look(
         "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
     }
+
+
+def _scored(results: Results, number: int, score: float) -> dict[str, Any]:
+    """Return a trial with its score and, in a study of several models, its model."""
+    model = {"model": results.model(results.trials[number])} if results.several_models else {}
+    return {"number": number, **model, "score": score}
 
 
 def _without_value(results: Results) -> int | None:

@@ -13,6 +13,7 @@ from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine
+from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.tasks.metrics import METRICS, score
@@ -44,6 +45,15 @@ class FineTuneArray:
         self.notes: Sequence[str] = (*setup.notes, *engine.notes)
         self.segment = setup.segment
         self.horizon: int | None = setup.train_rows * horizon_epochs
+
+    @property
+    def models(self) -> Mapping[str, OneModelArray]:
+        """Its one model -> itself."""
+        return {str(self.setup.config.model): self}
+
+    def of(self, params: Mapping[str, Any]) -> OneModelArray:
+        """Return itself: all trials have its model."""
+        return self
 
     @property
     def slots(self) -> int:

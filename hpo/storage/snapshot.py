@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.types import Direction
-from hpo.recipe.hyperparameters import completed
+from hpo.recipe.hyperparameters import MODEL, completed
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -169,6 +169,17 @@ class Results:
         space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
         fixed = {name: value for name, value in space.items() if not isinstance(value, dict)}
         return {**fixed, **trial.params}
+
+    def model(self, trial: FrozenTrial) -> str | None:
+        """Return the pretrained model of a trial; None with an objective of one's own."""
+        config = self.attrs.get("config", {})
+        given: str | None = trial.params.get(MODEL) if self.several_models else config.get("model")
+        return given
+
+    @property
+    def several_models(self) -> bool:
+        """Whether the study chooses between pretrained models."""
+        return isinstance(self.attrs.get("config", {}).get("model"), list)
 
     def not_searched(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return the hyperparameters that were not searched: those that the space fixes, and the defaults in use."""
