@@ -1,23 +1,29 @@
 """Trials of several pretrained models in one study: an array for each model, and slots that the arrays share.
 
-A trial in slot n is in slot n of its model's array. All trials go on together to their next evaluation: first those of
-the first model, then those of the second, and so on.
+A trial in slot n is in slot n of its model's array. All trials go on together to their next evaluation: on a CPU the
+arrays train side by side, a thread or more for each trial; elsewhere, and where models are folded, one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+import torch
 
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import DataError, ModelError
 from hpo.core.formatting import size
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
+from hpo.finetune.array import FineTuneArray
+from hpo.finetune.device import threaded
 from hpo.finetune.open import open_array
+from hpo.finetune.plain import PlainEngine
 from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.recipe.hyperparameters import MODEL
@@ -120,12 +126,13 @@ class SeveralModels:
         self.notes = (*self.notes, *_shared(added))
 
     def _memory(self) -> str:
-        """Return how many weights the models keep in memory."""
+        """Return what the models keep in memory, and when they train."""
         weights = ", ".join(f"{name} {size(_bytes(array.setup))}" for name, array in self.models.items())
-        return (
-            f"{len(self.models)} models share the slots, and each keeps its weights for up to {self.slots} of them "
-            f"({weights} each); trials of different models train one after the other"
-        )
+        kept = f"{len(self.models)} models are in memory ({weights} of weights)"
+        if self.slots == 1:
+            return kept
+        when = "side by side" if self._side_by_side else "one after the other, which leaves slots idle meanwhile"
+        return f"{kept}, each for up to {self.slots} slots; trials of different models train {when}"
 
     # ------------------------------------------------------------ trials in slots
 
@@ -137,12 +144,26 @@ class SeveralModels:
         self._held[slot] = array
 
     def advance(self) -> dict[int, Evaluation | Exception]:
-        """Train every occupied slot to its next boundary, model after model."""
-        outcomes: dict[int, Evaluation | Exception] = {}
-        for array in self.models.values():
-            if array in self._held.values() and not self.stop_request.is_set():
-                outcomes |= array.advance()
-        return outcomes
+        """Train every occupied slot to its next boundary."""
+        occupied = [array for array in self.models.values() if array in self._held.values()]
+        if self._side_by_side and len(occupied) > 1:
+            return _merged(self._advance_together(occupied))
+        return _merged(array.advance() for array in occupied)
+
+    @property
+    def _side_by_side(self) -> bool:
+        """Whether all models can train at once: each trial in threads of its own, with masks of its own."""
+        return self.slots > 1 and all(map(_has_own_threads, self.models.values()))
+
+    def _advance_together(self, arrays: Sequence[OneModelArray]) -> list[dict[int, Evaluation | Exception]]:
+        # The settings of threads are inherited by threads that start within them.
+        with threaded(torch.get_num_threads()), ThreadPoolExecutor(len(arrays)) as pool:
+            futures = [pool.submit(array.advance) for array in arrays]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                self.stop_request.set()  # the pool waits for its threads, which end after their present step
+                raise
 
     def seen(self, slot: int) -> Seen | None:
         """Return the examples that the slot's trial has seen, and those of its whole training."""
@@ -220,7 +241,16 @@ def _same_tokens(setups: Iterable[Setup]) -> bool:
     )
 
 
-# ---------------------------------------------------------------- what models have in common
+# ---------------------------------------------------------------- the arrays together
+
+
+def _has_own_threads(array: OneModelArray) -> bool:
+    """Return whether an array's trials train in threads of their own, with nothing random from a common generator."""
+    return isinstance(array, FineTuneArray) and isinstance(array.engine, PlainEngine) and array.setup.own_masks
+
+
+def _merged(outcomes: Iterable[dict[int, Evaluation | Exception]]) -> dict[int, Evaluation | Exception]:
+    return {slot: outcome for each in outcomes for slot, outcome in each.items()}
 
 
 def _shared(texts: Mapping[str, Sequence[str]]) -> list[str]:
