@@ -90,7 +90,7 @@ def test_a_trial_goes_on_from_its_checkpoint_in_another_slot_beside_the_other_mo
     array.load(1, TrialSpec(0, TRIALS[0], 100, kept))
     assert array.seen(1) == (kept.state["seen"], 120)
     assert array.advance()[1].value == whole[1][1]
-    with pytest.raises(ValueError, match=r"other tensors|is torch"):  # a checkpoint of the other model
+    with pytest.raises(KeyError, match="distilbert"):  # a checkpoint of the other model; the runner begins anew
         open_array(tmp_path, slots=2).load(0, TrialSpec(0, {**TRIALS[0], "model": "characters"}, 100, kept))
 
 
