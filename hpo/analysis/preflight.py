@@ -73,7 +73,9 @@ def check(study: StudySpec) -> Plan:
         ]
     tuning = cast("ScorableArray", array)
     seconds = _describe(study, tuning, len(planned), facts, notes)
-    return Plan(facts, notes, seconds, _examples(tuning.setup))
+    of = {name: f"{name}: " if len(tuning.models) > 1 else "" for name in tuning.models}
+    examples = [of[name] + row for name, each in tuning.models.items() for row in _examples(each.setup)]
+    return Plan(facts, notes, seconds, examples)
 
 
 def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:

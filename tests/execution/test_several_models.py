@@ -13,6 +13,7 @@ import pytest
 import two_models
 from interrupted import Interrupter, told
 
+from hpo.analysis import preflight
 from hpo.analysis.export import export, study_file
 from hpo.cli import run_commands
 from hpo.config import study_spec, yaml
@@ -64,6 +65,14 @@ def test_an_interrupted_study_goes_on_and_evaluates_nothing_twice(
     assert not [note for note in rest.notes if "begins anew" in note]
 
 
+def test_a_check_describes_each_model(tmp_path: Path) -> None:
+    plan = preflight.check(build(tmp_path, slots=2, fold=False))
+    assert plan.facts["models"] == "words, characters, fp32 on cpu"
+    words, characters = (plan.facts[f"tokens a text with {name}"] for name in two_models.MODELS)
+    assert words != characters
+    assert [row.partition(": [CLS] ")[0] for row in plan.examples] == [*["words"] * 3, *["characters"] * 3]
+
+
 @pytest.fixture
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], run_commands.Outcome]:
     """Return a function that runs, or goes on with, a study whose best trial has the second model."""
@@ -86,6 +95,7 @@ def test_the_verdict_the_export_and_the_next_study_name_the_models_of_their_tria
     assert (look["baseline"]["number"], look["baseline"]["model"]) == (0, "characters")
     assert "trial 1 of model words scores" in outcome.text
     assert "the published default (trial 0) of model characters scores" in outcome.text
+    assert "<dd>words, characters</dd>" in (tmp_path / "runs" / "tiny" / "report.html").read_text()
     results = read(optuna.load_study(study_name="tiny", storage=URL))
     for number, family in ((None, "bert"), (0, "distilbert")):
         target = export(results, tmp_path / "runs" / "tiny" / "trials", tmp_path / family, number)
