@@ -135,7 +135,7 @@ def _predictions(confirmed: Confirmed, run: FrozenTrial, note: Callable[[str], N
     path = folder / "outputs" / f"{run.number}-{_identity(confirmed, run)}.safetensors"
     with suppress(OSError, KeyError, SafetensorError):  # missing or damaged: computed again
         return LabelPredictions(data.task, data.splits["test"].targets, load_file(path)["logits"])
-    predictions = array.predictions_of(_weights(confirmed, run, note), "test")
+    predictions = array.of(run.params).predictions_of(_weights(confirmed, run, note), "test")
     log.info("run %d of %s is scored on the test split", run.number, confirmed.study.config.name)
     if isinstance(predictions, LabelPredictions):
         with suppress(OSError):

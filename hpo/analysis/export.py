@@ -13,6 +13,7 @@ from hpo.analysis.model_card import card, confirmed_card
 from hpo.config import yaml
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.paths import absolute, locate
+from hpo.recipe.hyperparameters import MODEL
 from hpo.storage.snapshot import Results
 
 
@@ -151,6 +152,36 @@ def _merge(adapter: Path, target: Path) -> None:
     merge(adapter, target)
 
 
+def with_absolute_models(
+    model: str | list[str], space: Mapping[str, Any], folder: Path
+) -> tuple[str | list[str], Mapping[str, Any]]:
+    """Return a study's model, or models, by absolute paths, and its space with those names.
+
+    Args:
+        model: As the study has it.
+        space: As `SearchSpace.to_dict` returns it.
+        folder: The study file's folder.
+    """
+    if isinstance(model, str):
+        return absolute(model, folder), space
+    names = {name: absolute(name, folder) for name in model}
+
+    def renamed(values: Any) -> Any:
+        """Return names of models, alone or in a list, or a mapping with such under `model`."""
+        if isinstance(values, Mapping):
+            return {**values, MODEL: renamed(values[MODEL])} if MODEL in values else values
+        return [names[value] for value in values] if isinstance(values, list) else names[values]
+
+    parameters = {
+        name: {**parameter, "when": renamed(parameter["when"])} if isinstance(parameter, Mapping) else parameter
+        for name, parameter in space["parameters"].items()
+    }
+    changed = {**space, "parameters": parameters, "baseline": renamed(space["baseline"])}
+    if "configurations" in space:
+        changed["configurations"] = [renamed(values) for values in space["configurations"]]
+    return list(names.values()), changed
+
+
 def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored study as the content of a study file that runs from any folder of this machine.
 
@@ -168,4 +199,5 @@ def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
     if "dataset" in data and locate(data["dataset"], folder) is not None:  # a copy of a data set in a folder
         data["dataset"] = absolute(data["dataset"], folder)
     checksums = {absolute(name, folder): digest for name, digest in config["checksums"].items()}
-    return {**settings, "model": absolute(config["model"], folder), "data": data, "checksums": checksums}
+    model, space = with_absolute_models(config["model"], config["space"], folder)
+    return {**settings, "model": model, "space": space, "data": data, "checksums": checksums}

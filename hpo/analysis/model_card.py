@@ -41,7 +41,7 @@ def confirmed_card(results: Results, each: Mapping[str, Any], run: FrozenTrial) 
         *_metadata(results, run),
         f"# {inline(results.name)}",
         "",
-        f"Fine-tuned from {inline(_config(results).get('model'))}: a fresh run of {inline(each['name'])} of an hpo "
+        f"Fine-tuned from {inline(results.model(run))}: a fresh run of {inline(each['name'])} of an hpo "
         f"study, of {len(each['runs'])} the one of median validation score.",
         "",
         *_cautions(cautions),
@@ -110,7 +110,7 @@ def _is_best(results: Results, trial: FrozenTrial) -> bool:
 
 def _metadata(results: Results, trial: FrozenTrial) -> list[str]:
     config = _config(results)
-    model = str(config.get("model"))
+    model = str(results.model(trial))
     local = locate(model, Path(config.get("folder", ".")))
     return [
         "---",
@@ -133,7 +133,7 @@ def _title(results: Results, trial: FrozenTrial) -> list[str]:
     return [
         f"# {inline(results.name)}",
         "",
-        f"Fine-tuned from {inline(_config(results).get('model'))}: {which}.",
+        f"Fine-tuned from {inline(results.model(trial))}: {which}.",
         "",
         *_cautions(cautions),
     ]
@@ -196,6 +196,7 @@ def _origin(results: Results, configuration: str) -> list[str]:
         "## How they were found",
         "",
         f"- {inline(configuration)} of {len(results.trials)} trials ({counts})",
+        *([f"- chosen between the models {', '.join(map(inline, config['model']))}"] if results.several_models else []),
         f"- sampler: {inline(json.dumps(config.get('sampler')))}; pruner: {inline(json.dumps(config.get('pruner')))}; "
         f"seed: {inline(config.get('seed'))}",
         f"- data: {inline(json.dumps(data))}, SHA-256 of the rows {inline(facts.get('data'))}",

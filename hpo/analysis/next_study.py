@@ -17,14 +17,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.export import study_file
+from hpo.analysis.export import study_file, with_absolute_models
 from hpo.analysis.findings import ENDINGS, ENOUGH, at_ends
 from hpo.config import study_spec, yaml
 from hpo.config.schema import StudyConfig
 from hpo.config.study_spec import StudySpec
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.formatting import number
-from hpo.recipe.hyperparameters import HYPERPARAMETERS
+from hpo.recipe.hyperparameters import HYPERPARAMETERS, MODEL
 from hpo.space.parameters import Categorical, Float, Int, Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.storage.snapshot import Results
@@ -122,7 +122,10 @@ def _content(results: Results, study: StudySpec, found: Sequence[Change]) -> dic
     custom = study.config.objective is not None
     content = {k: v for k, v in config.items() if v is not None and k != "folder"} if custom else study_file(config)
     after = {change.name: change.after for change in found}
-    space = replace(study.space, parameters={**study.space.parameters, **after}).to_dict()
+    changed = replace(study, space=replace(study.space, parameters={**study.space.parameters, **after}))
+    space = changed.space_to_dict()
+    if study.config.model is not None and not custom:
+        space = dict(with_absolute_models(study.config.model, space, study.folder)[1])
     space["parameters"] = {name: _tidy(parameter) for name, parameter in space["parameters"].items()}
     # Settings that are as they would be without the file do not help its reader.
     usual = StudyConfig.model_fields
@@ -154,7 +157,8 @@ def changes(
     shares = _shares(results, importances) if len(results.complete) >= ENOUGH else {}
     level = CHANCE / max(1, len(space.parameters))
     ends = at_ends(results)
-    conditions = {name for parameter in space.parameters.values() for name in parameter.when}
+    # A model is left out by whoever writes the next file: the published default may be one that is worse.
+    conditions = {MODEL, *(name for parameter in space.parameters.values() for name in parameter.when)}
     found: list[Change | None] = []
     for name, parameter in space.parameters.items():
         decides, share = shares.get(name, 0.0) >= IMPORTANT, f"{shares[name]:.2f}" if name in shares else "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,7 +83,9 @@ def check(study: StudySpec, url: str) -> Plan:
         ]
     tuning = cast("ScorableArray", array)
     seconds = _describe(study, tuning, len(planned), facts, notes)
-    return Plan(facts, notes, seconds, _examples(tuning.setup))
+    of = {name: f"{name}: " if len(tuning.models) > 1 else "" for name in tuning.models}
+    examples = [of[name] + row for name, each in tuning.models.items() for row in _examples(each.setup)]
+    return Plan(facts, notes, seconds, examples)
 
 
 def _shown(value: Any) -> str:
@@ -109,25 +112,41 @@ def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:
 def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[str, str], notes: list[str]) -> float:
     """Add facts and notes of the model and the data; return the estimated seconds of the study."""
     setup, data = array.setup, array.setup.data
-    facts["model"] = f"{study.config.model}, {setup.precision} on {setup.device.type}"
+    facts["model" if len(array.models) == 1 else "models"] = (
+        f"{', '.join(array.models)}, {setup.precision} on {setup.device.type}"
+    )
     facts["task, metric"] = f"{data.task}, {setup.metric} ({study.direction})"
     facts["rows"] = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     facts |= setup.task.facts(data)
-    lengths = setup.tokens["train"].lengths
-    facts[f"tokens a {setup.task.row}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
-    facts |= setup.task.row_facts(setup.rows, setup.max_length)
-    if setup.frozen is not None:
-        numbers = [number for number in setup.frozen_layers if number]
-        kept = f"{size(setup.frozen.bytes)}{' each' if numbers[1:] else ''} for {', '.join(map(str, numbers))}"
-        facts["frozen layers"] = f"computed once and kept in {folder_of(study.config.name) / 'frozen'}: {kept}"
-    cut = float((lengths >= setup.max_length).mean())
-    if cut > 0.05 and setup.task.cuts:
-        notes.append(
-            f"{cut:.0%} of the {setup.task.row}s are cut at {setup.max_length} tokens; raise max_length to read on"
-        )
+    for name, each in array.models.items():
+        of = f" with {name}" if len(array.models) > 1 else ""
+        _describe_tokens(each.setup, folder_of(study.config.name) / "frozen", of, facts, notes)
     notes += setup.task.doubts(data, setup.metric)
     rows = setup.train_rows * _mean_epochs(study) * trials
     return rows * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
+
+
+def _describe_tokens(setup: Setup, frozen: Path, of: str, facts: dict[str, str], notes: list[str]) -> None:
+    """Add facts and notes of the tokens of a model.
+
+    Args:
+        setup: The model's data and settings.
+        frozen: Folder of what frozen layers yield.
+        of: Names the model where there are several; else empty.
+        facts: Label -> sentence, added to.
+        notes: Added to.
+    """
+    lengths = setup.tokens["train"].lengths
+    facts[f"tokens a {setup.task.row}{of}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
+    facts |= {f"{name}{of}": sentence for name, sentence in setup.task.row_facts(setup.rows, setup.max_length).items()}
+    if setup.frozen is not None:
+        numbers = [number for number in setup.frozen_layers if number]
+        kept = f"{size(setup.frozen.bytes)}{' each' if numbers[1:] else ''} for {', '.join(map(str, numbers))}"
+        facts[f"frozen layers{of}"] = f"computed once and kept in {frozen}: {kept}"
+    cut = float((lengths >= setup.max_length).mean())
+    if cut > 0.05 and setup.task.cuts:
+        row = f"{setup.task.row}s"
+        notes.append(f"{cut:.0%} of the {row} are cut at {setup.max_length} tokens{of}; raise max_length to read on")
 
 
 def _examples(setup: Setup) -> list[str]:

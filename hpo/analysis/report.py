@@ -158,7 +158,7 @@ def _facts(results: Results) -> str:
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
         ("Warm start", ", ".join(start.asked) if start else None, ""),
         ("Stopped", "early" if results.stopped else None, results.stopped),
-        ("Model", config.get("model") or config.get("objective"), ""),
+        ("Model", _model(results), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
         ("Task", results.facts.get("task"), ""),
         ("Generating", *_generating(results)),
@@ -176,6 +176,13 @@ def _generating(results: Results) -> tuple[str | None, str]:
     spent = [(trial.user_attrs.get("generation_seconds"), seconds(trial)) for trial in results.trials]
     known = [part for part, _ in spent if isinstance(part, int | float)]
     return (duration(sum(known)) if known else None), f"of {duration(sum(whole or 0 for _, whole in spent))} of trials"
+
+
+def _model(results: Results) -> str | None:
+    """Return the model, the models, or the objective of one's own."""
+    config = results.attrs.get("config", {})
+    model = config.get("model") or config.get("objective")
+    return ", ".join(map(str, model)) if isinstance(model, list) else model
 
 
 def _verdict(results: Results) -> str:

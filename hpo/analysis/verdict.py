@@ -19,7 +19,7 @@ from hpo.tasks.metrics import score, worst_group
 from hpo.tasks.task import Predictions, Reference
 
 if TYPE_CHECKING:
-    from hpo.finetune.scorable import ScorableArray
+    from hpo.finetune.scorable import OneModelArray, ScorableArray
     from hpo.tasks.language.task import LanguageTask
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         None if no trial completed or the best trial's weights are missing; else
 
         - `metric`, `examples`, `confidence`, `trials` (how many had ended);
-        - `best`, and `baseline` (the published default) or None: `number`, `score`;
+        - `best`, and `baseline` (the published default) or None: `number`, `score`; of several models `model` too;
         - `baseline_without_value`: number of the published default if it ended without a value, else None;
         - where there are two, `difference`, and `low`, `high` and `shown` (whether the interval leaves out zero) or, in
           their place, `untold`: why no interval can be given;
@@ -59,7 +59,8 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         HpoError: The predictions cannot be written; the look is stored.
     """
     results = read(study)
-    trials = [t.number for t in (results.best, results.baseline) if t and (folder / str(t.number)).is_dir()]
+    known = {t.number: t for t in (results.best, results.baseline) if t and (folder / str(t.number)).is_dir()}
+    trials = list(known)
     if results.best is None or results.best.number not in trials:
         return None
 
@@ -67,12 +68,12 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
     def predictions_of(number: int, split: str) -> Predictions:
         log.info("scoring trial %d on the %s split", number, split)
         generate = split == "test" and array.setup.config.generate is not None
-        return array.predictions_of(folder / str(number), split, generate=generate)
+        return array.of(known[number].params).predictions_of(folder / str(number), split, generate=generate)
 
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
     # Looks of former versions have no references. The published default may have ended after the look.
     if look is None or "references" not in look or (compared and not look["baseline"]):
-        look = _look(results, array, folder.parent, predictions_of, list(dict.fromkeys(trials)))
+        look = _look(results, array, folder.parent, predictions_of, trials)
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
         for split in ("validation", "test"):
@@ -89,7 +90,8 @@ def _look(
     data, metric, task, test = setup.data, setup.metric, setup.task, setup.data.splits["test"]
     found = [predictions_of(number, "test") for number in trials]
     references = task.references(data, metric, folder / "baselines")
-    if (untuned := _untuned(array)) is not None:
+    assert results.best is not None
+    if (untuned := _untuned(array.of(results.best.params))) is not None:
         references = {**references, "untuned": untuned}
     known = {name: reference for name, reference in references.items() if reference is not None}
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
@@ -103,9 +105,9 @@ def _look(
     compared: dict[str, Any] = {"shown": False}
     if len(trials) > 1:
         compared = against.pop(0)
-        baseline = {"number": trials[1], "score": compared.pop("score")}
+        baseline = _scored(results, trials[1], compared.pop("score"))
     elif results.baseline is not None and results.baseline.number == trials[0]:
-        baseline = {"number": trials[0], "score": scores[0]}
+        baseline = _scored(results, trials[0], scores[0])
         compared |= {"difference": 0.0}
     worst = worst_group(metric, found[0], test.members) if test.members else None
     results_of = dict(zip(known, against, strict=True))
@@ -114,7 +116,7 @@ def _look(
         "examples": len(found[0]),
         "confidence": CONFIDENCE,
         "trials": sum(trial.state.is_finished() for trial in results.trials),
-        "best": {"number": trials[0], "score": scores[0]},
+        "best": _scored(results, trials[0], scores[0]),
         "baseline": baseline,
         "baseline_without_value": None if baseline else _without_value(results),
         **compared,
@@ -125,8 +127,8 @@ def _look(
     }
 
 
-def _untuned(array: ScorableArray) -> Reference | None:
-    """Return the pretrained model as a baseline; None if it lacks parameters that a trial draws."""
+def _untuned(array: OneModelArray) -> Reference | None:
+    """Return the model of the best trial as a baseline; None if it lacks parameters that a trial draws."""
     log.info("scoring the model untuned on the test split")
     predictions = array.untuned("test", generate=array.setup.config.generate is not None)
     return None if predictions is None else Reference("The model untuned", predictions)
@@ -140,6 +142,12 @@ def _generated(models: list[Predictions], untuned: Reference | None, array: Scor
     if untuned is not None:
         baselines[untuned.says] = untuned.predictions
     return generated.of_models(models, baselines, test.groups, setup.config.seed)
+
+
+def _scored(results: Results, number: int, score: float) -> dict[str, Any]:
+    """Return a trial with its score and, in a study of several models, its model."""
+    model = {"model": results.model(results.trials[number])} if results.several_models else {}
+    return {"number": number, **model, "score": score}
 
 
 def _without_value(results: Results) -> int | None:

@@ -23,15 +23,22 @@ def sentence(look: Look) -> str:
         look: What `hpo.analysis.verdict.take_verdict` returns, or what a former version returned.
     """
     best, baseline, metric = look["best"], look["baseline"], look["metric"]
-    text = f"On {look['examples']} test examples, trial {best['number']} scores {best['score']:.4g} ({metric})"
+    trial = f"trial {best['number']}{_model(best)}"
+    text = f"On {look['examples']} test examples, {trial} scores {best['score']:.4g} ({metric})"
     if baseline is None and (valueless := look.get("baseline_without_value")) is not None:
         return f"{text}. The published default (trial {valueless}) ended without a value: there is no gain to tell"
     if baseline is None:
         return f"{text}. There is no published default to compare it with"
     if best["number"] == baseline["number"]:
         return f"{text}. The published default is the best trial: no difference shown"
-    compared = f"the published default (trial {baseline['number']}) scores {baseline['score']:.4g}"
+    default = f"the published default (trial {baseline['number']}){_model(baseline)}"
+    compared = f"{default} scores {baseline['score']:.4g}"
     return f"{text}; {compared}. The difference is {difference(look, metric, 'the best trial')}"
+
+
+def _model(scored: Mapping[str, Any]) -> str:
+    """Return the model of a trial, in words, where the study has several."""
+    return f" of model {plain(scored['model'])}" if scored.get("model") else ""
 
 
 def difference(compared: Mapping[str, Any], metric: str, subject: str) -> str:

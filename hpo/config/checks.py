@@ -225,6 +225,8 @@ def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Prob
     problems = []
     if config.slots != 1:
         problems.append(Problem(("slots",), f"must be 1 with shards: one trial is divided, not {config.slots!r}"))
+    if isinstance(config.model, list):
+        problems.append(Problem(("shards",), "for one model only, not for several (model); leave it out"))
     if config.fold:
         problems.append(Problem(("fold",), "a model is folded or divided (shards), not both; leave one out"))
     if config.device == "mps":

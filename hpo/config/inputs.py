@@ -17,7 +17,7 @@ from hpo.tasks.task import Task
 
 
 def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
-    """Return a problem for the model, each file and each column that a study names and that does not exist.
+    """Return a problem for each model, file and column that a study names and that does not exist.
 
     Names on the Hub are not looked up, as that needs the network. Settings that are not valid are skipped, because
     `checks.validated` reports them.
@@ -26,12 +26,7 @@ def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
         raw: The study as plain values.
         folder: The study file's folder.
     """
-    found: list[Problem] = []
-    if isinstance(model := raw.get("model"), str):
-        try:
-            model_source(model, folder)
-        except ModelError as error:
-            found.append(Problem(("model",), str(error)))
+    found = _model_problems(raw.get("model"), folder)
     if isinstance(checksums := raw.get("checksums", {}), Mapping):
         for name in checksums:
             found += _files(("checksums", str(name)), str(name), folder)[1]
@@ -40,6 +35,26 @@ def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
     except ValidationError:
         return found
     return found if data.dataset is not None else found + _data_problems(reader_of(raw.get("task")), data, folder)
+
+
+def _model_problems(setting: Any, folder: Path) -> list[Problem]:
+    """Return a problem for each model that is not there, and for each that another name stands for too."""
+    found: list[Problem] = []
+    named: dict[str, str] = {}  # source -> the first of its names
+    places: list[tuple[tuple[str | int, ...], Any]] = [(("model",), setting)]
+    if isinstance(setting, list):
+        places = [(("model", number), name) for number, name in enumerate(setting)]
+    for place, name in places:
+        if not isinstance(name, str):
+            continue
+        try:
+            source = str(Path(model_source(name, folder)).resolve())
+        except ModelError as error:
+            found.append(Problem(place, str(error)))
+            continue
+        if (other := named.setdefault(source, name)) != name:
+            found.append(Problem(place, f"{name!r} is the same model as {other!r}; name each model once"))
+    return found
 
 
 def _files(place: Place, names: str | list[str], folder: Path) -> tuple[list[Path], list[Problem]]:

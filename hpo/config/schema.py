@@ -50,8 +50,8 @@ class StudyConfig(Settings):
 
     name: str = Field(max_length=100)
     """Name in the storage, and of its folder under `runs/`."""
-    model: Annotated[str | None, Mark.FINE_TUNING] = None
-    """Local folder, `package:NAME/folder`, or name on the Hub."""
+    model: Annotated[str | list[str] | None, Mark.FINE_TUNING] = None
+    """Local folder, `package:NAME/folder`, or name on the Hub; or several: the parameter `model`."""
     data: Annotated[DataKeys | None, Mark.FINE_TUNING] = None
     """The data to train on, to validate on and to test on."""
     task: Annotated[str, Mark.FINE_TUNING] = AUTO
@@ -132,6 +132,19 @@ class StudyConfig(Settings):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings by value: the class for a task is made when it is needed, and has no place of its own."""
         return _restored, (self.model_dump(),)
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if not isinstance(value, list):
+            return value
+        twice = [name for name in dict.fromkeys(value) if value.count(name) > 1]
+        if twice:
+            raise ValueError(f"has {', '.join(map(repr, twice))} more than once; name each model once")
+        if len(value) < 2:
+            only = f"; write the one without brackets: model: {value[0]}" if value else "; name two or more, or one"
+            raise ValueError(f"is a list of {len(value)}{only}")
+        return value
 
     @field_validator("task")
     @classmethod

@@ -7,8 +7,8 @@ default.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from hpo.config.schema import StudyConfig
 from hpo.core.errors import ConfigError, Problem
 from hpo.core.settings import Mark, marked
 from hpo.core.types import Direction
-from hpo.recipe.hyperparameters import HYPERPARAMETERS, Hyperparameter, conflicts
+from hpo.recipe.hyperparameters import HYPERPARAMETERS, MODEL, Hyperparameter, conflicts, model_choice
 from hpo.search.comparison import Comparison
 from hpo.search.plugins import name_and_arguments
 from hpo.space.parser import parse
@@ -74,9 +74,16 @@ class StudySpec:
         return {
             **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective", *unused}),
             **self.criteria.to_dict(),
-            "space": self.space.to_dict(),
+            "space": self.space_to_dict(),
             "folder": str(self.folder),
         }
+
+    def space_to_dict(self) -> dict[str, Any]:
+        """Return the space as JSON values, without the parameter that the key `model` stands for."""
+        written = self.space.to_dict()
+        if isinstance(self.config.model, list):
+            del written["parameters"][MODEL]
+        return written
 
 
 # ---------------------------------------------------------------- finding files
@@ -180,17 +187,18 @@ def from_dict(
 def _space(raw: Mapping[str, Any], folder: Path) -> tuple[SearchSpace | None, list[Problem]]:
     """Return the search space, None if it is not valid, and its problems by their place in the study."""
     try:
-        return _read_space(raw.get("space", "default"), folder, checks.is_custom(raw)), []
+        return _read_space(raw, folder), []
     except ConfigError as error:
         inline = error.source == "space"  # the lines of another file are not those of the study
         prefix = ("space",) if inline else ("space", error.source)
         return None, [Problem((*prefix, *p.path), p.message, None if inline else p.line) for p in error.problems]
 
 
-def _read_space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
-    known = None if custom else HYPERPARAMETERS
+def _read_space(study: Mapping[str, Any], folder: Path) -> SearchSpace:
+    setting, models = study.get("space", "default"), _models(study)
+    known = None if checks.is_custom(study) else HYPERPARAMETERS
     if isinstance(setting, Mapping):
-        return _parsed(setting, known, "space")
+        return _parsed(setting, known, "space", models)
     if not isinstance(setting, str):
         raise ConfigError("space", [Problem((), "must be a name, a path or a mapping")])
     path = find(setting, "search_spaces", folder)
@@ -200,18 +208,35 @@ def _read_space(setting: Any, folder: Path, custom: bool) -> SearchSpace:
         raise ConfigError("space", [Problem((), message)])
     raw, lines = yaml.read(path)
     try:
-        return _parsed(raw, known, path.name)
+        return _parsed(raw, known, path.name, models)
     except ConfigError as error:
         located = [Problem(p.path, p.message, yaml.line_of(p.path, lines)) for p in error.problems]
         raise ConfigError(path.name, located) from None
 
 
-def _parsed(raw: Mapping[str, Any], known: Mapping[str, Hyperparameter] | None, source: str) -> SearchSpace:
-    """Parse a space; for the built-in objective, report parameters that do not go together too."""
+def _models(study: Mapping[str, Any]) -> list[str]:
+    """Return the models between which a study chooses; none where it has one, or an objective of its own."""
+    models = study.get("model")
+    if checks.is_custom(study) or not isinstance(models, list):
+        return []
+    return list(dict.fromkeys(name for name in models if isinstance(name, str)))
+
+
+def _parsed(
+    raw: Mapping[str, Any], known: Mapping[str, Hyperparameter] | None, source: str, models: Sequence[str]
+) -> SearchSpace:
+    """Parse a space; for the built-in objective, report parameters that do not go together too.
+
+    With several models, the space has the parameter `model` before all others.
+    """
     whole = raw.get("parameters", raw)
     prefix = ("parameters",) if "parameters" in raw else ()
     wrong = conflicts(whole) if known is not None and isinstance(whole, Mapping) else {}
     problems = [Problem((*prefix, name), message) for name, message in wrong.items()]
+    if models and isinstance(whole, Mapping):
+        whole = {MODEL: list(models), **{name: value for name, value in whole.items() if name != MODEL}}
+        raw = {**raw, "parameters": whole} if prefix else whole
+        known = {**(known or {}), MODEL: model_choice(models)}
     try:
         space = parse(raw, known, source=source)
     except ConfigError as error:
@@ -219,4 +244,4 @@ def _parsed(raw: Mapping[str, Any], known: Mapping[str, Hyperparameter] | None, 
         raise ConfigError(source, [*problems, *(p for p in error.problems if p.path not in said)]) from None
     if problems:
         raise ConfigError(source, problems)
-    return space
+    return replace(space, baseline={MODEL: models[0], **space.baseline}) if models else space

@@ -130,7 +130,8 @@ def _value_problem(study: StudySpec, name: str, value: Any) -> str | None:
     parameter = study.space.parameters.get(name)
     if parameter is None:
         return None
-    if study.config.objective is None and (wrong := HYPERPARAMETERS[name].problem(value)):
+    known = HYPERPARAMETERS.get(name) if study.config.objective is None else None
+    if known is not None and (wrong := known.problem(value)):
         return wrong
     if isinstance(parameter, Categorical):
         # To Optuna a choice is its position in the list.

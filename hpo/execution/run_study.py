@@ -107,11 +107,12 @@ def run(study: StudySpec, url: str, watch: Observer | None = None, *, train: boo
 
 def keep_frozen_states(opened: optuna.Study, array: ScorableArray, train: bool) -> None:
     """Keep what frozen layers yield in the study's folder, and compute it if trials are to be trained."""
-    setup = array.setup
-    if setup.frozen is not None:
-        setup.frozen.folder = folder_of(opened.study_name) / "frozen"
-        if train and any(not row.state.is_finished() for row in opened.get_trials(deepcopy=False)):
-            setup.compute_frozen()
+    left = train and any(not row.state.is_finished() for row in opened.get_trials(deepcopy=False))
+    for setup in (each.setup for each in array.models.values()):
+        if setup.frozen is not None:
+            setup.frozen.folder = folder_of(opened.study_name) / "frozen"
+            if left:
+                setup.compute_frozen()
 
 
 def choose_slots(opened: optuna.Study, array: ScorableArray, trials: int) -> None:

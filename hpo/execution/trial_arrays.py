@@ -15,7 +15,7 @@ from hpo.execution.custom_objective import imported
 from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.objective_source import source_digest
 from hpo.execution.study_setup import SOURCE
-from hpo.recipe.hyperparameters import DEFAULTS, trains_adapters
+from hpo.recipe.hyperparameters import DEFAULTS, MODEL, trains_adapters
 from hpo.recipe.trial_limits import TrialLimits
 from hpo.space.search_space import SearchSpace
 from hpo.tasks.dataset import Dataset
@@ -66,8 +66,18 @@ def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     data = loading.with_metric(data, config.metric, study.criteria.reported)
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")
-    opened = importlib.import_module("hpo.finetune.open").open_array
-    array: ScorableArray = opened(config, _limits(study.space), study.folder, data)
+    array: ScorableArray
+    if isinstance(config.model, list):
+        opened = importlib.import_module("hpo.finetune.several_models").open_models
+        limits = {model: _limits(study.space.fixing(MODEL, model)) for model in config.model}
+        array = opened(config, limits, study.folder, data)
+        if config.baseline:
+            default = study.space.first_trial()[MODEL]
+            array.notes = (*array.notes, f"trial 0, the published default, is of model {default}")
+    else:
+        array = importlib.import_module("hpo.finetune.open").open_array(
+            config, _limits(study.space), study.folder, data
+        )
     array.notes = (*array.notes, *data.notes)
     return array
 

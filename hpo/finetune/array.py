@@ -19,6 +19,7 @@ from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine, Trained
 from hpo.finetune.models.loading import load_model
+from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.tasks.metrics import METRICS, of_generated_text, score
@@ -53,6 +54,15 @@ class FineTuneArray:
         self.notes: Sequence[str] = (*setup.notes, *engine.notes)
         self.segment = setup.segment
         self.horizon: int | None = setup.train_rows * horizon_epochs
+
+    @property
+    def models(self) -> Mapping[str, OneModelArray]:
+        """Its one model -> itself."""
+        return {str(self.setup.config.model): self}
+
+    def of(self, params: Mapping[str, Any]) -> OneModelArray:
+        """Return itself: all trials have its model."""
+        return self
 
     @property
     def slots(self) -> int:
@@ -192,7 +202,7 @@ class FineTuneArray:
         setup = self.setup
         if not setup.task.emits_tokens or setup.head:
             return None
-        assert setup.config.model is not None
+        assert isinstance(setup.config.model, str)
         pad = setup.tokenizer.pad_token_id
         model, _ = load_model(setup.config.model, setup.folder, setup.task, setup.data.labels, pad)
         return self._predictions(model, split, generate)

@@ -14,14 +14,14 @@ from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.plain import PlainEngine
-from hpo.finetune.scorable import ScorableArray
+from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.array import ShardedArray
 from hpo.recipe.trial_limits import TrialLimits
 from hpo.tasks.dataset import Dataset
 
 
-def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dataset) -> ScorableArray:
+def open_array(config: StudyConfig, limits: TrialLimits, folder: Path, data: Dataset) -> OneModelArray:
     """Load a study's model and return its array; nothing is written.
 
     Args:

@@ -92,7 +92,7 @@ class Setup:
         folded: bool = False,
         frozen_layers: Iterable[int] = (0,),
     ) -> None:
-        assert config.model is not None
+        assert isinstance(config.model, str)
         if folded:
             device.reproducible_products()  # before the model's first product
         self.config, self.data, self.folder = config, data, folder

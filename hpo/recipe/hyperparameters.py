@@ -6,7 +6,7 @@ first, and compares its best trial with them.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,9 @@ DEFAULTS: dict[str, Value] = {name: entry.default for name, entry in HYPERPARAME
 ADAPTER_DEFAULTS: dict[str, Value] = {"learning_rate": 5e-4}
 """The defaults that differ where adapters are trained: Hu et al., 2021, table 9 (RoBERTa base on GLUE)."""
 
+MODEL = "model"
+"""The parameter of a study of several models; no hyperparameter of training, which gets one model."""
+
 READ_BY_SCHEDULE = {"num_cycles": "cosine_with_restarts", "power": "polynomial", "decay_ratio": "warmup_stable_decay"}
 """Hyperparameters that only one schedule reads -> that schedule."""
 
@@ -133,14 +136,26 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in everything.items() if name not in unread or name in settings}
 
 
+def model_choice(models: Sequence[str]) -> Hyperparameter:
+    """Return the parameter `model` of a study of several models; the published default is the first one's."""
+    return Hyperparameter(str, models[0], "pretrained model", choices=tuple(models))
+
+
 def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return name -> why a parameter conflicts with the rest of its space.
+    """Return name -> why a parameter conflicts with the rest of its space, or of the study file.
 
     Args:
         parameters: Name -> parameter as the space is written.
     """
+    found = _adapter_conflicts(parameters)
     if {"warmup_steps", "warmup_ratio"} <= {*parameters}:
-        return {"warmup_steps": "is the warm-up in steps, and warmup_ratio the same as a share; leave one of them out"}
+        found["warmup_steps"] = "is the warm-up in steps, and warmup_ratio the same as a share; leave one of them out"
+    if MODEL in parameters:
+        found[MODEL] = "is a key of the study file, not of its space: write model: [a, b] there, and leave it out here"
+    return found
+
+
+def _adapter_conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:
     if "lora_rank" not in parameters:
         lora = [name for name in parameters if str(name).startswith("lora_") and name in HYPERPARAMETERS]
         return dict.fromkeys(lora, "is read with lora_rank only; give lora_rank a value too, or leave this out")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,16 @@ class SearchSpace:
         """
         points: Sequence[Any] | None = self.parameters[name].points() if name in self.parameters else None
         return points or [self.fixed.get(name, default)]
+
+    def fixing(self, name: str, value: Any) -> SearchSpace:
+        """Return the part of the space in which a parameter has this value."""
+        parameters = {}
+        for other, parameter in self.parameters.items():
+            wanted = parameter.when.get(name, value)
+            if other != name and value in (wanted if isinstance(wanted, list) else [wanted]):
+                when = {key: values for key, values in parameter.when.items() if key != name}
+                parameters[other] = replace(parameter, when=when)
+        return replace(self, parameters=parameters, fixed={**self.fixed, name: value})
 
     def moved_baseline(self) -> dict[str, tuple[Any, Any]]:
         """Return name -> (published, used) of the parameters whose published value is not among the choices."""

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import number
 from hpo.core.types import Direction
-from hpo.recipe.hyperparameters import completed
+from hpo.recipe.hyperparameters import MODEL, completed
 from hpo.storage.criteria import Criteria, violation
 
 STATES = {
@@ -248,6 +248,17 @@ class Results:
         space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
         fixed = {name: value for name, value in space.items() if not isinstance(value, dict)}
         return {**fixed, **trial.params}
+
+    def model(self, trial: FrozenTrial) -> str | None:
+        """Return the pretrained model of a trial; None with an objective of one's own."""
+        config = self.attrs.get("config", {})
+        given: str | None = trial.params.get(MODEL) if self.several_models else config.get("model")
+        return given
+
+    @property
+    def several_models(self) -> bool:
+        """Whether the study chooses between pretrained models."""
+        return isinstance(self.attrs.get("config", {}).get("model"), list)
 
     def not_searched(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return the hyperparameters that were not searched: those that the space fixes, and the defaults in use."""

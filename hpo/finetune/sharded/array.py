@@ -31,6 +31,7 @@ from hpo.core.errors import DivergedError, HpoError, ModelError, OutOfMemoryErro
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialSpec
 from hpo.finetune import device
+from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.engine import HALT, SEEN, Place, ShardEngine, TooLargeError
 from hpo.finetune.sharded.process import serve
@@ -120,6 +121,15 @@ class ShardedArray:
         self._loaded = False  # whether the processes have the trial
         self._seen: Seen | None = None
         self._group: _Group | None = None
+
+    @property
+    def models(self) -> Mapping[str, OneModelArray]:
+        """Its one model -> itself."""
+        return {str(self.setup.config.model): self}
+
+    def of(self, params: Mapping[str, Any]) -> OneModelArray:
+        """Return itself: all trials have its model."""
+        return self
 
     @property
     def facts(self) -> Mapping[str, Any]:

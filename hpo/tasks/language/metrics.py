@@ -15,6 +15,9 @@ Array = np.ndarray[Any, Any]
 
 TASKS = ("causal_lm", "seq2seq", "masked_lm")
 
+OF_TOKENS = frozenset({"loss", "perplexity", "token_accuracy"})
+"""Means over tokens: of models whose tokenizers divide a text into other tokens, they cannot be compared."""
+
 
 def _losses(predictions: TextPredictions) -> Array:
     return np.stack([predictions.losses, predictions.units], axis=1)
