@@ -30,7 +30,8 @@ def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8]."""
     config, device = model.config, model.device
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
-    size = min(part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None))
+    sizes = [part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None)]
+    size = min([*sizes, getattr(model.get_input_embeddings(), "num_embeddings", sizes[0])])  # the table may be cut
     ids = torch.arange(24, device=device).view(3, 8) * 37 % size
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):  # some models classify at the end token, of which a text must have just one
