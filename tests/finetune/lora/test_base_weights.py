@@ -27,8 +27,18 @@ TRIALS = [
     {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "lora_rank": 4, "lora_targets": "all_linear"},
     {"learning_rate": 5e-3, "epochs": 1, "batch_size": 8, "lora_rank": 4, "lora_dropout": 0.1},
 ]
-WIDE = {"deberta-v3", "t5-seq2seq"}  # see `hold_as_multiplied`
-CHECKED = ["bert", "gpt2", "bart-seq2seq", "gpt2-causal", "llama-causal", "llama-causal-tied", "bert-masked", *WIDE]
+WIDE = {"deberta-v3"}  # see `hold_as_multiplied`
+CHECKED = [
+    "bert",
+    "gpt2",
+    "bart-seq2seq",
+    "gpt2-causal",
+    "llama-causal",
+    "llama-causal-tied",
+    "bert-masked",
+    "t5-untied",
+    *WIDE,
+]
 
 
 def adapted(name):
