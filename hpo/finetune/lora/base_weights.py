@@ -30,7 +30,7 @@ def hold_as_multiplied(model: PreTrainedModel, dtype: torch.dtype) -> bool:
 
     Returns:
         Whether they are held so. They are not where the model's code reads the weights otherwise than by calling their
-        layers (DeBERTa-v2), or where it does not fold.
+        layers (DeBERTa-v2; T5 with gated layers), or where it does not fold.
     """
     wide = {parameter: parameter.data for parameter in _only_multiplied(model)}
     try:
