@@ -233,7 +233,7 @@ class Setup:
         with dropout.everywhere(self.model, 0.1):  # a trial may ask for it where the model was published without
             for seed in (0, 1):
                 torch.manual_seed(seed)  # a model that draws from the global generator gives other outputs now
-                with torch.no_grad(), self.masked(0):
+                with torch.no_grad(), self.autocast(), self.masked(0):
                     outputs.append(self.outputs(self.model.train(), inputs, targets))
         return all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
 

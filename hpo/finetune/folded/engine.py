@@ -108,7 +108,8 @@ class FoldedEngine:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
         tokens = self.setup.measurable(model)
         inputs, targets = tokens.batch(np.arange(min(2, len(tokens.lengths))))
-        outputs = self.setup.outputs(model.train(), inputs, targets)
+        with self.setup.autocast():
+            outputs = self.setup.outputs(model.train(), inputs, targets)
         torch.stack([output.sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
         names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
         model.zero_grad()

@@ -33,10 +33,11 @@ def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """
     config, device = model.config, model.device
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
-    size = min(part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None))
+    sizes = [part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None)]
+    size = min([*sizes, getattr(model.get_input_embeddings(), "num_embeddings", sizes[0])])  # the table may be cut
     ids = torch.arange(24, device=device).view(3, 8) * 37 % size
     end = getattr(config, "eos_token_id", None)
-    if isinstance(end, int):  # some models classify at the end token, of which a text must have just one
+    if isinstance(end, int) and end < size:  # some models classify at the end token, of which a text must have just one
         ids = torch.where(ids == end, (end + 1) % size, ids).masked_fill(columns == lengths - 1, end)
     real = columns < lengths
     ids = ids.masked_fill(~real, getattr(config, "pad_token_id", None) or 0)
