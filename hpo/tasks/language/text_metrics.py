@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hpo.core.errors import MissingExtraError
+from hpo.tasks.language.predictions import TextPredictions
 from hpo.tasks.metric import Metric, summed
-
-if TYPE_CHECKING:
-    from hpo.tasks.language.predictions import TextPredictions
 
 Array = np.ndarray[Any, Any]
 
@@ -33,17 +31,6 @@ def refuse_missing_libraries() -> None:
     """
     if not all(find_spec(library) for library in LIBRARIES):
         raise MissingExtraError("Scoring generated text (generate)", "text")
-
-
-def exact_matches(predictions: TextPredictions) -> Array:
-    """Return [n, 2]: 1 where the generated text is the expected one, spaces around it aside, and 1 for each text."""
-    pairs = zip(_generated(predictions), predictions.expected, strict=True)
-    return np.array([[found.strip() == wanted.strip(), 1] for found, wanted in pairs], dtype=float)
-
-
-def _generated(predictions: TextPredictions) -> list[str]:
-    assert predictions.generated is not None, "the model has generated nothing"
-    return list(predictions.generated)
 
 
 # ---------------------------------------------------------------- ROUGE
@@ -63,7 +50,7 @@ def _rouge_counts(name: str) -> Callable[[TextPredictions], Array]:
 
     def counts(predictions: TextPredictions) -> Array:
         scorer = _rouge(name)
-        pairs = zip(predictions.expected, _generated(predictions), strict=True)
+        pairs = zip(predictions.expected, predictions.written, strict=True)
         return np.array([[scorer.score(wanted, found)[name].fmeasure, 1.0] for wanted, found in pairs])
 
     return counts
@@ -84,7 +71,7 @@ def _sacrebleu_counts(name: str) -> Callable[[TextPredictions], Array]:
     """Return the function that gives the library's statistics of each text, [n, k]: n-grams and lengths."""
 
     def counts(predictions: TextPredictions) -> Array:
-        statistics = _sacrebleu(name)._extract_corpus_statistics(_generated(predictions), [list(predictions.expected)])
+        statistics = _sacrebleu(name)._extract_corpus_statistics(predictions.written, [list(predictions.expected)])
         return np.array(statistics, dtype=float)
 
     return counts
