@@ -275,6 +275,9 @@ class Array:
         self.setup = SimpleNamespace(data=data, metric="accuracy", task=TASKS["single_label"])
         self.scored = []
 
+    def of(self, params):
+        return self
+
     def predictions_of(self, folder, split):
         self.scored.append((int(folder.name), split))
         targets = self.setup.data.splits[split].targets
