@@ -237,23 +237,40 @@ def two_waves(trials: int, expected: Expected | None = None) -> Method:
     """
 
     def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
-        wave = auto.wave_of("cross_entropy", trials)
-        assert wave is not None
         space = with_prior(table.space, expected(table)) if expected else table.space
-        sampler = TrialSeededSampler("cross_entropy", {}, space, seed)
-        study = _study()
-        search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
-        from_prior = [number for number in range(wave) if draws_from_prior(space, number, 0)]
-        started = drawn[:wave].copy()
-        if from_prior:
-            started[from_prior] = _proposals(table, sampler, study, from_prior)
-        search.start(started)
-        study.add_trials([_at_first_rung(trial) for trial in search.trials])
-        search.start(_proposals(table, sampler, study, range(wave, trials)))
-        search.halve()
-        return search.found()
+        return run_waves(table, drawn, seed, trials, space).found()
 
     return search_of
+
+
+def run_waves(table: Table, drawn: Array, seed: int, trials: int, space: SearchSpace | None = None) -> Search:
+    """Run a search of so many trials in two waves to its end.
+
+    Args:
+        table: The recorded runs.
+        drawn: The runs that the full search draws.
+        seed: The search's seed.
+        trials: Number of trials.
+        space: The table's space with priors and with configurations that are tried first; None for none.
+    """
+    wave = auto.wave_of("cross_entropy", trials)
+    assert wave is not None
+    space = space or table.space
+    sampler = TrialSeededSampler("cross_entropy", {}, space, seed)
+    study = _study()
+    search = Search(table, TwoRungHalving(_first(table), table.horizon).rungs())
+    started = drawn[:wave].copy()
+    first = space.first_configurations()
+    from_prior = [number for number in range(len(first), wave) if draws_from_prior(space, number, 0)]
+    if from_prior:
+        started[from_prior] = _proposals(table, sampler, study, from_prior)
+    if first:
+        started[: len(first)] = table.nearest(first)
+    search.start(started)
+    study.add_trials([_at_first_rung(trial) for trial in search.trials])
+    search.start(_proposals(table, sampler, study, range(wave, trials)))
+    search.halve()
+    return search
 
 
 def with_prior(space: SearchSpace, expected: Mapping[str, Near]) -> SearchSpace:

@@ -25,18 +25,18 @@ import pages
 import recorded
 import synthetic_table
 from recorded import Array, Table
-from search_methods import METHODS, uniform, whole
+from search_methods import METHODS, Method, uniform, whole
 
 SYNTHETIC = "synthetic"
 FULL = 64  # trials of the full search
 
 
-def compare(table: Table, methods: Sequence[str], seeds: Sequence[int]) -> dict[str, dict[str, float]]:
+def compare(table: Table, methods: Mapping[str, Method], seeds: Sequence[int]) -> dict[str, dict[str, float]]:
     """Replay methods on a table.
 
     Args:
         table: The recorded runs.
-        methods: Keys of `METHODS`.
+        methods: Name -> search.
         seeds: Seeds of the searches.
 
     Returns:
@@ -44,11 +44,11 @@ def compare(table: Table, methods: Sequence[str], seeds: Sequence[int]) -> dict[
         the full search finds; `low` and `high`, its 95 % interval for other seeds on the same runs; `fifth`, the 5th
         percentile of the difference. Under `full`, `deviation` is the standard deviation of what it finds.
     """
-    drawn = [_drawn(table, seed) for seed in seeds]
-    full = [whole(table, runs, seed) for runs, seed in zip(drawn, seeds, strict=True)]
+    draws = [drawn(table, seed) for seed in seeds]
+    full = [whole(table, runs, seed) for runs, seed in zip(draws, seeds, strict=True)]
     found: dict[str, dict[str, float]] = {"full": {"deviation": float(np.std([table.tests[run] for run, _ in full]))}}
-    for name in methods:
-        results = [METHODS[name](table, runs, seed) for runs, seed in zip(drawn, seeds, strict=True)]
+    for name, method in methods.items():
+        results = [method(table, runs, seed) for runs, seed in zip(draws, seeds, strict=True)]
         gaps = np.array(
             [table.tests[run] - table.tests[best] for (run, _), (best, _) in zip(results, full, strict=True)]
         )
@@ -57,7 +57,7 @@ def compare(table: Table, methods: Sequence[str], seeds: Sequence[int]) -> dict[
     return found
 
 
-def _drawn(table: Table, seed: int) -> Array:
+def drawn(table: Table, seed: int) -> Array:
     """Return the runs that the full search of a seed draws."""
     random = np.random.default_rng(seed)
     return table.nearest([uniform(table, random) for _ in range(FULL)])
@@ -141,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     table = synthetic_table.table() if made else recorded.read(Path(settings["table"]))
     name = SYNTHETIC if made else Path(settings["table"]).name.split(".")[0]
     settings |= {"name": name, "table": settings["table"] if made else Path(settings["table"]).name}
-    found = compare(table, settings["methods"], range(settings["seeds"]))
+    methods = {method: METHODS[method] for method in settings["methods"]}
+    found = compare(table, methods, range(settings["seeds"]))
     text = shown(found)
     results = {
         "settings": settings,
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
     if settings["halves"]:
         seeds = range(max(2, settings["seeds"] // 5))  # of each half
-        parts = [compare(half, settings["methods"], seeds) for half in halves(table, settings["halves"])]
+        parts = [compare(half, methods, seeds) for half in halves(table, settings["halves"])]
         text += f"\n\nOn halves of the runs, {len(seeds)} seeds each:\n\n{shown_halves(parts)}"
         results["halves"] = parts
     print(text)

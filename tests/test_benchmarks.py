@@ -296,8 +296,9 @@ def test_methods_are_compared_with_the_full_search_of_the_same_draws(
     quality: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = quality.synthetic_table.table(60)
-    monkeypatch.setitem(quality.METHODS, "whole", quality.whole)
-    found = quality.compare(table, ["whole", "auto, 24", "halving, the same 64", "median, 16 of them"], range(3))
+    names = ["auto, 24", "halving, the same 64", "median, 16 of them"]
+    methods = {"whole": quality.whole} | {name: quality.METHODS[name] for name in names}
+    found = quality.compare(table, methods, range(3))
     assert found["whole"] == {"work": 1.0, "gap": 0.0, "low": 0.0, "high": 0.0, "fifth": 0.0}
     for name in set(found) - {"full", "whole"}:
         assert 0 < found[name]["work"] < 0.6
@@ -309,7 +310,7 @@ def test_what_auto_replays_is_what_it_chooses(quality: ModuleType) -> None:
     methods, table = importlib.import_module("search_methods"), quality.synthetic_table.table(200)
     choice = methods.auto.choose("auto", "auto", None, 24, table.space.size)
     assert (choice.sampler, choice.pruner, choice.round_size) == ("cross_entropy", "two_rungs", 24)
-    drawn = quality._drawn(table, 0)
+    drawn = quality.drawn(table, 0)
     searches: list[Any] = []
     found = methods.Search.found
     methods.Search.found = lambda self: (searches.append(self), found(self))[1]
@@ -340,3 +341,22 @@ def test_a_replay_is_written_with_its_command_and_its_processor(
     for fact in ("date", "cpu"):
         assert results["circumstances"][fact] in page
     assert json.loads((tmp_path / "search_quality_synthetic.json").read_text()) == results
+
+
+def test_a_warm_start_is_learned_from_the_half_that_is_not_searched(
+    quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    warm = importlib.import_module("warm_start")
+    table = quality.synthetic_table.table(80)
+    one, other = quality.halves(table, 1)
+    assert not {tuple(run.values()) for run in one.params} & {tuple(run.values()) for run in other.params}
+    good, bad = warm.from_whole(one, other, 0), warm.from_worst(one, other, 0)
+    assert good.configurations == [{name: other.params[other.finals.argmax()][name] for name in one.space.parameters}]
+    assert bad.sources[0].ranked == 4
+    assert good.priors["learning_rate"].mean < bad.priors["learning_rate"].mean  # the worst rates are high
+    assert warm.from_search(one, other, 0).sources[0].ranked <= 24
+    monkeypatch.setattr(quality.pages, "RESULTS", tmp_path)
+    monkeypatch.setattr(warm.synthetic_table, "table", lambda: table)
+    results = warm.main(["--table", "synthetic", "--divisions", "1", "--seeds", "2", "--write"])
+    assert warm.shown(results["parts"]) in (tmp_path / "warm_start_synthetic.md").read_text()
+    assert json.loads((tmp_path / "warm_start_synthetic.json").read_text()) == results

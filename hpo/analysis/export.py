@@ -106,9 +106,7 @@ def chosen(results: Results, number: int | None) -> FrozenTrial:
     """
     if number is None:
         if results.best is None:
-            raise StudyError(
-                f"study {results.name!r} has no completed trial to export; run it first: hpo run {results.name}"
-            )
+            raise StudyError(f"there is nothing to export: {results.why_no_best}; --trial N exports another trial")
         return results.best
     trial = next((trial for trial in results.trials if trial.number == number), None)
     if trial is None:
@@ -142,7 +140,8 @@ def weights_of(results: Results, weights: Path, trial: FrozenTrial) -> Path:
     raise StudyError(
         f"the weights of trial {trial.number} were not saved; in {weights} are those of "
         f"{', '.join(map(str, saved)) or 'no trial'}. A study saves the weights of the published "
-        "default and of the best trials, as many as `keep_best` says: raise it in a new study"
+        "default, of the best trials within the limits, as many as `keep_best` says, and of the front with "
+        "`second_metric`: raise it in a new study"
     )
 
 

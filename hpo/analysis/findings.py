@@ -215,6 +215,15 @@ def _too_few(results: Results) -> Iterator[str]:
         )
 
 
+def _beyond_limits(results: Results) -> Iterator[str]:
+    baseline = results.baseline
+    if baseline is not None and baseline in results.trained and (beyond := results.criteria.beyond(baseline)):
+        yield (
+            f"The published default (trial {baseline.number}) is beyond the limits: {'; '.join(beyond)}. The gain over "
+            "it is a gain over a model that could not be used."
+        )
+
+
 def _nothing_better(results: Results) -> Iterator[str]:
     best = results.best
     if best and _has_learned(best) and best.user_attrs.get("baseline") is True and len(results.complete) > 1:
@@ -303,6 +312,7 @@ def _moved_baseline(results: Results) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[_Analysed], Iterator[str]], ...] = (
     _too_few,
+    _beyond_limits,
     _no_baseline,
     _collapsed,
     _skewed,

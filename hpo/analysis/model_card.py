@@ -70,7 +70,9 @@ def confirmed_warnings(results: Results, run: FrozenTrial) -> list[str]:
 
 def warnings(results: Results, trial: FrozenTrial) -> list[str]:
     """Return warnings about the use of a trial's weights, a sentence each."""
-    look, found = results.verdict, []
+    look = results.verdict
+    beyond = "; ".join(results.criteria.beyond(trial))
+    found = [f"Trial {trial.number} is beyond the limits of the study: {beyond}"] if beyond else []
     classes = (look or {}).get("classes") or {}
     is_best = look is not None and look["best"]["number"] == trial.number
     if trial.user_attrs.get("collapsed") is True or (is_best and classes.get("collapsed")):

@@ -85,9 +85,7 @@ def write(results: Results, path: Path, importances: Callable[[Results], Mapping
         HpoError: The file cannot be written.
     """
     if results.best is None:
-        raise StudyError(
-            f"study {results.name!r} has no completed trial to learn from; run it first: hpo run {results.name}"
-        )
+        raise StudyError(f"there is nothing to learn from: {results.why_no_best}")
     study = study_spec.from_dict(results.attrs["config"])
     found = changes(results, study.space, importances)
     if not found:

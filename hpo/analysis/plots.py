@@ -26,6 +26,7 @@ from plotly.colors import sample_colorscale
 
 from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws
 from hpo.analysis.tuning_curve import tuning_curve as curve_of
+from hpo.storage.criteria import NO_CRITERIA
 from hpo.storage.snapshot import Results
 
 Plot = Callable[[Results], go.Figure]
@@ -63,13 +64,15 @@ TEMPLATE.layout.update(
 def history(results: Results) -> go.Figure:
     """Draw the value of every completed trial and the best so far."""
     _need(results, 1)
-    figure = _optuna(visualization.plot_optimization_history, results, target_name=results.metric)
+    figure = _optuna(visualization.plot_optimization_history, results, constrained=True, target_name=results.metric)
     drawn = results.sample(results.complete, POINTS)
     if len(drawn) < len(results.complete):
         _thin(figure, {trial.number for trial in drawn})
     figure.update_traces(name="best so far", line={"shape": "hv", "width": 2}, selector={"mode": "lines"})
+    beyond = {"name": "beyond a limit", "marker_color": STATE_COLORS["PRUNED"]}
+    figure.update_traces(beyond, selector={"name": "Infeasible Trial"})
     figure.update_layout(xaxis_title="trial")
-    return _styled(figure, f"History{_sample_note(drawn, results.complete)}")
+    return styled(figure, f"History{sample_note(drawn, results.complete)}")
 
 
 def _thin(figure: go.Figure, numbers: Container[int]) -> None:
@@ -107,7 +110,7 @@ def tuning_curve(results: Results) -> go.Figure:
     )
     figure.update_layout(xaxis_title="random trials", yaxis_title=f"best {results.metric}", xaxis_rangemode="tozero")
     pruned = f", {draws.pruned:,} of them pruned and counted as worse than all others" if draws.pruned else ""
-    return _styled(figure, f"Tuning curve: the best of n random trials, from {len(draws.scores):,}{pruned}")
+    return styled(figure, f"Tuning curve: the best of n random trials, from {len(draws.scores):,}{pruned}")
 
 
 def _line(name: str, points: Sequence[tuple[float, float]], **look: Any) -> go.Scatter:
@@ -135,7 +138,7 @@ def learning_curves(results: Results) -> go.Figure:
     figure.update_layout(
         xaxis_title="examples seen", yaxis_title=results.metric, showlegend=True, xaxis_rangemode="tozero"
     )
-    return _styled(figure, f"Learning curves{_sample_note(drawn, curves)}")
+    return styled(figure, f"Learning curves{sample_note(drawn, curves)}")
 
 
 def _curves(name: str, trials: Sequence[FrozenTrial], color: str, best: bool = False) -> go.Scatter:
@@ -171,7 +174,7 @@ def parallel_coordinates(results: Results) -> go.Figure:
     for line, color in zip(lines, sample_colorscale(scale, [line.y[0] for line in lines]), strict=True):
         line.update(line={"color": color, "width": 1.5}, opacity=0.65)
     figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
-    return _styled(figure, f"Parallel coordinates of completed trials{_sample_note(drawn, results.complete)}")
+    return styled(figure, f"Parallel coordinates of completed trials{sample_note(drawn, results.complete)}")
 
 
 def slices(results: Results) -> go.Figure:
@@ -194,7 +197,7 @@ def slices(results: Results) -> go.Figure:
         if column == 0:
             figure.layout[f"yaxis{name}"].update(title_text=results.metric, showticklabels=True)
     figure.update_layout(width=None, height=max(420, 290 * rows))
-    return _styled(figure, f"Slices: each parameter alone{_sample_note(drawn, results.complete)}")
+    return styled(figure, f"Slices: each parameter alone{sample_note(drawn, results.complete)}")
 
 
 def contour(results: Results) -> go.Figure:
@@ -205,7 +208,7 @@ def contour(results: Results) -> go.Figure:
     drawn = results.sample(results.complete, CELLS)
     figure = _optuna(visualization.plot_contour, results, drawn, params=names, target_name=results.metric)
     figure.update_layout(height=480 if len(names) == 2 else 240 * len(names))
-    return _styled(figure, f"Contours of the most important parameters{_sample_note(drawn, results.complete)}")
+    return styled(figure, f"Contours of the most important parameters{sample_note(drawn, results.complete)}")
 
 
 def importance(results: Results) -> go.Figure:
@@ -226,7 +229,7 @@ def importance(results: Results) -> go.Figure:
     )
     figure = go.Figure(bars)
     figure.update_layout(xaxis_title=f"share of the importance for {results.metric}", yaxis_automargin=True)
-    return _styled(figure, _rests_on(results, drawn, shares))
+    return styled(figure, _rests_on(results, drawn, shares))
 
 
 def _rests_on(results: Results, drawn: Sequence[FrozenTrial], names: Container[str]) -> str:
@@ -259,7 +262,7 @@ def timeline(results: Results) -> go.Figure:
             hovertemplate=f"trial %{{y}}: {trace.name.lower()}<extra></extra>",
         )
     figure.update_layout(xaxis_title=None, yaxis_title="trial", barmode="overlay", legend_traceorder="normal")
-    return _styled(figure, f"Timeline{_sample_note(drawn, started)}")
+    return styled(figure, f"Timeline{sample_note(drawn, started)}")
 
 
 PLOTS: dict[str, Plot] = {
@@ -335,29 +338,43 @@ def _searched(results: Results) -> set[str]:
 
 
 def _optuna(
-    call: Callable[..., Any], results: Results, trials: Sequence[FrozenTrial] | None = None, **options: Any
+    call: Callable[..., Any],
+    results: Results,
+    trials: Sequence[FrozenTrial] | None = None,
+    constrained: bool = False,
+    **options: Any,
 ) -> Any:
     """Call Optuna on the study, or on some of its trials.
+
+    Args:
+        call: The function of Optuna's.
+        results: The study.
+        trials: The trials; None takes all.
+        constrained: Whether Optuna is to tell trials beyond a limit from the others.
+        options: Further arguments of the function.
 
     Raises:
         ValueError: Optuna raises.
     """
+    shown = results.trials if trials is None else trials
+    shown = shown if constrained else tuple(map(NO_CRITERIA.seen, shown))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return call(results.as_study(trials), **options)
+            return call(results.as_study(shown), **options)
     except Exception as error:
         raise ValueError(f"Optuna could not draw it: {error or type(error).__name__}") from error
 
 
-def _sample_note(drawn: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> str:
+def sample_note(drawn: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> str:
     """Return the part of a title that says how many of the trials are drawn; empty if all are."""
     if len(drawn) == len(trials):
         return ""
     return f" ({len(drawn):,} of {len(trials):,} trials: the best, the published default, others evenly spaced)"
 
 
-def _styled(figure: go.Figure, title: str) -> go.Figure:
+def styled(figure: go.Figure, title: str) -> go.Figure:
+    """Return a figure in the style of a report, with a title."""
     figure.update_xaxes(exponentformat="power", selector={"type": "log"})
     figure.update_yaxes(exponentformat="power", selector={"type": "log"})
     figure.update_layout(template=TEMPLATE, title={"text": title, "x": 0, "xanchor": "left"})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, cast
@@ -11,10 +12,12 @@ import optuna
 
 from hpo.config.study_spec import StudySpec
 from hpo.core.formatting import plain, size
-from hpo.execution.study_setup import as_chosen, folder_of, planned_rows
+from hpo.execution.earlier_studies import learned
+from hpo.execution.study_setup import as_chosen, folder_of, lacks_start, planned_rows
 from hpo.execution.trial_arrays import open_array
 from hpo.recipe.hyperparameters import defaults
 from hpo.search.plugins import name_and_arguments
+from hpo.storage import backends
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
@@ -40,13 +43,19 @@ class Plan:
     examples: list[str] = field(default_factory=list)
 
 
-def check(study: StudySpec) -> Plan:
+def check(study: StudySpec, url: str) -> Plan:
     """Validate a study with its data and model, and return what it would do; writes nothing.
+
+    Args:
+        study: The validated study.
+        url: URL of its storage, in which a warm start finds earlier studies.
 
     Raises:
         HpoError: The study, its data or its model is not valid.
     """
     array = open_array(study)
+    if study.config.metric is None and "metric" in array.facts:
+        study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
     planned, budget = planned_rows(study)
     config, space = study.config, study.space
     facts = {"study": config.name, "trials": _trials(study, planned, budget)}
@@ -57,6 +66,7 @@ def check(study: StudySpec) -> Plan:
         facts["sampler, pruner"] += " (auto)"
     if config.prune_on is not None:
         facts["sampler, pruner"] += f" on the {name_and_arguments(config.prune_on)[0]}"
+    facts |= _warm_start(study, url, array.facts)
     notes = [
         f"the published {name} {published} is not a choice of the space; trial 0 takes {used}"
         for name, (published, used) in (space.moved_baseline() if config.baseline else {}).items()
@@ -67,7 +77,7 @@ def check(study: StudySpec) -> Plan:
     if config.baseline and not space.source:  # a published space fixes published values
         published = defaults({*space.parameters, *space.fixed})
         notes += [
-            f"{name} is fixed at {value}, for the published default too, where it would be {published[name]}"
+            f"{name} is fixed at {value}, for the published default too, where it would be {_shown(published[name])}"
             for name, value in space.fixed.items()
             if published[name] != value
         ]
@@ -76,6 +86,18 @@ def check(study: StudySpec) -> Plan:
     of = {name: f"{name}: " if len(tuning.models) > 1 else "" for name in tuning.models}
     examples = [of[name] + row for name, each in tuning.models.items() for row in _examples(each.setup)]
     return Plan(facts, notes, seconds, examples)
+
+
+def _shown(value: Any) -> str:
+    return "left as it is" if value is None else str(value)
+
+
+def _warm_start(study: StudySpec, url: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a study that has not begun would learn from earlier ones."""
+    storage = backends.look(url) if backends.exists(url) else optuna.storages.InMemoryStorage()
+    if not lacks_start(study, storage):
+        return {}
+    return {"warm start": learned(study, storage, facts).sentence().removeprefix("warm start: ")}
 
 
 def _trials(study: StudySpec, planned: list[Any], budget: int) -> str:
@@ -116,6 +138,7 @@ def _describe_tokens(setup: Setup, frozen: Path, of: str, facts: dict[str, str],
     """
     lengths = setup.tokens["train"].lengths
     facts[f"tokens a {setup.task.row}{of}"] = f"{lengths.mean():.0f} on average, {lengths.max()} at most"
+    facts |= {f"{name}{of}": sentence for name, sentence in setup.task.row_facts(setup.rows, setup.max_length).items()}
     if setup.frozen is not None:
         numbers = [number for number in setup.frozen_layers if number]
         kept = f"{size(setup.frozen.bytes)}{' each' if numbers[1:] else ''} for {', '.join(map(str, numbers))}"

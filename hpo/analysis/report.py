@@ -18,15 +18,19 @@ from typing import Any
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from hpo.analysis import confirm_text
+from hpo.analysis import audit, confirm_text
 from hpo.analysis.findings import findings
+from hpo.analysis.front_plot import front_plot
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.analysis.worth import worth_text
 from hpo.core.errors import HpoError
 from hpo.core.formatting import duration, number, plain
+from hpo.search.warm_start import stored_in
+from hpo.storage.criteria import measures_of
 from hpo.storage.snapshot import Results
+from hpo.tasks.metrics import of_generated_text
 
 # By default, Plotly's bar offers to upload the chart.
 PLOTLY = {
@@ -37,6 +41,7 @@ PLOTLY = {
 }
 
 ROWS = 1000  # trials in the table, at most
+SHOWN = 200  # characters of a text that show before it is opened
 
 BROAD = {"parallel coordinates", "slices", "contour"}  # plots that scroll sideways on a phone instead of shrinking
 
@@ -87,9 +92,10 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         ("Verdict on the test split", _verdict(results)),
         ("Is it worth searching on?", _worth(results)),
         ("Confirmation with fresh seeds", _confirmation(results)),
+        ("Audit of the pruner", _audit(results)),
         ("Findings", _findings(results)),
         ("Best hyperparameters", _best(results)),
-        ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in PLOTS.items())),
+        ("Plots", "".join(_plot(name, draw, results, drawn) for name, draw in _plots_of(results).items())),
         ("Trials", _trials(results)),
         ("Configuration", _config(results)),
     ]
@@ -108,6 +114,11 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         library=_library() if figures else "",
         figures=_packed(f"{{{figures}}}"),
     )
+
+
+def _plots_of(results: Results) -> dict[str, Plot]:
+    """Return the plots; first that of the front, if the study has a second metric."""
+    return {"front": front_plot, **PLOTS} if results.criteria.second else PLOTS
 
 
 @lru_cache
@@ -131,22 +142,26 @@ def _packed(text: str) -> str:
 
 
 def _facts(results: Results) -> str:
-    best, config = results.best, results.attrs.get("config", {})
+    best, config, start = results.best, results.attrs.get("config", {}), stored_in(results.attrs)
     states = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
     starts = [t.datetime_start for t in results.trials if t.datetime_start]
     ends = [t.datetime_complete for t in results.trials if t.datetime_complete]
+    limits = ", ".join(f"{limit.name} {limit.says()}" for limit in results.criteria.limits)
     data = config.get("data")
     if isinstance(data, Mapping):
         data = data.get("dataset") or data.get("train")
     facts = (
         ("Metric", results.metric, results.direction),
         ("Best", number(best.value) if best else "none yet", f"trial {best.number}" if best else ""),
+        ("Limits", limits or None, f"{len(results.within_limits)} of {len(results.trained)} completed trials within"),
         ("Trials", len(results.trials), states),
         ("Duration", duration((max(ends) - min(starts)).total_seconds()) if starts and ends else None, ""),
+        ("Warm start", ", ".join(start.asked) if start else None, ""),
         ("Stopped", "early" if results.stopped else None, results.stopped),
         ("Model", _model(results), ""),
         ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
         ("Task", results.facts.get("task"), ""),
+        ("Generating", *_generating(results)),
     )
     shown = "".join(
         f"<div><dt>{name}</dt><dd>{_text(value)}</dd><dd class=soft>{_text(more)}</dd></div>"
@@ -154,6 +169,13 @@ def _facts(results: Results) -> str:
         if value is not None
     )
     return f'<dl class="facts">{shown}</dl>'
+
+
+def _generating(results: Results) -> tuple[str | None, str]:
+    """Return the time in which trials generated text, and of how much it is a part; None if none did."""
+    spent = [(trial.user_attrs.get("generation_seconds"), seconds(trial)) for trial in results.trials]
+    known = [part for part, _ in spent if isinstance(part, int | float)]
+    return (duration(sum(known)) if known else None), f"of {duration(sum(whole or 0 for _, whole in spent))} of trials"
 
 
 def _model(results: Results) -> str | None:
@@ -171,7 +193,30 @@ def _verdict(results: Results) -> str:
     parts = [f'<div class="card">{text}</div>']
     for title, heads, rows in tables(verdict):
         parts.append(f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set()))
-    return "\n".join(parts)
+    return "\n".join([*parts, _samples(verdict)])
+
+
+def _samples(verdict: Mapping[str, Any]) -> str:
+    """Return test examples with what the best trial and the published default have generated for them, side by side."""
+    samples = (verdict.get("generated") or {}).get("samples")
+    if not samples:
+        return ""
+    names = [f"best (trial {verdict['best']['number']})"]
+    if len(samples[0]["generated"]) > 1:
+        names.append(f"published default (trial {verdict['baseline']['number']})")
+    rows = [
+        [_cell(each["row"]), *map(_folded, (each["source"], each["expected"], *each["generated"]))] for each in samples
+    ]
+    table = _table(["test row", "source", "expected", *names], rows, set())
+    return f"<h3>Generated text: {len(samples)} test rows, drawn from the study's seed</h3>{table}"
+
+
+def _folded(text: str) -> str:
+    """Return a cell with a text; of a long one, the beginning shows and the whole opens."""
+    shown = escape(text)
+    if len(text) > SHOWN:
+        shown = f"<details><summary>{escape(text[:SHOWN])} ...</summary>{shown}</details>"
+    return f'<td class="long text">{shown}</td>'
 
 
 def _worth(results: Results) -> str:
@@ -191,6 +236,12 @@ def _confirmation(results: Results) -> str:
     return f'<div class="card">{text}</div>\n<h3>{_text(title)}</h3>{table}'
 
 
+def _audit(results: Results) -> str:
+    found = results.audit
+    text = "" if found is None else "".join(f"<p>{_text(sentence)}.</p>" for sentence in audit.sentences(found))
+    return f'<div class="card">{text}</div>' if text else ""
+
+
 def _findings(results: Results) -> str:
     found = findings(results)
     if not found:
@@ -201,12 +252,19 @@ def _findings(results: Results) -> str:
 def _best(results: Results) -> str:
     best, baseline = results.best, results.baseline
     if best is None:
-        return '<p class="soft">No trial has completed.</p>'
+        why = results.why_no_best if results.trained else "No trial has completed"
+        return f'<p class="soft">{_text(why)}.</p>'
     heads, columns = ["", f"best (trial {best.number})"], [best]
     if baseline is not None and baseline.number != best.number:
         heads, columns = [*heads, f"published default (trial {baseline.number})"], [best, baseline]
     params = [{**trial.params, **results.not_searched(trial)} for trial in columns]
     rows = [[_cell(results.metric), *(_cell(finite_value(trial)) for trial in columns)]]
+    for name in results.criteria.names:
+        rows.append([_cell(name), *(_cell(measures_of(trial.user_attrs).get(name)) for trial in columns)])
+    scores = [trial.user_attrs.get("metrics") or {} for trial in columns]
+    for name in of_generated_text(str(results.facts.get("task"))):
+        if any(name in each for each in scores):
+            rows.append([_cell(f"{name} of generated text"), *(_cell(each.get(name)) for each in scores)])
     for name in dict.fromkeys(name for each in params for name in each):
         rows.append([_cell(name), *(_setting(each, name, digits=6) for each in params)])
     return _table(heads, rows, marked={0})
@@ -233,11 +291,13 @@ def _plot(name: str, draw: Plot, results: Results, drawn: _Plots) -> str:
 def _trials(results: Results) -> str:
     shown = results.sample(results.trials, ROWS)
     names = list(dict.fromkeys(name for trial in results.trials for name in trial.params))
+    measured = results.criteria.names
     rows = [
         [
             _cell(trial.number),
             _cell(trial.state.name.lower()),
             _cell(finite_value(trial)),
+            *(_cell(measures_of(trial.user_attrs).get(name)) for name in measured),
             _cell(seconds(trial), digits=3),
             *(_setting(trial.params, name) for name in names),
             _cell(remarks(trial), css="long"),
@@ -245,7 +305,7 @@ def _trials(results: Results) -> str:
         for trial in shown
     ]
     best = shown.index(results.best) if results.best else None
-    heads = ["trial", "state", results.metric, "seconds", *names, "reason"]
+    heads = ["trial", "state", results.metric, *measured, "seconds", *names, "reason"]
     table = _table(heads, rows, {best}, sortable=True) if rows else ""
     if len(shown) == len(results.trials):
         return table

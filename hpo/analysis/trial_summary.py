@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import plain
+from hpo.execution.audit import AUDITS
 from hpo.execution.confirmation import REPEATS
 from hpo.search.trial_order import is_added
 
@@ -42,6 +43,8 @@ def remarks(trial: FrozenTrial) -> str:
         said.append("added by the user")
     if attrs.get(REPEATS) is not None:
         said.append(f"{plain(str(attrs[REPEATS]))} again")
+    if attrs.get(AUDITS) is not None:
+        said.append(f"trial {plain(str(attrs[AUDITS]))} to its end")
     if attrs.get("reason"):
         said.append(plain(str(attrs["reason"]).replace("_", " ")))
     if trial.state == TrialState.FAIL and attrs.get("detail"):

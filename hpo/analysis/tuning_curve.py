@@ -35,6 +35,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis.trial_summary import finite_value
 from hpo.search.samplers import DRAWN_BY, RANDOM
+from hpo.storage.criteria import violation
 from hpo.storage.snapshot import Results
 from hpo.tasks.metrics import METRICS
 
@@ -56,8 +57,8 @@ class UntoldError(ValueError):
 class Draws:
     """The random trials of a study, up to the first that has not ended.
 
-    A trial without a value (pruned, failed) is a draw whose score is below all others: that is its part in a search
-    with the same pruner. What it would have scored without the pruner is unknown.
+    A trial without a value (pruned, failed) or beyond a limit is a draw whose score is below all others: that is its
+    part in a search with the same pruner and limits. What it would have scored without the pruner is unknown.
 
     Attributes:
         scores: The score of each trial, by number; higher is better, -inf without a value.
@@ -161,7 +162,8 @@ def _too_few(results: Results, count: int) -> str:
 
 
 def _score(trial: FrozenTrial, sign: int) -> float:
-    value = finite_value(trial) if trial.state == TrialState.COMPLETE else None
+    counts = trial.state == TrialState.COMPLETE and not violation(trial)
+    value = finite_value(trial) if counts else None
     return -math.inf if value is None else sign * value
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
+from hpo.analysis import generated
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hpo.analysis.predictions import write
 from hpo.storage.snapshot import LOOK, Results, read
@@ -18,7 +19,8 @@ from hpo.tasks.metrics import score, worst_group
 from hpo.tasks.task import Predictions, Reference
 
 if TYPE_CHECKING:
-    from hpo.finetune.scorable import ScorableArray
+    from hpo.finetune.scorable import OneModelArray, ScorableArray
+    from hpo.tasks.language.task import LanguageTask
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
         - `references`: the task's baselines, each with `says` (its name in words), `score`, and the best trial's
           difference from it, as above;
         - `classes`: see `hpo.tasks.classification.breakdown.by_class`;
-        - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None.
+        - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None;
+        - `generated`: see `hpo.analysis.generated.of_models`; None if the study generates nothing.
 
         Rows of a group, and rows with equal texts, are resampled together.
 
@@ -64,7 +67,8 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
     @cache
     def predictions_of(number: int, split: str) -> Predictions:
         log.info("scoring trial %d on the %s split", number, split)
-        return array.of(known[number].params).predictions_of(folder / str(number), split)
+        generate = split == "test" and array.setup.config.generate is not None
+        return array.of(known[number].params).predictions_of(folder / str(number), split, generate=generate)
 
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
     # Looks of former versions have no references. The published default may have ended after the look.
@@ -86,6 +90,9 @@ def _look(
     data, metric, task, test = setup.data, setup.metric, setup.task, setup.data.splits["test"]
     found = [predictions_of(number, "test") for number in trials]
     references = task.references(data, metric, folder / "baselines")
+    assert results.best is not None
+    if (untuned := _untuned(array.of(results.best.params))) is not None:
+        references = {**references, "untuned": untuned}
     known = {name: reference for name, reference in references.items() if reference is not None}
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
     models = [*found, *(reference.predictions for reference in known.values())]
@@ -116,7 +123,25 @@ def _look(
         "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
         "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
+        "generated": _generated(found, untuned, array) if setup.config.generate else None,
     }
+
+
+def _untuned(array: OneModelArray) -> Reference | None:
+    """Return the model of the best trial as a baseline; None if it lacks parameters that a trial draws."""
+    log.info("scoring the model untuned on the test split")
+    predictions = array.untuned("test", generate=array.setup.config.generate is not None)
+    return None if predictions is None else Reference("The model untuned", predictions)
+
+
+def _generated(models: list[Predictions], untuned: Reference | None, array: ScorableArray) -> dict[str, Any]:
+    """Return the scores of what the models have generated, beside what was made without training."""
+    setup = array.setup
+    task, test = cast("LanguageTask", setup.task), setup.data.splits["test"]
+    baselines = generated.without_model(task.texts_without_model(test), models[0])
+    if untuned is not None:
+        baselines[untuned.says] = untuned.predictions
+    return generated.of_models(models, baselines, test.groups, setup.config.seed)
 
 
 def _scored(results: Results, number: int, score: float) -> dict[str, Any]:

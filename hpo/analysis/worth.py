@@ -55,7 +55,7 @@ def _told(results: Results) -> tuple[Draws, Outlook]:
         raise UntoldError(f"trials were drawn by {' and '.join(names)}; only independent random draws tell it")
     draws = random_draws(results)
     if results.best is None or results.best.value is None:
-        raise UntoldError("no trial has completed")
+        raise UntoldError("no trial is within the limits" if results.trained else "no trial has completed")
     stop = results.attrs.get("config", {}).get("stop")
     target = stop.get("target") if isinstance(stop, Mapping) else None
     if isinstance(target, int | float) and draws.sign * (results.best.value - target) >= 0:

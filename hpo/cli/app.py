@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -54,6 +55,10 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Address of the Ray cluster. Default: $RAY_ADDRESS, else this machine's cluster.")
     ] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STUDY", help="An earlier study of the same space to learn from; may be repeated."),
+    ] = None,
     set_: Set = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
     as_json: Json = False,
@@ -61,7 +66,7 @@ def run(
     """Run a study, or go on with it: the same command resumes."""
     from hpo.cli import live
 
-    chosen = {"trials": trials, "timeout": timeout, "slots": slots}
+    chosen = {"trials": trials, "timeout": timeout, "slots": slots, "warm_start": warm_start or None}
     signal.signal(signal.SIGTERM, interrupt)
     try:
         with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
@@ -72,7 +77,7 @@ def run(
             watch.doing(f"reading {study}")
             loaded, url = study_to_run(study, storage, set_ or [], chosen)
             if workers > 1 or executor != "local" or address is not None:
-                given = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+                given = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
                 sets = [*(set_ or []), *given]
                 outcome = run_commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
             else:
@@ -182,19 +187,22 @@ def trials(
 
 @app.command()
 def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
-    """Print the best trial."""
+    """Print the best trial within the limits, and the front with the second metric."""
     from hpo.cli.inspect_commands import best_of
     from hpo.cli.locate_study import results_of
-    from hpo.cli.study_text import settings_text, trial_text
+    from hpo.cli.study_text import front_json, front_text, settings_text, trial_text
     from hpo.storage.snapshot import trial_json
 
     results = results_of(study, storage)
     trial = best_of(results)
     if as_json:
-        print_json(trial_json(trial) | {"not_searched": results.not_searched(trial)})
+        more = {"not_searched": results.not_searched(trial), "front": front_json(results)}
+        print_json(trial_json(trial) | more)
     else:
         say(trial_text(trial, results))
         say(settings_text(trial, results))
+        for line in front_text(results):
+            typer.echo(line)
 
 
 @app.command()
@@ -303,6 +311,7 @@ def predict(
 
 
 app.command()(guide.confirm)
+app.command()(guide.audit)
 app.command()(guide.add)
 app.command("next")(guide.next_)
 

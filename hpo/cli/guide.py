@@ -1,4 +1,4 @@
-"""The commands that guide a study: add a trial, confirm the best, write the next study."""
+"""The commands that guide a study: add a trial, confirm the best, audit the pruner, write the next study."""
 
 from __future__ import annotations
 
@@ -32,6 +32,31 @@ def confirm(
 
             watch.doing(f"reading {study}")
             outcome = confirmed(study, storage, top, seeds, watch)
+    except KeyboardInterrupt:
+        end("stopped; runs under way are put back, and the same command goes on from here", 130)
+    conclude(outcome, as_json)
+
+
+def audit(
+    study: StudyName,
+    trials: Annotated[
+        int, typer.Option("--trials", "-n", min=1, help="Pruned trials to train to their end; all if there are fewer.")
+    ] = 10,
+    storage: Storage = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a random sample of pruned trials to their end, and say what pruning cost."""
+    from hpo.cli import live
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
+            watch.doing("loading Optuna")
+            from hpo.cli.audit import audit as audited
+
+            watch.doing(f"reading {study}")
+            outcome = audited(study, storage, trials, watch)
     except KeyboardInterrupt:
         end("stopped; runs under way are put back, and the same command goes on from here", 130)
     conclude(outcome, as_json)

@@ -25,10 +25,10 @@ def best_of(results: Results) -> FrozenTrial:
     """Return the best trial.
 
     Raises:
-        StudyError: No trial completed.
+        StudyError: No trial completed, or none is within the limits.
     """
     if results.best is None:
-        raise StudyError(f"no trial of {results.name!r} has completed; see hpo trials {results.name}")
+        raise StudyError(results.why_no_best)
     return results.best
 
 

@@ -16,6 +16,7 @@ from hpo.analysis.export import chosen, weights_of
 from hpo.analysis.predictions import FORMATS, jsonl, write
 from hpo.cli.locate_study import results_of
 from hpo.config import yaml
+from hpo.config.schema import GenerateConfig
 from hpo.core.errors import DataError, HpoError, StudyError
 from hpo.data.keys import DataKeys
 from hpo.execution.study_setup import folder_of
@@ -39,12 +40,14 @@ class Source:
         max_length: Tokens after which a text is cut; None if there is no study.
         precision: As in a study file.
         data: The keys of `data:` by which its study read rows, as plain values.
+        generate: How its study generated text, as plain values.
     """
 
     folder: Path
     max_length: int | None = None
     precision: str = "auto"
     data: Mapping[str, Any] = field(default_factory=dict)
+    generate: Mapping[str, Any] = field(default_factory=dict)
 
     def renamed(self, **columns: str | None) -> Source:
         """Return the same with other columns, those that are not None."""
@@ -70,6 +73,14 @@ class Source:
             return model.model_validate(known)
         except ValidationError:
             return model()
+
+    @property
+    def generation(self) -> GenerateConfig:
+        """How text is generated: as in its study, or by default."""
+        try:
+            return GenerateConfig.model_validate(dict(self.generate))
+        except ValidationError:
+            return GenerateConfig()
 
 
 def refuse(texts: Sequence[str], file: Path | None, output: Path | None) -> None:
@@ -105,12 +116,13 @@ def find(model: str, storage: str | None) -> Source:
 
 def _described(folder: Path, study: Mapping[str, Any]) -> Source:
     """Return a folder's model; the settings come from a study file, which may be malformed."""
-    data, length = study.get("data"), study.get("max_length")
+    data, length, generate = study.get("data"), study.get("max_length"), study.get("generate")
     return Source(
         folder,
         length if isinstance(length, int) else None,
         str(study.get("precision", "auto")),
         data if isinstance(data, Mapping) else {},
+        generate if isinstance(generate, Mapping) else {},
     )
 
 
@@ -134,7 +146,7 @@ def run(source: Source, texts: Sequence[str], file: Path | None, output: Path | 
     task.unlabelled(rows, keys)  # all rows are checked before the model is loaded
     from hpo.finetune.predictor import Predictor
 
-    predictor = Predictor(source.folder, source.max_length, source.precision)
+    predictor = Predictor(source.folder, source.max_length, source.precision, source.generation)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("predicting", total=len(rows))
         predicted: Rows = []

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.analysis.trial_summary import finite_value, seconds
 from hpo.core.formatting import plain
 from hpo.core.trainer import Evaluation, Seen
+from hpo.storage.criteria import violation
 
 
 @dataclass
@@ -115,7 +116,7 @@ class Progress:
             self._end_measurement(here)
         self.works.append((here.seen if here else 0) or trial.last_step or 0)
         self.finished += 1
-        if trial.state == TrialState.COMPLETE and self._better(finite_value(trial)):
+        if trial.state == TrialState.COMPLETE and not violation(trial) and self._better(finite_value(trial)):
             self.best = trial
         return span
 

@@ -18,12 +18,12 @@ from hpo.analysis.findings import findings
 from hpo.analysis.verdict import take_verdict
 from hpo.analysis.verdict_text import sentences
 from hpo.cli.locate_study import load_stored, locate, results_of, study_to_run
-from hpo.cli.study_text import study_facts, trial_text
+from hpo.cli.study_text import front_text, study_facts, trial_text
 from hpo.config import study_spec
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.events import Observer
 from hpo.core.formatting import duration, plain
-from hpo.execution import confirmation, local_worker, ray_worker, run_study, supervisor
+from hpo.execution import local_worker, ray_worker, run_study, side_study, supervisor
 from hpo.execution.processes import LOOK, Processes, joined, processes_of
 from hpo.execution.retrain import lacks_weights, retrain
 from hpo.execution.study_setup import folder_of
@@ -62,7 +62,7 @@ def run(study: study_spec.StudySpec, url: str, watch: Observer, *, train: bool =
         watch: Observes the run.
         train: Whether to run the trials that have not ended. False after workers have run them.
     """
-    confirmation.refuse(study.config.name)
+    side_study.refuse(study.config.name)
     if not train:
         return _run_and_report(study, url, watch, train=False)
     with joined(url, study.config.name, end_process):
@@ -123,7 +123,7 @@ def run_together(
         executor: A key of `EXECUTORS`.
         address: Address of the cluster, for an executor that has one.
     """
-    confirmation.refuse(study.config.name)
+    side_study.refuse(study.config.name)
     if executor not in EXECUTORS:
         raise StudyError(f"there is no executor {executor!r}; there are {', '.join(EXECUTORS)}")
     if address is not None and executor == "local":
@@ -211,9 +211,10 @@ def _ask_and_wait(processes: Processes | None, say: Callable[[str], None]) -> tu
 
 def _closing_text(results: Results, verdict: dict[str, Any] | None, written: Path) -> str:
     if results.best is None:
-        return f"no trial of {results.name} has completed\nreport: {written}"
+        return f"{plain(results.why_no_best)}\nreport: {written}"
     lines = [f"stopped: {plain(results.stopped)}"] if results.stopped is not None else []
     lines.append(trial_text(results.best, results))
+    lines += front_text(results)
     if verdict is not None:
         lines += sentences(verdict, results.looks)
     lines += [f"note: {finding}" for finding in findings(results)]
@@ -233,7 +234,7 @@ def _closing_text(results: Results, verdict: dict[str, Any] | None, written: Pat
 def check(study: study_spec.StudySpec, url: str) -> Outcome:
     """Return what a study would do."""
     backends.refuse(url)
-    plan = preflight.check(study)
+    plan = preflight.check(study, url)
     width = max(map(len, plan.facts))
     lines = [f"{label:<{width}}  {fact}" for label, fact in plan.facts.items()]
     if plan.seconds is not None:

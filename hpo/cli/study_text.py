@@ -10,17 +10,19 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 from rich.text import Text
 
-from hpo.analysis import confirm_text
+from hpo.analysis import audit, confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.trial_summary import finite_value, remarks
 from hpo.analysis.verdict_text import as_text, sentences, tables
 from hpo.analysis.worth import worth_facts, worth_text
 from hpo.core.errors import StudyError
-from hpo.core.formatting import columns, plain
+from hpo.core.formatting import columns, number, plain
 from hpo.execution.checkpoint_store import used
-from hpo.execution.confirmation import original_of
+from hpo.execution.side_study import KINDS, kind_of
 from hpo.execution.study_setup import folder_of
-from hpo.storage.snapshot import Results, finite_json, study_json
+from hpo.search.warm_start import stored_in
+from hpo.storage.criteria import measures_of
+from hpo.storage.snapshot import Results, finite_json, study_json, trial_json
 
 
 def study_text(results: Results) -> str:
@@ -29,17 +31,25 @@ def study_text(results: Results) -> str:
     lines = [f"{plain(results.name)}: {results.direction} {plain(results.metric)}; {counts}"]
     if results.stopped is not None:
         lines.append(f"stopped: {plain(results.stopped)}")
-    if (original := original_of(results.name)) is not None:  # its trials are repetitions: none is the best
-        name = plain(original)
-        return f"{lines[0]}\nthe runs of the confirmation of {name}; hpo show {name} says what it shows"
+    if (beside := kind_of(results.name)) is not None:  # none of its trials is the best of a search
+        name, kind = plain(beside[0]), KINDS[beside[1]]
+        return f"{lines[0]}\nthe runs of the {kind} of {name}; hpo show {name} says what it shows"
+    if (start := stored_in(results.attrs)) is not None:
+        lines.append(start.sentence())
+    lines += limits_text(results)
     if results.best is not None:
         lines.append(trial_text(results.best, results))
+    elif results.trained:
+        lines.append(plain(results.why_no_best))
+    lines += front_text(results)
     if results.verdict is not None:
         lines += sentences(results.verdict, results.looks)
         lines += map(as_text, tables(results.verdict))
     lines += worth_text(results)
     if results.confirmation is not None:
         lines += [*confirm_text.sentences(results.confirmation), as_text(confirm_text.table(results.confirmation))]
+    if results.audit is not None:
+        lines += audit.sentences(results.audit)
     if (disk := _disk_use(results)) is not None:
         size, checkpoints = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
         lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {checkpoints:,.0f} MB checkpoints")
@@ -51,10 +61,13 @@ def study_facts(results: Results) -> dict[str, Any]:
     facts = {
         "verdict": results.verdict,
         "confirmation": results.confirmation,
+        "audit": results.audit,
         "findings": findings(results),
         "disk": _disk_use(results),
         "worth": worth_facts(results),
         "stopped": results.stopped,
+        "limits": _limits_json(results),
+        "front": front_json(results),
     }
     return study_json(results) | {name: finite_json(fact) for name, fact in facts.items()}
 
@@ -84,6 +97,59 @@ def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
     params = trial.params if results is None else results.params(trial)
     value = "no value" if trial.value is None else f"{trial.value:.4f}"
     return f"best: trial {trial.number}, {value}, {json.dumps(params)}"
+
+
+def limits_text(results: Results) -> list[str]:
+    """Return the limits, and how many of the completed trials are within them; nothing without limits."""
+    limits = results.criteria.limits
+    if not limits:
+        return []
+    said = ", ".join(f"{plain(limit.name)} {limit.says()}" for limit in limits)
+    return [f"limits: {said}; {len(results.within_limits)} of {len(results.trained)} completed trials are within them"]
+
+
+def _limits_json(results: Results) -> dict[str, Any] | None:
+    """Return the limits, how many trials are within them, and if none is, the nearest; None without limits."""
+    if not results.criteria.limits:
+        return None
+    return {
+        "asked": results.criteria.to_dict()["limits"],
+        "within": len(results.within_limits),
+        "completed": len(results.trained),
+        "nearest": None if results.nearest is None else results.nearest.number,
+    }
+
+
+def front_text(results: Results) -> list[str]:
+    """Return the Pareto front as a table, with a line above; nothing without a second metric."""
+    second = results.criteria.second
+    if second is None or results.best is None:
+        return []
+    lacking = sum(second.name not in measures_of(trial.user_attrs) for trial in results.within_limits)
+    left_out = f"; {lacking} without {plain(second.name)} left out" if lacking else ""
+    count = f"{len(results.front)} of {len(results.within_limits)} trials{left_out}"
+    title = f"front of {plain(results.metric)} and {plain(second.name)} ({second.direction}d): {count}"
+    if not results.front:
+        return [title]
+    names = list(dict.fromkeys(name for trial in results.front for name in trial.params))
+    rows = [
+        [
+            str(trial.number),
+            number(trial.value),
+            number(measures_of(trial.user_attrs)[second.name]),
+            *(_short(trial.params[name]) if name in trial.params else "" for name in names),
+        ]
+        for trial in results.front
+    ]
+    table = columns(["trial", results.metric, second.name, *names], rows)
+    return [title, *(f"  {line}" for line in table.split("\n"))]
+
+
+def front_json(results: Results) -> list[dict[str, Any]] | None:
+    """Return the trials of the front as JSON values, the best value first; None without a second metric."""
+    if results.criteria.second is None:
+        return None
+    return [trial_json(trial) for trial in results.front]
 
 
 def settings_text(trial: FrozenTrial, results: Results) -> str:

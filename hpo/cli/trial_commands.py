@@ -16,7 +16,7 @@ from hpo.cli.locate_study import load_stored, locate, values_of
 from hpo.cli.run_commands import Outcome
 from hpo.config import study_spec
 from hpo.core.errors import StudyError
-from hpo.execution import added_trials, confirmation
+from hpo.execution import added_trials, side_study
 from hpo.execution.processes import processes_of
 from hpo.search.stopping import STOP
 from hpo.storage.snapshot import read
@@ -34,7 +34,7 @@ def add(name: str, storage_flag: str | None, given: Sequence[str]) -> Outcome:
         HpoError: There is no such study, or the parameters do not fit its space; nothing has been written.
     """
     located, url = locate(name, storage_flag)
-    confirmation.refuse(located)
+    side_study.refuse(located)
     stored: dict[str, Any] | None = load_stored(located, url).user_attrs.get("config")
     if stored is None:
         raise StudyError(
@@ -99,7 +99,7 @@ def write_next(name: str, storage_flag: str | None, path: Path) -> Outcome:
     from hpo.analysis.plots import importances  # loads plotly, which takes a while
 
     located, url = locate(name, storage_flag)
-    confirmation.refuse(located)
+    side_study.refuse(located)
     results = read(load_stored(located, url))
     if "config" not in results.attrs:
         raise StudyError(f"study {located!r} has no search space, as its objective suggests parameters itself")

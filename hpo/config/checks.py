@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hpo.config.schema import FINE_TUNING, StopConfig, StudyConfig, keys_of, model_of
+from hpo.config import criteria
+from hpo.config.schema import FINE_TUNING, GenerateConfig, StopConfig, StudyConfig, keys_of, model_of
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.data.keys import DataKeys
 from hpo.recipe.hyperparameters import trains_adapters
@@ -18,8 +19,11 @@ from hpo.search.comparison import TIE_BREAK
 from hpo.search.plugins import argument_problems, name_and_arguments
 from hpo.space.parameters import MOST_POINTS
 from hpo.space.search_space import SearchSpace
-from hpo.tasks.metrics import METRICS, suggested
+from hpo.tasks.metrics import METRICS, refused, searchable, suggested
 from hpo.tasks.registry import TASKS, reader_of
+
+MAPPINGS: dict[str, type[BaseModel]] = {"stop": StopConfig, "generate": GenerateConfig}
+"""Key of a study -> the keys of its mapping."""
 
 
 def is_custom(raw: Mapping[str, Any]) -> bool:
@@ -42,6 +46,7 @@ def validated(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]
         *_metric_problems(raw),
         *_objective_problems(raw),
         *_comparison_problems(raw),
+        *criteria.problems(raw),
         *_plugin_problems(raw),
     ]
 
@@ -65,6 +70,8 @@ def combination_problems(
         problems += [] if custom else _frozen_problems(raw, space)
     if config is not None and config.data is not None:
         problems += _data_problems(config.task, config.data)
+    if config is not None and config.generate is not None and not custom:
+        problems += _generate_problems(config, config.generate)
     if config is not None and config.shards > 1 and not custom:
         problems += _shard_problems(config, space)
     return problems
@@ -85,7 +92,11 @@ def _pydantic_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[P
         path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            mappings: dict[Any, type[BaseModel]] = {"data": keys_of(raw), "stop": StopConfig}
+            mappings: dict[Any, type[BaseModel]] = {
+                "data": keys_of(raw),
+                "stop": StopConfig,
+                "generate": GenerateConfig,
+            }
             model = mappings.get(path[0], StudyConfig) if path[1:] else StudyConfig
             message = f"is not a key{nearest(path[-1], model.model_fields)}"
         elif not isinstance(item["input"], Mapping) and item["type"] != "value_error":
@@ -104,9 +115,9 @@ def _metric_problems(raw: Mapping[str, Any]) -> list[Problem]:
     if metric not in METRICS:
         return [Problem(("metric",), f"{metric!r} is not a metric{suggested(metric, str(task))}")]
     if task in TASKS and task not in METRICS[metric].tasks:
-        defined = [name for name, entry in METRICS.items() if task in entry.tasks]
-        return [Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(defined)}")]
-    return []
+        return [Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(searchable(task))}")]
+    reason = refused(metric, task)
+    return [Problem(("metric",), reason)] if reason else []
 
 
 def _objective_problems(raw: Mapping[str, Any]) -> list[Problem]:
@@ -194,6 +205,21 @@ def _data_problems(task: str, data: DataKeys) -> list[Problem]:
     return found
 
 
+def _generate_problems(config: StudyConfig, generate: GenerateConfig) -> list[Problem]:
+    """Check that the task generates, and that no setting is unread."""
+    problems = []
+    if config.task not in TASKS or not TASKS[config.task].generates:
+        generating = ", ".join(name for name, task in TASKS.items() if task.generates) or "no task yet"
+        message = f"is for tasks whose models generate text ({generating}), not {config.task}; leave it out"
+        problems.append(Problem(("generate",), message))
+    if config.shards > 1:
+        problems.append(Problem(("generate",), "a model that is divided (shards) does not generate; leave one out"))
+    if generate.num_beams == 1 and generate.length_penalty != 1.0:
+        message = "is read with two beams or more; write num_beams, or leave it out"
+        problems.append(Problem(("generate", "length_penalty"), message))
+    return problems
+
+
 def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:
     """Check the settings that do not go together with a trial that is divided over several devices."""
     problems = []
@@ -224,6 +250,11 @@ def _frozen_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem
     numbers = frozen_layers(space)
     if numbers == (0,):
         return []
+    if reader_of(raw.get("task")).redraws:
+        message = (
+            f"what the lowest layers yield is not the same in two steps of {raw['task']}, whose masks are drawn anew"
+        )
+        return [Problem(("space", "frozen_layers"), f"{message}; leave it out")]
     if _has_adapters(space):
         message = "adapters (lora_rank) are trained on a model whose layers are all frozen; leave it out"
         return [Problem(("space", "frozen_layers"), message)]

@@ -32,6 +32,19 @@ class StopConfig(Settings):
     """Trials in a row that have ended without a better value."""
 
 
+class GenerateConfig(Settings):
+    """How text is generated at the end of each trial and for the verdict."""
+
+    rows: int = Field(default=200, ge=1)
+    """Examples of the validation split for which a trial generates; the verdict is on the whole test split."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Tokens after which a generated text is cut."""
+    num_beams: int = Field(default=1, ge=1)
+    """Beams of beam search; 1 takes the most probable token at each position."""
+    length_penalty: float = Field(default=1.0, allow_inf_nan=False)
+    """Exponent of the length by which a beam's score is divided; above 0, long texts are favoured."""
+
+
 class StudyConfig(Settings):
     """The settings of one study."""
 
@@ -60,6 +73,15 @@ class StudyConfig(Settings):
     prune_on: Annotated[Named | None, Mark.RESUMABLE] = None
     """What the pruner compares in place of the metric: `loss`; of a custom objective any metric that its evaluations
     report, as `{name: NAME, direction: minimize}` if its direction is not known."""
+    limits: Annotated[dict[str, Any] | None, Mark.RESUMABLE] = None
+    """Metric or cost -> its limit, which the best trial has to meet: a number, which is the largest value allowed, or
+    the smallest if more is better; or `{least: NUMBER, most: NUMBER}`."""
+    second_metric: Annotated[Named | None, Mark.RESUMABLE] = None
+    """Metric or cost that forms a Pareto front with the metric; of a custom objective as
+    `{name: NAME, direction: minimize}` if its direction is not known."""
+    warm_start: Annotated[list[str] | None, Mark.RESUMABLE] = None
+    """Earlier studies of the same space, from whose better trials a prior and first configurations are learned: names
+    in the same storage, or `STORAGE#NAME`."""
     trials: Annotated[int | None, Mark.RESUMABLE] = Field(default=None, ge=1)
     """Trials of the study, the published default included; all points for a grid, otherwise 20."""
     timeout: Annotated[float | None, Mark.RESUMABLE] = Field(default=None, gt=0)
@@ -85,6 +107,8 @@ class StudyConfig(Settings):
     """Stop a trial after this many evaluations without a better one."""
     max_length: Annotated[int, Mark.FINE_TUNING] = Field(default=128, ge=4)
     """Tokens after which a text is cut."""
+    generate: Annotated[GenerateConfig | None, Mark.FINE_TUNING, Mark.NEWER] = None
+    """How text is generated and scored; `{}` takes the defaults, and if empty nothing is generated."""
     micro_batch: Annotated[int, Mark.FINE_TUNING] = Field(default=64, ge=1)
     """Most examples in one forward pass; larger batches accumulate gradients."""
     precision: Annotated[Literal["auto", "bf16", "fp32"], Mark.FINE_TUNING] = "auto"

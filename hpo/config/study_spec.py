@@ -14,15 +14,19 @@ from types import MappingProxyType
 from typing import Any
 
 from hpo.config import checks, inputs, yaml
+from hpo.config.criteria import criteria_of
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import ConfigError, Problem
+from hpo.core.settings import Mark, marked
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, MODEL, Hyperparameter, conflicts, model_choice
 from hpo.search.comparison import Comparison
 from hpo.search.plugins import name_and_arguments
 from hpo.space.parser import parse
 from hpo.space.search_space import SearchSpace
+from hpo.storage.criteria import Criteria
 from hpo.tasks.metrics import METRICS
+from hpo.tasks.registry import reader_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -43,26 +47,33 @@ class StudySpec:
 
     @property
     def direction(self) -> Direction:
-        """Direction of the objective."""
-        if self.config.metric in METRICS and self.config.objective is None:
-            return METRICS[self.config.metric].direction
-        return self.config.direction or "maximize"
+        """Direction of the objective; of a metric that the task chooses, that of the task's own."""
+        if self.config.model is None:  # a custom objective
+            return self.config.direction or "maximize"
+        return METRICS[self.config.metric or reader_of(self.config.task).metric].direction
 
     @property
     def compared(self) -> Comparison:
         """What the pruner compares, and its direction."""
         if self.config.prune_on is None:
-            return Comparison(self.direction)
+            return Comparison(self.direction, criteria=self.criteria)
         name, arguments = name_and_arguments(self.config.prune_on)
-        return Comparison(arguments.get("direction") or METRICS[name].direction, name)
+        return Comparison(arguments.get("direction") or METRICS[name].direction, name, self.criteria)
+
+    @property
+    def criteria(self) -> Criteria:
+        """The limits that the best trial has to meet, and the second metric."""
+        return criteria_of(self.config)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the study as JSON values with its space written out, and without the storage's URL.
+        """Return the study as JSON values with its space and its criteria written out, and without the storage's URL.
 
         A URL may contain a password.
         """
+        unused = {name for name in marked(StudyConfig, Mark.NEWER) if getattr(self.config, name) is None}
         return {
-            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective"}),
+            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective", *unused}),
+            **self.criteria.to_dict(),
             "space": self.space_to_dict(),
             "folder": str(self.folder),
         }

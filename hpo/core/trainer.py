@@ -39,6 +39,9 @@ class Evaluation:
         of: Examples of the whole trial, if known; shown as progress.
         last: Whether this is the trial's last evaluation.
         notes: Facts to store with the trial, e.g. `{"collapsed": True}`.
+        of_best: Scores of the weights of the trial's best evaluation, which are measured at its last one only; stored
+            with the metrics of the best evaluation.
+        at_end: Facts to store with the trial whichever of its evaluations is the best.
     """
 
     value: float
@@ -47,6 +50,8 @@ class Evaluation:
     of: int | None = None
     last: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
+    of_best: Mapping[str, float] = field(default_factory=dict)
+    at_end: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -34,23 +34,31 @@ def read_table(keys: DataKeys, split: str, source: str | list[str], folder: Path
     Raises:
         DataError: A file or data set cannot be read, has no rows or lacks a column.
     """
-    if keys.dataset is not None:
-        log.info("reading split %s of %s", source, keys.dataset)
-        frames = [(f"{keys.dataset} ({source})", _from_hub(keys, str(source), folder))]
-    else:
-        dialect = Dialect(keys.encoding, keys.separator)
-        frames = [(str(path), _read(path, dialect)) for path in expand(source, folder)]
+    frames = frames_of(keys, source, folder)
     wanted = [column for _, column in keys.columns()] + (list(keys.where) if split == "train" else [])
     for name, frame in frames:
+        if frame.empty:
+            raise DataError(f"{name} has no rows")
         missing = [column for column in dict.fromkeys(wanted) if column not in frame.columns]
         if missing:
             message = no_column(name, missing, list(map(str, frame.columns)))
             places = [place[0] for place, _ in keys.columns()]
             raise DataError(f"{message}. Name the columns under data: {', '.join(dict.fromkeys([*places, 'where']))}")
-        if frame.empty:
-            raise DataError(f"{name} has no rows")
     numbered_rows = [frame[list(dict.fromkeys(wanted))].set_axis(range(1, len(frame) + 1)) for _, frame in frames]
     return pd.concat(numbered_rows, keys=[name for name, _ in frames])
+
+
+def frames_of(keys: DataKeys, source: str | list[str], folder: Path) -> list[tuple[str, pd.DataFrame]]:
+    """Return (name, rows with all their columns) of each file of a split, or of the data set on the Hub.
+
+    Raises:
+        DataError: A file or data set cannot be read.
+    """
+    if keys.dataset is not None:
+        log.info("reading split %s of %s", source, keys.dataset)
+        return [(f"{keys.dataset} ({source})", _from_hub(keys, str(source), folder))]
+    dialect = Dialect(keys.encoding, keys.separator)
+    return [(str(path), _read(path, dialect)) for path in expand(source, folder)]
 
 
 def _read(path: Path, dialect: Dialect) -> pd.DataFrame:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
 from hpo.execution.trial_outcomes import finite_score
-from hpo.search.stopping import DEVICE_SECONDS, best_index
+from hpo.search.stopping import best_index
+from hpo.storage.criteria import DEVICE_SECONDS
 
 HISTORY = "history"  # key of the evaluations in a checkpoint's state, beside the keys of the array
 
@@ -62,7 +64,9 @@ class ActiveTrial:
             ValueError: A metric is not a number.
         """
         metrics = {name: float(value) for name, value in evaluation.metrics.items()}
-        self.evaluations.append(replace(evaluation, value=finite_score(evaluation.value), metrics=metrics))
+        of_best = {name: float(value) for name, value in evaluation.of_best.items()}
+        value = finite_score(evaluation.value)
+        self.evaluations.append(replace(evaluation, value=value, metrics=metrics, of_best=of_best))
         return self.evaluations[-1]
 
     def record_returned(self, value: Any) -> None:
@@ -93,12 +97,12 @@ class ActiveTrial:
         facts: dict[str, Any] = {"seconds": seconds, **self.device_time(before)}
         if self.evaluations:
             index = len(self.evaluations) - 1 if self.returned else best_index(self.values, direction)
-            best = self.evaluations[index]
+            best, last = self.evaluations[index], self.evaluations[-1]
             noted = {name for evaluation in self.evaluations for name in evaluation.notes}
             facts |= {name: None for name in noted if name in before}
-            facts |= {"best_value": best.value, "best_at": self.step(index), **best.notes}
-            if best.metrics or "metrics" in before:
-                facts["metrics"] = dict(best.metrics)
+            facts |= {"best_value": best.value, "best_at": self.step(index), **best.notes, **last.at_end}
+            if (metrics := {**best.metrics, **last.of_best}) or "metrics" in before:
+                facts["metrics"] = metrics
         return facts
 
     def device_time(self, before: Mapping[str, Any]) -> dict[str, float]:
@@ -108,6 +112,14 @@ class ActiveTrial:
     def with_history(self, checkpoint: TrialCheckpoint) -> TrialCheckpoint:
         """Return a checkpoint of the trial with the evaluations so far added to its state."""
         return replace(checkpoint, state={**checkpoint.state, HISTORY: [asdict(e) for e in self.evaluations]})
+
+
+def as_completed(row: FrozenTrial, facts: Mapping[str, Any]) -> FrozenTrial:
+    """Return a trial's row as it will be once the trial is told that it is complete, with the given facts."""
+    completed = copy.copy(row)
+    completed.state, completed.values = TrialState.COMPLETE, [facts["best_value"]]
+    completed.user_attrs = {**row.user_attrs, **facts}
+    return completed
 
 
 @contextmanager

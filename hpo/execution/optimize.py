@@ -29,9 +29,10 @@ from hpo.search import pruners, samplers
 from hpo.search.plugins import name_and_arguments
 from hpo.space.search_space import SearchSpace
 from hpo.storage import backends
+from hpo.storage.snapshot import read
 
 Named = str | Mapping[str, Any]  # a name, or a mapping of `name` and arguments
-_WITH_SPACE = ("patience", "prune_on", "stop")
+_WITH_SPACE = ("patience", "prune_on", "limits", "second_metric", "stop")
 _NEEDS_SPACE = "needs a space; without one, Optuna runs trials"
 
 
@@ -46,6 +47,8 @@ def optimize(
     sampler: Named = "tpe",
     pruner: Named = "median",
     prune_on: Named | None = None,
+    limits: Mapping[str, float | Mapping[str, float]] | None = None,
+    second_metric: Named | None = None,
     seed: int = 0,
     timeout: float | None = None,
     stop: Mapping[str, Any] | None = None,
@@ -73,6 +76,10 @@ def optimize(
         pruner: As in a study file; its steps are `Evaluation.at`, or else count the evaluations of a trial.
         prune_on: Metric of `Evaluation.metrics` that the pruner compares in place of the value, as in a study file;
             needs a space.
+        limits: Metric of `Evaluation.metrics`, or `device_seconds` -> its limit, which the best trial has to meet, as
+            in a study file, e.g. `{"latency_ms": {"most": 20}}`; needs a space.
+        second_metric: Metric of `Evaluation.metrics`, or `device_seconds`, that forms a Pareto front with the value, as
+            in a study file; needs a space.
         seed: Everything random in the search derives from it.
         timeout: Seconds after which running trials are put back.
         stop: What ends the study before its trials are used up, as in a study file (`device_hours`, `target`,
@@ -100,6 +107,8 @@ def optimize(
         "sampler": sampler if isinstance(sampler, str) else dict(sampler),
         "pruner": pruner if isinstance(pruner, str) else dict(pruner),
         "prune_on": dict(prune_on) if isinstance(prune_on, Mapping) else prune_on,
+        "limits": {k: dict(v) if isinstance(v, Mapping) else v for k, v in limits.items()} if limits else None,
+        "second_metric": dict(second_metric) if isinstance(second_metric, Mapping) else second_metric,
         "trials": trials,
         "seed": seed,
         "timeout": timeout,
@@ -138,7 +147,7 @@ def _refuse_without_space(settings: Mapping[str, Any]) -> None:
 
 
 def _warn_of_trouble(runner: Runner, opened: optuna.Study) -> None:
-    """Warn the caller of `optimize` if the study stopped early or no trial has completed."""
+    """Warn the caller of `optimize` if the study stopped early, or no trial has completed or is within the limits."""
     rows = runner.study.get_trials(deepcopy=False)  # as this process knows them: the storage may be away by now
     if runner.stopped is not None:
         warnings.warn(runner.stopped, stacklevel=3)
@@ -146,6 +155,8 @@ def _warn_of_trouble(runner: Runner, opened: optuna.Study) -> None:
         last = rows[-1].user_attrs
         why = ": ".join(str(last[name]) for name in ("reason", "detail") if name in last)
         warnings.warn(f"no trial of {opened.study_name} has completed; the last ended with {why}", stacklevel=3)
+    elif rows and runner.rules.criteria.limits and (results := read(runner.study)).best is None:
+        warnings.warn(results.why_no_best, stacklevel=3)
 
 
 def _run_by_optuna(

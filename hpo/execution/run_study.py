@@ -15,6 +15,7 @@ from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
 from hpo.core.events import Observer, Silent
 from hpo.core.trainer import TrialArray
+from hpo.execution import earlier_studies
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.processes import joined
@@ -22,6 +23,7 @@ from hpo.execution.runner import Runner
 from hpo.execution.study_setup import (
     as_chosen,
     folder_of,
+    lacks_start,
     open_study,
     plan,
     planned_rows,
@@ -34,6 +36,7 @@ from hpo.search import auto, pruners
 from hpo.search.plugins import name_and_arguments
 from hpo.search.stopping import Rules, StudyLimits
 from hpo.search.trial_order import is_added
+from hpo.search.warm_start import stored_in
 from hpo.storage import backends
 from hpo.storage.retry import Retry
 from hpo.storage.trial_locks import starting
@@ -137,7 +140,7 @@ def open_planned(
         The study, and the budget.
 
     Raises:
-        StudyError: The study in the storage has other settings.
+        StudyError: The study in the storage has other settings, or the warm start cannot be learned.
     """
 
     def begin() -> tuple[optuna.Study, int]:
@@ -147,7 +150,9 @@ def open_planned(
             with starting(url, study.config.name):
                 # Another process may have created it by now.
                 array.resume_with(stored_facts(study.config.name, storage))
-                opened = open_study(study, storage, array.facts)
+                learns = lacks_start(study, storage)
+                start = earlier_studies.learned(study, storage, array.facts) if learns else None
+                opened = open_study(study, storage, array.facts, start)
                 plan(opened, as_chosen(study, opened))
         array.notes = (*array.notes, *store_config(opened, study))
         if study.config.objective is None and "label_shares" not in opened.user_attrs:
@@ -189,16 +194,20 @@ def run_trials(
     chosen = as_chosen(study, opened)
     config, folder = chosen.config, folder_of(study.config.name)
     opened.pruner = pruners.make(*name_and_arguments(config.pruner), array.segment, array.horizon)
-    if chosen != study:
+    if start := stored_in(opened.user_attrs):
+        array.notes = (*array.notes, start.sentence())
+    if config != study.config:
         array.notes = (*array.notes, auto.note(config.sampler, config.pruner, config.round_size, budget, opened.pruner))
     weights = checkpoints = None
     if config.objective is None:
         _make(folder)
-        weights = Weights(folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1)
+        weights = Weights(
+            folder / "trials", config.keep_best, 1 if study.direction == "minimize" else -1, study.criteria
+        )
         checkpoints = Checkpoints(folder / "checkpoints", opened.user_attrs["fingerprint"])
-    runner = Runner(opened, study.space, array, _rules(chosen, budget), watch, url, weights, checkpoints)
+    runner = Runner(opened, chosen.space, array, _rules(chosen, budget), watch, url, weights, checkpoints)
     rows = runner.study.get_trials(deepcopy=False)
-    finished = [row for row in rows if row.state.is_finished()]
+    finished = [study.criteria.seen(row) for row in rows if row.state.is_finished()]
     watch.opened(config.name, config.metric or "value", study.direction, budget + sum(map(is_added, rows)), finished)
     for note in array.notes:
         watch.note(note)
@@ -226,6 +235,7 @@ def _rules(study: StudySpec, budget: int) -> Rules:
         limits=StudyLimits(**(config.stop.model_dump() if config.stop else {})),
         devices=config.shards,
         wave=auto.wave_of(config.sampler, config.round_size),
+        criteria=study.criteria,
     )
 
 

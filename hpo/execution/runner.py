@@ -27,7 +27,7 @@ from hpo.core.errors import ArrayShrankError, HpoError, LostTrialError, StorageA
 from hpo.core.events import Observer, Silent
 from hpo.core.interrupts import StopRequest, handling_signals, watchdog
 from hpo.core.trainer import Evaluation, Seen, TrialArray
-from hpo.execution.active_trial import ActiveTrial, history, timed
+from hpo.execution.active_trial import ActiveTrial, as_completed, history, timed
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.slot_checkpoints import SlotCheckpoints
@@ -253,6 +253,7 @@ class Runner:
             evaluation = active.record(outcome)
             if not evaluation.last:  # the last one cannot be pruned
                 self.compared.require(evaluation.metrics)
+            self.rules.criteria.require(evaluation.metrics)
             self.watch.evaluated(active.number, evaluation)
         except Exception as error:
             return error
@@ -325,9 +326,8 @@ class Runner:
         facts = {**active.facts(self.direction, self._row(active.trial).user_attrs), **attrs}
         value = facts.get("best_value")
         if state == TrialState.COMPLETE and self.weights is not None:
-            assert value is not None
-            rows = self.study.get_trials(deepcopy=False)
-            self.weights.save(self._row(active.trial), value, rows, partial(self.array.save_weights, slot))
+            completed = as_completed(self._row(active.trial), facts)
+            self.weights.save(completed, self.study.get_trials(deepcopy=False), partial(self.array.save_weights, slot))
         self._tell(active.trial, state, facts, value if state == TrialState.COMPLETE else None)
         self._failures = self._failures + 1 if state == TrialState.FAIL else 0
         self._unload(slot)
@@ -338,6 +338,8 @@ class Runner:
             raise LostTrialError(trial.number)
         with self.cache.together():
             self.cache.note(trial.number, attrs)
+            if state != TrialState.FAIL:
+                self.cache.constrain(trial.number, self.rules.criteria)
             self.study.tell(trial, value, state)
         self._told += 1
         self.cache.release(trial.number)

@@ -120,7 +120,7 @@ class StudyFollower:
             opened = optuna.load_study(study_name=name, storage=backends.look(self._url))
             facts = opened.user_attrs["fingerprint"]["facts"]
             rows = opened.get_trials(deepcopy=False)
-            finished = [row for row in rows if row.state.is_finished()]
+            finished = [self._study.criteria.seen(row) for row in rows if row.state.is_finished()]
             total = planned_rows(self._study)[1] + sum(map(is_added, rows))
             metric = facts.get("metric") or self._study.config.metric or "value"
             self._watch.opened(name, metric, opened.direction.name.lower(), total, finished)

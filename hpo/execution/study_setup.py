@@ -7,7 +7,7 @@ trials whose parameters the sampler draws when they start.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.schema import NAME, RESUMABLE
 from hpo.config.study_spec import StudySpec
+from hpo.core.differences import differences
 from hpo.core.errors import StudyError
 from hpo.core.formatting import plain
 from hpo.core.seeds import derived_seed
-from hpo.search import auto, samplers
+from hpo.search import auto, samplers, warm_start
 from hpo.search.plugins import name_and_arguments
 from hpo.search.trial_order import is_added
+from hpo.search.warm_start import WarmStart
 from hpo.space.search_space import Params
 from hpo.storage.trial_writers import writer_of
 
@@ -68,16 +70,19 @@ def stored_facts(name: str, storage: BaseStorage) -> Mapping[str, Any]:
     return facts
 
 
-def open_study(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any]) -> optuna.Study:
+def open_study(
+    study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any], start: WarmStart | None = None
+) -> optuna.Study:
     """Create the study, or resume the one of that name.
 
     Args:
         study: The validated study file.
         storage: The storage.
         facts: What the results depend on besides the file: data, weights, precision, versions.
+        start: The warm start of a study that is begun with one.
 
     Raises:
-        StudyError: The study of that name has other settings or facts.
+        StudyError: The study of that name has other settings or facts, or another warm start.
     """
     name = study.config.name
     fingerprint = _fingerprint(study, facts)
@@ -87,6 +92,9 @@ def open_study(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any])
         opened.set_user_attr("config", study.to_dict())
     opened = _loaded(study, storage)
     _refuse_changes(opened, fingerprint, study.config.same_objective)
+    if start is not None:
+        opened.set_user_attr(warm_start.STORED, start.model_dump(mode="json"))
+    _refuse_another_start(opened, study)
     if _is_auto(study) and _stored_choice(opened, study) is None:
         opened.set_user_attr(auto.CHOICE, {"asked": _asked(study), "chosen": _chosen(study).to_dict()})
     opened.sampler = sampler_of(as_chosen(study, opened))
@@ -105,6 +113,7 @@ def resumed(study: StudySpec, storage: BaseStorage, facts: Mapping[str, Any]) ->
     if "fingerprint" not in opened.user_attrs:
         return None
     _refuse_changes(opened, _fingerprint(study, facts), study.config.same_objective)
+    _refuse_another_start(opened, study)
     if _is_auto(study) and _stored_choice(opened, study) is None:
         return None
     opened.sampler = sampler_of(as_chosen(study, opened))
@@ -117,16 +126,40 @@ def _loaded(study: StudySpec, storage: BaseStorage) -> optuna.Study:
     return optuna.load_study(study_name=study.config.name, storage=storage, sampler=sampler, pruner=pruner)
 
 
-# ---------------------------------------------------------------- what `auto` stands for
+# ---------------------------------------------------------------- what was chosen and learned when it began
+
+
+def lacks_start(study: StudySpec, storage: BaseStorage) -> bool:
+    """Return whether a study's warm start has still to be learned: it is stored before the first trial is planned."""
+    if not study.config.warm_start:
+        return False
+    if study.config.name not in optuna.get_all_study_names(storage):
+        return True
+    opened = _loaded(study, storage)
+    return warm_start.stored_in(opened.user_attrs) is None and not opened.get_trials(deepcopy=False)
+
+
+def _refuse_another_start(opened: optuna.Study, study: StudySpec) -> None:
+    """Refuse a warm start from other studies than the one that is stored, from which trials are drawn."""
+    start, asked = warm_start.stored_in(opened.user_attrs), study.config.warm_start
+    if not asked or asked == (start and start.asked) or not opened.get_trials(deepcopy=False):
+        return
+    name, begun = study.config.name, "a warm start from " + ", ".join(start.asked) if start else "no warm start"
+    raise StudyError(
+        f"study {name!r} was begun with {begun}, not with one from {', '.join(asked)}: leave the warm start out to go "
+        f"on with it, or begin a new study with --set name={name}-2"
+    )
 
 
 def as_chosen(study: StudySpec, opened: optuna.Study | None = None) -> StudySpec:
-    """Return a study with what was chosen for it in place of `auto`.
+    """Return a study with what was chosen for it in place of `auto`, and with the warm start that it was begun with.
 
     Args:
         study: The validated study file.
-        opened: The study, with which the choice is stored; None chooses as for a new study.
+        opened: The study, with which both are stored; None chooses as for a new study.
     """
+    if opened is not None and (start := warm_start.stored_in(opened.user_attrs)) is not None:
+        study = replace(study, space=start.applied(study.space))
     if not _is_auto(study):
         return study
     choice = (opened and _stored_choice(opened, study)) or _chosen(study)
@@ -161,22 +194,23 @@ def _fingerprint(study: StudySpec, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def store_config(opened: optuna.Study, study: StudySpec) -> list[str]:
-    """Store the study file that the next trials run by, unless all have ended.
+    """Store the study file that the next trials run by; if all have ended, its criteria, by which the best is chosen.
 
     Returns:
         A sentence for each setting of the search that differs from the one of the ended trials.
     """
     rows = opened.get_trials(deepcopy=False)
-    if all(row.state.is_finished() for row in rows):
-        return []
     before, now = opened.user_attrs.get("config", {}), study.to_dict()
+    if all(row.state.is_finished() for row in rows):
+        asked = study.criteria.to_dict()
+        now = before | asked if before and any(before.get(key) != asked[key] for key in asked) else before
     if before != now:
         opened.set_user_attr("config", now)
     ended = sum(row.state.is_finished() for row in rows)
     return [
         f"{key}: was {json.dumps(before[key])} for the {ended} trials that have ended, is now {json.dumps(now[key])}"
-        for key in ("sampler", "pruner", "prune_on")
-        if ended and before.get(key, now[key]) != now[key]
+        for key in ("sampler", "pruner", "prune_on", "limits", "second_metric")
+        if ended and before.get(key, now.get(key)) != now.get(key)
     ]
 
 
@@ -222,7 +256,7 @@ def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any], same_objective
         raise StudyError(
             f"the storage has a study {name!r} that hpo did not create; choose another name with --set name=..."
         )
-    differ = {path: (old, new) for path, old, new in _differences(before, now)}
+    differ = {path: (old, new) for path, old, new in differences(before, now)}
     source_missing = SOURCE in differ and differ[SOURCE][0] is None
     if None in differ.get(SOURCE, ()):  # an earlier version stored no source, or it cannot be read here
         del differ[SOURCE]
@@ -240,16 +274,6 @@ def _refuse_changes(opened: optuna.Study, now: Mapping[str, Any], same_objective
         )
     if own or source_missing:
         opened.set_user_attr("fingerprint", now)
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (path, old, new) of every leaf that differs; `settings` and `facts` are left out of the path."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in dict.fromkeys([*old, *new]):
-            inner = key if path in ("", "settings", "facts") else f"{path}.{key}"
-            yield from _differences(old.get(key), new.get(key), inner)
-    elif old != new:
-        yield path, old, new
 
 
 def load_by_name(name: str, storage: BaseStorage, where: str, hint: str = "Run it first: hpo run FILE") -> optuna.Study:

@@ -62,7 +62,8 @@ def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     assert config.data is not None
     log.info("loading pandas")
     loading = importlib.import_module("hpo.tasks.loading")
-    data = loading.with_metric(loading.load(config.data, config.task, config.seed, study.folder), config.metric)
+    data = loading.load(config.data, config.task, config.seed, study.folder)
+    data = loading.with_metric(data, config.metric, study.criteria.reported)
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")
     array: ScorableArray

@@ -70,6 +70,8 @@ class TrialDecisions:
         """
         if isinstance(outcome, StopIteration):
             active.record_returned(outcome.value)
+            if active.returned:
+                self._rules.criteria.require(active.evaluations[-1].metrics)
             return TrialState.COMPLETE, {}
         if isinstance(outcome, Exception):
             raise outcome

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+from transformers import PreTrainedModel
 
 from hpo.core.errors import DivergedError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
-from hpo.finetune.engine import Engine
+from hpo.finetune.engine import Engine, Trained
+from hpo.finetune.models.loading import load_model
 from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.tasks.metrics import METRICS, score
+from hpo.tasks.metrics import METRICS, of_generated_text, score
 from hpo.tasks.task import COLLAPSE, Predictions, Task
+
+Array = np.ndarray[Any, Any]
 
 
 class FineTuneArray:
@@ -42,6 +50,7 @@ class FineTuneArray:
     def __init__(self, setup: Setup, engine: Engine, adaptation: Adaptation, horizon_epochs: int) -> None:
         self.setup, self.engine, self.adaptation = setup, engine, adaptation
         self.metric = setup.metric
+        self._reported = dict.fromkeys(("loss", *setup.data.others))
         self.notes: Sequence[str] = (*setup.notes, *engine.notes)
         self.segment = setup.segment
         self.horizon: int | None = setup.train_rows * horizon_epochs
@@ -105,7 +114,7 @@ class FineTuneArray:
         with threaded(self.engine.threads):
             trained = self.engine.train()
             outcomes = {n: self._outcome(occupied.get(n), found) for n, found in trained.items() if found is not None}
-            return self.engine.make_room(outcomes)
+            return self.engine.make_room(self._with_generated(outcomes, trained))
 
     def seen(self, slot: int) -> Seen | None:
         """Return the examples that the slot's trial has seen, and those of its whole training."""
@@ -128,6 +137,8 @@ class FineTuneArray:
             held.model.config.update(held.fitted)
             self.adaptation.save(folder, held, weights, self.setup)
             self.setup.tokenizer.save_pretrained(folder)
+            if self.setup.generation is not None:
+                self.setup.generation.save_pretrained(folder)
         return bool(held.best_weights)
 
     def unload(self, slot: int) -> None:
@@ -170,19 +181,70 @@ class FineTuneArray:
         return Evaluation(
             value,
             at=boundary,
-            metrics={"loss": score("loss", predictions)},
+            metrics={name: score(name, predictions) for name in self._reported},
             of=slot.boundaries[-1],
             last=slot.evaluations == len(slot.boundaries),
             notes=_notes(self.setup.task, predictions),
         )
 
-    def predictions_of(self, folder: Path, split: str) -> Predictions:
-        """Return the predictions for a split of weights that `save_weights` wrote."""
-        model = self.adaptation.open(folder, self.setup)
-        predictions: Predictions = self.setup.task.with_fitted(
-            self.engine.predictions_of(model, split), model.config.to_dict()
+    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
+        """Return the predictions for a split of weights that `save_weights` wrote.
+
+        Args:
+            folder: The weights.
+            split: Name of the split.
+            generate: Whether to generate a text for each example too.
+        """
+        return self._predictions(self.adaptation.open(folder, self.setup), split, generate)
+
+    def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
+        """Return the predictions of the model as it was published; see `ScorableArray`."""
+        setup = self.setup
+        if not setup.task.emits_tokens or setup.head:
+            return None
+        assert isinstance(setup.config.model, str)
+        pad = setup.tokenizer.pad_token_id
+        model, _ = load_model(setup.config.model, setup.folder, setup.task, setup.data.labels, pad)
+        return self._predictions(model, split, generate)
+
+    def _predictions(self, model: PreTrainedModel, split: str, generate: bool) -> Predictions:
+        """Return the predictions for a split of a whole model."""
+        predictions: Any = self.setup.task.with_fitted(self.engine.predictions_of(model, split), model.config.to_dict())
+        if generate:
+            predictions = replace(predictions, generated=self.setup.generated(model, self.setup.prompts[split])[0])
+        return cast("Predictions", predictions)
+
+    # ------------------------------------------------------------ generating
+
+    def _with_generated(
+        self, outcomes: dict[int, Evaluation | Exception], trained: Mapping[int, Trained]
+    ) -> dict[int, Evaluation | Exception]:
+        """Return the outcomes; the trials at their last evaluation generate, with their best weights, in one call."""
+        last = {n: found for n, found in outcomes.items() if isinstance(found, Evaluation) and found.last}
+        if self.setup.generation is None or not last:
+            return outcomes
+        began, rows = time.perf_counter(), self.setup.sampled("validation")
+        for slot in last:
+            self.engine.occupied[slot].put_back()
+        try:
+            prompts = self.setup.prompts["validation"]
+            texts = self.engine.generate(list(last), [prompts[row] for row in rows])
+        except Exception as error:
+            return {**outcomes, **dict.fromkeys(last, memory_error(error))}
+        seconds = (time.perf_counter() - began) / len(last)
+        return {**outcomes, **{n: self._of_text(last[n], trained[n], rows, texts[n], seconds) for n in last}}
+
+    def _of_text(
+        self, evaluation: Evaluation, predictions: Any, rows: Array, texts: list[str], seconds: float
+    ) -> Evaluation:
+        """Return a trial's last evaluation with the scores of what it generated for rows of the validation split."""
+        task = self.setup.task
+        found = replace(predictions.take(rows), generated=texts)
+        return replace(
+            evaluation,
+            of_best={name: score(name, found) for name in of_generated_text(task.name)},
+            at_end={"generation_seconds": round(seconds, 3), **_notes(task, found)},
         )
-        return predictions
 
     # ------------------------------------------------------------ measuring
 

@@ -52,6 +52,13 @@ class Engine(Protocol):
     def make_room(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
         """Return the outcomes of a segment, changed if a copy of the best weights did not fit in memory."""
 
+    def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
+        """Return what the models in some slots generate for prompts, with their present weights.
+
+        Raises:
+            RuntimeError: One row does not fit in memory.
+        """
+
     def unload(self, slot: int) -> None:
         """Empty a slot, whatever state its trial is in; nothing happens to an empty one."""
 

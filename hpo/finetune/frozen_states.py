@@ -174,9 +174,10 @@ class FrozenStates:
             for part in range(waiting):
                 some = batches[part * _AHEAD : (part + 1) * _AHEAD]
                 for (split, rows), found in zip(some, pool.map(lambda each: states(*each), some), strict=True):
-                    for row, values in zip(rows, found, strict=True):
-                        file.seek(int(starts[split][row]) * width)
-                        real = values[: self._tokens[split].lengths[row]].contiguous()
+                    counts = self._tokens[split].counts.cpu().numpy()[rows].ravel()
+                    for start, count, values in zip(starts[split][rows].ravel(), counts, found, strict=True):
+                        file.seek(int(start) * width)
+                        real = values[:count].contiguous()
                         file.write(real.view(torch.uint8).numpy().data)
 
 
@@ -198,7 +199,7 @@ def _digest_of_rows(splits: Splits) -> str:
     """Return a digest of the inputs of all rows."""
     found = hashlib.sha256()
     for split, tokens in splits.items():
-        for name, values in (*tokens.values.items(), ("lengths", torch.from_numpy(tokens.lengths))):
+        for name, values in (*tokens.values.items(), ("lengths", tokens.counts)):
             found.update(f"{split} {name} {len(values)} ".encode())
             found.update(values.cpu().contiguous().numpy().data)
     return found.hexdigest()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from hpo.finetune.trial_model import begin, measured_seconds, predict_whole
 from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
+Result = TypeVar("Result")
 
 
 class PlainEngine:
@@ -80,12 +81,14 @@ class PlainEngine:
 
     def train(self) -> Mapping[int, Trained]:
         """Train every occupied slot to its boundary."""
+        return self._each(self._trained, self.occupied)
+
+    def _each(self, compute: Callable[[Slot], Result], slots: Mapping[int, Slot]) -> dict[int, Result]:
+        """Return what is computed of each slot: one after the other, or side by side in threads."""
         if not self._side_by_side:
-            return {number: self._trained(slot) for number, slot in self.occupied.items()}
-        with ThreadPoolExecutor(
-            len(self.occupied), initializer=torch.set_num_threads, initargs=(self.threads,)
-        ) as pool:
-            futures = {number: pool.submit(self._trained, slot) for number, slot in self.occupied.items()}
+            return {number: compute(slot) for number, slot in slots.items()}
+        with ThreadPoolExecutor(len(slots), initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
+            futures = {number: pool.submit(compute, slot) for number, slot in slots.items()}
             try:
                 return {number: future.result() for number, future in futures.items()}
             except BaseException:
@@ -143,15 +146,20 @@ class PlainEngine:
         tokens, total = self.setup.split_for(slot.model, "train"), torch.zeros((), device=self.setup.device)
         units = max(1.0, tokens.units[rows].sum())
         for number, start in enumerate(range(0, len(rows), self.micro_batch)):
-            inputs, targets = tokens.batch(rows[start : start + self.micro_batch])
+            inputs, targets = tokens.batch(rows[start : start + self.micro_batch], key=seed)
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
-                outputs = self.setup.outputs(slot.model, inputs)
+                outputs = self.setup.outputs(slot.model, inputs, targets)
             loss = self.setup.losses(slot, outputs, targets).sum() / units
             loss.backward()
             total += loss.detach()
         return total
 
     # ------------------------------------------------------------ scoring and measuring
+
+    def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
+        """Return what the models in some slots generate for prompts."""
+        held = {number: self.occupied[number] for number in slots}
+        return self._each(lambda slot: self.setup.generated(slot.model, prompts)[0], held)
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights."""

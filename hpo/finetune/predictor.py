@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from hpo.config.schema import GenerateConfig
 from hpo.core.errors import ModelError
 from hpo.data.keys import DataKeys
-from hpo.finetune import device
+from hpo.finetune import device, generation
 from hpo.finetune.data.encoded import Tensors, on_device
 from hpo.finetune.lora.peft_files import CONFIG as ADAPTER
 from hpo.finetune.lora.peft_files import merged
+from hpo.finetune.models import token_head
 from hpo.finetune.models.loading import NO_CODE, load_model, load_tokenizer, longest_input, task_of
 from hpo.tasks.task import Task
 
+DEFAULT_GENERATE = GenerateConfig()
 LONGEST = 512  # tokens after which a text is cut by default
 
 
@@ -28,6 +31,7 @@ class Predictor:
         folder: Written by `hpo export` or a study: weights, configuration, tokenizer; or a `peft` folder.
         max_length: Tokens after which a text is cut; None: `LONGEST`, or the most that the model takes.
         precision: `auto`, `bf16` or `fp32`.
+        generate: How text is generated, if the model's task does.
 
     Attributes:
         task: The task of the model.
@@ -42,7 +46,13 @@ class Predictor:
         ModelError: The folder holds no such model, or its classifier was not trained.
     """
 
-    def __init__(self, folder: Path, max_length: int | None = None, precision: str = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_length: int | None = None,
+        precision: str = "auto",
+        generate: GenerateConfig = DEFAULT_GENERATE,
+    ) -> None:
         self.task, self.labels = _purpose(folder)
         self.tokenizer = load_tokenizer(str(folder), folder)
         if (folder / ADAPTER).is_file():
@@ -56,8 +66,11 @@ class Predictor:
                 )
         self.device = device.chosen("auto")
         self.model.to(self.device).train(False)  # type: ignore[arg-type]
+        if self.task.emits_tokens:
+            token_head.install(self.model)
         self.precision = device.precision(precision, self.device)
         self.max_length = longest_input(max_length or LONGEST, self.tokenizer, self.model.config)
+        self._generate = generate
 
     @torch.no_grad()
     def __call__(self, rows: Sequence[Mapping[str, Any]], keys: DataKeys) -> list[dict[str, Any]]:
@@ -72,18 +85,28 @@ class Predictor:
         """
         task = self.task
         split = task.unlabelled(rows, keys)
-        encoded = task.encode(split, keys, self.tokenizer, self.max_length)
+        if task.generates:
+            return [{"predicted": text} for text in self._generated(task, split, keys)]
+        encoded = task.for_model(task.encode(split, keys, self.tokenizer, self.max_length), self.model)
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
 
         def answer(inputs: Tensors, targets: Tensors) -> Tensors:
-            outputs = tuple(device.widened(output) for output in task.outputs(self.model(**inputs)))
-            return {name: tensor[None] for name, tensor in task.answers(outputs, targets).items()}
+            answers = task.answers(token_head.outputs(task, self.model, inputs, targets), targets)
+            return {name: tensor[None] for name, tensor in answers.items()}
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             answers = on_device(encoded, pad, self.device).answers(answer, device.scoring_batch(self.device))
         predictions = task.predictions(split, encoded, {name: array[0] for name, array in answers.items()}, keys)
         return task.predicted_rows(task.with_fitted(predictions, self.model.config.to_dict()), self.labels)
+
+    def _generated(self, task: Any, split: Any, keys: DataKeys) -> list[str]:
+        """Return what the model generates for the examples of a split."""
+        room = generation.longest_prompt(self.model, self._generate, self.max_length)
+        prompts = task.prompts(split, keys, self.tokenizer, room)
+        settings = generation.settings_of(self.model, self.tokenizer, self._generate)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return generation.generated(self.model, self.tokenizer, settings, prompts)[0]
 
 
 def _purpose(folder: Path) -> tuple[Task, tuple[str, ...]]:

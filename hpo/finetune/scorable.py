@@ -39,5 +39,15 @@ class ScorableArray(TrialArray, Protocol):
 class OneModelArray(ScorableArray, Protocol):
     """An array whose trials have one pretrained model."""
 
-    def predictions_of(self, folder: Path, split: str) -> Predictions:
-        """Return the predictions for a split of written weights; call it while no trial is in training."""
+    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
+        """Return the predictions for a split of written weights; call it while no trial is in training.
+
+        With `generate`, a text is generated for each example too.
+        """
+
+    def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
+        """Return the predictions for a split of the model as it was published.
+
+        With `generate`, a text is generated for each example too. None if the model gives out no tokens, or lacks
+        parameters, such as a head, that each trial draws.
+        """

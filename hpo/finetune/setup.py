@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from hpo.config.schema import StudyConfig
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
-from hpo.finetune import device
+from hpo.finetune import device, generation
 from hpo.finetune.data.batches import boundaries, epoch_batches
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
 from hpo.finetune.frozen_states import FrozenStates
-from hpo.finetune.models import dropout, first_token, frozen
+from hpo.finetune.models import dropout, first_token, frozen, token_head
 from hpo.finetune.models.initial_state import InitialState, digest
 from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
 from hpo.finetune.models.vocabulary import Vocabulary
@@ -38,6 +38,11 @@ log = logging.getLogger(__name__)
 
 # Increased when hpo computes other numbers from the same study.
 NUMERICS = 4
+
+HOLDS_LOGITS = (
+    "{model} changes its logits after its last projection, so those of a whole batch are held at once: it takes more "
+    "memory"
+)
 
 SHOWN = 3  # rows of a split whose tokens `hpo check` can show
 
@@ -61,6 +66,8 @@ class Setup:
         model: The pretrained model on the device; an engine trains it, or copies of it.
         head: Names of its parameters that are not pretrained.
         max_length: Tokens after which a text is cut.
+        prompts: Split -> what a model continues, or its encoder reads, for each example; nothing for `train`.
+        generation: How text is generated, which the model's own settings are replaced by; None if none is.
         vocabulary: The rows of the embedding table that the data uses.
         rows: Split -> its rows as the task encoded them, with the tokens of the first `SHOWN` only.
         tokens: Split -> all its rows on the device.
@@ -104,6 +111,7 @@ class Setup:
             self.tokenizer = load_tokenizer(config.model, folder, **options)
         self.model, self.head = load_model(config.model, folder, self.task, data.labels, self.tokenizer.pad_token_id)
         self.model.to(self.device)  # type: ignore[arg-type]
+        self._holds_logits = self.task.emits_tokens and not token_head.install(self.model)
         self.frozen_layers = sorted(set(frozen_layers))
         line = self._line()
         if line is None or self.frozen_layers[-1] < line.count:  # the line is after whole layers
@@ -117,6 +125,8 @@ class Setup:
         log.info("preparing the model")
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
+        self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
+        self.prompts = self._prompts() if config.generate else {}
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
         self.tokens: dict[str, Tokens] = {
             name: tokens.with_ids(self.vocabulary.renumber(tokens.ids)) for name, tokens in encoded.items()
@@ -136,8 +146,16 @@ class Setup:
         assert isinstance(pad, int)
         log.info("tokenising %s %ss of %s", f"{len(split):,}", self.task.example, name)
         rows = self.task.encode(split, self.data.keys, self.tokenizer, self.max_length)
+        rows = self.task.for_model(rows, self.model)
         self.rows[name] = rows.without_tokens(SHOWN)
-        return on_device(rows, pad, self.device)
+        return on_device(rows, pad, self.device, derived_seed(self.config.seed, "masks", name))
+
+    def _prompts(self) -> dict[str, list[list[int]]]:
+        task: Any = self.task
+        return {
+            name: task.prompts(self.data.splits[name], self.data.keys, self.tokenizer, self.max_length)
+            for name in ("validation", "test")
+        }
 
     @property
     def train_rows(self) -> int:
@@ -155,6 +173,8 @@ class Setup:
         notes = self.task.row_notes(self.rows, self.data.keys)
         if self.metric.endswith("_binary"):
             notes = [f"{self.metric} is that of {self.data.labels[-1]!r}, the last label in order", *notes]
+        if self._holds_logits:
+            notes = [*notes, HOLDS_LOGITS.format(model=type(self.model).__name__)]
         return tuple(notes)
 
     def finish(self) -> None:
@@ -208,13 +228,13 @@ class Setup:
         """
         if not self._masks_of_trials:
             return False
-        inputs, _ = self.tokens["train"].batch(np.arange(min(4, self.train_rows)))
+        inputs, targets = self.tokens["train"].batch(np.arange(min(4, self.train_rows)))
         outputs: list[tuple[torch.Tensor, ...]] = []
         with dropout.everywhere(self.model, 0.1):  # a trial may ask for it where the model was published without
             for seed in (0, 1):
                 torch.manual_seed(seed)  # a model that draws from the global generator gives other outputs now
-                with torch.no_grad(), self.masked(0):
-                    outputs.append(self.task.outputs(self.model.train()(**inputs)))
+                with torch.no_grad(), self.autocast(), self.masked(0):
+                    outputs.append(self.outputs(self.model.train(), inputs, targets))
         return all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
 
     # ------------------------------------------------------------ frozen layers
@@ -295,10 +315,10 @@ class Setup:
 
     def batches(self, slot: Slot, window: int) -> Iterator[Array]:
         """Yield the row numbers of each step of a trial, from its present step on."""
-        lengths, size = self.tokens["train"].lengths, slot.params.batch_size
-        first, done = divmod(slot.step, math.ceil(len(lengths) / size))
+        sizes, size = self.tokens["train"].sizes, slot.params.batch_size
+        first, done = divmod(slot.step, math.ceil(len(sizes) / size))
         for epoch in range(first, slot.params.epochs):
-            yield from epoch_batches(lengths, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
+            yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
             done = 0
 
     # ------------------------------------------------------------ passes
@@ -317,9 +337,9 @@ class Setup:
         with self.intercepted(), dropout.drawing_from(torch.tensor(keys, device=self.device)):
             yield
 
-    def outputs(self, model: PreTrainedModel, inputs: Tensors) -> tuple[torch.Tensor, ...]:
+    def outputs(self, model: PreTrainedModel, inputs: Tensors, targets: Tensors) -> tuple[torch.Tensor, ...]:
         """Return the outputs of a forward pass that the task reads, in float32 or wider."""
-        return tuple(device.widened(output) for output in self.task.outputs(model(**inputs)))
+        return token_head.outputs(self.task, model, inputs, targets)
 
     def losses(self, slot: Slot, outputs: tuple[torch.Tensor, ...], targets: Tensors) -> torch.Tensor:
         """Return the loss of each row [n], summed over its units, times the weights of their classes.
@@ -336,12 +356,26 @@ class Setup:
         model.train(False)
 
         def answer(inputs: Tensors, targets: Tensors) -> Tensors:
-            answers = self.task.answers(self.outputs(model, inputs), targets)
+            answers = self.task.answers(self.outputs(model, inputs, targets), targets)
             return {name: tensor[None] for name, tensor in answers.items()}
 
         with self.autocast():  # one context for all chunks, so that weights are cast once
             answers = self.split_for(model, split).answers(answer, device.scoring_batch(self.device))
         return self.predictions(split, {name: array[0] for name, array in answers.items()})
+
+    def sampled(self, split: str) -> Array:
+        """Return the rows of a split for which trials generate, drawn from the study's seed."""
+        assert self.config.generate is not None
+        rng = np.random.default_rng(derived_seed(self.config.seed, "generate"))
+        return np.sort(rng.permutation(len(self.data.splits[split]))[: self.config.generate.rows])
+
+    def generated(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int = 1) -> list[list[str]]:
+        """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`."""
+        assert self.generation is not None
+        if (line := frozen.of(model)) is not None:
+            line.states = None  # an encoder is called by itself, and must not read those of the last pass
+        with self.intercepted(), self.autocast():
+            return generation.generated(model, self.tokenizer, self.generation, prompts, slots)
 
     def predictions(self, split: str, answers: Mapping[str, Array]) -> Predictions:
         """Return answers about the rows of a split, by name [n, ...], as predictions for its examples."""

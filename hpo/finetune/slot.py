@@ -93,6 +93,12 @@ class Slot:
         self.best, self.best_decay, self.fitted = value, self.decay, dict(fitted)
         self.best_weights = {name: tensor.clone() for name, tensor in self.weights.items()}
 
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give the model the weights of the best evaluation, at the end of the training."""
+        for name, weight in self.weights.items():
+            weight.copy_(self.best_weights[name])
+
     def checkpoint(self) -> TrialCheckpoint:
         """Return what the trial needs to go on from its last whole step, in CPU memory of its own."""
         tensors: dict[str, torch.Tensor] = {}

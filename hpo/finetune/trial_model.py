@@ -12,7 +12,7 @@ from hpo.core.trainer import TrialSpec
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.batches import epoch_batches
-from hpo.finetune.models import frozen
+from hpo.finetune.models import frozen, token_head
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
@@ -59,6 +59,8 @@ def begin(setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: T
 def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Predictions:
     """Return the predictions of a whole model, whose vocabulary is cut to the study's."""
     model.to(setup.device)  # type: ignore[arg-type]
+    if setup.task.emits_tokens:
+        token_head.install(model)
     setup.vocabulary.cut(model)
     return setup.predict(model, split)
 
@@ -67,7 +69,7 @@ def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
     """Return the seconds per example of forward and backward passes over a few batches; no weight is changed."""
     log.info("measuring how fast a trial trains")
     tokens = setup.measurable(model)
-    batches = epoch_batches(tokens.lengths, min(16, len(tokens.lengths)), 0, 0)
+    batches = epoch_batches(tokens.sizes, min(16, len(tokens.lengths)), 0, 0)
     model.train()
     examples, began = 0, 0.0
     for i, rows in enumerate(batches[:6]):
@@ -75,7 +77,7 @@ def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
             examples, began = 0, time.perf_counter()
         inputs, targets = tokens.batch(rows)
         with setup.autocast():
-            outputs = setup.outputs(model, inputs)
+            outputs = setup.outputs(model, inputs, targets)
         loss = setup.task.loss(outputs, targets, 0.0, None).sum() / max(1, tokens.units[rows].sum())
         loss.backward()
         model.zero_grad(set_to_none=True)

@@ -74,6 +74,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "batch_size": Hyperparameter(int, 32, "examples an optimiser step", low=1, high=65536),
     "epochs": Hyperparameter(int, 3, "passes over the training split", low=1, high=10000),
     "warmup_ratio": Hyperparameter(float, 0.1, "share of the steps that warm up linearly", high=1),
+    "warmup_steps": Hyperparameter(int, None, "steps that warm up linearly, in place of warmup_ratio", high=10**9),
     "weight_decay": Hyperparameter(float, 0.01, "decoupled decay of matrices (not of biases and norms)", high=10),
     "schedule": Hyperparameter(str, "linear", "shape of the learning rate after warm-up", choices=tuple(SCHEDULES)),
     "num_cycles": Hyperparameter(int, 1, "restarts of cosine_with_restarts", low=1, high=1000),
@@ -129,6 +130,7 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return these settings and the defaults of the other hyperparameters that the trial reads."""
     everything = {**defaults(settings), **settings}
     unread = {name for name, schedule in READ_BY_SCHEDULE.items() if everything["schedule"] != schedule}
+    unread.add("warmup_steps" if everything["warmup_steps"] is None else "warmup_ratio")
     if "lora_rank" not in settings:
         unread |= {name for name in HYPERPARAMETERS if name.startswith("lora_")}
     return {name: value for name, value in everything.items() if name not in unread or name in settings}
@@ -146,6 +148,8 @@ def conflicts(parameters: Mapping[str, Any]) -> dict[str, str]:
         parameters: Name -> parameter as the space is written.
     """
     found = _adapter_conflicts(parameters)
+    if {"warmup_steps", "warmup_ratio"} <= {*parameters}:
+        found["warmup_steps"] = "is the warm-up in steps, and warmup_ratio the same as a share; leave one of them out"
     if MODEL in parameters:
         found[MODEL] = "is a key of the study file, not of its space: write model: [a, b] there, and leave it out here"
     return found

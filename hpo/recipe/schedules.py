@@ -24,6 +24,10 @@ class ScheduleParams(Protocol):
         """Share of the steps in which the learning rate rises to its peak."""
 
     @property
+    def warmup_steps(self) -> int | None:
+        """Steps of the same, in place of a share."""
+
+    @property
     def num_cycles(self) -> float:
         """Cosines of `cosine_with_restarts`."""
 
@@ -95,9 +99,9 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def warmup_steps(ratio: float, total: int) -> int:
-    """Return the warm-up steps for a share of `total`, rounded up as `TrainingArguments` does."""
-    return math.ceil(ratio * total)
+def warmup_steps(params: ScheduleParams, total: int) -> int:
+    """Return the warm-up steps of a trial; a share of `total` is rounded up as `TrainingArguments` does."""
+    return math.ceil(params.warmup_ratio * total) if params.warmup_steps is None else params.warmup_steps
 
 
 def multiplier(step: int, total: int, params: ScheduleParams) -> float:
@@ -106,9 +110,9 @@ def multiplier(step: int, total: int, params: ScheduleParams) -> float:
     Args:
         step: Optimiser steps already taken, from 0.
         total: Optimiser steps of the whole trial.
-        params: All hyperparameters of the trial (`schedule`, `warmup_ratio` and the schedule's own).
+        params: All hyperparameters of the trial (`schedule`, its warm-up and the schedule's own).
     """
-    warmup = warmup_steps(params.warmup_ratio, total)
+    warmup = warmup_steps(params, total)
     if step < warmup:
         return step / max(1, warmup)
     return SCHEDULES[params.schedule](step, warmup, total, params)

@@ -17,6 +17,7 @@ class TrainingParams:
     batch_size: int
     epochs: int
     warmup_ratio: float
+    warmup_steps: int | None
     weight_decay: float
     schedule: str
     num_cycles: int

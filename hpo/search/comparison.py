@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.errors import ConfigError, DivergedError, Problem
+from hpo.storage.criteria import NO_CRITERIA, Criteria, violation
 from hpo.storage.step_metrics import METRICS_AT
 
 TIE_BREAK = "loss"
@@ -27,15 +28,17 @@ class Comparison:
         direction: `maximize` or `minimize`, of what is compared.
         metric: A metric that is compared in place of the value. None compares the values, and the loss where values
             are equal.
+        criteria: The study's limits. Trials that are beyond them are worse than all others, the further the worse.
     """
 
     direction: str
     metric: str | None = None
+    criteria: Criteria = NO_CRITERIA
 
     def stored(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics of an evaluation that are stored with its step."""
-        name = self.metric or TIE_BREAK
-        return {name: metrics[name]} if name in metrics and math.isfinite(metrics[name]) else {}
+        names = dict.fromkeys((self.metric or TIE_BREAK, *(limit.name for limit in self.criteria.limits)))
+        return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}
 
     def require(self, metrics: Mapping[str, float]) -> None:
         """Check that an evaluation can be compared.
@@ -58,9 +61,14 @@ class Comparison:
         sign = -1 if self.direction == "maximize" else 1
         stored = {int(step): value for step, value in self._stored(trial).items()}
         if self.metric is not None:
-            return {step: (sign * value,) for step, value in stored.items()}
-        values = trial.intermediate_values
-        return {step: (sign * value, stored.get(step, math.inf)) for step, value in values.items()}
+            keys: dict[int, Key] = {step: (sign * value,) for step, value in stored.items()}
+        else:
+            values = trial.intermediate_values
+            keys = {step: (sign * value, stored.get(step, math.inf)) for step, value in values.items()}
+        if not self.criteria.limits:
+            return keys
+        excess = {step: violation(self.criteria.seen_at(trial, step)) for step in keys}
+        return {step: (math.inf, excess[step], *key) if excess[step] else key for step, key in keys.items()}
 
     def lacks_metrics(self, trial: FrozenTrial) -> bool:
         """Return whether no metric is stored with a trial's last evaluation."""
@@ -70,8 +78,11 @@ class Comparison:
         """Return a trial as Optuna's pruners see it, with the metric as its value.
 
         Returns:
-            None for a completed trial without the metric.
+            None for a completed trial without the metric, or beyond a limit: a trial is compared with those within.
         """
+        completed = trial.state == TrialState.COMPLETE
+        if completed and self.criteria.limits and violation(self.criteria.seen(trial)):
+            return None
         if self.metric is None:
             return trial
         seen = copy.copy(trial)

@@ -18,6 +18,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.storage.criteria import violation
+
 FEWEST = 4
 """Completed trials from which there is a better third to draw near; with fewer, draws are uniform."""
 
@@ -62,12 +64,15 @@ class CrossEntropySampler(BaseSampler):
 
 
 def better_third(study: optuna.Study) -> Sequence[FrozenTrial]:
-    """Return the better third of the completed trials, rounded up; none of fewer than `FEWEST`."""
+    """Return the better third of the completed trials, rounded up; none of fewer than `FEWEST`.
+
+    Trials that are beyond their constraints are worse than all others, the further the worse (Deb, 2000).
+    """
     completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(completed) < FEWEST:
         return []
-    higher = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    ordered = sorted(completed, key=lambda trial: trial.value or 0.0, reverse=higher)
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    ordered = sorted(completed, key=lambda trial: (violation(trial), sign * (trial.value or 0.0)))
     return ordered[: math.ceil(len(ordered) / BETTER)]
 
 
@@ -110,10 +115,22 @@ def share_of(distribution: Numeric, spread: float) -> float:
     return math.log(spread) / math.log(high / low) if distribution.log else spread / (high - low)
 
 
+def spread_at(distribution: Numeric, share: float) -> float:
+    """Return a standard deviation that is given as a share of the range: the inverse of `share_of`."""
+    low, high = _ends(distribution)
+    return (high / low) ** share if distribution.log else share * (high - low)
+
+
+def number_at(distribution: Numeric, place: float) -> float:
+    """Return the number at a place of the range, also between the values of a range with steps."""
+    low, high = _ends(distribution)
+    number = low * (high / low) ** place if distribution.log else low + place * (high - low)
+    return min(max(number, distribution.low), distribution.high)
+
+
 def value_at(distribution: Numeric, place: float) -> float | int:
     """Return the value at a place of the range; the nearest one where the range has steps."""
-    low, high = _ends(distribution)
-    value = low * (high / low) ** place if distribution.log else low + place * (high - low)
+    value = number_at(distribution, place)
     if distribution.step is not None:
         value = distribution.low + distribution.step * round((value - distribution.low) / distribution.step)
     value = min(max(value, distribution.low), distribution.high)

@@ -8,6 +8,7 @@ sees the same trials and decides alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -191,11 +192,12 @@ def tie(
     of `decide`, whose decision was not to wait.
 
     Returns:
-        `loss` if the loss ordered the trials; `all` if they were equal in the loss too, and all were promoted.
+        `loss` if the loss ordered the trials; `all` if they were equal in the loss too, and all were promoted. None too
+        for a trial that is beyond a limit, as those are ordered by how far they are.
     """
     found = None
     for standing in _standings(trials, number, step, rungs, round_size, compared):
-        if len(standing.keys) <= rungs.bootstrap:
+        if len(standing.keys) <= rungs.bootstrap or math.isinf(standing.own[0]):
             return found
         if standing.tied(rungs, 1):
             found = "all" if standing.tied(rungs) else "loss"

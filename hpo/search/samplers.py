@@ -35,6 +35,9 @@ DRAWN_BY = "hpo:drawn_by"
 """System attribute of a trial whose hyperparameters a sampler drew: `RANDOM` or the sampler's name."""
 RANDOM = "random"
 """Drawn at random, independently of all other trials: by the random sampler, or before another one has a model."""
+PRIOR = "a prior"
+"""Drawn from the priors of the space: not as random trials are drawn, so that it does not tell what those would bring.
+"""
 
 
 class ReplayedCmaEs(optuna.samplers.CmaEsSampler):
@@ -163,11 +166,13 @@ class TrialSeededSampler(BaseSampler):
         earlier = study._get_trials(deepcopy=False, use_cache=True)
         seen = [other.params for other in earlier if other.number != trial.number and other.params]
         params: dict[str, Any] = {}
+        expected: Mapping[str, Any] = {}
         for attempt in range(1 + MAX_REDRAWS):
-            params = self._draw(study, trial, attempt)
+            expected = self._from_prior(study, trial.number, attempt)
+            params = self._draw(study, trial, attempt, expected)
             if params not in seen:
                 break
-        drawn_by = RANDOM if self._is_random(earlier) else self.name
+        drawn_by = PRIOR if expected else RANDOM if self._is_random(earlier) else self.name
         study._storage.set_trial_system_attr(trial._trial_id, DRAWN_BY, drawn_by)
         return params
 
@@ -183,11 +188,13 @@ class TrialSeededSampler(BaseSampler):
         ended = sum(other.state in (TrialState.COMPLETE, TrialState.PRUNED) for other in trials)
         return bool(ended < getattr(sampler, "_n_startup_trials", 0))
 
-    def _draw(self, study: optuna.Study, trial: FrozenTrial, attempt: int) -> dict[str, Any]:
+    def _draw(
+        self, study: optuna.Study, trial: FrozenTrial, attempt: int, expected: Mapping[str, Any]
+    ) -> dict[str, Any]:
         sampler = self._fresh(trial.number, attempt)
         sampler.before_trial(study, trial)
         joint = sampler.infer_relative_search_space(study, trial)
-        relative = {**sampler.sample_relative(study, trial, joint), **self._from_prior(study, trial.number, attempt)}
+        relative = {**sampler.sample_relative(study, trial, joint), **expected}
         params: dict[str, Any] = {}
         trial = copy.copy(trial)
         for name, distribution in self.space.distributions().items():

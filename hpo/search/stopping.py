@@ -9,12 +9,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import number
 from hpo.search.comparison import Comparison
+from hpo.storage.criteria import DEVICE_SECONDS, NO_CRITERIA, Criteria, violation
 
 STOPPED = "stopped"
 """User attribute of a study: why it stopped before its trials were used up; None, or absent, if it has not."""
-
-DEVICE_SECONDS = "device_seconds"
-"""User attribute of a trial: seconds of its training, times the devices used, divided by the trials on them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,8 @@ class StudyLimits:
     def reached(self, trials: Sequence[FrozenTrial], direction: str, device_seconds: float = 0.0) -> str | None:
         """Return which limit the trials have reached, as a sentence; None if none.
 
-        Duplicates, which are not trained, count for nothing.
+        Duplicates, which are not trained, count for nothing. A trial that is beyond its constraints reaches no target,
+        and is not better than another.
 
         Args:
             trials: The trials so far, by number.
@@ -55,7 +54,7 @@ class StudyLimits:
         return self._reached_by_scores(trained, direction)
 
     def _reached_by_scores(self, trials: Sequence[FrozenTrial], direction: str) -> str | None:
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and not violation(trial)]
         if not complete:
             return None
         best = complete[best_index([trial.value or 0.0 for trial in complete], direction)]
@@ -99,6 +98,7 @@ class Rules:
         limits: What ends the study before its trials are used up.
         devices: Devices that train a slot's trial together.
         wave: Trials of a round that are drawn together; None draws a round at once.
+        criteria: The limits that the best trial has to meet, and the second metric.
     """
 
     budget: int
@@ -112,6 +112,7 @@ class Rules:
     limits: StudyLimits = NO_LIMITS
     devices: int = 1
     wave: int | None = None
+    criteria: Criteria = NO_CRITERIA
 
 
 def best_index(values: Sequence[float], direction: str) -> int:

@@ -13,6 +13,7 @@ from hpo.search.comparison import Comparison
 from hpo.search.halving import Decision, Rungs, decide, is_duplicate, rungs_of, tie
 from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
+from hpo.storage.criteria import is_constrained
 from hpo.storage.study_cache import StudyCache
 
 PAUSED = "hpo:paused_at"
@@ -63,6 +64,8 @@ class TrialOrder:
         self._space, self._budget, self._size, self._segment = space, budget, size, segment
         self._wave = wave if size is not None else None
         self._compared = compared or Comparison(study.direction.name.lower())
+        before = self._cache.get_all_trials(0, deepcopy=False)  # perhaps under limits that are not in force any more
+        self._constrained = bool(self._compared.criteria.limits) or any(map(is_constrained, before))
 
     @property
     def in_rounds(self) -> bool:
@@ -87,8 +90,9 @@ class TrialOrder:
         """Return the trials that a decision to stop the study may rest on.
 
         These are all trials; in rounds, those of the rounds that have ended; none before the published default ended.
+        They have the constraints of the study's limits.
         """
-        trials = self.rows()
+        trials = list(map(self._compared.criteria.seen, self.rows()))
         if any(is_baseline(trial) and not trial.state.is_finished() for trial in trials):
             return []
         if self._size is None:
@@ -147,7 +151,10 @@ class TrialOrder:
     def seen_by(self, number: int) -> optuna.Study:
         """Return the study with the trials from which a trial may be drawn."""
         if self._wave is None:
-            return self._study_of(self._visible(number))
+            view = self._visible(number)
+            if self._constrained:
+                view = view.seen_as(self._compared.criteria.seen, self._study.direction.name)
+            return self._study_of(view)
         view = self._cache.before(self._drawn_from(number))
         return self._study_of(view.seen_as(self._at_first_rung, self._study.direction.name))
 
@@ -159,7 +166,8 @@ class TrialOrder:
             return None
         seen = copy.copy(trial)
         seen.state, seen.values = TrialState.COMPLETE, values[:1] or trial.values
-        return seen
+        steps = rungs.values({step: step for step in trial.intermediate_values}) if rungs and values else []
+        return self._compared.criteria.seen_at(seen, steps[0]) if steps else self._compared.criteria.seen(seen)
 
     def _keeps_waiting(self, trial: FrozenTrial) -> bool:
         """Return whether the next wave has to wait for a trial; a duplicate waits for its original itself."""

@@ -130,6 +130,8 @@ class TrialSource:
     def _tell_duplicate(self, trial: Trial, original: FrozenTrial) -> None:
         """Tell a duplicate its original's value; if the original was pruned, tell it PRUNED with the last report."""
         attrs = {"duplicate_of": original.user_attrs.get("duplicate_of", original.number)}
+        if "metrics" in original.user_attrs:  # limits may be on them
+            attrs["metrics"] = original.user_attrs["metrics"]
         if original.state == TrialState.COMPLETE:
             self._tell(trial, TrialState.COMPLETE, attrs, original.value)
             return

@@ -17,8 +17,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.core.formatting import number
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import MODEL, completed
+from hpo.storage.criteria import Criteria, violation
 
 STATES = {
     "complete": TrialState.COMPLETE,
@@ -33,6 +35,9 @@ LOOK = "test"  # an evaluation on the test split is in `test:<trial>`; former ve
 
 CONFIRMATION = "confirmation"
 """Attribute of a study: what `hpo.analysis.confirm.take_confirmation` returned."""
+
+AUDIT = "audit"
+"""Attribute of a study: what `hpo.analysis.audit.take_audit` returned."""
 
 CONFIGURATION = frozenset(
     [
@@ -80,6 +85,23 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "best": (str, NoneType),
         "winner": (str, NoneType),
         "before": list,
+    },
+    AUDIT: {
+        "study": str,
+        "trials": int,
+        "best": (int, float),
+        "best_trial": int,
+        "pruned": int,
+        "completed": int,
+        "audited": list,
+        "beaten": int,
+        "untold": int,
+        "repeated": int,
+        "at_most": int,
+        "confidence": float,
+        "passed": (float, NoneType),
+        "best_audited": (int, NoneType),
+        "gain": (float, NoneType),
     },
 }
 
@@ -131,11 +153,63 @@ class Results:
         )
 
     @cached_property
+    def criteria(self) -> Criteria:
+        """The limits that the best trial has to meet, and the second metric."""
+        return Criteria.stored(self.attrs.get("config", {}))
+
+    @cached_property
+    def trained(self) -> tuple[FrozenTrial, ...]:
+        """The completed trials without duplicates, which are not trained and have no weights."""
+        return tuple(trial for trial in self.complete if "duplicate_of" not in trial.user_attrs)
+
+    @cached_property
+    def within_limits(self) -> tuple[FrozenTrial, ...]:
+        """Those of `trained` that meet all limits."""
+        return tuple(trial for trial in self.trained if not violation(trial))
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.direction == "maximize" else 1
+
+    @cached_property
+    def ranked(self) -> tuple[FrozenTrial, ...]:
+        """Those of `within_limits`, the best first; of equal values the better second metric, then the lower number."""
+        return tuple(sorted(self.within_limits, key=lambda trial: self.criteria.rank(trial, self._sign)))
+
+    @property
     def best(self) -> FrozenTrial | None:
-        """The best completed trial, the first of equals. Duplicates are left out: only the original has weights."""
-        sign = -1 if self.direction == "maximize" else 1
-        trained = [trial for trial in self.complete if "duplicate_of" not in trial.user_attrs]
-        return min(trained, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+        """The best trial within the limits."""
+        return next(iter(self.ranked), None)
+
+    @cached_property
+    def nearest(self) -> FrozenTrial | None:
+        """The trial that is the least beyond the limits, where none is within them."""
+        if self.best is not None:
+            return None
+        return min(self.trained, key=lambda t: (violation(t), self.criteria.rank(t, self._sign)), default=None)
+
+    @cached_property
+    def front(self) -> tuple[FrozenTrial, ...]:
+        """The Pareto front of value and second metric among the trials within the limits, the best value first."""
+        return tuple(self.criteria.front(self.within_limits, self._sign))
+
+    @property
+    def why_no_best(self) -> str:
+        """Why no trial is the best, and what to do."""
+        near = self.nearest
+        if near is None:
+            return (
+                f"no trial of {self.name} has completed; run it (hpo run {self.name}), or read why its trials ended: "
+                f"hpo trials {self.name}"
+            )
+        count = len(self.trained)
+        are = "the one completed trial is not" if count == 1 else f"none of {count} completed trials is"
+        beyond = "; ".join(self.criteria.beyond(near)) or "by its constraints"
+        return (
+            f"{are} within the limits of {self.name}, so none is the best. The nearest is trial {near.number}, with "
+            f"{self.metric} {number(near.value)}: {beyond}. Change the limits and run the same study again, which "
+            "trains no trial twice, or search on with more trials"
+        )
 
     @cached_property
     def baseline(self) -> FrozenTrial | None:
@@ -163,6 +237,11 @@ class Results:
             isinstance(each, Mapping) and each.keys() >= CONFIGURATION for each in found["configurations"]
         )
         return found if whole else None
+
+    @property
+    def audit(self) -> Mapping[str, Any] | None:
+        """What the last audit of the study showed, if there is one."""
+        return self.attrs.get(AUDIT)
 
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, with those that the space fixes."""
@@ -243,14 +322,13 @@ def _has_shape(value: Any, shape: Mapping[str, type | tuple[type, ...]] | None) 
 
 def read(study: optuna.Study) -> Results:
     """Read a whole study once."""
-    return Results(
-        study.study_name,
-        "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize",
-        tuple(
-            study.get_trials(deepcopy=False)
-        ),  # Optuna's storages replace a trial that changes, so these objects do not change
-        attrs_of(study),
-    )
+    attrs = attrs_of(study)
+    # Optuna's storages replace a trial that changes, so these objects do not change.
+    trials = tuple(study.get_trials(deepcopy=False))
+    if "config" in attrs:  # the limits in force count, and not those of when a trial ended
+        trials = tuple(map(Criteria.stored(attrs["config"]).seen, trials))
+    direction: Direction = "maximize" if study.direction == StudyDirection.MAXIMIZE else "minimize"
+    return Results(study.study_name, direction, trials, attrs)
 
 
 def trial_json(trial: FrozenTrial, curve: bool = False) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.errors import LostTrialError
 from hpo.core.interrupts import StopRequest
+from hpo.storage.criteria import Criteria
 from hpo.storage.databases import READING
 from hpo.storage.retry import Retry
 from hpo.storage.step_metrics import METRICS_AT, metrics_at
@@ -247,6 +248,13 @@ class StudyCache(BaseStorage):
         with self.together():
             for name, value in attrs.items():
                 self.set_trial_user_attr(self._rows[number]._trial_id, name, value)
+
+    def constrain(self, number: int, criteria: Criteria) -> None:
+        """Write a trial's constraints, by what it has measured, for Optuna's own tools and `Study.best_trial`."""
+        row = self._rows[number]
+        with self.together():
+            for name, excess in criteria.constraints(row.user_attrs).items():
+                self.set_trial_system_attr(row._trial_id, name, excess)
 
     # ------------------------------------------------------------ Optuna's interface: writing
 

@@ -71,6 +71,7 @@ class Dataset:
         digest: SHA-256 of all examples of all splits.
         keys: The keys of `data:` by which they were read.
         metric: What the study optimises, a name in `METRICS`; see `hpo.tasks.loading.with_metric`.
+        others: What is measured beside it, names in `METRICS`.
     """
 
     task: str
@@ -80,6 +81,7 @@ class Dataset:
     digest: str = ""
     keys: DataKeys = field(default_factory=DataKeys)
     metric: str = ""
+    others: tuple[str, ...] = ()
 
 
 def small_splits(data: Dataset, metric: str, example: str, *, share: bool) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,16 +67,22 @@ def load(keys: DataKeys, task: str, seed: int, folder: Path) -> Dataset:
     return Dataset(reader.name, labels, splits, found, _digest(splits), keys)
 
 
-def with_metric(data: Dataset, metric: str | None) -> Dataset:
-    """Return the data with the metric of the study: the one that its file names, or the default for this data.
+def with_metric(data: Dataset, metric: str | None, others: Iterable[str] = ()) -> Dataset:
+    """Return the data with the metric of the study, and with others that are measured beside it.
+
+    Args:
+        data: The data.
+        metric: The metric that the study file names; None takes the default for this data.
+        others: The other metrics.
 
     Raises:
-        DataError: The metric is not defined for the task, or nothing can be chosen by it on a split.
+        DataError: A metric is not defined for the task, or nothing can be chosen by it on a split.
     """
     task = TASKS[data.task]
     chosen = metrics.chosen(metric, data.task, task.default_metric(data))
-    task.refuse_metric(chosen, data)
-    return replace(data, metric=chosen)
+    for name in (chosen, *others):
+        task.refuse_metric(metrics.chosen(name, data.task, name), data)
+    return replace(data, metric=chosen, others=tuple(others))
 
 
 def _read(reader: Task, keys: DataKeys, folder: Path) -> dict[str, pd.DataFrame]:

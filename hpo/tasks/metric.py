@@ -27,6 +27,8 @@ class Metric:
             `hpo.tasks.classification.resampling`.
         needs: Classes that must have enough rows for the score to be reliable: the `positive` one, or `every`.
         aliases: Names of it in other programs, for "did you mean" in an error.
+        generated: The tasks for which it is a score of generated text: measured at the end of a trial and on the test
+            split, and never what a study is searched by.
     """
 
     score: Callable[[Any], float]
@@ -37,6 +39,7 @@ class Metric:
     resampled: Callable[[Any], Callable[[Array], float]] | None = None
     needs: Literal["", "positive", "every"] = ""
     aliases: tuple[str, ...] = ()
+    generated: tuple[str, ...] = ()
 
 
 def summed(
@@ -45,10 +48,11 @@ def summed(
     tasks: tuple[str, ...],
     direction: Direction = "maximize",
     aliases: tuple[str, ...] = (),
+    generated: tuple[str, ...] = (),
 ) -> Metric:
     """Return a metric that is a function of counts which add up over examples; arguments as in `Metric`."""
 
     def score(predictions: Any) -> float:
         return value(counts(predictions).sum(axis=0))
 
-    return Metric(score, tasks, direction, counts, value, aliases=aliases)
+    return Metric(score, tasks, direction, counts, value, aliases=aliases, generated=generated)

@@ -13,6 +13,7 @@ import numpy as np
 from hpo.core.errors import DataError, nearest
 from hpo.tasks.classification import metrics as classification
 from hpo.tasks.language import metrics as language
+from hpo.tasks.language import text_metrics
 from hpo.tasks.metric import Metric, summed
 from hpo.tasks.question_answering import metrics as question_answering
 from hpo.tasks.task import Predictions
@@ -27,7 +28,14 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
-ALL_TASKS = (*classification.CLASSES, "regression", "token_classification", "question_answering", *language.TASKS)
+ALL_TASKS = (
+    *classification.CLASSES,
+    "regression",
+    "token_classification",
+    "question_answering",
+    "multiple_choice",
+    *language.TASKS,
+)
 
 METRICS: dict[str, Metric] = {
     **classification.METRICS,
@@ -39,6 +47,13 @@ METRICS: dict[str, Metric] = {
         lambda sums: float(sums[0] / max(1, sums[1])),
         ("token_classification", *language.TASKS),
         aliases=("overall_accuracy",),
+    ),
+    "exact_match": summed(
+        lambda predictions: predictions.exact_matches,
+        lambda sums: float(sums[0] / sums[1]),
+        (question_answering.TASK, *text_metrics.TASKS),
+        aliases=("em", "squad_em"),
+        generated=text_metrics.TASKS,
     ),
     "loss": Metric(
         _loss,
@@ -69,9 +84,32 @@ def chosen(metric: str | None, task: str, default: str) -> str:
     """
     metric = metric or default
     if task not in METRICS[metric].tasks:
-        defined = ", ".join(name for name, entry in METRICS.items() if task in entry.tasks)
-        raise DataError(f"metric {metric!r} is not defined for {task}, which the labels are; one of {defined}")
+        offered = ", ".join(searchable(task))
+        raise DataError(f"metric {metric!r} is not defined for {task}, which the labels are; one of {offered}")
+    if reason := refused(metric, task):
+        raise DataError(f"metric {reason}")
     return metric
+
+
+def searchable(task: str) -> list[str]:
+    """Return the metrics by which a study of a task can be searched."""
+    return [name for name, entry in METRICS.items() if task in entry.tasks and task not in entry.generated]
+
+
+def of_generated_text(task: str) -> list[str]:
+    """Return the metrics of generated text of a task."""
+    return [name for name, entry in METRICS.items() if task in entry.generated]
+
+
+def refused(metric: str, task: str) -> str | None:
+    """Return why a study cannot be searched by a metric that is defined for its task, or None."""
+    if task not in METRICS[metric].generated:
+        return None
+    return (
+        f"{metric!r} is a score of generated text, and a study cannot be searched by it: generating is too slow for "
+        f"every evaluation. Write generate: {{}} to measure it at the end of each trial and on the test split, and "
+        f"search by one of {', '.join(searchable(task))}"
+    )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpo.tasks.causal_lm.task import CausalLM
 from hpo.tasks.classification.task import Classification
+from hpo.tasks.masked_lm.task import MaskedLM
+from hpo.tasks.multiple_choice.task import MultipleChoice
 from hpo.tasks.question_answering.task import QuestionAnswering
+from hpo.tasks.seq2seq.task import Seq2Seq
 from hpo.tasks.task import Task
 from hpo.tasks.token_classification.task import TokenClassification
 
@@ -18,6 +22,10 @@ TASKS: dict[str, Task] = {
     "regression": Classification("regression"),
     "token_classification": TokenClassification(),
     "question_answering": QuestionAnswering(),
+    "multiple_choice": MultipleChoice(),
+    "causal_lm": CausalLM(),
+    "seq2seq": Seq2Seq(),
+    "masked_lm": MaskedLM(),
 }
 
 
@@ -29,7 +37,7 @@ def task_for(architecture: str, problem_type: str | None, labels: int) -> Task:
         problem_type: As in its configuration.
         labels: Number of its labels.
     """
-    tasks = [task for task in TASKS.values() if task.auto_model.removeprefix("AutoModel") in architecture]
+    tasks = [task for task in TASKS.values() if task.loads(architecture)]
     if len(tasks) == 1:
         return tasks[0]
     unnamed = TASKS["regression" if labels == 1 else "single_label"]

@@ -29,7 +29,7 @@ from hpo.tasks.dataset import Dataset
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Outputs = tuple[torch.Tensor, ...]
     Tensors = Mapping[str, torch.Tensor]  # by name
@@ -77,17 +77,36 @@ class Predictions(Protocol):
 
 
 @dataclass(frozen=True)
+class Masking:
+    """What stands in the place of masked tokens.
+
+    Attributes:
+        token: Id of the mask token.
+        vocabulary: Number of the ids, from 0, of which another token is drawn.
+    """
+
+    token: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class EncodedRows:
     """A split as rows for a model.
 
     Attributes:
         inputs: Input of the model -> its token values, a sequence for each row; `input_ids` among them. All inputs and
-            token targets of a row have the same length.
+            token targets of a row have the same length; where there are decoder inputs, token targets have theirs.
         row_targets: Name -> [rows, ...], what is expected of a row.
         token_targets: Name -> the target of each token, a sequence for each row; `IGNORED` for a token without one.
         units: [rows] units of each row.
         example: [rows] the example that each row is of, in ascending order.
         alignment: What the task needs to turn answers about tokens into predictions.
+        decoder_inputs: Input of the decoder -> its token values, a sequence for each row; `decoder_input_ids`, where
+            the model is an encoder-decoder model whose decoder gets tokens of its own.
+        choices: Sequences of a row. If there are several, `inputs` has those of the first row, then those of the
+            second, and the model gets [rows, choices, tokens].
+        masking: If given, tokens are masked anew in every training pass: of those that have a target `labels` as many
+            as the row target `masked` says. See `hpo/finetune/data/masking.py`.
     """
 
     inputs: Mapping[str, Sequence[Sequence[int]]]
@@ -96,13 +115,18 @@ class EncodedRows:
     units: Array = field(default_factory=lambda: np.empty(0))
     example: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     alignment: Any = None
+    decoder_inputs: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    choices: int = 1
+    masking: Masking | None = None
 
     def without_tokens(self, shown: int) -> EncodedRows:
         """Return the same without inputs and token targets, those of the first `shown` rows excepted."""
-        inputs = {name: list(rows[:shown]) for name, rows in self.inputs.items()}
-        return replace(
-            self, inputs=inputs, token_targets={n: list(rows[:shown]) for n, rows in self.token_targets.items()}
-        )
+        most = shown * self.choices
+        first: dict[str, Any] = {
+            kind: {name: list(rows[:most]) for name, rows in getattr(self, kind).items()}
+            for kind in ("inputs", "token_targets", "decoder_inputs")
+        }
+        return replace(self, **first)
 
 
 @dataclass(frozen=True)
@@ -127,7 +151,7 @@ class Task(ABC):
         name: Its name in `TASKS`, and under `task:` of a study file.
         auto_model: The class of transformers that loads its models.
         pipeline_tag: Its name on the Hub.
-        peft_type: Its name in `peft`.
+        peft_type: Its name in `peft`; None if `peft` has none.
         metric: The metric of a study whose file names none.
         problem_type: The name in a model's configuration that tells tasks of one class of models apart.
         keys: The keys of `data:` that it reads.
@@ -138,6 +162,8 @@ class Task(ABC):
             `labels` says which token is to be given out at each position (already shifted, where the model gives out
             the next token), and `result.logits` in `outputs` are not logits but scores of tokens [rows, tokens, 3]; see
             `hpo/tasks/language/scores.py`.
+        redraws: Whether inputs are drawn anew in every pass; then no states of frozen layers can be kept.
+        generates: Whether its models generate text; see `LanguageTask.prompts` in `hpo/tasks/language/task.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
     """
@@ -145,13 +171,15 @@ class Task(ABC):
     name: str
     auto_model: ClassVar[str]
     pipeline_tag: ClassVar[str]
-    peft_type: ClassVar[str]
+    peft_type: ClassVar[str | None]
     metric: str
     problem_type: str | None = None
     keys: ClassVar[type[DataKeys]]
     example: ClassVar[str] = "row"
     row: ClassVar[str] = "row"
     emits_tokens: ClassVar[bool] = False
+    redraws: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = True
     answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")
@@ -253,6 +281,10 @@ class Task(ABC):
         """Return the options with which a tokenizer must be loaded again, to read what the task gives it."""
         return {}
 
+    def loads(self, architecture: str) -> bool:
+        """Return whether the task's models are of a class of transformers, e.g. `BertForTokenClassification`."""
+        return self.auto_model.removeprefix("AutoModel") in architecture
+
     def configure(self, config: Any, labels: Sequence[str]) -> None:
         """Write the labels into a model's configuration before the model is loaded."""
         config.problem_type = self.problem_type
@@ -262,11 +294,23 @@ class Task(ABC):
 
         Args:
             rows: A split.
-            row: Number of the row.
+            row: Number of the row; of a row of several choices, that of the sequence in `inputs`.
             tokens: The row's tokens in writing.
             labels: Names of the labels, by index.
         """
         return " ".join(tokens)
+
+    def trained_in_full(self, new: frozenset[str], classifier: frozenset[str]) -> frozenset[str]:
+        """Return the names of the parameters that are trained beside adapters.
+
+        Those are the new ones and the classifier; but where the model gives out tokens, only the new ones, because
+        what follows its layers is pretrained there.
+
+        Args:
+            new: Names of the parameters that are not pretrained.
+            classifier: Names of the parameters outside of the model without its head.
+        """
+        return new if self.emits_tokens else new | classifier
 
     def labels_of(self, config: Any) -> tuple[str, ...]:
         """Return the labels that `configure` wrote into a model's configuration."""
@@ -279,6 +323,18 @@ class Task(ABC):
         Raises:
             DataError: An example does not fit.
         """
+
+    def for_model(self, rows: EncodedRows, model: PreTrainedModel) -> EncodedRows:
+        """Return rows as `encode` returned them, with what depends on the model, such as the inputs of its decoder.
+
+        Raises:
+            ModelError: The model cannot read them.
+        """
+        return rows
+
+    def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
+        """Return label -> sentence about the rows of all splits, for `hpo check`."""
+        return {}
 
     def row_notes(self, rows: Mapping[str, EncodedRows], keys: Any) -> list[str]:
         """Return notes on the rows of all splits, for the user."""

@@ -162,7 +162,7 @@ def test_what_shows_nothing_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"show no reason to change a range.*from 10 completed trials on"):
         next_study.write(studied(optimum_at(3e-4), 5), path, importances)
     empty = Results("s", "maximize", (), {})
-    with pytest.raises(StudyError, match="no completed trial to learn from; run it first: hpo run s"):
+    with pytest.raises(StudyError, match=r"nothing to learn from: no trial of s has completed; run it \(hpo run s\)"):
         next_study.write(empty, path, importances)
     assert not path.exists()
     path.write_text("mine")

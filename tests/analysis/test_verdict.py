@@ -272,13 +272,15 @@ class Array:
             targets = rng.integers(0, 2, 60)
             splits[name] = TextSplit([f"{('dull', 'fine')[t]} w{i % 7}" for i, t in enumerate(targets)], None, targets)
         data = Dataset("single_label", ("bad", "good"), splits, digest="f" * 64)
-        self.setup = SimpleNamespace(data=data, metric="accuracy", task=TASKS["single_label"])
+        config = SimpleNamespace(generate=None)
+        self.setup = SimpleNamespace(data=data, metric="accuracy", task=TASKS["single_label"], config=config)
         self.scored = []
 
     def of(self, params):
         return self
 
-    def predictions_of(self, folder, split):
+    def predictions_of(self, folder, split, *, generate):
+        assert not generate
         self.scored.append((int(folder.name), split))
         targets = self.setup.data.splits[split].targets
         return outputs(targets, np.arange(60) % 10 < int((folder / "right").read_text()))

@@ -28,7 +28,10 @@ def test_what_ships():
         "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches",
         "tweet_entities",
     ]  # fmt: skip
-    spaces = ["bert", "deberta", "default", "electra", "lora", "ner", "qa", "roberta", "small_data", "wide"]
+    spaces = [
+        "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "multiple_choice",
+        "ner", "qa", "roberta", "sft_lora", "small_data", "t5", "wide",
+    ]  # fmt: skip
     assert names(SPACES) == spaces
     for folder in ("studies", "search_spaces"):
         shipped = {path.name for path in study_spec.shipped(folder).iterdir()}

@@ -137,7 +137,8 @@ def test_a_metric_knows_its_direction_and_a_custom_objective_is_told(change: dic
 
 # ---------------------------------------------------------------- files that ship
 
-SPACES = {"bert", "deberta", "default", "electra", "lora", "ner", "qa", "roberta", "small_data", "wide"}
+SPACES = {"bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation"}
+SPACES |= {"multiple_choice", "ner", "qa", "roberta", "sft_lora", "small_data", "t5", "wide"}
 STUDIES = {"long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches"}
 STUDIES |= {"tweet_entities"}
 
@@ -212,7 +213,7 @@ def test_the_default_space_holds_every_published_learning_rate_but_extremes() ->
 def test_the_wide_space_has_all_that_the_objective_reads() -> None:
     path = find("wide", "search_spaces")
     assert path is not None
-    not_of_all = {"class_weights", "frozen_layers"}  # which other tasks refuse; which depends on the model's layers
+    not_of_all = {"class_weights", "frozen_layers", "warmup_steps"}  # refused by tasks; by models; beside warmup_ratio
     read_by_whole_models = {name for name in HYPERPARAMETERS if not name.startswith("lora_")} - not_of_all
     assert set(parse(read(path)[0], HYPERPARAMETERS).parameters) == read_by_whole_models
 
@@ -270,3 +271,15 @@ def test_a_study_written_as_json_reads_back_equal(raw: dict[str, Any]) -> None:
 def test_a_stored_study_holds_no_storage_url() -> None:
     study = build({**CUSTOM, "storage": "postgresql://me:c4n4ry@host/db"}, "x", ROOT)
     assert "c4n4ry" not in json.dumps(study.to_dict())
+
+
+def test_a_study_without_a_metric_has_the_direction_of_its_tasks_metric():
+    made = {
+        "name": "s",
+        "data": {"train": "t.jsonl"},
+        "model": "m",
+        "space": {"learning_rate": [1e-4, 1e-3]},
+        "trials": 1,
+    }
+    directions = {task: from_dict({**made, "task": task}).direction for task in ("auto", "causal_lm", "seq2seq")}
+    assert directions == {"auto": "maximize", "causal_lm": "minimize", "seq2seq": "minimize"}

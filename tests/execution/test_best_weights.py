@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from hpo.core.errors import StorageError
 from hpo.execution.best_weights import Weights
+from hpo.storage.criteria import Criteria, Limit, Second
 
 
 def row(number, state="COMPLETE", value=None, **attrs):
@@ -29,7 +30,7 @@ def written(folder):
 
 def finish(weights, rows, number, value, **attrs):
     """Save, tell and delete what is not needed, as a runner does."""
-    weights.save(row(number, "RUNNING", **attrs), value, rows, written)
+    weights.save(row(number, "COMPLETE", value, **attrs), rows, written)
     rows[number] = row(number, "COMPLETE", value, **attrs)
     weights.delete_unneeded(rows)
 
@@ -69,7 +70,7 @@ def test_only_what_may_be_among_the_best_is_written(values, most, sign, tmp_path
     weights, rows, ranked = Weights(folder, most, sign), running(len(values)), []
     for number, value in enumerate(values):
         wrote = []
-        weights.save(rows[number], value, rows, lambda path, wrote=wrote: wrote.append(path))
+        weights.save(row(number, "COMPLETE", value), rows, lambda path, wrote=wrote: wrote.append(path))
         ranked = sorted([*ranked, (sign * value, number)])
         assert bool(wrote) is ((sign * value, number) in ranked[:most])
         finish(weights, rows, number, value)
@@ -132,7 +133,7 @@ def test_who_adopts_a_trial_writes_its_weights_anew(tmp_path):
 
 def test_an_array_without_weights_leaves_nothing(tmp_path):
     weights, rows = Weights(tmp_path / "none", 1, -1), running(1)
-    weights.save(rows[0], 0.9, rows, lambda folder: False)
+    weights.save(row(0, "COMPLETE", 0.9), rows, lambda folder: False)
     weights.delete_unneeded([row(0, "COMPLETE", 0.9)])
     assert not (tmp_path / "none").exists()
 
@@ -144,5 +145,30 @@ def test_a_full_disk_is_an_error_that_says_what_to_do_and_leaves_nothing(tmp_pat
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match=r"weights of trial 0 cannot be written .*No space left.*Make room"):
-        Weights(tmp_path, 1, -1).save(row(0, "RUNNING"), 0.5, running(1), write)
+        Weights(tmp_path, 1, -1).save(row(0, "COMPLETE", 0.5), running(1), write)
     assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    trials=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=6),
+    sign=st.sampled_from([1, -1]),
+    most=st.integers(0, 2),
+    data=st.data(),
+)
+def test_the_best_within_the_limits_and_the_front_are_kept_whatever_the_order(
+    trials, sign, most, data, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("weights")
+    criteria = Criteria((Limit("cost", most=2.0),), Second("cost", "minimize"))
+    weights, rows = Weights(folder, most, sign, criteria), running(len(trials))
+    for number in data.draw(st.permutations(range(len(trials)))):
+        value, cost = trials[number]
+        finish(weights, rows, number, float(value), metrics={"cost": cost})
+    within = sorted((sign * value, cost, number) for number, (value, cost) in enumerate(trials) if cost <= 2)
+    front = {
+        number
+        for value, cost, number in within
+        if not any(v <= value and c <= cost and (v, c) != (value, cost) for v, c, _ in within)
+    }
+    assert names(folder) == sorted(map(str, front | {number for *_, number in within[:most]}))
+    shutil.rmtree(folder)

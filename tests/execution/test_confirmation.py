@@ -104,7 +104,7 @@ def test_too_few_configurations_are_an_error_and_nothing_is_written(study: study
     with pytest.raises(StudyError, match=r"has 5 completed configurations besides .*; write --top 5, or run more"):
         confirmation.configurations(results, study, 6)
     empty = Results("s", "maximize", (), results.attrs)
-    with pytest.raises(StudyError, match=r"no completed trial to confirm; run it first: hpo run s"):
+    with pytest.raises(StudyError, match=r"nothing of 's' can be confirmed: no trial of s has completed; run it"):
         confirmation.configurations(empty, study, 1)
     assert optuna.get_all_study_names(URL) == ["s"]
 

@@ -113,6 +113,17 @@ def test_the_best_evaluation_counts_and_is_named():
     assert trial.user_attrs["seconds"] >= 0
 
 
+def test_what_is_measured_at_the_end_is_stored_whichever_evaluation_is_the_best():
+    def objective(params):
+        yield Evaluation(0.9, at=10, metrics={"loss": 1.0}, notes={"collapsed": False})
+        yield Evaluation(0.5, at=20, metrics={"loss": 3.0}, of_best={"bleu": np.float32(2)}, at_end={"spent": 4.5})
+
+    study = study_of([{"x": 1}])
+    run(study, objective)
+    attrs = study.trials[0].user_attrs
+    assert (attrs["metrics"], attrs["spent"], attrs["collapsed"]) == ({"loss": 1.0, "bleu": 2.0}, 4.5, False)
+
+
 def test_the_best_of_a_loss_is_the_smallest():
     study = study_of(points(0), "minimize")
     run(study, lambda params: iter_of(3.0, 1.0, 2.0))

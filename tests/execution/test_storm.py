@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import choices
 import optuna
+import paired
 import pytest
 import squad_rows
 import storm
@@ -97,13 +99,19 @@ def test_free_running_trials_all_end() -> None:
     assert_nothing_is_lost(storm_of("journal:///a.log", "--study", "free", "--kills", 20), 120)
 
 
-@pytest.mark.parametrize("study_of", [tiny.study, tagged.study, squad_rows.study], ids=["texts", "tags", "questions"])
+@pytest.mark.parametrize(
+    "study_of",
+    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study],
+    ids=["texts", "tags", "questions", "choices", "pairs"],
+)
 def test_arrays_that_train_are_restored_to_the_bit(
     folder: Path, pytestconfig: pytest.Config, study_of: Callable[..., dict[str, Any]]
 ) -> None:
     tiny.write_csv(folder / "data.csv", 200)
     tagged.write_conll(folder / "data.conll", tagged.sentences(200))
     squad_rows.write(folder / "questions.jsonl", squad_rows.topics(240))
+    choices.write(folder / "swag.jsonl", choices.rows(200))
+    paired.write_jsonl(folder / "pairs.jsonl", paired.pairs(200))
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}

@@ -17,8 +17,9 @@ from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
-from hpo.search.stopping import DEVICE_SECONDS, STOPPED, Rules, StudyLimits
+from hpo.search.stopping import STOPPED, Rules, StudyLimits
 from hpo.space.parser import parse
+from hpo.storage.criteria import DEVICE_SECONDS
 
 SPACE = parse({"x": {"low": 0.0, "high": 1.0}})
 XS = [0.1, 0.5, 0.4, 0.3, 0.9, 0.2]

@@ -20,6 +20,7 @@ from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.recipe.hyperparameters import DEFAULTS
 from hpo.recipe.schedules import multiplier
+from hpo.tasks.metrics import score
 
 
 def open_array(folder, **overrides):
@@ -433,3 +434,24 @@ def test_a_metric_that_a_split_cannot_define_is_refused_before_training(tmp_path
     (tmp_path / "one.csv").write_text("text,label\nw1 fine,good\nw2 warm,good\n")
     with pytest.raises(DataError, match="'roc_auc' is not defined on the validation split"):
         open_array(tmp_path, data={"train": "train.csv", "validation": "one.csv", "test": 10}, metric="roc_auc")
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_limited_metrics_are_measured_at_every_evaluation_and_change_nothing_else(tmp_path, fold):
+    plain = run(open_array(tmp_path, fold=fold, metric="accuracy"))
+    array = open_array(
+        tmp_path, fold=fold, metric="accuracy", limits={"f1_macro": 0.5, "device_seconds": 9}, second_metric="matthews"
+    )
+    found = run(array)
+    assert [list(evaluation.metrics) for evaluation in found] == [["loss", "f1_macro", "matthews"]] * len(plain)
+    for with_more, without in zip(found, plain, strict=True):
+        assert (with_more.value, with_more.metrics["loss"]) == (without.value, without.metrics["loss"])
+    array.save_weights(0, tmp_path / "best")
+    best = max(found, key=lambda evaluation: evaluation.value)
+    predictions = array.predictions_of(tmp_path / "best", "validation")
+    assert {name: score(name, predictions) for name in ("f1_macro", "matthews")}.items() <= dict(best.metrics).items()
+
+
+def test_a_limit_on_a_metric_of_another_task_is_refused_once_the_labels_are_read(tmp_path):
+    with pytest.raises(DataError, match="metric 'pearson' is not defined for single_label"):
+        open_array(tmp_path, task="auto", limits={"pearson": 0.5})

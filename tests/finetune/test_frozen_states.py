@@ -334,7 +334,7 @@ def test_more_layers_than_the_model_has(tmp_path):
 def test_a_check_says_how_large_the_file_will_be_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = tiny.study(tmp_path, space={"epochs": [1, 2], "frozen_layers": [0, 1, 2]})
-    said = preflight.check(study_spec.build(raw, "test", tmp_path)).facts["frozen layers"]
+    said = preflight.check(study_spec.build(raw, "test", tmp_path), "sqlite:///hpo.db").facts["frozen layers"]
     nbytes = opened(tmp_path, [0, 1, 2]).setup.frozen.bytes
     assert said == f"computed once and kept in runs/tiny/frozen: {size(nbytes)} each for 1, 2"
     assert not (tmp_path / "runs").exists()

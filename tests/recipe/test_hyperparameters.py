@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.config.study_spec import build
-from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS, Hyperparameter, defaults
+from hpo.recipe.hyperparameters import DEFAULTS, HYPERPARAMETERS, Hyperparameter, completed, conflicts, defaults
 from hpo.recipe.schedules import SCHEDULES
 
 
@@ -81,3 +81,13 @@ def test_values_are_allowed_as_the_interval_notation_says(
     inside = (low < value if low_open else low <= value) and (value < high if high_open else value <= high)
     assert (entry.problem(value) is None) == inside
     assert entry.range[0] + entry.range[-1] == ("(" if low_open else "[") + (")" if high_open else "]")
+
+
+def test_the_warm_up_is_read_in_steps_or_as_a_share() -> None:
+    assert "warmup_steps" not in completed({})
+    assert completed({})["warmup_ratio"] == 0.1
+    assert "warmup_ratio" not in completed({"warmup_steps": 500})
+    assert completed({"warmup_steps": 500})["warmup_steps"] == 500
+    assert list(conflicts({"warmup_steps": [10, 100], "warmup_ratio": 0.1})) == ["warmup_steps"]
+    assert conflicts({"warmup_steps": [10, 100]}) == {}
+    assert HYPERPARAMETERS["warmup_steps"].problem(0.5) == "0.5 is not a whole number"

@@ -89,11 +89,32 @@ def test_every_schedule_reaches_the_peak_right_after_warm_up(name: str) -> None:
 def test_warm_up_is_rounded_as_transformers_does(ratio: float, total: int) -> None:
     arguments = TrainingArguments.__new__(TrainingArguments)
     arguments.warmup_steps = ratio
-    assert warmup_steps(ratio, total) == arguments.get_warmup_steps(total)
+    assert warmup_steps(TrainingParams.of({"warmup_ratio": ratio}), total) == arguments.get_warmup_steps(total)
 
 
 def test_a_warm_up_of_one_is_the_whole_trial() -> None:
-    assert warmup_steps(1.0, 40) == 40  # transformers would take 1 as one step
+    assert warmup_steps(TrainingParams.of({"warmup_ratio": 1.0}), 40) == 40  # transformers would take 1 as one step
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_warm_up_in_steps_is_that_of_transformers(steps: int, total: int) -> None:
+    arguments = TrainingArguments.__new__(TrainingArguments)
+    arguments.warmup_steps = steps
+    assert warmup_steps(TrainingParams.of({"warmup_steps": steps}), total) == arguments.get_warmup_steps(total)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("warmup", "total"), [(0, 7), (1, 10), (3, 10), (10, 10), (37, 400)])
+def test_warm_up_in_steps_equals_transformers_step_by_step(name: str, warmup: int, total: int) -> None:
+    params = TrainingParams.of({"schedule": name, "warmup_steps": warmup, **OWN})
+    assert [multiplier(step, total, params) for step in range(total)] == pytest.approx(
+        theirs(name, warmup, total, OWN), abs=1e-12
+    )
+
+
+def test_a_trial_shorter_than_its_warm_up_only_rises() -> None:
+    params = TrainingParams.of({"warmup_steps": 20})
+    assert [multiplier(step, 4, params) for step in range(4)] == [0.0, 0.05, 0.1, 0.15]
 
 
 def test_an_unknown_schedule_cannot_run() -> None:

@@ -31,6 +31,7 @@ from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.encoded import Tensors, Tokens
 from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
+from hpo.finetune.folded.model import narrowed
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
 from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
@@ -106,8 +107,9 @@ class FoldedEngine:
     def _with_gradient(self, model: PreTrainedModel) -> list[str]:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
         tokens = self.setup.measurable(model)
-        inputs, _ = tokens.batch(np.arange(min(2, len(tokens.lengths))))
-        outputs = self.setup.task.outputs(model.train()(**inputs))
+        inputs, targets = tokens.batch(np.arange(min(2, len(tokens.lengths))))
+        with self.setup.autocast():
+            outputs = self.setup.outputs(model.train(), inputs, targets)
         torch.stack([output.sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
         names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
         model.zero_grad()
@@ -115,11 +117,14 @@ class FoldedEngine:
 
     def _shape(self) -> Shape:
         """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches."""
-        lengths, rows = self.setup.tokens["train"].lengths, self.micro_batch
-        longest = int(lengths.max())
-        usual = rows * lengths.mean() + 2 * math.sqrt(rows) * lengths.std()
-        line = max(longest, 8 * math.ceil(usual / 8))
-        return Shape(rows, longest, line if self._packs and line < WORTH_PACKING * rows * longest else None)
+        tokens, rows = self.setup.tokens["train"], self.micro_batch
+        longest, totals = int(tokens.lengths.max()), tokens.totals
+        if tokens.decoder is not None:  # a packing has one length for each row, and such rows have two
+            return Shape(rows, longest, None, int(tokens.decoder.lengths.max()))
+        usual = rows * totals.mean() + 2 * math.sqrt(rows) * totals.std()
+        line = max(int(totals.max()), 8 * math.ceil(usual / 8))
+        worth = line < WORTH_PACKING * rows * tokens.choices * longest
+        return Shape(rows, longest, line if self._packs and worth else None)
 
     # ------------------------------------------------------------ trials in slots
 
@@ -245,7 +250,7 @@ class FoldedEngine:
         while seen < slot.boundary:
             rows = next(slot.batches)
             seed = derived_seed(slot.trial.seed, "dropout", step)
-            parts = shape.parts(rows, tokens.lengths)
+            parts = shape.parts(rows, tokens.totals)
             rates = optimizer.rates(step, slot.total_steps, slot.params)
             units = max(1.0, float(tokens.units[rows].sum()))
             for number, part in enumerate(parts):
@@ -277,8 +282,8 @@ class FoldedEngine:
         model = self.program.model.train(False)
 
         def answer(inputs: Tensors, targets: Tensors) -> Tensors:
-            outputs = self.setup.outputs(model, self._for_every_slot(inputs))
-            answers = self.setup.task.answers(outputs, self._for_every_slot(targets))
+            inputs, targets = self._for_every_slot(inputs), self._for_every_slot(targets)
+            answers = self.setup.task.answers(self.setup.outputs(model, inputs, targets), targets)
             return {name: tensor.view(self.slots, -1, *tensor.shape[1:]) for name, tensor in answers.items()}
 
         with self.setup.intercepted(), self.setup.autocast():  # one context for all chunks: weights are cast once
@@ -287,6 +292,19 @@ class FoldedEngine:
 
     def _for_every_slot(self, tensors: Tensors) -> Tensors:
         return {name: tensor.repeat(self.slots, *[1] * (tensor.ndim - 1)) for name, tensor in tensors.items()}
+
+    def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
+        """Return what some slots generate for prompts, in one call of the model.
+
+        On a CPU only the slots between them generate too, as each costs its own arithmetic. Elsewhere all slots do: the
+        last bits depend on the number of slots there.
+        """
+        first, last = 0, self.slots
+        if self.setup.device.type == "cpu":
+            first, last = min(slots), max(slots) + 1
+        with narrowed(self.program.model, first, last):
+            texts = self.setup.generated(self.program.model, prompts, last - first)
+        return {number: texts[number - first] for number in slots}
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights."""

@@ -11,7 +11,7 @@ import copy
 import inspect
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import dropout
 from hpo.finetune.models import frozen as frozen_layers
 from hpo.finetune.models.loading import attend, first_position
-from hpo.finetune.models.output_check import about_tokens, logits_of
+from hpo.finetune.models.output_check import about_tokens, as_taken, logits_of, parts
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,14 @@ def check(
     return _known[key]
 
 
-def _cut(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return a configuration with two narrow layers, few tokens and no names."""
+def _cut(config: PreTrainedConfig, special: Sequence[int] = ()) -> PreTrainedConfig:
+    """Return a configuration with two narrow layers, few tokens and no names.
+
+    Args:
+        config: The configuration of a model, or of a part of one.
+        special: Ids of the whole model's special tokens, in order; by default those of the configuration.
+    """
+    special = special or sorted({token for part in parts(config) for token in _tokens(part)})
     small = copy.deepcopy(config)
     small._name_or_path = ""
     small.id2label = {number: str(number) for number in range(config.num_labels or 1)}
@@ -88,13 +94,17 @@ def _cut(config: PreTrainedConfig) -> PreTrainedConfig:
             setattr(small, name, min(value, 64))
         elif isinstance(value, list) and len(value) == layers > 2:  # the kinds of the layers
             setattr(small, name, value[:2])
-    for number, token in enumerate(special := sorted(set(_tokens(config)))):
+    for number, token in enumerate(special):
         for name in SPECIAL:
             if getattr(config, f"{name}_token_id", None) == token:
                 setattr(small, f"{name}_token_id", number)
     if small.pad_token_id is None:
         small.pad_token_id = 0
-    small.vocab_size = min(config.vocab_size, len(special) + 32)
+    if getattr(config, "vocab_size", None):
+        small.vocab_size = min(config.vocab_size, len(special) + 32)
+    for name in ("encoder", "decoder"):
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            setattr(small, name, _cut(part, special))
     return small
 
 
@@ -151,7 +161,7 @@ def _difference(
     except Exception as error:  # a model's code may raise anything on unexpected inputs
         first = str(error).partition("\n")[0]
         return f"{kind.__name__} does not run with two trials folded into it: {type(error).__name__}: {first}"
-    # Packed, only the last output has the shape of rows.
+    # Packed, only the model's own outputs have the shape of rows.
     outputs = [found for found in together.output_errors(alone) if not packed or found[0] == "the output"]
     for what, off in (*outputs, *together.gradient_errors(alone)):
         if not off <= TOLERANCE:
@@ -196,13 +206,14 @@ class _Run:
     ) -> None:
         self.model = model
         self.outputs: dict[tuple[str, int], torch.Tensor] = {}
-        hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules()]
+        hooks = [m.register_forward_hook(self._recorder(name)) for name, m in model.named_modules() if name]
         with dropout.OwnFunction(), dropout.drawing_from(torch.tensor(seeds)), packing.packed(line):
             outputs = logits_of(model(**inputs))
         if not padding:
-            outputs = about_tokens(outputs, inputs["attention_mask"].bool())
+            outputs = about_tokens(outputs, inputs["attention_mask"].flatten(0, -2).bool())
         for hook in hooks:
             hook.remove()
+        self.outputs |= {("", number): output.detach() for number, output in enumerate(outputs.values())}
         torch.stack([output.square().sum() for output in outputs.values()]).sum().backward()  # type: ignore[no-untyped-call]
 
     def _recorder(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -255,9 +266,10 @@ def _error(found: torch.Tensor, wanted: torch.Tensor, scale: torch.Tensor) -> fl
 def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return padded rows of arbitrary tokens for two slots, [2, b, length], that end in the model's end token."""
     config, taken = model.config, inspect.signature(model.forward).parameters
-    first = 1 + max(_tokens(config), default=0)
+    first = 1 + max((token for part in parts(config) for token in _tokens(part)), default=0)
+    size = min(part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None))
     columns, lengths = torch.arange(int(LENGTHS.max())), LENGTHS[..., None]
-    ids = first + torch.randint(config.vocab_size - first, (*LENGTHS.shape, len(columns)))
+    ids = first + torch.randint(size - first, (*LENGTHS.shape, len(columns)))
     end = getattr(config, "eos_token_id", None)
     ids = ids.where(columns != lengths - 1, end) if isinstance(end, int) else ids  # BART classifies there
     real = columns < lengths
@@ -266,4 +278,5 @@ def _inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         inputs["token_type_ids"] = (columns > 2).long().expand_as(ids)
     if config.is_encoder_decoder and "decoder_input_ids" in taken:
         inputs["decoder_input_ids"] = inputs["input_ids"]
-    return inputs
+        inputs["decoder_attention_mask"] = inputs["attention_mask"]
+    return as_taken(model, inputs)

@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from hpo.finetune.models.token_head import TokenHead
+
 
 class PerSlot(torch.Tensor):
     """A tensor [K, ...] where model code expects [...], the same for all rows.
@@ -129,6 +131,14 @@ class Shared:
         """Map [K * b, ..., in] to [K * b, ..., out]."""
         layer: Callable[[torch.Tensor], torch.Tensor] = super().forward  # type: ignore[misc]
         return torch.cat([layer(rows) for rows in x.chunk(self.slots)]) if _one_by_one(x) else layer(x)
+
+
+class FoldedTokenHead(TokenHead, FoldedLinear):
+    """K output projections: weight [K, vocabulary, hidden]."""
+
+
+class SharedTokenHead(TokenHead, Shared, nn.Linear):
+    """A frozen output projection that all slots share."""
 
 
 class FoldedVectors:

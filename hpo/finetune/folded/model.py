@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,10 +24,13 @@ from hpo.finetune.folded.layers import (
     FoldedEmbedding,
     FoldedLayerNorm,
     FoldedLinear,
+    FoldedTokenHead,
     FoldedVectors,
     Shared,
+    SharedTokenHead,
 )
 from hpo.finetune.lora.adapters import Adapter
+from hpo.finetune.models.token_head import TokenHead
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FoldedLinear,
@@ -34,6 +38,7 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: FoldedLayerNorm,
     Conv1D: FoldedConv1D,
     Adapter: Adapter,
+    TokenHead: FoldedTokenHead,
 }
 
 
@@ -69,7 +74,7 @@ def fold(model: PreTrainedModel, slots: int) -> PreTrainedModel:
     for name in reversed(folds):  # layers before the modules that hold them
         if (kind := folds[name]) is not None:
             _become(folded.get_submodule(name), kind)
-            if kind is Shared:
+            if issubclass(kind, Shared):
                 folded.get_submodule(name).slots = slots  # type: ignore[assignment]
     return folded
 
@@ -104,6 +109,34 @@ def slot_weights(model: PreTrainedModel, slot: int) -> dict[str, torch.Tensor]:
     return {name: tensor[slot] if name in own else tensor for name, tensor in model.state_dict().items()}
 
 
+@contextmanager
+def narrowed(model: PreTrainedModel, first: int, last: int) -> Iterator[None]:
+    """Let a folded model hold some slots only, those from `first` to `last` - 1; nothing is copied.
+
+    Its parameters are views of those of all slots, which it has again afterwards.
+    """
+    own = [
+        (module, name, p)
+        for module in model.modules()
+        if trains(module)
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False)
+    ]
+    views = {p: nn.Parameter(p.detach()[first:last], p.requires_grad) for _, _, p in own}  # tied ones stay tied
+    shared = [module for module in model.modules() if isinstance(module, Shared)]
+    slots = [module.slots for module in shared]
+    try:
+        for module, name, p in own:
+            setattr(module, name, views[p])
+        for each in shared:
+            each.slots = last - first
+        yield
+    finally:
+        for module, name, p in own:
+            setattr(module, name, p)
+        for each, count in zip(shared, slots, strict=True):
+            each.slots = count
+
+
 def trains(module: nn.Module) -> bool:
     """Return whether any of a module's own parameters is trained; if not, all slots share the module."""
     return any(p.requires_grad for p in module.parameters(recurse=False))
@@ -129,6 +162,8 @@ def _fold_of(module: nn.Module) -> type | None:
     if family is not None:
         return family
     if not trains(module):
+        if isinstance(module, TokenHead):
+            return SharedTokenHead
         return Shared if isinstance(module, nn.Linear | Conv1D) else None
     if isinstance(module, nn.Embedding) and (module.max_norm or module.scale_grad_by_freq or module.sparse):
         return None
@@ -189,7 +224,8 @@ def _folds(layer: nn.Module, kind: type) -> bool:
         width = p.shape[-1] if kind is not FoldedLinear else p.shape[1]
         x = torch.randn(4, 3, width, generator=generator).to(p)
         if isinstance(layer, nn.Embedding):
-            x = torch.arange(12, device=p.device).view(4, 3) % layer.num_embeddings
+            # Two ids only: OPT's positions take a mask.
+            x = torch.arange(12, device=p.device).view(4, 3) % min(2, layer.num_embeddings)
         try:
             _become(folded, kind)
             return torch.allclose(folded(x), torch.cat([alone[0](x[:2]), alone[1](x[2:])]), rtol=1e-4, atol=1e-5)

@@ -22,12 +22,11 @@ import torch
 from transformers import PreTrainedModel
 
 from hpo.finetune.data.encoded import Tokens
-from hpo.finetune.device import widened
 from hpo.finetune.folded import packing
 from hpo.finetune.folded.cuda_graph import Replay
 from hpo.finetune.folded.model import fold, load_slot, slot_weights
 from hpo.finetune.folded.optimizer import FoldedAdamW, rates_dtype
-from hpo.finetune.models import dropout
+from hpo.finetune.models import dropout, token_head
 from hpo.finetune.models.loading import first_position
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.task import Task
@@ -43,22 +42,24 @@ class Shape:
         rows: Rows of a micro-batch.
         length: Tokens of a padded row.
         line: Tokens of a micro-batch if they are packed; None if rows are padded.
+        decoder_length: Tokens of a padded row of the decoder; 0 if the model has one input only.
     """
 
     rows: int
     length: int
     line: int | None
+    decoder_length: int = 0
 
-    def parts(self, batch: Array, lengths: Array) -> list[Array]:
-        """Cut a batch of rows into micro-batches, in order."""
+    def parts(self, batch: Array, totals: Array) -> list[Array]:
+        """Cut a batch of rows into micro-batches, in order; `totals` are the tokens of all rows of the split."""
         parts: list[list[int]] = [[]]
         left = self.line or 0
         for row in batch:
-            if len(parts[-1]) == self.rows or (self.line and lengths[row] > left):
+            if len(parts[-1]) == self.rows or (self.line and totals[row] > left):
                 parts.append([])
                 left = self.line or 0
             parts[-1].append(row)
-            left -= lengths[row]
+            left -= totals[row]
         return [np.array(part) for part in parts]
 
 
@@ -193,10 +194,11 @@ class Program:
         shares, stepping, rates = numbers[:, :rows], numbers[:, rows].float(), numbers[:, rows + 1 :]
         smoothing, weight_decay, max_norm = self._settings.unbind(1)
         index = integers[:, :rows].reshape(-1)
-        inputs, targets = self._tokens.gather(index, self.shape.length)
-        with self._context(integers[:, rows]), packing.packed(self._packing(index, shares)):
-            result = self.model(**inputs)
-        outputs = tuple(widened(output) for output in self._task.outputs(result))
+        keys = integers[:, rows]
+        masks = dropout.seed(keys).repeat_interleave(rows) if self._tokens.masking else None
+        inputs, targets = self._tokens.gather(index, self.shape.length, self.shape.decoder_length, masks)
+        with self._context(keys), packing.packed(self._packing(index, shares)):
+            outputs = token_head.outputs(self._task, self.model, inputs, targets)
         smoothing = smoothing.to(outputs[0].dtype).repeat_interleave(rows)
         weights = None if self._class_weights is None else self._class_weights.repeat_interleave(rows, dim=0)
         losses = self._task.loss(outputs, targets, smoothing, weights).view(-1, rows)
@@ -210,5 +212,6 @@ class Program:
     def _packing(self, index: torch.Tensor, shares: torch.Tensor) -> packing.Packing | None:
         if self.shape.line is None:
             return None
-        lengths = torch.where(shares > 0, self._tokens.counts[index].view(shares.shape), 0)
+        counts = self._tokens.counts[index].view(*shares.shape, -1)  # [K, rows, choices]
+        lengths = torch.where(shares[..., None] > 0, counts, 0).flatten(1)
         return packing.Packing(lengths, self.shape.line, self.shape.length)

@@ -18,6 +18,7 @@ from hpo.finetune.adaptation import Tensors
 from hpo.finetune.folded import equivalence
 from hpo.finetune.lora import peft_files
 from hpo.finetune.lora.adapters import Lora
+from hpo.finetune.lora.base_weights import hold_as_multiplied
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
@@ -51,8 +52,10 @@ class LoraAdaptation:
         model = setup.model
         pretrained = {name for name, _ in model.base_model.named_parameters(prefix=model.base_model_prefix)}
         classifier = {name for name, _ in model.named_parameters() if name not in pretrained}
-        self.lora = replace(self.lora, head=setup.head | classifier)
+        self.lora = replace(self.lora, head=setup.task.trained_in_full(setup.head, frozenset(classifier)))
         self.lora.install(model)
+        if setup.precision == "bf16":
+            hold_as_multiplied(model, torch.bfloat16)
 
     def start(self, model: PreTrainedModel, params: TrainingParams, seed: int) -> None:
         """Draw the adapters of a trial."""

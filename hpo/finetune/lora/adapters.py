@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hpo.core.errors import ModelError
 from hpo.finetune.models.dropout import OwnDropout
+from hpo.finetune.models.token_head import projection
 from hpo.recipe.hyperparameters import LORA_TARGETS
 from hpo.recipe.training_params import TrainingParams
 
@@ -61,7 +62,7 @@ class Lora:
     Attributes:
         targets: Names in `LORA_TARGETS` that trials may have; adapters are at the layers of all of them.
         rank: The largest rank that a trial may have.
-        head: Names of the parameters that are trained in full: those that are not pretrained, and the classifier.
+        head: Names of the parameters that are trained in full; see `Task.trained_in_full`.
     """
 
     targets: tuple[str, ...]
@@ -112,10 +113,12 @@ class Lora:
     def layers(self, model: PreTrainedModel, targets: Iterable[str]) -> dict[str, nn.Linear | Conv1D]:
         """Return name -> layer of all layers of a model that some targets name."""
         patterns = [re.compile(LORA_TARGETS[target], re.IGNORECASE) for target in targets]
+        vocabulary = projection(model)  # peft leaves it out too
         return {
             name: module
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear | Conv1D)
+            and module is not vocabulary
             and f"{name}.weight" not in self.head
             and any(pattern.search(name) for pattern in patterns)
         }

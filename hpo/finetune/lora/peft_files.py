@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from hpo.core.errors import MissingExtraError, ModelError
 from hpo.finetune.lora.adapters import Lora
@@ -108,7 +109,10 @@ def merge(folder: Path, target: Path) -> None:
         MissingExtraError: `peft` is not installed.
         ModelError: As of `merged`.
     """
-    merged(folder).save_pretrained(target)
+    model = merged(folder)
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, **NO_CODE).save_pretrained(target)
 
 

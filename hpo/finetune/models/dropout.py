@@ -80,6 +80,11 @@ def key(seed: int, micro_batch: int = 0) -> int:
     return seed + (micro_batch << 32)
 
 
+def seed(keys: torch.Tensor) -> torch.Tensor:
+    """Return the steps' seeds of which keys were made: all micro-batches of a step have one."""
+    return keys & 0xFFFFFFFF
+
+
 def drop(input: torch.Tensor, rates: Rates, rows: int = 0) -> torch.Tensor:
     """Zero elements with probability p and scale the rest up.
 
@@ -110,7 +115,7 @@ def _at_least(draws: torch.Tensor, threshold: Any, dtype: torch.dtype) -> torch.
     return torch.ge(draws, threshold, out=torch.empty(draws.shape, dtype=dtype, device=draws.device))
 
 
-_GOLDEN, _FIRST, _SECOND, _MASK = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, 0x632BE59BD9B4E019
+GOLDEN, _FIRST, _SECOND, _MASK = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, 0x632BE59BD9B4E019
 
 
 def _draws(slots: int, count: int, number: int, device: torch.device) -> torch.Tensor:
@@ -119,14 +124,19 @@ def _draws(slots: int, count: int, number: int, device: torch.device) -> torch.T
     if keys is None:  # a pass outside of `drawing_from`, whose masks do not matter
         keys = torch.zeros(slots, dtype=torch.int64, device=device)
     offset = (number * _MASK + 2**63) % 2**64 - 2**63
-    words = torch.add((keys + offset)[:, None], torch.arange((count + 3) // 4, device=device), alpha=_GOLDEN)
+    words = torch.add((keys + offset)[:, None], torch.arange((count + 3) // 4, device=device), alpha=GOLDEN)
+    return mixed(words).view(torch.int16)[:, :count]
+
+
+def mixed(words: torch.Tensor) -> torch.Tensor:
+    """Return int64 words, changed in place by the mixing function of SplitMix64: equal words stay equal."""
     shifted = torch.empty_like(words)
     for bits, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
         torch.bitwise_right_shift(words, bits, out=shifted)
         words.bitwise_xor_(shifted.bitwise_and_((1 << 64 - bits) - 1))  # without the copies of the sign bit
         if factor is not None:
             words.mul_(factor)
-    return words.view(torch.int16)[:, :count]
+    return words
 
 
 # ---------------------------------------------------------------- in a model

@@ -55,7 +55,8 @@ class Line:
 
     def taking(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Take the states from the inputs of a pass; a hook of the model."""
-        self.states = kwargs.pop("states", None)
+        states = kwargs.pop("states", None)
+        self.states = None if states is None else states.flatten(0, -3)  # a model for multiple choice flattens its rows
         return args, kwargs
 
 
@@ -206,7 +207,7 @@ def _gated(model: PreTrainedModel, path: str, layers: nn.ModuleList, inputs: Map
     )
     names = list(results)
     first = names.index(f"{path}.0") if f"{path}.0" in names else 0
-    shape = inputs["input_ids"].shape
+    shape = inputs["input_ids"].flatten(0, -2).shape
     widths = {
         name: results[name].shape[-1]
         for name in names[:first]
@@ -265,7 +266,7 @@ def _used_below(
     """
     with ending_at(model, layers):
         found = states(model, inputs)
-    if found.ndim != 3 or found.shape[:2] != inputs["input_ids"].shape:
+    if found.ndim != 3 or found.shape[:2] != inputs["input_ids"].flatten(0, -2).shape:
         return None
     line.like, line.layers = torch.zeros_like(found.detach()[0, :1]), layers
     found.float().sum().backward()  # type: ignore[no-untyped-call]
@@ -281,7 +282,8 @@ def _same(model: PreTrainedModel, whole: output_check.Outputs, inputs: Mapping[s
     line = of(model)
     assert line is not None
     with ending_at(model, layers):
-        given = states(model, inputs) * inputs["attention_mask"][..., None]  # padding is zero, as in a batch
+        mask = inputs["attention_mask"].flatten(0, -2)[..., None]
+        given = states(model, inputs) * mask  # padding is zero, as in a batch
     line.layers = layers
     try:
         return output_check.same(whole, output_check.outputs(model, states=given))

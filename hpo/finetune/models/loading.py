@@ -204,6 +204,9 @@ def from_pretrained(source: str, config: Any, auto_model: str) -> tuple[PreTrain
     }
     model, info = getattr(transformers, auto_model).from_pretrained(source, attn_implementation="eager", **options)
     model.config.architectures = [type(model).__name__]
+    for module in model.modules():
+        if type(module).__name__.endswith("SinusoidalPositionalEmbedding"):
+            module.requires_grad_(False)  # Marian's and Pegasus's class says so, and transformers forgets it in loading
     attend(model)
     return model, info
 
@@ -238,9 +241,10 @@ def _attend_with(model: PreTrainedModel, name: str) -> None:
 def longest_input(wanted: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
     """Return the number of tokens after which a text is cut: the wanted number, or the most that the model takes."""
     limits = [wanted, int(tokenizer.model_max_length)]
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    if positions > 0:  # XLNet has no limit and says -1
-        limits.append(positions - first_position(config))
+    for part in output_check.parts(config):
+        positions = getattr(part, "max_position_embeddings", None) or 0
+        if positions > 0:  # XLNet has no limit and says -1
+            limits.append(positions - first_position(part))
     return min(limits)
 
 

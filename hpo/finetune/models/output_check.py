@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 Outputs = dict[str, torch.Tensor]
 
@@ -20,27 +20,44 @@ def logits_of(result: Mapping[str, Any]) -> Outputs:
     return {name: value for name, value in result.items() if name.endswith("logits") and torch.is_tensor(value)}
 
 
+def parts(config: Any) -> tuple[Any, ...]:
+    """Return a configuration, and those of the encoder and the decoder of an `EncoderDecoderModel`."""
+    own = (getattr(config, name, None) for name in ("encoder", "decoder"))
+    return (config, *(part for part in own if isinstance(part, PreTrainedConfig)))
+
+
 def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8]."""
+    """Return three short rows of arbitrary tokens, two of them padded: `input_ids` and `attention_mask` [3, 8].
+
+    Of a model for multiple choice they are [3, 1, 8].
+    """
     config, device = model.config, model.device
     columns, lengths = torch.arange(8, device=device), torch.tensor([[8], [5], [2]], device=device)
-    ids = torch.arange(24, device=device).view(3, 8) * 37 % config.vocab_size
+    sizes = [part.vocab_size for part in parts(config) if getattr(part, "vocab_size", None)]
+    size = min([*sizes, getattr(model.get_input_embeddings(), "num_embeddings", sizes[0])])  # the table may be cut
+    ids = torch.arange(24, device=device).view(3, 8) * 37 % size
     end = getattr(config, "eos_token_id", None)
-    if isinstance(end, int):  # some models classify at the end token, of which a text must have just one
-        ids = torch.where(ids == end, (end + 1) % config.vocab_size, ids).masked_fill(columns == lengths - 1, end)
+    if isinstance(end, int) and end < size:  # some models classify at the end token, of which a text must have just one
+        ids = torch.where(ids == end, (end + 1) % size, ids).masked_fill(columns == lengths - 1, end)
     real = columns < lengths
     ids = ids.masked_fill(~real, getattr(config, "pad_token_id", None) or 0)
     found = {"input_ids": ids, "attention_mask": real.long()}
     if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
-        found["decoder_input_ids"] = ids
-    return found
+        found |= {"decoder_input_ids": ids, "decoder_attention_mask": real.long()}
+    return as_taken(model, found)
+
+
+def as_taken(model: PreTrainedModel, rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return inputs [..., tokens] as a model takes them: of a model for multiple choice, each row has one choice."""
+    chooses = type(model).__name__.endswith("ForMultipleChoice")
+    return {name: each[..., None, :] if chooses else each for name, each in rows.items()}
 
 
 @torch.no_grad()
 def outputs(model: PreTrainedModel, **more: torch.Tensor) -> Outputs:
     """Return the outputs for the rows of `inputs`, and `more` inputs; none about padding."""
     rows, training = inputs(model), model.training
-    real = rows["attention_mask"].bool()
+    real = rows["attention_mask"].flatten(0, -2).bool()
     model.train(False)
     found = about_tokens(logits_of(model(**rows, **more)), real)
     model.train(training)

@@ -36,6 +36,7 @@ from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.engine import HALT, SEEN, Place, ShardEngine, TooLargeError
 from hpo.finetune.sharded.process import serve
 from hpo.tasks.dataset import Dataset
+from hpo.tasks.registry import TASKS
 from hpo.tasks.task import Predictions
 
 log = logging.getLogger(__name__)
@@ -90,12 +91,17 @@ class ShardedArray:
         micro_batch: Rows of one pass of each process; halved after a lack of memory.
 
     Raises:
-        ModelError: The model cannot be loaded, or there are too few devices.
+        ModelError: The model cannot be loaded or divided, or there are too few devices.
     """
 
     engine_class: type[ShardEngine] = ShardEngine
 
     def __init__(self, config: StudyConfig, data: Dataset, folder: Path, horizon_epochs: int) -> None:
+        if TASKS[data.task].emits_tokens:
+            raise ModelError(
+                f"shards: models of task {data.task!r} are not divided, because their scores are computed from the "
+                "whole vocabulary; leave shards out, and train adapters (lora_rank) if a model does not fit"
+            )
         self.shards, self.slots, self.stop_request = config.shards, 1, StopRequest()
         where = _chosen(config)
         precision = device.precision(config.precision, where)
@@ -188,10 +194,14 @@ class ShardedArray:
             self._loaded = False
             self._command("unload", slot)
 
-    def predictions_of(self, folder: Path, split: str) -> Predictions:
+    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
         """Return the predictions for a split of written weights; call it while no trial is in training."""
+        assert not generate, "a study with shards and generate is refused"
         predictions: Predictions = self._command("predictions_of", folder.resolve(), split)
         return predictions
+
+    def untuned(self, split: str, *, generate: bool = False) -> None:
+        """Return None: models that give out tokens are not divided."""
 
     def fastest_slots(self, most: int) -> int:
         """Return one: a trial is divided over all devices."""

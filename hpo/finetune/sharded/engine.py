@@ -110,6 +110,10 @@ class ShardEngine:
         """Put a trial into the slot, at its start."""
         self.occupied[slot] = begin(self.setup, self.adaptation, self.setup.model, trial, self.window)
 
+    def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
+        """Refuse: a study with `shards` and `generate` is refused when its file is read."""
+        raise NotImplementedError("a divided model does not generate")
+
     def unload(self, slot: int) -> None:
         """Empty the slot."""
         self.occupied.pop(slot, None)
@@ -189,7 +193,7 @@ class ShardEngine:
             part = slice(start, start + self.micro_batch)
             inputs, targets = self.setup.tokens["train"].batch(own[part])
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
-                outputs = self.setup.outputs(slot.model, inputs)
+                outputs = self.setup.outputs(slot.model, inputs, targets)
             loss = (self.setup.losses(slot, outputs, targets) * weight[part]).sum()
             loss.backward()
             total += loss.detach()
@@ -208,12 +212,12 @@ class ShardEngine:
         model = self.setup.model.train(False)
         tokens = self.setup.tokens[split]
         size = scoring_batch(self.setup.device) * self.shards
-        chunks = [self._divided(rows) for rows in by_length(tokens.lengths, size)]
+        chunks = [self._divided(rows) for rows in by_length(tokens.sizes, size)]
         found: list[Tensors] = []
         for rows in chunks:
             inputs, targets = tokens.batch(rows[:, self.rank])
             with self.setup.autocast():
-                outputs = self.setup.outputs(model, inputs)
+                outputs = self.setup.outputs(model, inputs, targets)
             found.append(self.setup.task.answers(outputs, targets))
         places = np.concatenate(chunks)
         answers = {name: self._gathered([each[name] for each in found], places) for name in found[0]}

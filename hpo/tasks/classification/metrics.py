@@ -68,7 +68,7 @@ def _right(outputs: LabelPredictions) -> Array:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(_labels("accuracy_score"), CLASSES, counts=_right, aliases=("acc",)),
+    "accuracy": Metric(_labels("accuracy_score"), (*CLASSES, "multiple_choice"), counts=_right, aliases=("acc",)),
     "f1_macro": _averaged("f1", "macro"),
     "f1_micro": _averaged("f1", "micro"),
     "f1_weighted": _averaged("f1", "weighted"),

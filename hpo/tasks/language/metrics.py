@@ -1,4 +1,4 @@
-"""Metrics of the tokens of texts, whose counts add up over texts."""
+"""Metrics of the tokens of texts, whose counts add up over texts, and of generated text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hpo.tasks.language import text_metrics
 from hpo.tasks.language.predictions import TextPredictions
 from hpo.tasks.metric import Metric, summed
 
@@ -40,4 +41,5 @@ METRICS: dict[str, Metric] = {
         "minimize",
         aliases=("bpb",),
     ),
+    **text_metrics.METRICS,
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hpo.tasks.language import text_metrics
+
 Array = np.ndarray[Any, Any]
 
 
@@ -72,3 +74,8 @@ class TextPredictions:
     def token_counts(self) -> Array:
         """[n, 2]: right tokens, and all that have a target."""
         return np.stack([self.right, self.units], axis=1)
+
+    @property
+    def exact_matches(self) -> Array:
+        """[n, 2]: whether the generated text is the expected one, and 1."""
+        return text_metrics.exact_matches(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hpo.tasks.task import EncodedRows, Smoothing, Task
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from hpo.tasks.task import Outputs, Tensors
 
@@ -25,7 +26,7 @@ class LanguageTask(Task):
 
     emits_tokens = True
     metric = "loss"
-    answer_keys = ("predicted",)
+    answer_keys: ClassVar[tuple[str, ...]] = ("predicted",)
 
     def loss(
         self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
@@ -53,6 +54,17 @@ class LanguageTask(Task):
             expected,
             list(self.sources(split)),
         )
+
+    def prompts(self, split: Any, keys: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+        """Return the token ids that a model continues, or that its encoder reads, for each example of a split.
+
+        Only a task that generates has them.
+        """
+        raise NotImplementedError(f"{self.name} does not generate")
+
+    def texts_without_model(self, split: Any) -> Mapping[str, Sequence[str]]:
+        """Return name in words -> a text for each example, made without a model: baselines of generated text."""
+        return {}
 
     @abstractmethod
     def expected(self, split: Any) -> Sequence[str]:

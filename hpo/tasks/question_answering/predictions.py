@@ -80,6 +80,12 @@ class AnswerPredictions:
         return self.scores.counts(self.threshold)
 
     @property
+    def exact_matches(self) -> Array:
+        """[n, 2]: whether the answer is a right one, and 1."""
+        counts = self.counts
+        return np.stack([counts[:, 0] + counts[:, 3], counts[:, 2] + counts[:, 4]], axis=1)
+
+    @property
     def varied(self) -> bool:
         """Whether different answers are expected."""
         return len(set(self.expected)) > 1

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hpo.tasks.remarks import Kind, Remarks
 from hpo.tasks.token_classification.reading import Sentence
-from hpo.tasks.token_classification.remarks import Kind, Remarks
 
 CONLL_ENDINGS = (".conll", ".conll03", ".conllu", ".iob", ".bio", ".txt")
 NEW_DOCUMENT = "-DOCSTART-"

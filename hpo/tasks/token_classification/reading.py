@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.tasks.token_classification.remarks import Kind, Remarks
+from hpo.tasks.remarks import Kind, Remarks
 from hpo.tasks.token_classification.schemes import SCHEMES, Entity, Scheme, violation_text, violations, written
 
 NOT_LISTS = Kind(

@@ -14,6 +14,7 @@ import numpy as np
 
 from hpo.core.errors import DataError
 from hpo.tasks.dataset import Split
+from hpo.tasks.remarks import Remarks
 from hpo.tasks.token_classification.conll import conll_words, read_conll
 from hpo.tasks.token_classification.keys import PLAIN, TagKeys, is_conll
 from hpo.tasks.token_classification.reading import (
@@ -25,7 +26,6 @@ from hpo.tasks.token_classification.reading import (
     whole_number,
     words_of,
 )
-from hpo.tasks.token_classification.remarks import Remarks
 from hpo.tasks.token_classification.schemes import SCHEMES, Scheme, converted, guessed, is_tag, types_of
 
 if TYPE_CHECKING:

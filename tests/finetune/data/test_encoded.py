@@ -63,3 +63,66 @@ def test_only_the_first_rows_stay_as_lists(tmp_path):
         assert len(rows.example) == len(rows.units) == len(setup.tokens[split].lengths) > 3
         first = setup.tokens[split].batch(np.arange(1))[0]["input_ids"][0]
         assert len(first) >= len(rows.inputs["input_ids"][0])
+
+
+def pairs(sources, targets):
+    count = np.arange(len(sources))
+    given = {"decoder_input_ids": [[1, *row[:-1]] for row in targets]}
+    return on_device(
+        EncodedRows({"input_ids": sources}, {}, {"labels": targets}, np.ones(len(sources)), count, None, given), 9, CPU
+    )
+
+
+def test_the_rows_of_a_decoder_have_lengths_of_their_own():
+    split = pairs([[11, 12, 13], [14], [15, 16]], [[21], [22, 23, 24], [25, 26]])
+    inputs, targets = split.batch(np.array([1, 2]))
+    assert inputs["input_ids"].tolist() == [[14, 9], [15, 16]]
+    assert inputs["attention_mask"].tolist() == [[1, 0], [1, 1]]
+    assert inputs["decoder_input_ids"].tolist() == [[1, 22, 23], [1, 25, 9]]
+    assert inputs["decoder_attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert targets["labels"].tolist() == [[22, 23, 24], [25, 26, -100]]
+    assert split.sizes.tolist() == [4, 4, 4]
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=8), st.data())
+def test_both_parts_of_a_row_are_gathered_whole(lengths, data):
+    sources = [[100 * row + i for i in range(1, n + 1)] for row, (n, _) in enumerate(lengths, 1)]
+    targets = [[100 * row - i for i in range(1, n + 1)] for row, (_, n) in enumerate(lengths, 1)]
+    split = pairs(sources, targets).to(CPU)
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=4))
+    fixed = split.gather(torch.tensor(chosen), max(n for n, _ in lengths), max(n for _, n in lengths))
+    for inputs, found in (split.batch(np.array(chosen)), fixed):
+        for place, row in enumerate(chosen):
+            own, given_out = inputs["attention_mask"][place].bool(), inputs["decoder_attention_mask"][place].bool()
+            assert inputs["input_ids"][place][own].tolist() == sources[row]
+            assert inputs["decoder_input_ids"][place][given_out].tolist() == [1, *targets[row][:-1]]
+            assert found["labels"][place][given_out].tolist() == targets[row]
+            assert (found["labels"][place][~given_out] == -100).all()
+
+
+def test_rows_are_answered_in_order_of_the_length_of_both_parts():
+    split = pairs([[1] * 3, [1], [1] * 2], [[1], [1] * 9, [1]])
+    seen = []
+
+    def answer(inputs, targets):
+        seen.append(inputs["input_ids"].shape[1] + inputs["decoder_input_ids"].shape[1])
+        return {"length": inputs["decoder_attention_mask"].sum(1)[None]}
+
+    assert split.answers(answer, 1)["length"].tolist() == [[1, 9, 1]]
+    assert seen == [3, 4, 10]
+
+
+def test_decoder_inputs_of_the_first_rows_only_stay_as_lists():
+    rows = EncodedRows({"input_ids": [[1], [2]]}, decoder_inputs={"decoder_input_ids": [[3], [4]]})
+    assert rows.without_tokens(1).decoder_inputs == {"decoder_input_ids": [[3]]}
+
+
+def test_rows_of_several_choices_are_padded_to_the_longest_choice():
+    rows = [[1, 2, 3], [4], [5], [6, 7]]
+    encoded = EncodedRows({"input_ids": rows}, {"labels": np.array([1, 0])}, {}, np.ones(2), np.arange(2), choices=2)
+    split = on_device(encoded, 9, CPU)
+    assert (split.choices, split.lengths.tolist(), split.totals.tolist()) == (2, [3, 2], [4, 3])
+    inputs, targets = split.batch(np.array([1, 0]))
+    assert inputs["input_ids"].tolist() == [[[5, 9, 9], [6, 7, 9]], [[1, 2, 3], [4, 9, 9]]]
+    assert inputs["attention_mask"].tolist() == [[[1, 0, 0], [1, 1, 0]], [[1, 1, 1], [1, 0, 0]]]
+    assert targets["labels"].tolist() == [0, 1]

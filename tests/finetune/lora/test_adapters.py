@@ -174,7 +174,7 @@ def test_the_steps_of_three_slots_are_those_of_three_peft_models(tmp_path, monke
         assert len(batches) >= 10
         for step, rows in enumerate(batches):
             inputs, targets = tokens.batch(rows)
-            outputs = array.setup.outputs(model.eval(), inputs)  # `eval`: no dropout
+            outputs = array.setup.outputs(model.eval(), inputs, targets)  # `eval`: no dropout
             array.setup.task.loss(outputs, targets, 0.0, None).mean().backward()
             optimizers.clip(optimizer, params["max_grad_norm"])
             optimizers.set_learning_rate(optimizer, step, len(batches), TrainingParams.of(params))

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.core.errors import DataError
+from hpo.tasks.remarks import Remarks
 from hpo.tasks.token_classification.conll import Columns, read_conll
 from hpo.tasks.token_classification.reading import Sentence, check_tags, read_spans, read_tokens, words_of
-from hpo.tasks.token_classification.remarks import Remarks
 from hpo.tasks.token_classification.schemes import SCHEMES, entities
 
 CONLL_2003 = """-DOCSTART- -X- O O

@@ -35,6 +35,11 @@ class Remarks:
     counts: dict[str, int] = field(default_factory=dict)
     _first: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """The number of faults."""
+        return sum(map(len, self.faults.values()))
+
     def fault(self, kind: Kind, place: str, what: str) -> None:
         """Record something that must be corrected."""
         self.faults.setdefault(kind, []).append(f"{place}: {what}")
@@ -55,8 +60,7 @@ class Remarks:
             DataError: There are faults.
         """
         if self.faults:
-            count = sum(map(len, self.faults.values()))
-            head = f"the data have {count} faults" if count > 1 else "the data have a fault"
+            head = f"the data have {self.count} faults" if self.count > 1 else "the data have a fault"
             raise DataError("\n".join([head, *(_said(kind, found) for kind, found in self.faults.items())]))
 
 

@@ -1,0 +1,1 @@
+"""Causal language models: conversations, prompts with completions, and plain text."""

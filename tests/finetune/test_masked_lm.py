@@ -1,0 +1,184 @@
+"""Masked language models through every engine: masks anew in every step, the same ones whatever the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import documents
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, pipeline
+from trials import MIXED, advanced_beside_nan, curves, run, same
+
+from hpo.config import study_spec
+from hpo.core.trainer import TrialSpec
+from hpo.execution import trial_arrays
+from hpo.finetune.folded import engine
+from hpo.finetune.models.loading import load_model
+from hpo.tasks.task import IGNORED
+
+SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
+ADAPTERS = SPACE | {"lora_rank": [2, 4]}
+TRIALS = [{name: value for name, value in each.items() if name != "layer_decay"} for each in MIXED]
+EXACT = [{**each, "dropout": 0.0} for each in TRIALS]
+
+
+def opened(folder: Path, **overrides: Any) -> Any:
+    raw = documents.study(folder, **{"fold": True, "space": SPACE, **overrides})
+    return trial_arrays.open_array(study_spec.build(raw, "test", folder))
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: Any) -> Any:
+        model, head = load_model(*args)
+        return model.double(), head
+
+    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])
+def test_folded_trials_are_separate_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float) -> None:
+    """All steps of five trials with the masks of each step: scores and weights in float64, to 1e-9."""
+    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    folded, plain = opened(tmp_path, slots=3), opened(tmp_path, fold=False, micro_batch=5)
+    plain.engine.window = engine.FoldedEngine.window
+    assert folded.facts["program"] == ("packed" if worth else "folded")
+    together, expected = curves(folded, EXACT), curves(plain, EXACT)
+    for number, curve in expected.items():
+        for (_, _, metrics), (_, _, own_metrics) in zip(curve[:-1], together[number][:-1], strict=True):
+            assert own_metrics["loss"] == pytest.approx(metrics["loss"], rel=1e-9)
+        for name, weight in together[number][-1].items():
+            if "key.bias" not in name:  # its gradient is only rounding, which AdamW turns into whole steps
+                torch.testing.assert_close(weight, curve[-1][name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("slots", [2, 5])
+def test_a_trial_is_to_the_bit_the_same_whatever_its_neighbours(tmp_path: Path, slots: int) -> None:
+    alone = curves(opened(tmp_path, slots=1), TRIALS)
+    together = curves(opened(tmp_path, slots=slots), TRIALS, order=[4, 2, 0, 1, 3])
+    assert [number for number in alone if not same(alone[number], together[number])] == []
+
+
+def test_adapters_in_several_slots_are_those_of_one(tmp_path: Path) -> None:
+    trials = [{**each, "lora_rank": 2 + 2 * (number % 2)} for number, each in enumerate(TRIALS)]
+    alone = curves(opened(tmp_path, slots=1, space=ADAPTERS, fold=None), trials)
+    together = curves(opened(tmp_path, slots=3, space=ADAPTERS, fold=None), trials)
+    for number, curve in alone.items():
+        losses = [[point[2]["loss"] for point in each[:-1]] for each in (curve, together[number])]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_side_by_side_is_one_by_one(tmp_path: Path) -> None:
+    alone = curves(opened(tmp_path, fold=False), TRIALS[:3])
+    together = curves(opened(tmp_path, fold=False, slots=2, threads=2), TRIALS[:3])
+    assert all(same(alone[number], together[number]) for number in alone)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_trial_goes_on_from_its_checkpoint_with_the_masks_that_it_would_have_had(tmp_path: Path, fold: bool) -> None:
+    params = {**TRIALS[0], "epochs": 2}
+    through = run(opened(tmp_path, fold=fold), params)
+    array = opened(tmp_path, fold=fold)
+    array.load(0, TrialSpec(0, params, 1))
+    first = array.advance()[0]
+    checkpoint = array.save(0)
+    array.unload(0)
+    array.load(0, TrialSpec(0, params, 1, checkpoint))
+    assert [each.metrics for each in through] == [first.metrics, array.advance()[0].metrics]
+
+
+def test_scores_of_two_trials_are_of_the_same_masks(tmp_path: Path) -> None:
+    """Without a step of training, every evaluation of every trial scores the same."""
+    array = opened(tmp_path, fold=False)
+    values = [each.value for seed in (1, 2) for each in run_and_unload(array, {"learning_rate": 0.0}, seed)]
+    assert len(values) == 4
+    assert len(set(values)) == 1
+    other = opened(tmp_path, fold=False, seed=1, data={"validation": str(tmp_path / "documents.jsonl")})
+    same_rows = opened(tmp_path, fold=False, seed=2, data={"validation": str(tmp_path / "documents.jsonl")})
+    losses = [run_and_unload(each, {"learning_rate": 0.0}, 1)[0].value for each in (other, same_rows)]
+    assert losses[0] != losses[1]  # the masks are those of the study's seed
+
+
+def run_and_unload(array: Any, params: dict[str, Any], seed: int) -> Any:
+    found = run(array, params, seed)
+    array.unload(0)
+    return found
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_the_loss_of_a_step_is_transformers_loss_of_the_masked_tokens(tmp_path: Path) -> None:
+    array = opened(tmp_path, fold=False)
+    tokens, rows = array.setup.tokens["train"], np.arange(16)
+    inputs, targets = tokens.batch(rows, key=9)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model", dtype=torch.float64).eval()
+    expected = model(**inputs, labels=targets["labels"]).loss
+    outputs = array.setup.outputs(array.setup.model.eval(), inputs, targets)
+    losses = array.setup.task.loss(outputs, targets, 0.0, None)
+    assert (targets["labels"] != IGNORED).sum() == tokens.units[rows].sum()
+    torch.testing.assert_close(losses.sum() / tokens.units[rows].sum(), expected)
+
+
+def test_a_tiny_model_learns_what_is_hidden_and_fills_it(tmp_path: Path) -> None:
+    """Each document is one word, again and again: what is hidden is what stands beside it."""
+    documents.write(tmp_path / "documents.jsonl", [" ".join([f"w{i % 20}"] * (4 + i % 7)) for i in range(400)])
+    array = opened(tmp_path, fold=False)
+    assert array.setup.vocabulary.rows is None
+    params = {"epochs": 3, "batch_size": 8, "dropout": 0.0, "learning_rate": 1e-2}
+    values = [each.metrics["loss"] for each in run(array, params)]
+    assert values[-1] < 1.5 < 2 < values[0]  # of 20 words: chance is 3.0
+    assert array.save_weights(0, tmp_path / "kept")
+    array.unload(0)
+    array.setup.tokenizer.save_pretrained(tmp_path / "kept")
+    found = array.predictions_of(tmp_path / "kept", "validation")
+    assert found.losses.sum() / found.units.sum() == pytest.approx(min(values), rel=1e-4)
+    fill = pipeline("fill-mask", model=str(tmp_path / "kept"), device="cpu")
+    filled = [fill(f"w{i} w{i} [MASK] w{i} w{i}")[0]["token_str"] for i in range(20)]
+    assert np.mean([word == f"w{i}" for i, word in enumerate(filled)]) > 0.5  # chance is 0.05
+
+
+def test_adapters_are_written_and_read(tmp_path: Path) -> None:
+    array = opened(tmp_path, fold=None, space=ADAPTERS)
+    values = [each.value for each in run(array, {"lora_rank": 2})]
+    assert array.save_weights(0, tmp_path / "kept")
+    array.unload(0)
+    found = array.predictions_of(tmp_path / "kept", "validation")
+    assert found.losses.sum() / found.units.sum() == pytest.approx(min(values), rel=1e-4)
+
+
+def test_outputs_that_are_not_finite_end_the_trial_alone(tmp_path: Path) -> None:
+    outcomes = advanced_beside_nan(opened(tmp_path, slots=3, space=SPACE | {"layer_decay": [1.0, 0.8]}))
+    assert [type(outcome).__name__ for outcome in outcomes.values()] == ["Evaluation", "DivergedError", "Evaluation"]
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def test_a_study_is_run_exported_and_predicts(
+    call: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HPO_STORAGE", raising=False)
+    space = {"learning_rate": [3e-3, 1e-3], "batch_size": 8, "epochs": 1}
+    (tmp_path / "masks.yaml").write_text(json.dumps(documents.study(tmp_path, trials=2, space=space)))
+    with contextlib.chdir(tmp_path):
+        code, printed = call("check", "masks.yaml")
+        assert code == 0, printed
+        assert re.search(r"\d+ of them are masked, others in every step", " ".join(printed.split()))
+        code, printed = call("run", "masks.yaml")
+        assert code == 0, printed
+        assert re.search(r"On \d+ test examples, trial \d scores [\d.]+ \(loss\)", printed)
+        assert call("export", "masks", "-o", "exported")[0] == 0
+        code, printed = call("predict", "exported", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10", "w3 w4")
+        assert code == 0, printed
+        rows = [json.loads(line) for line in printed.splitlines()]
+        assert [row["tokens"] for row in rows] == [2, 1]
+        code, printed = call("check", "masks.yaml", "--set", "space.frozen_layers=1")
+        assert code == 2
+        assert "is not the same in two steps of masked_lm, whose masks are drawn anew" in " ".join(printed.split())
