@@ -45,6 +45,11 @@ def test_every_example_is_known() -> None:
     found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*") if path.suffix != ".pyc"}
     others = {"ray_cluster.py", "slurm", "slurm/hpo.sbatch"}  # see test_ray_worker.py and test_slurm.py
     others |= {"pytorch_lstm.yaml", "speech_questions.py"}  # see test_shipped_files.py
+    others |= {
+        "debian_descriptions.py",
+        "minilm_encoder_decoder.py",
+        "smollm2_model.py",
+    }  # see test_language_examples.py
     assert found - {"__pycache__"} == {f"{name}.py" for name in TRIALS} | others
 
 

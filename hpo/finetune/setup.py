@@ -30,7 +30,8 @@ from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.dataset import Dataset
 from hpo.tasks.registry import TASKS
-from hpo.tasks.task import EncodedRows, Predictions
+from hpo.tasks.rows import EncodedRows
+from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
 

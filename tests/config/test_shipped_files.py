@@ -1,14 +1,18 @@
 """Every study and search space that ships is run: as it is, but on a tiny model and on rows of the same columns."""
 
 import importlib
+import json
 from pathlib import Path
 
+import chats
 import datasets
 import numpy as np
+import paired
 import pytest
 import tagged
 import tiny
 
+from hpo.analysis.verdict import take_verdict
 from hpo.config import study_spec
 from hpo.execution import run_study
 
@@ -16,7 +20,8 @@ STUDIES = sorted(study_spec.shipped("studies").rglob("*.yaml"))
 SPACES = sorted(study_spec.shipped("search_spaces").rglob("*.yaml"))
 
 
-OFFLINE = ("quickstart", "speeches", "tweet_entities")  # studies of files of packages
+OFFLINE = ("instructions", "quickstart", "speeches", "summaries", "translations", "tweet_entities")
+"""Studies of files of packages, and of files that examples write."""
 
 
 def names(paths):
@@ -25,8 +30,8 @@ def names(paths):
 
 def test_what_ships():
     assert names(STUDIES) == [
-        "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches",
-        "tweet_entities",
+        "instructions", "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam",
+        "speeches", "summaries", "translations", "tweet_entities",
     ]  # fmt: skip
     spaces = [
         "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "multiple_choice",
@@ -95,6 +100,40 @@ def test_the_study_of_tweets_runs(tmp_path, monkeypatch):
     finished = run_study.run(study_spec.load(study_spec.find("tweet_entities", "studies"), small), "sqlite:///hpo.db")
     assert [trial.state.name for trial in finished.study.trials] == ["COMPLETE", "COMPLETE"]
     assert finished.study.user_attrs["fingerprint"]["facts"]["task"] == "token_classification"
+
+
+def ran(name, **overrides):
+    """Run a shipped study with two trials on a tiny model, in one thread, and return its verdict."""
+    small = {"model": "tiny", "trials": 2, "precision": "fp32", "threads": 1, "data.validation": 8, "data.test": 10}
+    finished = run_study.run(study_spec.load(study_spec.find(name, "studies"), small | overrides), "sqlite:///hpo.db")
+    assert [trial.state.name for trial in finished.study.trials] == ["COMPLETE", "COMPLETE"]
+    look = take_verdict(finished.study, finished.array, finished.folder / "trials")
+    assert look is not None
+    return look
+
+
+def test_the_study_of_instructions_runs(tmp_path, monkeypatch):
+    pytest.importorskip("zaragoza_construction_faq", reason="the package with the questions is not installed")
+    monkeypatch.chdir(tmp_path)
+    chats.save_model(tmp_path / "tiny")
+    short = {"data.rows": 60, "max_length": 700, "generate.rows": 4, "generate.max_new_tokens": 4}
+    look = ran("instructions", **short)
+    assert look["references"]["untuned"]["says"] == "The model untuned"
+    assert list(look["generated"]["baselines"]) == ["The model untuned"]
+
+
+@pytest.mark.parametrize(("name", "columns"), [("summaries", "description"), ("translations", "english")])
+def test_the_studies_of_debians_descriptions_run(name, columns, tmp_path, monkeypatch):
+    """On rows of the columns that `examples/debian_descriptions.py` writes."""
+    monkeypatch.chdir(tmp_path)
+    paired.save_model(tmp_path / "tiny", "encoder-decoder")
+    study = study_spec.load(study_spec.find(name, "studies"), {})
+    source, target, group = (getattr(study.config.data, key) for key in ("source", "target", "group"))
+    assert source == columns
+    rows = [{group: f"s{i % 60}", source: x, target: y} for i, (x, y) in enumerate(paired.pairs(120))]
+    Path(study.config.data.train).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    look = ran(name, **{"max_length": 24, "generate.rows": 4, "generate.max_new_tokens": 4})
+    assert "The source copied" in look["generated"]["baselines"]
 
 
 @pytest.fixture

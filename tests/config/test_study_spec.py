@@ -140,7 +140,7 @@ def test_a_metric_knows_its_direction_and_a_custom_objective_is_told(change: dic
 SPACES = {"bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation"}
 SPACES |= {"multiple_choice", "ner", "qa", "roberta", "sft_lora", "small_data", "t5", "wide"}
 STUDIES = {"long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches"}
-STUDIES |= {"tweet_entities"}
+STUDIES |= {"instructions", "summaries", "translations", "tweet_entities"}
 
 
 def test_the_yaml_files_are_those_tested_here() -> None:

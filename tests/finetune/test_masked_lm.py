@@ -21,7 +21,7 @@ from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded import engine
 from hpo.finetune.models.loading import load_model
-from hpo.tasks.task import IGNORED
+from hpo.tasks.rows import IGNORED
 
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
 ADAPTERS = SPACE | {"lora_rank": [2, 4]}

@@ -25,7 +25,7 @@ from hpo.finetune.models.loading import load_model
 from hpo.finetune.plain import PlainEngine
 from hpo.tasks.metrics import METRICS, score
 from hpo.tasks.registry import TASKS
-from hpo.tasks.task import IGNORED
+from hpo.tasks.rows import IGNORED
 
 TASK = TASKS["seq2seq"]
 STILL = [{**each, "dropout": 0.0} for each in MIXED]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.tasks.causal_lm.examples import Conversation, Turn
-from hpo.tasks.task import IGNORED, EncodedRows
+from hpo.tasks.rows import IGNORED, EncodedRows
 
 # Template of SmolLM2's and Qwen2.5's kind (Apache-2.0).
 CHATML = (

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from hpo.finetune.data.batches import by_length
 from hpo.finetune.data.masking import mask
-from hpo.tasks.task import IGNORED, EncodedRows, Masking
+from hpo.tasks.rows import IGNORED, EncodedRows, Masking
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, torch.Tensor]

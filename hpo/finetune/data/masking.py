@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from hpo.finetune.models.dropout import GOLDEN, mixed
-from hpo.tasks.task import IGNORED, Masking
+from hpo.tasks.rows import IGNORED, Masking
 
 Tensors = dict[str, torch.Tensor]
 

@@ -31,7 +31,8 @@ from hpo.finetune.device import widened
 from hpo.finetune.folded.packing import current as packed_now
 from hpo.finetune.models import output_check
 from hpo.tasks.language.scores import COLUMNS
-from hpo.tasks.task import IGNORED, Task
+from hpo.tasks.rows import IGNORED
+from hpo.tasks.task import Task
 
 Tensors = Mapping[str, torch.Tensor]  # by name
 

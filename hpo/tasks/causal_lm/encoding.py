@@ -12,7 +12,7 @@ from hpo.tasks.causal_lm.examples import Document, Example
 from hpo.tasks.causal_lm.tokens import TokenRow, tokenised
 from hpo.tasks.causal_lm.writing import UnwrittenError, Writer, Written
 from hpo.tasks.remarks import Kind, Remarks
-from hpo.tasks.task import IGNORED, EncodedRows
+from hpo.tasks.rows import IGNORED, EncodedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

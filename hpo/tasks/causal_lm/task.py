@@ -23,7 +23,7 @@ from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.language.predictions import TextPredictions
 from hpo.tasks.language.task import LanguageTask
 from hpo.tasks.remarks import Remarks
-from hpo.tasks.task import EncodedRows
+from hpo.tasks.rows import EncodedRows
 
 if TYPE_CHECKING:
     import pandas as pd

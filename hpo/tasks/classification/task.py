@@ -17,7 +17,8 @@ from hpo.tasks.classification.predictions import KINDS, LabelPredictions
 from hpo.tasks.classification.texts import TextSplit, empty_texts, refuse_unlearnable, shares
 from hpo.tasks.dataset import SPLITS, Dataset
 from hpo.tasks.metrics import METRICS
-from hpo.tasks.task import EncodedRows, Reference, Smoothing, Task
+from hpo.tasks.rows import EncodedRows
+from hpo.tasks.task import Reference, Smoothing, Task
 
 if TYPE_CHECKING:
     import pandas as pd

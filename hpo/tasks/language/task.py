@@ -10,7 +10,8 @@ import numpy as np
 
 from hpo.tasks.language import scores
 from hpo.tasks.language.predictions import TextPredictions
-from hpo.tasks.task import EncodedRows, Smoothing, Task
+from hpo.tasks.rows import EncodedRows
+from hpo.tasks.task import Smoothing, Task
 
 if TYPE_CHECKING:
     import torch

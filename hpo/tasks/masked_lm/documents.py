@@ -10,7 +10,7 @@ import numpy as np
 
 from hpo.core.errors import DataError
 from hpo.tasks.dataset import Split
-from hpo.tasks.task import IGNORED, EncodedRows, Masking
+from hpo.tasks.rows import IGNORED, EncodedRows, Masking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from hpo.tasks.language.predictions import TextPredictions
 from hpo.tasks.language.task import LanguageTask
 from hpo.tasks.masked_lm.documents import DocumentSplit, encode
 from hpo.tasks.masked_lm.keys import DocumentKeys
-from hpo.tasks.task import EncodedRows
+from hpo.tasks.rows import EncodedRows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,8 @@ from hpo.tasks.multiple_choice.keys import ChoiceKeys
 from hpo.tasks.multiple_choice.predictions import KIND, TASK, ChoicePredictions
 from hpo.tasks.multiple_choice.split import ChoiceSplit, Example
 from hpo.tasks.multiple_choice.usage import code
-from hpo.tasks.task import EncodedRows, Reference, Smoothing, Task
+from hpo.tasks.rows import EncodedRows
+from hpo.tasks.task import Reference, Smoothing, Task
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,8 @@ from hpo.tasks.question_answering.split import QuestionSplit
 from hpo.tasks.question_answering.tables import QUESTION, read_table
 from hpo.tasks.question_answering.usage import code
 from hpo.tasks.question_answering.windows import Windows, windows_of
-from hpo.tasks.task import EncodedRows, Smoothing, Task
+from hpo.tasks.rows import EncodedRows
+from hpo.tasks.task import Smoothing, Task
 
 if TYPE_CHECKING:
     import pandas as pd

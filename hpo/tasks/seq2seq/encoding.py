@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.core.errors import ModelError
+from hpo.tasks.rows import EncodedRows
 from hpo.tasks.seq2seq.keys import PairKeys
 from hpo.tasks.seq2seq.pairs import PairSplit
-from hpo.tasks.task import EncodedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,9 +7,9 @@ from statistics import mean
 
 from hpo.core.errors import DataError
 from hpo.tasks.dataset import SPLITS, Dataset
+from hpo.tasks.rows import EncodedRows
 from hpo.tasks.seq2seq.keys import PairKeys
 from hpo.tasks.seq2seq.pairs import PairSplit
-from hpo.tasks.task import EncodedRows
 
 
 def refuse_unlearnable(train: PairSplit) -> None:

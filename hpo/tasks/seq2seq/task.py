@@ -11,11 +11,11 @@ from hpo.data.keys import Place
 from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.language.predictions import TextPredictions
 from hpo.tasks.language.task import LanguageTask
+from hpo.tasks.rows import EncodedRows
 from hpo.tasks.seq2seq import encoding, notes, pairs
 from hpo.tasks.seq2seq.keys import PairKeys
 from hpo.tasks.seq2seq.pairs import PairSplit
 from hpo.tasks.seq2seq.usage import code
-from hpo.tasks.task import EncodedRows
 
 if TYPE_CHECKING:
     import pandas as pd

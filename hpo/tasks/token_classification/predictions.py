@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.tasks.task import EncodedRows
+from hpo.tasks.rows import EncodedRows
 from hpo.tasks.token_classification.alignment import Window
 from hpo.tasks.token_classification.reading import Sentence
 from hpo.tasks.token_classification.schemes import SCHEMES, Entity, entities, types_of

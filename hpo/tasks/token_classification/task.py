@@ -15,7 +15,8 @@ from hpo.data.keys import Place
 from hpo.recipe.class_weights import CLASS_WEIGHTS
 from hpo.tasks.classification.predictions import KINDS
 from hpo.tasks.dataset import SPLITS, Dataset
-from hpo.tasks.task import IGNORED, EncodedRows, Reference, Smoothing, Task
+from hpo.tasks.rows import IGNORED, EncodedRows
+from hpo.tasks.task import Reference, Smoothing, Task
 from hpo.tasks.token_classification import checks, sentences
 from hpo.tasks.token_classification.alignment import align, inner_labels, joins_words
 from hpo.tasks.token_classification.conll import CONLL_ENDINGS

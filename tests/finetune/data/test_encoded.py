@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from trials import open_array
 
 from hpo.finetune.data.encoded import on_device, one_of_few
-from hpo.tasks.task import EncodedRows
+from hpo.tasks.rows import EncodedRows
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.finetune.data.encoded import Tokens, on_device
-from hpo.tasks.task import IGNORED, EncodedRows, Masking
+from hpo.tasks.rows import IGNORED, EncodedRows, Masking
 
 MASK, WORDS, PAD = 1, 1000, 0
 CPU = torch.device("cpu")

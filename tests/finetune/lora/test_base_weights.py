@@ -27,7 +27,7 @@ TRIALS = [
     {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "lora_rank": 4, "lora_targets": "all_linear"},
     {"learning_rate": 5e-3, "epochs": 1, "batch_size": 8, "lora_rank": 4, "lora_dropout": 0.1},
 ]
-WIDE = {"deberta-v3", "t5-untied"}  # see `hold_as_multiplied`
+WIDE = ("deberta-v3", "t5-untied")  # see `hold_as_multiplied`
 CHECKED = [
     "bert",
     "gpt2",

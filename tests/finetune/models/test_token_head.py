@@ -19,7 +19,7 @@ from hpo.finetune.folded.model import fold, load_slot
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.models import token_head
 from hpo.tasks.language import scores
-from hpo.tasks.task import IGNORED
+from hpo.tasks.rows import IGNORED
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-9}
 

@@ -17,7 +17,7 @@ from hpo.tasks.masked_lm.documents import DocumentSplit
 from hpo.tasks.masked_lm.keys import DocumentKeys
 from hpo.tasks.metrics import score
 from hpo.tasks.registry import TASKS, task_for
-from hpo.tasks.task import IGNORED
+from hpo.tasks.rows import IGNORED
 
 TASK: Any = TASKS["masked_lm"]
 

@@ -15,9 +15,9 @@ from hpo.config import study_spec
 from hpo.core.errors import ConfigError, DataError, ModelError
 from hpo.tasks.loading import load
 from hpo.tasks.registry import TASKS, task_for
+from hpo.tasks.rows import IGNORED
 from hpo.tasks.seq2seq.keys import PairKeys
 from hpo.tasks.seq2seq.pairs import PairSplit
-from hpo.tasks.task import IGNORED
 
 TASK = TASKS["seq2seq"]
 PAIRS = paired.pairs(60)

@@ -19,7 +19,7 @@ from hpo.core.errors import DataError
 from hpo.tasks import metrics
 from hpo.tasks.metrics import METRICS, score, suggested
 from hpo.tasks.registry import TASKS
-from hpo.tasks.task import IGNORED
+from hpo.tasks.rows import IGNORED
 from hpo.tasks.token_classification.keys import TagKeys
 from hpo.tasks.token_classification.predictions import TagPredictions
 from hpo.tasks.token_classification.reading import Sentence
