@@ -30,7 +30,7 @@ from hpo.recipe.hyperparameters import MODEL
 from hpo.recipe.trial_limits import TrialLimits
 from hpo.tasks.dataset import Dataset
 from hpo.tasks.language.metrics import OF_TOKENS
-from hpo.tasks.metrics import METRICS
+from hpo.tasks.metrics import searchable
 
 
 def open_models(config: StudyConfig, limits: Mapping[str, TrialLimits], folder: Path, data: Dataset) -> SeveralModels:
@@ -222,7 +222,7 @@ def refuse_incomparable(setups: Mapping[str, Setup]) -> None:
     compared = {first.metric} | ({"loss"} if first.config.prune_on is not None else set())
     wrong = sorted(compared & OF_TOKENS)
     if first.task.emits_tokens and wrong and not _same_tokens(setups.values()):
-        others = [name for name, metric in METRICS.items() if first.data.task in metric.tasks and name not in OF_TOKENS]
+        others = [metric for metric in searchable(first.data.task) if metric not in OF_TOKENS]
         step = f"write metric: {others[0]}, and leave prune_on out" if others else "make a study for each model"
         raise ModelError(
             f"{' and '.join(wrong)} of models with different tokenizers cannot be compared, as it is a mean over "

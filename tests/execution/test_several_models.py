@@ -66,7 +66,7 @@ def test_an_interrupted_study_goes_on_and_evaluates_nothing_twice(
 
 
 def test_a_check_describes_each_model(tmp_path: Path) -> None:
-    plan = preflight.check(build(tmp_path, slots=2, fold=False))
+    plan = preflight.check(build(tmp_path, slots=2, fold=False), URL)
     assert plan.facts["models"] == "words, characters, fp32 on cpu"
     words, characters = (plan.facts[f"tokens a text with {name}"] for name in two_models.MODELS)
     assert words != characters

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import chats
 import pytest
 import tagged
 import tiny
@@ -198,6 +199,28 @@ def test_scores_of_different_tokens_are_refused(ids, changes, refused):
     else:
         with pytest.raises(ModelError, match=rf"{refused} .*; write metric: bits_per_byte, and leave prune_on out"):
             refuse_incomparable(setups)
+
+
+def test_causal_language_models_are_compared_by_bits_per_byte_or_have_one_tokenizer(tmp_path):
+    names = ["llama", "gpt2"]
+    for name in names:
+        chats.save_model(tmp_path / name, name)
+
+    def opened(**changes):
+        raw = chats.study(tmp_path, model=names, trials=2, **changes)
+        return trial_arrays.open_array(study_spec.build(raw, "test", tmp_path))
+
+    array = opened(slots=2, threads=2)  # the loss, of one tokenizer
+    for slot, model in enumerate(names):
+        params = {"model": model, "learning_rate": 1e-3, "batch_size": 8, "epochs": 1}
+        array.load(slot, TrialSpec(slot, params, slot))
+    assert all(isinstance(outcome, Evaluation) for outcome in array.advance().values())
+    assert array.of({"model": "gpt2"}).untuned("test").units.sum() > 0
+    chats.tokenizer(special=chats.SPECIAL[::-1]).save_pretrained(tmp_path / "gpt2")
+    for changes in ({}, {"metric": "perplexity"}, {"metric": "bits_per_byte", "prune_on": "loss"}):
+        with pytest.raises(ModelError, match=r"different tokenizers .* write metric: bits_per_byte"):
+            opened(**changes)
+    assert opened(metric="bits_per_byte").models.keys() == set(names)
 
 
 def test_one_model_has_one_array(tmp_path):
