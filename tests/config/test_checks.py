@@ -109,7 +109,7 @@ def problems(raw: Mapping[str, Any], folder: Path = ROOT) -> dict[str, str]:
         ),
         ({"pruner": "threshold"}, "pruner", "lower or upper"),
         ({"checksums": {"a": 1}}, "checksums.a", "valid string, not 1"),
-        ({"space": "brt"}, "space", "there is no search space 'brt'; shipped: bert, deberta"),
+        ({"space": "brt"}, "space", "there is no search space 'brt'; shipped: bart_summarisation, bert"),
         ({"space": 3}, "space", "must be a name, a path or a mapping"),
         (
             {"space": {"learning_rte": [1e-5]}},

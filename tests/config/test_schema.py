@@ -93,7 +93,7 @@ def test_the_fingerprint_of_a_study_is_that_of_earlier_versions(raw: dict[str, A
 def test_marks_stand_beside_the_keys() -> None:
     assert set(marked(StudyConfig, Mark.RESUMABLE)) == {
         *("stop", "trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler"),
-        *("pruner", "prune_on", "fold", "shards", "stall_timeout", "keep_best", "same_objective"),
+        *("pruner", "prune_on", "warm_start", "fold", "shards", "stall_timeout", "keep_best", "same_objective"),
         *("limits", "second_metric"),
     }
     assert set(marked(StudyConfig, Mark.FINE_TUNING)) == {
