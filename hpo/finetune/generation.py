@@ -55,6 +55,13 @@ def prepared(
     return model.generation_config
 
 
+def end_at(model: PreTrainedModel, tokens: Sequence[int]) -> None:
+    """Let a model end its texts at more tokens than those that its settings name; they are exported with it."""
+    own = model.generation_config
+    if own is not None and tokens:
+        own.eos_token_id = _ends(own.eos_token_id, *tokens)
+
+
 def settings_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generate: GenerateConfig
 ) -> GenerationConfig:

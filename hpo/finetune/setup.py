@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from hpo.finetune.models.vocabulary import Vocabulary
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.dataset import Dataset
+from hpo.tasks.language.task import LanguageTask
 from hpo.tasks.registry import TASKS
 from hpo.tasks.rows import EncodedRows
 from hpo.tasks.task import Predictions
@@ -126,6 +127,8 @@ class Setup:
         log.info("preparing the model")
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
+        if self.task.generates:
+            generation.end_at(self.model, cast(LanguageTask, self.task).ends(self.rows["train"]))
         self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
         self.prompts = self._prompts() if config.generate else {}
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)

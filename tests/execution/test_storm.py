@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chats
 import choices
 import optuna
 import paired
@@ -101,8 +102,8 @@ def test_free_running_trials_all_end() -> None:
 
 @pytest.mark.parametrize(
     "study_of",
-    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study],
-    ids=["texts", "tags", "questions", "choices", "pairs"],
+    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study],
+    ids=["texts", "tags", "questions", "choices", "pairs", "chats"],
 )
 def test_arrays_that_train_are_restored_to_the_bit(
     folder: Path, pytestconfig: pytest.Config, study_of: Callable[..., dict[str, Any]]
@@ -112,6 +113,7 @@ def test_arrays_that_train_are_restored_to_the_bit(
     squad_rows.write(folder / "questions.jsonl", squad_rows.topics(240))
     choices.write(folder / "swag.jsonl", choices.rows(200))
     paired.write_jsonl(folder / "pairs.jsonl", paired.pairs(200))
+    chats.write(folder / "chats.jsonl", chats.rows(200))
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}

@@ -55,7 +55,7 @@ def test_scores_are_those_of_transformers(
 def test_a_study_runs_and_its_default_is_beaten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = built(tmp_path, metric="bits_per_byte")
-    plan = preflight.check(study)
+    plan = preflight.check(study, "sqlite:///hpo.db")
     assert plan.facts["trained tokens"].startswith("16% of ")  # 4 of 24, 26 or 28 tokens of a row
     assert plan.examples[0].endswith("fine<|im_end|>]]\\n")
     assert plan.notes[0] == "the rows are read as conversations, from the column 'messages'"
@@ -64,3 +64,29 @@ def test_a_study_runs_and_its_default_is_beaten(tmp_path: Path, monkeypatch: pyt
     assert None not in values
     assert values[1] < values[0]
     assert (tmp_path / "runs" / "chats" / "trials" / "1" / "chat_template.jinja").read_text() == chats.CHATML
+
+
+def test_a_tiny_model_overfits_eight_conversations_and_writes_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All splits are the same eight conversations: what was learned by heart is written."""
+    monkeypatch.chdir(tmp_path)
+    answers = ["w0 fine", "naïve", "w2 w3 w4", "w5", "fine w6", "w7 w7", "a w8", "w9 é"]
+    path = chats.write(tmp_path / "eight.jsonl", [
+        {"messages": chats.messages(f"a w{i}", answer)} for i, answer in enumerate(answers)
+    ])  # fmt: skip
+    space = {"learning_rate": [5e-3, 1e-2], "batch_size": 8, "epochs": 80, "warmup_ratio": 0.1}
+    study = built(
+        tmp_path,
+        data={split: str(path) for split in ("train", "validation", "test")},
+        space=space,
+        generate={"max_new_tokens": 9},
+        baseline=False,
+        trials=1,
+        evaluations_per_epoch=1,
+    )
+    finished = run_study.run(study, "sqlite:///hpo.db")
+    array: Any = finished.array
+    found = array.predictions_of(finished.folder / "trials" / "0", "test", generate=True)
+    assert list(found.generated) == list(found.expected) == answers
+    assert found.losses.sum() / found.units.sum() < 0.6

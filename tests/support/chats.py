@@ -163,6 +163,11 @@ def messages(*texts: str) -> list[dict[str, str]]:
     return [turn.message for turn in conversation(*texts).turns]
 
 
+def rows(count: int) -> list[dict[str, Any]]:
+    """Return rows of different questions, each answered by its word."""
+    return [{"messages": messages(f"a w{i % 40}{' b' * (i // 40)}", f"w{i % 40} fine")} for i in range(count)]
+
+
 def save_model(folder: Path, kind: str = "llama") -> Path:
     """Write a tiny pretrained causal language model and its tokenizer, whose chat template is `CHATML`."""
     import torch
@@ -184,9 +189,7 @@ def study(folder: Path, kind: str = "llama", **overrides: Any) -> dict[str, Any]
     if not (folder / "model").exists():
         save_model(folder / "model", kind)
     if not (folder / "chats.jsonl").exists():
-        asked = [f"a w{i % 40}{' b' * (i // 40)}" for i in range(100)]
-        answers = [f"w{i % 40} fine" for i in range(100)]
-        write(folder / "chats.jsonl", [{"messages": messages(*pair)} for pair in zip(asked, answers, strict=True)])
+        write(folder / "chats.jsonl", rows(100))
     return {
         "name": "chats",
         "model": str(folder / "model"),

@@ -44,6 +44,7 @@ class Aligned:
         cut: Number of examples that are cut.
         straddling: Number of examples in which a token is of the prompt in part, and of the completion in part.
         endless: Number of examples whose last trained token is no control token.
+        ends: The control tokens that end the examples.
         windows: Whether long examples are divided into windows, not cut.
         shown: For each of the first rows: (whether it is trained, text) of each token.
     """
@@ -55,6 +56,7 @@ class Aligned:
     cut: int
     straddling: int
     endless: int
+    ends: tuple[int, ...]
     windows: bool
     shown: tuple[tuple[tuple[bool, str], ...], ...]
 
@@ -121,6 +123,7 @@ class _Rows:
     cut: int = 0
     straddling: int = 0
     endless: int = 0
+    ends: set[int] = field(default_factory=set)
     windows: bool = False
     shown: list[tuple[tuple[bool, str], ...]] = field(default_factory=list)
 
@@ -145,6 +148,8 @@ class _Rows:
         self.cut += kept < len(row.ids)
         self.straddling += row.straddling
         self.endless += not row.closed
+        if row.closed and row.trained.any():
+            self.ends.add(int(row.ids[row.trained][-1]))
         return units
 
     def encoded(self) -> EncodedRows:
@@ -158,6 +163,7 @@ class _Rows:
             self.cut,
             self.straddling,
             self.endless,
+            tuple(sorted(self.ends)),
             self.windows,
             tuple(self.shown),
         )

@@ -117,6 +117,11 @@ class CausalLM(LanguageTask):
         writer = writer_of(split.examples, split.template, tokenizer)
         return encoding.encode(split.examples, _places(split), writer, tokenizer, keys.trained, max_length)
 
+    def ends(self, rows: EncodedRows) -> tuple[int, ...]:
+        """Return the tokens that end a turn of the assistant, or a document."""
+        ends: tuple[int, ...] = rows.alignment.ends
+        return ends
+
     def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
         """Return the share of tokens that are trained, and how many rows are cut."""
         return notes.facts_of_rows({name: each.alignment for name, each in rows.items()}, max_length)

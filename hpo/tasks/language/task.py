@@ -56,6 +56,10 @@ class LanguageTask(Task):
             list(self.sources(split)),
         )
 
+    def ends(self, rows: EncodedRows) -> tuple[int, ...]:
+        """Return the tokens that end a text in these rows, besides those that the tokenizer and the model name."""
+        return ()
+
     def prompts(self, split: Any, keys: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
         """Return the token ids that a model continues, or that its encoder reads, for each example of a split.
 
