@@ -78,7 +78,9 @@ def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
     task = settings["task"]
     ending = peer.TASKS[task].ending if task in peer.TASKS else ".jsonl"
     space = {"learning_rate": settings["learning_rates"], "batch_size": settings["batch"], "epochs": settings["epochs"]}
+    data = {split: str(folder / f"{split}{ending}") for split in ("train", "validation", "test")}
     if task == "causal_lm":
+        data["chat_template"] = "plain"
         space |= {"lora_rank": language_peer.LORA["rank"], "lora_alpha": language_peer.LORA["alpha"]}
         space["lora_targets"] = "all_linear"
     else:
@@ -88,7 +90,7 @@ def search_with_hpo(settings: Settings, folder: Path, slots: int) -> Measured:
             "name": "benchmark",
             "model": str(folder / "model"),
             "task": TASKS[task],
-            "data": {split: str(folder / f"{split}{ending}") for split in ("train", "validation", "test")},
+            "data": data,
             "space": space,
             "baseline": False,
             "sampler": "grid",

@@ -54,6 +54,19 @@ def test_both_sides_run_the_same_trials_of_other_tasks(benchmark: ModuleType, ta
         assert 0 <= measured["best"] <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["causal_lm", "seq2seq"])
+def test_language_models_see_the_same_rows_on_both_sides(benchmark: ModuleType, task: str) -> None:
+    pytest.importorskip("trl", reason="the peer is not installed")
+    results = benchmark.main([*TINY.split(), "--trials", "2", "--slots", "2", "--precision", "fp32", "--task", task])
+    (ran,) = results["rounds"]
+    for side, measured in ran.items():
+        assert measured["learning_rates"] == [1e-4, 1e-3], side
+        assert measured["evaluations"] == 2 * 1 * 2, side
+    # The peer weighs the batches of an evaluation alike, hpo the tokens; the untrained loss is log(300) = 5.7.
+    assert ran["hpo 2"]["best"] == pytest.approx(ran["fp32"]["best"], rel=0.02)
+
+
 def check_ratios(results: dict[str, Any], peers: set[str]) -> None:
     for ratios in results["ratios"].values():
         assert set(ratios) == peers
@@ -88,9 +101,11 @@ def test_what_is_counted_is_65_million_operations_a_token_of_minilm(benchmark: M
 
 
 def test_a_side_without_graphs_says_so(benchmark: ModuleType) -> None:
-    assert benchmark._name("hpo 1 without graphs") == "hpo, 1 slot without graphs"
+    assert benchmark._name("hpo 1 without graphs", "classification") == "hpo, 1 slot without graphs"
     assert benchmark._slots("hpo 1 without graphs") == 1
-    assert benchmark._name("hpo 16") == "hpo, 16 slots"
+    assert benchmark._name("hpo 16", "classification") == "hpo, 16 slots"
+    assert benchmark._name("bf16", "classification") == "Trainer bf16"
+    assert benchmark._name("bf16", "causal_lm") == "SFTTrainer bf16"
 
 
 def test_the_sentences_are_as_long_as_said_and_can_be_told_apart(benchmark: ModuleType) -> None:
@@ -110,7 +125,7 @@ def test_the_sentences_are_as_long_as_said_and_can_be_told_apart(benchmark: Modu
 
 
 def test_a_word_is_a_token(benchmark: ModuleType) -> None:
-    tokenizer = benchmark.synthetic._tokenizer([f"w{i}" for i in range(50)])
+    tokenizer = benchmark.synthetic._tokenizer([f"w{i}" for i in range(50)], "classification")
     assert tokenizer("w3 w49 w7").tokens() == ["[CLS]", "w3", "w49", "w7", "[SEP]"]
 
 

@@ -23,7 +23,7 @@ from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.models.loading import load_model
 from hpo.finetune.plain import PlainEngine
-from hpo.tasks.metrics import METRICS, score
+from hpo.tasks.metrics import score, searchable
 from hpo.tasks.registry import TASKS
 from hpo.tasks.rows import IGNORED
 
@@ -187,7 +187,7 @@ def test_a_trial_is_that_of_transformers_example(tmp_path, smoothing):
 # ---------------------------------------------------------------- learning and scoring
 
 
-@pytest.mark.parametrize("metric", [name for name, entry in METRICS.items() if "seq2seq" in entry.tasks])
+@pytest.mark.parametrize("metric", searchable("seq2seq"))
 def test_every_metric_of_tokens_is_computed(tmp_path, metric):
     array = opened(tmp_path, fold=False, metric=metric)
     assert np.isfinite(run(array, {"epochs": 1})[-1].value)

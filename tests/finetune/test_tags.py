@@ -157,7 +157,7 @@ def test_a_batchs_loss_is_that_of_transformers(tmp_path):
     inputs, targets = setup.tokens["train"].batch(rows)
     with torch.no_grad():
         expected = setup.model(**inputs, labels=targets["labels"]).loss.item()
-        found = setup.task.loss(setup.outputs(setup.model, inputs), targets, 0.0, None).sum().item()
+        found = setup.task.loss(setup.outputs(setup.model, inputs, targets), targets, 0.0, None).sum().item()
     assert found / setup.tokens["train"].units[rows].sum() == pytest.approx(expected, rel=1e-6)
 
 
