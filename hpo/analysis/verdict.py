@@ -20,7 +20,7 @@ from hpo.tasks.task import Predictions, Reference
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import OneModelArray, ScorableArray
-    from hpo.tasks.language.task import LanguageTask
+    from hpo.tasks.language.task import GeneratingTask
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def _untuned(array: OneModelArray) -> Reference | None:
 def _generated(models: list[Predictions], untuned: Reference | None, array: ScorableArray) -> dict[str, Any]:
     """Return the scores of what the models have generated, beside what was made without training."""
     setup = array.setup
-    task, test = cast("LanguageTask", setup.task), setup.data.splits["test"]
+    task, test = cast("GeneratingTask", setup.task), setup.data.splits["test"]
     baselines = generated.without_model(task.texts_without_model(test), models[0])
     if untuned is not None:
         baselines[untuned.says] = untuned.predictions

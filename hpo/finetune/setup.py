@@ -29,7 +29,7 @@ from hpo.finetune.models.vocabulary import Vocabulary
 from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.dataset import Dataset
-from hpo.tasks.language.task import LanguageTask
+from hpo.tasks.language.task import GeneratingTask
 from hpo.tasks.registry import TASKS
 from hpo.tasks.rows import EncodedRows
 from hpo.tasks.task import Predictions
@@ -128,7 +128,7 @@ class Setup:
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
         if self.task.generates:
-            generation.end_at(self.model, cast(LanguageTask, self.task).ends(self.rows["train"]))
+            generation.end_at(self.model, cast(GeneratingTask, self.task).ends(self.rows["train"]))
         self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
         self.prompts = self._prompts() if config.generate else {}
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
@@ -155,7 +155,7 @@ class Setup:
         return on_device(rows, pad, self.device, derived_seed(self.config.seed, "masks", name))
 
     def _prompts(self) -> dict[str, list[list[int]]]:
-        task: Any = self.task
+        task = cast(GeneratingTask, self.task)
         return {
             name: task.prompts(self.data.splits[name], self.data.keys, self.tokenizer, self.max_length)
             for name in ("validation", "test")

@@ -109,7 +109,7 @@ class Task(ABC):
             the next token), and `result.logits` in `outputs` are not logits but scores of tokens [rows, tokens, 3]; see
             `hpo/tasks/language/scores.py`.
         redraws: Whether inputs are drawn anew in every pass; then no states of frozen layers can be kept.
-        generates: Whether its models generate text; see `LanguageTask.prompts` in `hpo/tasks/language/task.py`.
+        generates: Whether its models generate text; see `GeneratingTask` in `hpo/tasks/language/task.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
     """

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from hpo.core.errors import ArrayShrankError, OutOfMemoryError
+from hpo.core.errors import ArrayShrankError, ModelError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
@@ -112,7 +112,7 @@ class ShardEngine:
 
     def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
         """Refuse: a study with `shards` and `generate` is refused when its file is read."""
-        raise NotImplementedError("a divided model does not generate")
+        raise ModelError("a divided model does not generate; leave shards or generate out")
 
     def unload(self, slot: int) -> None:
         """Empty the slot."""

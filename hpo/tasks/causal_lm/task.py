@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from hpo.tasks.causal_lm.usage import code
 from hpo.tasks.causal_lm.writing import UnwrittenError, writer_of
 from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.language.predictions import TextPredictions
-from hpo.tasks.language.task import LanguageTask
+from hpo.tasks.language.task import GeneratingTask
 from hpo.tasks.remarks import Remarks
 from hpo.tasks.rows import EncodedRows
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class CausalLM(LanguageTask):
+class CausalLM(GeneratingTask):
     """The next token of a text: of what an assistant answers, or of all of it."""
 
     name = "causal_lm"
@@ -44,7 +44,6 @@ class CausalLM(LanguageTask):
     row = "row"
     cuts = False  # its own notes say what is cut
     formats = (TEXT_FILE,)
-    generates: ClassVar[bool] = True
     answer_keys = ("predicted", "loss", "tokens")
 
     def loads(self, architecture: str) -> bool:

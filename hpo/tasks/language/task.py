@@ -56,21 +56,6 @@ class LanguageTask(Task):
             list(self.sources(split)),
         )
 
-    def ends(self, rows: EncodedRows) -> tuple[int, ...]:
-        """Return the tokens that end a text in these rows, besides those that the tokenizer and the model name."""
-        return ()
-
-    def prompts(self, split: Any, keys: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
-        """Return the token ids that a model continues, or that its encoder reads, for each example of a split.
-
-        Only a task that generates has them.
-        """
-        raise NotImplementedError(f"{self.name} does not generate")
-
-    def texts_without_model(self, split: Any) -> Mapping[str, Sequence[str]]:
-        """Return name in words -> a text for each example, made without a model: baselines of generated text."""
-        return {}
-
     @abstractmethod
     def expected(self, split: Any) -> Sequence[str]:
         """Return the text that is expected for each example of a split."""
@@ -78,3 +63,21 @@ class LanguageTask(Task):
     @abstractmethod
     def sources(self, split: Any) -> Sequence[str]:
         """Return what the model is given for each example: a prompt, or a source text."""
+
+
+class GeneratingTask(LanguageTask):
+    """A task whose models generate text."""
+
+    generates: ClassVar[bool] = True
+
+    @abstractmethod
+    def prompts(self, split: Any, keys: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+        """Return the token ids that a model continues, or that its encoder reads, for each example of a split."""
+
+    def ends(self, rows: EncodedRows) -> tuple[int, ...]:
+        """Return the tokens that end a text in these rows, besides those that the tokenizer and the model name."""
+        return ()
+
+    def texts_without_model(self, split: Any) -> Mapping[str, Sequence[str]]:
+        """Return name in words -> a text for each example, made without a model: baselines of generated text."""
+        return {}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from hpo.data.keys import Place
 from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.language.predictions import TextPredictions
-from hpo.tasks.language.task import LanguageTask
+from hpo.tasks.language.task import GeneratingTask
 from hpo.tasks.rows import EncodedRows
 from hpo.tasks.seq2seq import encoding, notes, pairs
 from hpo.tasks.seq2seq.keys import PairKeys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
-class Seq2Seq(LanguageTask):
+class Seq2Seq(GeneratingTask):
     """A target for each source, by a model with an encoder and a decoder."""
 
     name = "seq2seq"
@@ -34,7 +34,6 @@ class Seq2Seq(LanguageTask):
     keys = PairKeys
     example = "pair"
     row = "source"
-    generates: ClassVar[bool] = True
     cuts = False  # `row_notes` counts what is cut of sources and of targets
 
     # ------------------------------------------------------------ reading
