@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import secrets
@@ -70,6 +71,8 @@ def serve(
     address = _address(host)
     _check_token(token, address)
     path = _path(storage, study)
+    # waitress warns of every request that waits for a moment, as a browser's do: it sends several at once.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     with _listening(address, port) as listener:
         port = listener.getsockname()[1]
         name, hosts = _names(address, allow_hosts, port)
