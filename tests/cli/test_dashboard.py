@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def test_it_serves_the_study_and_stops_at_ctrl_c(server: subprocess.Popen[str]) 
     with socket.create_connection(("127.0.0.1", int(root.rpartition(":")[2])), timeout=60) as stranger:
         stranger.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
         assert stranger.recv(100).startswith(b"HTTP/1.1 413")  # it is not read to the end first
+    with ThreadPoolExecutor(24) as browsers:  # more at once than the server has threads; it does not warn of that
+        list(browsers.map(lambda _: fetch(f"{root}/api/studies", token), range(96)))
     os.kill(server.pid, signal.SIGINT)
     out, err = server.communicate(timeout=120)
     assert (out, err, server.returncode) == ("closed\n", "", 0)
