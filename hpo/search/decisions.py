@@ -90,13 +90,15 @@ def decisions_of(trial: FrozenTrial) -> list[tuple[int, Judged]]:
 
 def went_on(trial: FrozenTrial, step: int) -> bool:
     """Return whether the last decision about a trial is that it goes on from a step."""
-    last = decisions_of(trial)[-1:]
-    return any(at == step and judged.decision is Decision.GO_ON for at, judged in last)
+    stored = trial.user_attrs.get(DECISIONS)
+    last = _read(stored[-1]) if isinstance(stored, list) and stored else None
+    return last is not None and last[0] == step and last[1].decision is Decision.GO_ON
 
 
 def _read(row: Any) -> tuple[int, Judged] | None:
     try:
-        step, decision, value, among, needed, why = [*row, *[None] * (6 - len(row))]
+        padded: list[Any] = list(row) + [None] * (6 - len(row))
+        step, decision, value, among, needed, why = padded
         numbers = [None if number is None else float(number) for number in (value, needed)]
         judged = Judged(Decision(decision), numbers[0], None if among is None else int(among), numbers[1], why)
         return (int(step), judged) if why is None or why in REASONS else None

@@ -272,10 +272,11 @@ class TrialOrder:
         rows = [self._cache.row(number) for number in sorted(numbers)]
         judged: dict[int, Judged | None] = {row.number: None for row in rows if is_baseline(row)}
         rows = [row for row in rows if not is_baseline(row)]
-        if not self._pauses or not rows:
+        rungs = self._rungs(rows[0]) if rows and self._pauses else None
+        if rungs is None:
             judged |= {row.number: self.paused(row) for row in rows}
         else:
-            field = self._field(self.rows(), rows[0], self._rungs(rows[0]))
+            field = self._field(self.rows(), rows[0], rungs)
             for row in sorted(rows, key=lambda row: field.rank(row.number)):
                 judged[row.number] = field.judge(row.number, row.system_attrs[PAUSED])
         return {number: each for number, each in judged.items() if each is None or each.decision is not Decision.WAIT}
