@@ -67,6 +67,11 @@ class Rungs:
                 found.append(curve[step])
         return found
 
+    def reached(self, curve: Mapping[int, Value], step: int) -> range:
+        """Return the rungs that a curve (step -> value) reaches at a step: one, unless its evaluations skip rungs."""
+        before = self.values({at: value for at, value in curve.items() if at < step})
+        return range(len(before), len(self.values({at: value for at, value in curve.items() if at <= step})))
+
 
 class TwoRungHalving(SuccessiveHalvingPruner):
     """Successive halving with two rungs; from each, one trial in four, rounded up, goes on.
@@ -183,15 +188,21 @@ class Field:
 
         Later reports of the trial do not count for it.
         """
-        curve, tie, judged = self._curves[number], None, None
-        passed = len(self._rungs.values({s: key for s, key in curve.items() if s < step}))
-        reached = len(self._rungs.values({s: key for s, key in curve.items() if s <= step}))
-        for rung in range(passed, reached):  # one, unless the evaluation skips rungs
+        tie, judged = None, None
+        for rung in self._rungs.reached(self._curves[number], step):
             judged = self._judge(number, rung)
             tie = judged.why if judged.why in TIED else tie
             if judged.decision is not Decision.GO_ON:
                 break
         return judged and replace(judged, why=judged.why or tie)
+
+    def waits(self, number: int) -> bool:
+        """Return whether a paused trial has to wait: it is not among the best, and more may reach its rung."""
+        rung = len(self._keys[number]) - 1
+        if rung < 0 or self._slowest > rung:
+            return False
+        keys = self._keys_at(rung)
+        return bisect_left(keys, self._keys[number][rung]) >= self._rungs.places(len(keys), more=True)
 
     def rank(self, number: int) -> tuple[int, Key]:
         """Return what orders trials that are promoted together: from the highest rung, and the best of it, first."""

@@ -277,6 +277,7 @@ class TrialOrder:
             judged |= {row.number: self.paused(row) for row in rows}
         else:
             field = self._field(self.rows(), rows[0], rungs)
+            rows = [row for row in rows if not field.waits(row.number)]
             for row in sorted(rows, key=lambda row: field.rank(row.number)):
                 judged[row.number] = field.judge(row.number, row.system_attrs[PAUSED])
         return {number: each for number, each in judged.items() if each is None or each.decision is not Decision.WAIT}
@@ -308,6 +309,8 @@ class TrialOrder:
         trials = self.rows()
         if self.in_rounds and self._begin(len(trials)) == self._begin(trial.number) and self.lacks_trials():
             return Judged(Decision.WAIT)  # for the trials that are to be added to this round
+        if not rungs.reached(self._compared.curve(trial), step):
+            return None
         if self.in_rounds and not self._compared.lacks_metrics(trial):
             trials = [self._with_metrics(other) for other in trials]
         return self._field(trials, trial, rungs).judge(trial.number, step)
