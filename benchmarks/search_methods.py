@@ -13,18 +13,16 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from recorded import Array, Table
+from replayed import END, Search, last_value
 
 from hpo.search import auto, pruners
-from hpo.search.comparison import Comparison
 from hpo.search.cross_entropy import value_at
-from hpo.search.halving import Decision, Rungs, TwoRungHalving, decide, rungs_of
+from hpo.search.decisions import Decision
+from hpo.search.halving import Rungs, TwoRungHalving, rungs_of
 from hpo.search.priors import draws_from_prior
 from hpo.search.samplers import TrialSeededSampler
 from hpo.space.parameters import Categorical, Float, Int, Near, Parameter
 from hpo.space.search_space import SearchSpace
-
-COMPARED = Comparison("maximize")
-END = 2**62  # a step beyond every training
 
 
 class _UnstoredTrials(optuna.storages.InMemoryStorage):
@@ -36,85 +34,6 @@ class _UnstoredTrials(optuna.storages.InMemoryStorage):
 
 def _study() -> optuna.Study:
     return optuna.create_study(storage=_UnstoredTrials(), direction="maximize")
-
-
-class Search:
-    """Runs of a table that are trained step by step, each of them once.
-
-    Args:
-        table: The recorded runs.
-        rungs: The steps at which runs are compared.
-    """
-
-    def __init__(self, table: Table, rungs: Rungs) -> None:
-        self.table, self.rungs = table, rungs
-        self.trials: list[FrozenTrial] = []
-        self._runs: list[int] = []
-        self._reached: list[int] = []  # the index of the last evaluation
-
-    def start(self, runs: Sequence[int] | Array) -> list[int]:
-        """Train runs to the lowest rung, and return the numbers of those that are new."""
-        new = [int(run) for run in dict.fromkeys(runs) if run not in self._runs]
-        distributions = self.table.space.distributions()
-        for run in new:
-            params = {name: self.table.params[run][name] for name in distributions}
-            trial = optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
-            trial.number = len(self.trials)
-            self.trials.append(trial)
-            self._runs.append(run)
-            self._reached.append(-1)
-            self.train(trial.number, self.rungs.first)
-        return list(range(len(self.trials) - len(new), len(self.trials)))
-
-    def train(self, number: int, step: int) -> None:
-        """Train a run to its first evaluation at or after a step, or to its end."""
-        run = self._runs[number]
-        index = self._reached[number] = self.table.evaluation(run, step)
-        trial = self.trials[number]
-        trial.intermediate_values[int(self.table.at[run, index])] = float(self.table.values[run, index])
-        if index == self.table.evaluations[run] - 1:
-            self._end(number, TrialState.COMPLETE)
-
-    def prune(self, number: int) -> None:
-        """End a run at its last evaluation."""
-        self._end(number, TrialState.PRUNED)
-
-    def _end(self, number: int, state: TrialState) -> None:
-        trial = self.trials[number]
-        trial.state, trial.values, trial.datetime_complete = state, [last_value(trial)], trial.datetime_start
-
-    def decision(self, number: int, round_size: int | None) -> Decision:
-        """Return hpo's decision for a run at its last evaluation."""
-        step = self.trials[number].last_step
-        assert step is not None
-        return decide(self.trials, number, step, self.rungs, round_size, COMPARED)
-
-    def next_rung(self, number: int) -> int:
-        """Return the step of the next rung; `END` after the last."""
-        passed = len(self.rungs.values(self.trials[number].intermediate_values))
-        return END if passed == self.rungs.count else self.rungs.first * self.rungs.factor**passed
-
-    def running(self) -> list[int]:
-        """Return the numbers of the runs that have not ended."""
-        return [trial.number for trial in self.trials if trial.state == TrialState.RUNNING]
-
-    def halve(self) -> None:
-        """Compare all runs at each rung, as one round, until every run has ended."""
-        while numbers := self.running():
-            size = len(self.trials)
-            ended = [number for number in numbers if self.decision(number, size) is Decision.PRUNE]
-            for number in numbers:
-                if number in ended:
-                    self.prune(number)
-                else:
-                    self.train(number, self.next_rung(number))
-
-    def found(self) -> tuple[int, float]:
-        """Return the completed run with the best last validation score, and the examples that all runs have seen."""
-        states = [trial.state for trial in self.trials]
-        completed = [run for run, state in zip(self._runs, states, strict=True) if state == TrialState.COMPLETE]
-        best = max(completed, key=lambda run: self.table.finals[run])
-        return best, float(self.table.at[self._runs, self._reached].sum())
 
 
 Method = Callable[[Table, Array, int], tuple[int, float]]
@@ -169,6 +88,15 @@ def asha(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     search = Search(table, _asha_rungs(table))
     for run in drawn:
         _race(search, run)
+    return search.found()
+
+
+def promotion(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
+    """Asynchronous halving whose runs pause at rungs: one that is promoted goes on before another starts."""
+    search, left = Search(table, replace(_asha_rungs(table), pauses=True)), [*dict.fromkeys(drawn)]
+    while left or search.running():
+        if not search.promote(bool(left)) and left:
+            search.start([left.pop(0)])
     return search.found()
 
 
@@ -358,17 +286,11 @@ def _ordered(search: Search, numbers: Sequence[int]) -> list[int]:
     return sorted(numbers, key=lambda number: -last_value(search.trials[number]))
 
 
-def last_value(trial: FrozenTrial) -> float:
-    """Return the score of a trial's last evaluation."""
-    step = trial.last_step
-    assert step is not None
-    return trial.intermediate_values[step]
-
-
 METHODS: dict[str, Method] = {
     "median, the same 64": median(64),
     "median, 16 of them": median(16),
     "asha, the same 64": asha,
+    "asha with promotion, the same 64": promotion,
     "halving, the same 64": halving,
     "16 tpe, asha": tpe_asha(16),
     "sketch, 16 + 16": sketch(16, 16, 6, 2),

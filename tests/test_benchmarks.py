@@ -311,7 +311,7 @@ def test_methods_are_compared_with_the_full_search_of_the_same_draws(
     quality: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = quality.synthetic_table.table(60)
-    names = ["auto, 24", "halving, the same 64", "median, 16 of them"]
+    names = ["auto, 24", "halving, the same 64", "median, 16 of them", "asha with promotion, the same 64"]
     methods = {"whole": quality.whole} | {name: quality.METHODS[name] for name in names}
     found = quality.compare(table, methods, range(3))
     assert found["whole"] == {"work": 1.0, "gap": 0.0, "low": 0.0, "high": 0.0, "fifth": 0.0}

@@ -8,10 +8,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.core.formatting import plain
+from hpo.core.formatting import number, plain
 from hpo.execution.audit import AUDITS
 from hpo.execution.confirmation import REPEATS
-from hpo.search.trial_order import is_added
+from hpo.search.decisions import Decision, decisions_of
+from hpo.search.trial_order import is_added, paused_at
 
 
 def in_words(name: str, value: Any) -> Any:
@@ -36,7 +37,7 @@ def finite_value(trial: FrozenTrial) -> float | None:
 
 
 def remarks(trial: FrozenTrial) -> str:
-    """Return a trial's remarks: why it ended, and whether it is the published default or a duplicate."""
+    """Return a trial's remarks: why it ended or waits, and whether it is the published default or a duplicate."""
     attrs = trial.user_attrs
     said = ["published default"] if attrs.get("baseline") else []
     if is_added(trial):
@@ -46,7 +47,9 @@ def remarks(trial: FrozenTrial) -> str:
     if attrs.get(AUDITS) is not None:
         said.append(f"trial {plain(str(attrs[AUDITS]))} to its end")
     if attrs.get("reason"):
-        said.append(plain(str(attrs["reason"]).replace("_", " ")))
+        said.append(plain(str(attrs["reason"]).replace("_", " ")) + _needed(trial))
+    if (step := paused_at(trial)) is not None:
+        said.append(f"paused at {step:,}")
     if trial.state == TrialState.FAIL and attrs.get("detail"):
         said[-1:] = [": ".join([*said[-1:], textwrap.shorten(plain(str(attrs["detail"])), 160)])]
     if attrs.get("duplicate_of") is not None:
@@ -56,3 +59,14 @@ def remarks(trial: FrozenTrial) -> str:
     if attrs.get("collapsed") is True:
         said.append("collapsed")
     return ", ".join(said)
+
+
+def _needed(trial: FrozenTrial) -> str:
+    """Return what a trial lacked that the pruner has ended, as far as it is stored."""
+    stored = decisions_of(trial)
+    if trial.user_attrs["reason"] != "pruner" or not stored:
+        return ""
+    step, judged = stored[-1]
+    if judged.decision is not Decision.PRUNE or judged.needed is None or judged.why is not None:
+        return ""
+    return f": {number(judged.value)} at {step:,}, {number(judged.needed)} needed"

@@ -150,13 +150,25 @@ def list_(storage: Storage = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(study: StudyName, storage: Storage = None, as_json: Json = False) -> None:
-    """Show a study: its trials by state, its best trial, what to look at."""
+def show(
+    study: StudyName,
+    trial: Annotated[int | None, typer.Argument(min=0, metavar="[TRIAL]", help="Show this trial only.")] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Show a study: its trials by state, its best trial, what to look at; or one trial and the pruner's decisions."""
     from hpo.cli.locate_study import results_of
     from hpo.cli.study_text import study_facts, study_text
+    from hpo.cli.trial_text import trial_details, trial_facts, trial_of
 
     results = results_of(study, storage)
-    if as_json:
+    if trial is not None:
+        found = trial_of(results, trial)
+        if as_json:
+            print_json(trial_facts(found))
+        else:
+            typer.echo(trial_details(found, results))
+    elif as_json:
         print_json(study_facts(results))
     else:
         say(study_text(results))

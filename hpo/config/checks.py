@@ -74,6 +74,9 @@ def combination_problems(
         problems += _generate_problems(config, config.generate)
     if config is not None and config.shards > 1 and not custom:
         problems += _shard_problems(config, space)
+    if config is not None and config.round_size is not None and pruners.promotes(config.pruner):
+        message = "in rounds trials pause at rungs and are promoted anyway; leave it out, or leave round_size out"
+        problems.append(Problem(("pruner", "type"), message))
     return problems
 
 

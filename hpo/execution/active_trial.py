@@ -31,6 +31,7 @@ class ActiveTrial:
         device_seconds: Of its training since then, times the devices used, divided by the trials on them.
         returned: Whether the objective returned the last evaluation: then it is the trial's value, even if another is
             better.
+        unwritten: Attributes that are written with the next evaluation, so that they need no transaction of their own.
     """
 
     trial: Trial
@@ -39,6 +40,7 @@ class ActiveTrial:
     evaluations: list[Evaluation] = field(default_factory=list)
     device_seconds: float = 0.0
     returned: bool = False
+    unwritten: dict[str, Any] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -94,7 +96,7 @@ class ActiveTrial:
                 count any more is set to None, as attributes cannot be deleted.
         """
         seconds = round(before.get("seconds", 0.0) + time.monotonic() - self.started, 3)
-        facts: dict[str, Any] = {"seconds": seconds, **self.device_time(before)}
+        facts: dict[str, Any] = {"seconds": seconds, **self.so_far(before)}
         if self.evaluations:
             index = len(self.evaluations) - 1 if self.returned else best_index(self.values, direction)
             best, last = self.evaluations[index], self.evaluations[-1]
@@ -105,9 +107,10 @@ class ActiveTrial:
                 facts["metrics"] = metrics
         return facts
 
-    def device_time(self, before: Mapping[str, Any]) -> dict[str, float]:
-        """Return the attribute with the trial's device seconds, those of its attributes `before` included."""
-        return {DEVICE_SECONDS: round(before.get(DEVICE_SECONDS, 0.0) + self.device_seconds, 3)}
+    def so_far(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes of an unfinished trial: its device seconds with those `before`, and `unwritten`."""
+        seconds = round(before.get(DEVICE_SECONDS, 0.0) + self.device_seconds, 3)
+        return {DEVICE_SECONDS: seconds, **self.unwritten}
 
     def with_history(self, checkpoint: TrialCheckpoint) -> TrialCheckpoint:
         """Return a checkpoint of the trial with the evaluations so far added to its state."""

@@ -142,7 +142,10 @@ def _refuse_arguments(objective: Any, sampler: Any, pruner: Any, others: Iterabl
 
 
 def _refuse_without_space(settings: Mapping[str, Any]) -> None:
-    if wrong := [Problem((key,), _NEEDS_SPACE) for key in _WITH_SPACE if settings[key] is not None]:
+    wrong = [Problem((key,), _NEEDS_SPACE) for key in _WITH_SPACE if settings[key] is not None]
+    if pruners.promotes(settings["pruner"]):
+        wrong.append(Problem(("pruner", "type"), _NEEDS_SPACE))
+    if wrong:
         raise ConfigError("optimize()", wrong)
 
 

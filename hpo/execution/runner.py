@@ -34,7 +34,7 @@ from hpo.execution.slot_checkpoints import SlotCheckpoints
 from hpo.execution.trial_decisions import TrialDecisions
 from hpo.execution.trial_outcomes import RETRIED, failed_in_a_row, retries, state_of
 from hpo.search.comparison import Comparison
-from hpo.search.halving import Decision
+from hpo.search.decisions import Decision
 from hpo.search.stopping import NO_LIMITS, STOPPED, Rules
 from hpo.search.trial_order import PAUSED, TrialOrder
 from hpo.search.trial_source import TrialSource
@@ -285,17 +285,17 @@ class Runner:
         elif decision is not None:
             self._end(slot, *decision)
 
-    # ------------------------------------------------------------ pausing, in rounds
+    # ------------------------------------------------------------ pausing
 
     def _pause(self, slot: int) -> None:
-        """Take a trial out of its slot until the other trials of its round have reached its rung."""
+        """Take a trial out of its slot until its rung is decided."""
         active = self._slots[slot]
         trial = active.trial
         # Before the checkpoint: a process that resumed from a checkpoint alone would skip the rung's decision.
         with self.cache.together():
             self.cache.note(trial.number, active.facts(self.direction, self._row(active.trial).user_attrs))
             self.cache.set_trial_system_attr(trial._trial_id, PAUSED, self._row(trial).last_step)
-        active.device_seconds = 0.0  # they are in the row now
+        active.device_seconds, active.unwritten = 0.0, {}  # they are in the row now
         if self.array.pause(slot):
             self._paused[active.number] = active
             del self._slots[slot]
@@ -305,17 +305,17 @@ class Runner:
 
     def _resume_paused(self) -> None:
         """Resume or prune the paused trials that the array holds and whose rungs are decided."""
-        for number, active in sorted(self._paused.items()):
-            decision = self.order.paused(self.cache.row(number))
-            if decision is Decision.WAIT or (free := self._free_slot()) is None:
-                continue
-            del self._paused[number]
+        numbers = [] if self._free_slot() is None else list(self._paused)
+        for number, judged in self.order.resumable(numbers).items():
+            if (free := self._free_slot()) is None:
+                return
+            active = self._paused.pop(number)
             active.started = time.monotonic()
             self._slots[free] = active
             self.array.load(free, active.spec)
             with suppress(LostTrialError):  # a lost trial raises again when its slot is acted on
-                self.decisions.note_tie(active, active.step())
-            if decision is Decision.PRUNE:
+                self.decisions.resume(active, judged)
+            if judged is not None and judged.decision is Decision.PRUNE:
                 self._act_on(free, optuna.TrialPruned())
 
     # ------------------------------------------------------------ ending
@@ -380,7 +380,7 @@ class Runner:
         for number in self.cache.owned:  # also paused trials, and one that was being drawn
             try:
                 if number in trained:
-                    self.cache.note(number, trained[number].device_time(self.cache.row(number).user_attrs))
+                    self.cache.note(number, trained[number].so_far(self.cache.row(number).user_attrs))
                 self.cache.put_back(number)
             except StorageAwayError:  # the storage cannot be reached: the others would fail too
                 return

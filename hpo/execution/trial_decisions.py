@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from hpo.core.trainer import Evaluation
 from hpo.execution.active_trial import ActiveTrial
 from hpo.search.comparison import Comparison
-from hpo.search.halving import Decision
+from hpo.search.decisions import Decision, Judged
 from hpo.search.stopping import STOP, STOPPED_BY_USER, Rules, out_of_patience
 from hpo.search.trial_order import TrialOrder
 from hpo.storage.study_cache import StudyCache
@@ -52,7 +52,10 @@ class TrialDecisions:
                 f"trial {active.number} was trained again and has {value!r} where it had {before!r} (at {step}): "
                 "the objective is not a function of its parameters and seed alone"
             )
-        self._cache.report(active.number, step, value, self._compared.stored(active.evaluations[-1].metrics))
+        with self._cache.together():
+            self._cache.report(active.number, step, value, self._compared.stored(active.evaluations[-1].metrics))
+            self._cache.note(active.number, active.unwritten)
+        active.unwritten = {}
         return step
 
     def after(self, active: ActiveTrial, outcome: Evaluation | Exception | None) -> Ending | Decision | None:
@@ -87,12 +90,19 @@ class TrialDecisions:
             return TrialState.PRUNED, {"reason": STOPPED_BY_USER}
         if out_of_patience(active.values, self._rules.patience, self._direction):
             return TrialState.COMPLETE, {"stopped_early_at": step}
-        decision = self._order.pruned(self._cache.row(active.number), step)
-        if decision is Decision.WAIT:
-            return decision
-        self.note_tie(active, step)
-        return (TrialState.PRUNED, {"reason": "pruner"}) if decision is Decision.PRUNE else None
+        row = self._cache.row(active.number)
+        judged = self._order.judged(row, step)
+        noted = self._order.noted(row, step, judged)
+        if judged is not None and judged.decision is Decision.PRUNE:
+            return TrialState.PRUNED, {"reason": "pruner"} | noted
+        active.unwritten = noted
+        return Decision.WAIT if judged is not None and judged.decision is Decision.WAIT else None
 
-    def note_tie(self, active: ActiveTrial, step: int) -> None:
-        """Store with the trial how its rung was decided at a step, if that was a tie."""
-        self._cache.note(active.number, self._order.tied(self._cache.row(active.number), step))
+    def resume(self, active: ActiveTrial, judged: Judged | None) -> None:
+        """Store with a paused trial the decision that it goes on, or have it stored when the trial is told PRUNED."""
+        row = self._cache.row(active.number)
+        noted = self._order.noted(row, active.step(), judged)
+        if judged is not None and judged.decision is Decision.PRUNE:
+            active.unwritten = noted
+        else:
+            self._cache.note(active.number, noted)

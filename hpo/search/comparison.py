@@ -70,6 +70,11 @@ class Comparison:
         excess = {step: violation(self.criteria.seen_at(trial, step)) for step in keys}
         return {step: (math.inf, excess[step], *key) if excess[step] else key for step, key in keys.items()}
 
+    def value_of(self, key: Key) -> float:
+        """Return the value in a key, also in that of a trial that is beyond a limit."""
+        value = key[2] if math.isinf(key[0]) else key[0]
+        return -value if self.direction == "maximize" else value
+
     def lacks_metrics(self, trial: FrozenTrial) -> bool:
         """Return whether no metric is stored with a trial's last evaluation."""
         return trial.last_step is not None and str(trial.last_step) not in self._stored(trial)

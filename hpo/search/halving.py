@@ -1,17 +1,19 @@
 """Successive halving as functions of a study's trials: synchronous in rounds, asynchronous without rounds.
 
 Without rounds, a rung is decided when a trial reaches it, from the trials that have reached it by then, as Optuna's
-pruners of this kind do (Li et al., 2020). The outcome depends on which trial is first. In a round, a rung is decided
-when every trial of the round has reached it or has ended (Jamieson & Talwalkar, 2016). Then every process that decides
-sees the same trials and decides alike.
+pruners of this kind do (Li et al., 2020). The outcome depends on which trial is first. Where trials pause at rungs
+(`type: promotion`), a trial that is not among the best then waits until it is, or no more trials can reach the rung.
+
+In a round, a rung is decided when every trial of the round has reached it or has ended (Jamieson & Talwalkar, 2016).
+Then every process that decides sees the same trials and decides alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import optuna
@@ -19,16 +21,9 @@ from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial
 
 from hpo.search.comparison import Comparison, Key
+from hpo.search.decisions import TIED, Decision, Judged
 
 Value = TypeVar("Value")
-
-
-class Decision(Enum):
-    """The decision at a rung for a trial that has reached it."""
-
-    GO_ON = "go on"
-    PRUNE = "prune"
-    WAIT = "wait"
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,7 @@ class Rungs:
         in_bracket: Returns whether a trial is in this bracket.
         count: Number of rungs; None has no last one.
         upward: Whether one in `factor` is rounded up, and not down.
+        pauses: Whether a trial that is not promoted waits at its rung, without rounds too.
     """
 
     first: int
@@ -50,10 +46,18 @@ class Rungs:
     in_bracket: Callable[[FrozenTrial], bool]
     count: int | None = None
     upward: bool = False
+    pauses: bool = False
 
-    def places(self, reached: int) -> int:
-        """Return how many of the trials that have reached a rung are promoted."""
-        return -(-reached // self.factor) if self.upward else max(1, reached // self.factor)
+    def places(self, reached: int, more: bool = False) -> int:
+        """Return how many of the trials that have reached a rung are promoted.
+
+        Args:
+            reached: Trials that have reached it.
+            more: Whether more may reach it, so that the best of too few need not be promoted yet.
+        """
+        if self.upward:
+            return -(-reached // self.factor)
+        return reached // self.factor if more else max(1, reached // self.factor)
 
     def values(self, curve: Mapping[int, Value]) -> list[Value]:
         """Return the values at the rungs that a curve (step -> value) has reached, the lowest first."""
@@ -62,6 +66,11 @@ class Rungs:
             while len(found) != self.count and step >= self.first * self.factor ** len(found):
                 found.append(curve[step])
         return found
+
+    def reached(self, curve: Mapping[int, Value], step: int) -> range:
+        """Return the rungs that a curve (step -> value) reaches at a step: one, unless its evaluations skip rungs."""
+        before = self.values({at: value for at, value in curve.items() if at < step})
+        return range(len(before), len(self.values({at: value for at, value in curve.items() if at <= step})))
 
 
 class TwoRungHalving(SuccessiveHalvingPruner):
@@ -85,6 +94,14 @@ class TwoRungHalving(SuccessiveHalvingPruner):
     def rungs(self) -> Rungs:
         """Return the two rungs."""
         return Rungs(self._first, self.FACTOR, 0, lambda other: True, self.COUNT, upward=True)
+
+
+class PromotionPruner(SuccessiveHalvingPruner):
+    """Asynchronous successive halving whose trials pause at a rung (Li et al., 2020, Algorithm 2).
+
+    A trial that is not among the best at its rung waits there, and goes on once so many others have reached the rung
+    that it is. `Field` decides; as Optuna cannot pause a trial, `prune` would end it.
+    """
 
 
 def rungs_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, segment: int) -> Rungs | None:
@@ -114,37 +131,119 @@ def rungs_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, segmen
 def _rungs(pruner: SuccessiveHalvingPruner, segment: int, in_bracket: Callable[[FrozenTrial], bool]) -> Rungs:
     factor = pruner._reduction_factor
     first = (pruner._min_resource or segment) * factor**pruner._min_early_stopping_rate
-    return Rungs(first, factor, pruner._bootstrap_count, in_bracket)
+    pauses = isinstance(pruner, PromotionPruner)
+    return Rungs(first, factor, pruner._bootstrap_count, in_bracket, pauses=pauses)
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """A trial and its competitors at a rung.
+class Field:
+    """The trials among which decisions at rungs are taken.
 
-    Attributes:
-        incomplete: Whether a trial of the round has still to reach the rung.
-        own: The trial's key.
-        keys: The keys of all trials that are compared, with the trial's own.
+    Of n trials that have reached a rung, in this round and in earlier ones, the `rungs.places(n)` best are promoted.
+    Among equal values those with the lower loss are better; trials equal in both are all promoted. A duplicate, which
+    has the parameters of an earlier trial of its round, is compared in its own decision only: it starts after that
+    trial has ended, and trains only if that trial has failed.
+
+    In a round, a rung waits for the trials of the round that have still to reach it. Where trials pause, without
+    rounds, it does not wait: the best of those that have reached it are promoted at any time, and the others wait until
+    no more trials can reach it.
+
+    Args:
+        trials: The trials of the study, in any state.
+        rungs: The rungs of a bracket.
+        compared: What orders trials.
+        round_size: Trials of a round. None compares all trials that have reached a rung.
+        number: A trial of the round; with rounds only.
+        waiting: Numbers of trials that wait for an unfinished one with their parameters, so that no rung waits for
+            them; where trials pause only.
+        more: Whether trials are still to be added; where trials pause only.
     """
 
-    incomplete: bool
-    own: Key
-    keys: Sequence[Key]
+    def __init__(
+        self,
+        trials: Sequence[FrozenTrial],
+        rungs: Rungs,
+        compared: Comparison,
+        round_size: int | None = None,
+        number: int = 0,
+        waiting: Container[int] = (),
+        more: bool = False,
+    ) -> None:
+        self._rungs, self._compared = rungs, compared
+        self._pauses = rungs.pauses and round_size is None
+        mates = list(trials) if self._pauses else []
+        if round_size is not None:
+            trials = [t for t in trials if t.number // round_size <= number // round_size]
+            mates = [t for t in trials if t.number // round_size == number // round_size]
+        trained = [t for t in trials if rungs.in_bracket(t) and "duplicate_of" not in t.user_attrs]
+        self._curves = {t.number: compared.curve(t) for t in trained}
+        self._keys = {n: rungs.values(curve) for n, curve in self._curves.items()}
+        self._duplicates = set() if self._pauses else {t.number for t in mates if is_duplicate(t, mates)}
+        late = (t.number for t in mates if not t.state.is_finished() and t.number in self._keys)
+        reached = (len(self._keys[n]) for n in late if n not in self._duplicates and n not in waiting)
+        self._slowest = 0 if more else min(reached, default=math.inf)
+        self._at: dict[int, list[Key]] = {}  # rung -> the keys there without those of duplicates, the best first
 
-    def promoted(self, rungs: Rungs, width: int | None = None) -> bool:
-        """Return whether fewer trials are better than are promoted.
+    def judge(self, number: int, step: int) -> Judged | None:
+        """Return the decision for a trial after its evaluation at a step; None if that has reached no rung.
 
-        Args:
-            rungs: The rungs, which say how many are promoted.
-            width: How many parts of the keys are compared; None compares all.
+        Later reports of the trial do not count for it.
         """
-        better = sum(key[:width] < self.own[:width] for key in self.keys)
-        return better < rungs.places(len(self.keys))
+        tie, judged = None, None
+        for rung in self._rungs.reached(self._curves[number], step):
+            judged = self._judge(number, rung)
+            tie = judged.why if judged.why in TIED else tie
+            if judged.decision is not Decision.GO_ON:
+                break
+        return judged and replace(judged, why=judged.why or tie)
 
-    def tied(self, rungs: Rungs, width: int | None = None) -> bool:
-        """Return whether the trial is one of equal trials of which only some fit among the promoted."""
-        better_or_equal = sum(key[:width] <= self.own[:width] for key in self.keys)
-        return self.promoted(rungs, width) and better_or_equal > rungs.places(len(self.keys))
+    def waits(self, number: int) -> bool:
+        """Return whether a paused trial has to wait: it is not among the best, and more may reach its rung."""
+        rung = len(self._keys[number]) - 1
+        if rung < 0 or self._slowest > rung:
+            return False
+        keys = self._keys_at(rung)
+        return bisect_left(keys, self._keys[number][rung]) >= self._rungs.places(len(keys), more=True)
+
+    def rank(self, number: int) -> tuple[int, Key]:
+        """Return what orders trials that are promoted together: from the highest rung, and the best of it, first."""
+        keys = self._keys[number]
+        return -len(keys), keys[-1] if keys else ()
+
+    def _judge(self, number: int, rung: int) -> Judged:
+        """Return the decision at one rung for a trial that has reached it."""
+        more = self._slowest <= rung  # trials may still reach it
+        if more and not self._pauses:
+            return Judged(Decision.WAIT)
+        own, keys = self._keys[number][rung], self._keys_at(rung)
+        if number in self._duplicates:
+            keys = sorted([*keys, own])
+        places = self._rungs.places(len(keys), more)
+        few = len(keys) <= self._rungs.bootstrap or places == 0
+        promoted = not few and bisect_left(keys, own) < places
+        decision = Decision.GO_ON if promoted else Decision.WAIT if more else Decision.PRUNE
+        needed = None if few or math.isinf(keys[places - 1][0]) else self._compared.value_of(keys[places - 1])
+        why = "few" if few else _why(keys, own, places)
+        return Judged(decision, self._compared.value_of(own), len(keys) - 1, needed, why)
+
+    def _keys_at(self, rung: int) -> list[Key]:
+        if rung not in self._at:
+            every = (keys[rung] for n, keys in self._keys.items() if len(keys) > rung and n not in self._duplicates)
+            self._at[rung] = sorted(every)
+        return self._at[rung]
+
+
+def _why(keys: Sequence[Key], own: Key, places: int) -> str | None:
+    """Return what decides beside the value: that the trial is beyond a limit, or how a tie was decided.
+
+    In a tie, trials of equal value are on both sides of the limit between promoted and others, and the trial is one of
+    them.
+    """
+    if math.isinf(own[0]):
+        return "limit"
+    values = [key[0] for key in keys]
+    if not bisect_left(values, own[0]) < places < bisect_right(values, own[0]):
+        return None
+    return "all" if bisect_left(keys, own) < places < bisect_right(keys, own) else "loss"
 
 
 def decide(
@@ -155,84 +254,18 @@ def decide(
     round_size: int | None,
     compared: Comparison,
 ) -> Decision:
-    """Return the decision for a trial after an evaluation.
-
-    Of n trials that have reached a rung, in this round and in earlier ones, the `rungs.places(n)` best are promoted.
-    Among equal values those with the lower loss are better; trials equal in both are all promoted. A duplicate, which
-    has the parameters of an earlier trial of its round, is compared in its own decision only: it starts after that
-    trial has ended, and trains only if that trial has failed.
+    """Return the decision for a trial after its evaluation at a step.
 
     Args:
         trials: The trials of the study, in any state.
         number: The trial's number.
-        step: The step of the evaluation; later reports of the trial do not count.
+        step: The step of the evaluation.
         rungs: The rungs of its bracket.
-        round_size: Trials of a round. None waits for no trial and compares all that have reached the rung.
+        round_size: Trials of a round; None without rounds.
         compared: What orders trials.
     """
-    for standing in _standings(trials, number, step, rungs, round_size, compared):
-        if standing.incomplete:
-            return Decision.WAIT
-        if len(standing.keys) <= rungs.bootstrap or not standing.promoted(rungs):
-            return Decision.PRUNE
-    return Decision.GO_ON
-
-
-def tie(
-    trials: Sequence[FrozenTrial],
-    number: int,
-    step: int,
-    rungs: Rungs,
-    round_size: int | None,
-    compared: Comparison,
-) -> str | None:
-    """Return how a tie was decided that a trial was part of; None if there was none.
-
-    In a tie, trials of equal value are on both sides of the limit between promoted and pruned. The arguments are those
-    of `decide`, whose decision was not to wait.
-
-    Returns:
-        `loss` if the loss ordered the trials; `all` if they were equal in the loss too, and all were promoted. None too
-        for a trial that is beyond a limit, as those are ordered by how far they are.
-    """
-    found = None
-    for standing in _standings(trials, number, step, rungs, round_size, compared):
-        if len(standing.keys) <= rungs.bootstrap or math.isinf(standing.own[0]):
-            return found
-        if standing.tied(rungs, 1):
-            found = "all" if standing.tied(rungs) else "loss"
-        if not standing.promoted(rungs):
-            return found
-    return found
-
-
-def _standings(
-    trials: Sequence[FrozenTrial],
-    number: int,
-    step: int,
-    rungs: Rungs,
-    round_size: int | None,
-    compared: Comparison,
-) -> Iterator[_Standing]:
-    """Yield a trial's standing at each rung that its evaluation at `step` has reached, the lowest first."""
-    own = compared.curve(next(trial for trial in trials if trial.number == number))
-    passed = len(rungs.values({s: key for s, key in own.items() if s < step}))
-    reached = rungs.values({s: key for s, key in own.items() if s <= step})
-    if len(reached) == passed:
-        return
-    mates = [t for t in trials if round_size is not None and t.number // round_size == number // round_size]
-    earlier = [t for t in trials if round_size is None or t.number // round_size < number // round_size]
-    trained = [t for t in (*earlier, *mates) if rungs.in_bracket(t) and "duplicate_of" not in t.user_attrs]
-    values = {t.number: rungs.values(compared.curve(t)) for t in trained} | {number: reached}
-    unfinished = {t.number for t in mates if t.number in values and not t.state.is_finished()}
-    duplicates = {t.number for t in mates if is_duplicate(t, mates)} - {number}
-    for rung in range(passed, len(reached)):  # one, unless the evaluation skips rungs
-        at_rung = {other: keys[rung] for other, keys in values.items() if len(keys) > rung}
-        yield _Standing(
-            bool(unfinished - at_rung.keys() - duplicates),
-            reached[rung],
-            [key for other, key in at_rung.items() if other not in duplicates],
-        )
+    judged = Field(trials, rungs, compared, round_size, number).judge(number, step)
+    return Decision.GO_ON if judged is None else judged.decision
 
 
 def is_duplicate(trial: FrozenTrial, mates: Sequence[FrozenTrial]) -> bool:

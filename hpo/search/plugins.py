@@ -63,6 +63,8 @@ def _described(hint: Any) -> str:
     """Return a type in the words of a study file."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return " or ".join(_described(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
     plain = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", types.NoneType: "null"}
     origin = typing.get_origin(hint) or hint
     if hint in plain:

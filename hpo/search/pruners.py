@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.pruners import BasePruner
 
-from hpo.search.halving import TwoRungHalving
+from hpo.search.halving import PromotionPruner, TwoRungHalving
 from hpo.search.plugins import name_and_arguments
 
 PrunerFactory = Callable[..., BasePruner]
@@ -28,15 +28,45 @@ def patient(
     if wrapped is not None:
         name, arguments = name_and_arguments(wrapped)
         inner = make(name, arguments, segment, horizon)
+        if isinstance(inner, PromotionPruner):
+            raise ValueError("patient ends trials, and type: promotion pauses them: wrap another pruner")
     return optuna.pruners.PatientPruner(inner, patience, min_delta)
+
+
+def asha(
+    min_resource: str | int = "auto",
+    reduction_factor: int = 4,
+    min_early_stopping_rate: int = 0,
+    bootstrap_count: int = 0,
+    type: Literal["stopping", "promotion"] = "stopping",
+) -> BasePruner:
+    """Asynchronous successive halving (Li et al., 2020).
+
+    Args:
+        min_resource: As in Optuna's `SuccessiveHalvingPruner`, as the next three.
+        reduction_factor: One trial in so many is promoted at a rung.
+        min_early_stopping_rate: The lowest rung is at `min_resource` times `reduction_factor` to the power of this.
+        bootstrap_count: No trial is promoted from a rung that at most so many have reached.
+        type: A trial that is not promoted at its rung ends there (`stopping`), or pauses and goes on once it is among
+            the best (`promotion`), as Syne Tune names them.
+    """
+    kinds = {"stopping": optuna.pruners.SuccessiveHalvingPruner, "promotion": PromotionPruner}
+    if type not in kinds:
+        raise ValueError(f"type must be {' or '.join(kinds)}, not {type!r}")
+    return kinds[type](min_resource, reduction_factor, min_early_stopping_rate, bootstrap_count)
+
+
+def promotes(setting: str | Mapping[str, Any]) -> bool:
+    """Return whether the setting of a pruner asks for trials that pause at rungs, without rounds."""
+    return name_and_arguments(setting)[1].get("type") == "promotion"
 
 
 PRUNERS: dict[str, PrunerFactory] = {
     "none": optuna.pruners.NopPruner,
     "median": optuna.pruners.MedianPruner,
     "percentile": optuna.pruners.PercentilePruner,
-    "asha": optuna.pruners.SuccessiveHalvingPruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "asha": asha,
+    "successive_halving": asha,
     "hyperband": optuna.pruners.HyperbandPruner,
     "patient": patient,
     "wilcoxon": optuna.pruners.WilcoxonPruner,

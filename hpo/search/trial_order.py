@@ -10,7 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.comparison import Comparison
-from hpo.search.halving import Decision, Rungs, decide, is_duplicate, rungs_of, tie
+from hpo.search.decisions import TIED, Decision, Judged, explained, went_on, with_decision
+from hpo.search.halving import Field, PromotionPruner, Rungs, is_duplicate, rungs_of
 from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
 from hpo.storage.criteria import is_constrained
@@ -21,7 +22,6 @@ PAUSED = "hpo:paused_at"
 
 TIES = "ties"
 """User attribute of a trial: step -> how a tie was decided in which the trial went on or was pruned."""
-
 
 ADDED = "added"
 """User attribute of a trial that a user has added to those that the study file asks for."""
@@ -38,6 +38,8 @@ class TrialOrder:
     In waves (`wave` is given too), only the first `wave` trials of a round are drawn when it begins, the next ones when
     those have reached the lowest rung or have ended, and so on. The sampler sees their values at that rung, whatever
     they have reached since.
+
+    Where trials pause at rungs without rounds (`PromotionPruner`), those that are promoted go on before others start.
 
     Args:
         study: The study, with a `StudyCache` as its storage.
@@ -63,6 +65,7 @@ class TrialOrder:
         self._study, self._cache = study, study._storage
         self._space, self._budget, self._size, self._segment = space, budget, size, segment
         self._wave = wave if size is not None else None
+        self._pauses = size is None and isinstance(study.pruner, PromotionPruner)
         self._compared = compared or Comparison(study.direction.name.lower())
         before = self._cache.get_all_trials(0, deepcopy=False)  # perhaps under limits that are not in force any more
         self._constrained = bool(self._compared.criteria.limits) or any(map(is_constrained, before))
@@ -122,17 +125,25 @@ class TrialOrder:
         return [trial for trial in lacking if self._drawn_from(trial.number) == begin]
 
     def ready(self) -> Iterator[FrozenTrial]:
-        """Yield the trials that may start or go on, in the order of their numbers."""
+        """Yield the trials that may start or go on: first those that are promoted, then by number."""
         trials = self._current()
-        alike: dict[Any, list[FrozenTrial]] = {}
-        for trial in trials:
-            alike.setdefault(_key(self.params_of(trial)), []).append(trial)
+        alike, decided = self._alike(trials), self.resumable([t.number for t in trials if self.is_paused(t)])
+        if self._pauses:
+            promoted = [n for n, judged in decided.items() if judged is None or judged.decision is Decision.GO_ON]
+            trials = [*map(self._cache.row, promoted), *(t for t in trials if t.number not in promoted)]
         for trial in trials:
             if self._size is not None and not self._is_drawn(trial):
                 return  # it may become a duplicate of another trial, or the original of a later one
             original = self.unfinished_original(trial, alike[_key(self.params_of(trial))])
-            if original is None and self._may_go_on(trial):
+            if original is None and (trial.number in decided or not self.is_paused(trial)):
                 yield trial
+
+    def _alike(self, trials: Sequence[FrozenTrial]) -> Mapping[Any, Sequence[FrozenTrial]]:
+        """Return the trials by their parameters."""
+        alike: dict[Any, list[FrozenTrial]] = {}
+        for trial in trials:
+            alike.setdefault(_key(self.params_of(trial)), []).append(trial)
+        return alike
 
     def _current(self) -> Sequence[FrozenTrial]:
         """Return the unfinished trials; in rounds, those of the first round that has not ended."""
@@ -152,11 +163,19 @@ class TrialOrder:
         """Return the study with the trials from which a trial may be drawn."""
         if self._wave is None:
             view = self._visible(number)
-            if self._constrained:
-                view = view.seen_as(self._compared.criteria.seen, self._study.direction.name)
+            if self._constrained or self._pauses:
+                view = view.seen_as(self._as_ended, self._study.direction.name)
             return self._study_of(view)
         view = self._cache.before(self._drawn_from(number))
         return self._study_of(view.seen_as(self._at_first_rung, self._study.direction.name))
+
+    def _as_ended(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return a trial with its constraints; if it is paused, as if it had been pruned where it waits."""
+        seen = self._compared.criteria.seen(trial) if self._constrained else trial
+        if self._pauses and self.is_paused(trial):
+            seen = copy.copy(seen)
+            seen.state, seen.values = TrialState.PRUNED, [trial.intermediate_values[trial.system_attrs[PAUSED]]]
+        return seen
 
     def _at_first_rung(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return a trial as if it had ended at the lowest rung; None if it has no value there, or is a duplicate."""
@@ -227,52 +246,85 @@ class TrialOrder:
 
     # ------------------------------------------------------------ pruning
 
-    def pruned(self, trial: FrozenTrial, step: int) -> Decision:
-        """Return the pruner's decision for a trial that has just been evaluated at a step.
+    def judged(self, trial: FrozenTrial, step: int) -> Judged | None:
+        """Return the pruner's decision for a trial that has just been evaluated at a step; None if there is none.
 
-        The published default always goes on; its reports count in the decisions for other trials.
+        The published default always goes on; its reports count in the decisions for other trials. A trial that has been
+        promoted at a step, or is trained again up to one at which it went on before, goes on.
         """
-        again = trial.last_step is not None and step < trial.last_step  # trained again: it went on at this step before
-        decision = self._at_rung(trial, step) if self.in_rounds or not again else Decision.GO_ON
-        if decision is None:
-            decision = Decision.GO_ON if again else self._by_optuna(trial)
-        return Decision.GO_ON if is_baseline(trial) else decision
+        again = trial.last_step is not None and step < trial.last_step
+        rungs = None if again and not self.in_rounds else self._rungs(trial)
+        if rungs is None:
+            judged = None if again else self._by_optuna(trial)
+        else:
+            judged = None if self._pauses and went_on(trial, step) else self._at_rung(trial, step, rungs)
+        return None if is_baseline(trial) else judged
 
-    def paused(self, trial: FrozenTrial) -> Decision:
+    def resumable(self, numbers: Sequence[int]) -> Mapping[int, Judged | None]:
+        """Return which of the paused trials wait no longer, in the order in which they go on.
+
+        Args:
+            numbers: Numbers of paused trials.
+
+        Returns:
+            Number -> the decision, to go on or to prune; None for a trial for which there is none any more.
+        """
+        rows = [self._cache.row(number) for number in sorted(numbers)]
+        judged: dict[int, Judged | None] = {row.number: None for row in rows if is_baseline(row)}
+        rows = [row for row in rows if not is_baseline(row)]
+        rungs = self._rungs(rows[0]) if rows and self._pauses else None
+        if rungs is None:
+            judged |= {row.number: self.paused(row) for row in rows}
+        else:
+            field = self._field(self.rows(), rows[0], rungs)
+            rows = [row for row in rows if not field.waits(row.number)]
+            for row in sorted(rows, key=lambda row: field.rank(row.number)):
+                judged[row.number] = field.judge(row.number, row.system_attrs[PAUSED])
+        return {number: each for number, each in judged.items() if each is None or each.decision is not Decision.WAIT}
+
+    def paused(self, trial: FrozenTrial) -> Judged | None:
         """Return the decision for a trial that is paused at a rung, now that others may have reached it."""
-        if is_baseline(trial):
-            return Decision.GO_ON
-        return self._at_rung(trial, trial.system_attrs[PAUSED]) or Decision.GO_ON
+        rungs = None if is_baseline(trial) else self._rungs(trial)
+        return None if rungs is None else self._at_rung(trial, trial.system_attrs[PAUSED], rungs)
 
     def is_paused(self, trial: FrozenTrial) -> bool:
         """Return whether a trial waits at a rung."""
-        step = trial.last_step
-        return self._size is not None and step is not None and trial.system_attrs.get(PAUSED) == step
+        return (self._pauses or self._size is not None) and paused_at(trial) is not None
 
-    def tied(self, trial: FrozenTrial, step: int) -> dict[str, Any]:
-        """Return the attribute to store with a trial after a decision at a step, if the decision was a tie.
+    def noted(self, trial: FrozenTrial, step: int, judged: Judged | None) -> dict[str, Any]:
+        """Return the attributes to store with a trial after a decision at a step.
 
         Returns:
-            The attribute `ties`: step -> `loss` or `all`, see `hpo.search.halving.tie`; empty if there was no tie.
+            The attribute `decisions`, and after a tie the attribute `ties`: step -> `loss` or `all`.
         """
-        rungs = None if is_baseline(trial) else self._rungs(trial)
-        how = rungs and tie(self.rows(), trial.number, step, rungs, self._size, self._compared)
-        return {TIES: {**trial.user_attrs.get(TIES, {}), str(step): how}} if how else {}
+        if judged is None or (judged.decision is Decision.WAIT and not self._pauses):
+            return {}
+        noted = with_decision(trial, step, judged)
+        if judged.why in TIED and judged.decision is not Decision.WAIT:
+            noted[TIES] = {**trial.user_attrs.get(TIES, {}), str(step): judged.why}
+        return noted
 
-    def _may_go_on(self, trial: FrozenTrial) -> bool:
-        return not self.is_paused(trial) or self.paused(trial) is not Decision.WAIT
-
-    def _at_rung(self, trial: FrozenTrial, step: int) -> Decision | None:
-        """Return the decision at a rung; None if the pruner has no rungs, or none yet."""
-        rungs = self._rungs(trial)
-        if rungs is None:
-            return None
+    def _at_rung(self, trial: FrozenTrial, step: int, rungs: Rungs) -> Judged | None:
+        """Return the decision at a rung; None if the step has reached none."""
         trials = self.rows()
         if self.in_rounds and self._begin(len(trials)) == self._begin(trial.number) and self.lacks_trials():
-            return Decision.WAIT  # for the trials that are to be added to this round
+            return Judged(Decision.WAIT)  # for the trials that are to be added to this round
+        if not rungs.reached(self._compared.curve(trial), step):
+            return None
         if self.in_rounds and not self._compared.lacks_metrics(trial):
             trials = [self._with_metrics(other) for other in trials]
-        return decide(trials, trial.number, step, rungs, self._size, self._compared)
+        return self._field(trials, trial, rungs).judge(trial.number, step)
+
+    def _field(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, rungs: Rungs) -> Field:
+        """Return the trials among which a trial is judged."""
+        waiting: set[int] = set()
+        if self._pauses:
+            unfinished = [other for other in trials if not other.state.is_finished()]
+            alike = self._alike(unfinished)
+            pairs = ((other, alike[_key(self.params_of(other))]) for other in unfinished)
+            waiting = {other.number for other, same in pairs if self.unfinished_original(other, same) is not None}
+        more = self._pauses and self.lacks_trials()
+        return Field(trials, rungs, self._compared, self._size, trial.number, waiting, more)
 
     def _with_metrics(self, trial: FrozenTrial) -> FrozenTrial:
         """Return a trial, read again if another process owns it and its last evaluation was read incompletely."""
@@ -293,12 +345,21 @@ class TrialOrder:
             seen = seen.before(min(first, trial.number // size) * size)
         return rungs_of(self._study.pruner, self._study_of(seen), trial, self._segment)
 
-    def _by_optuna(self, trial: FrozenTrial) -> Decision:
+    def _by_optuna(self, trial: FrozenTrial) -> Judged | None:
         """Return the decision of a pruner without rungs, on what it is to compare."""
         cache = self._visible(trial.number).seen_as(self._compared.seen, self._compared.direction)
         as_seen = self._compared.seen(trial)
         assert as_seen is not None  # the trial has not ended
-        return Decision.PRUNE if self._study.pruner.prune(self._study_of(cache), as_seen) else Decision.GO_ON
+        study, pruner = self._study_of(cache), self._study.pruner
+        return explained(pruner, study, as_seen, pruner.prune(study, as_seen))
+
+
+def paused_at(trial: FrozenTrial) -> int | None:
+    """Return the step at which a trial waits for the decision at its rung; None if it does not."""
+    step = trial.system_attrs.get(PAUSED)
+    if step is None or step != trial.last_step or trial.state.is_finished() or went_on(trial, step):
+        return None
+    return trial.last_step
 
 
 def is_added(trial: FrozenTrial) -> bool:

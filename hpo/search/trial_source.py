@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.core.errors import HpoError, LostTrialError, StudyError
 from hpo.core.trainer import TrialSpec
-from hpo.search.halving import Decision
+from hpo.search.decisions import Decision
 from hpo.search.trial_order import PAUSED, TrialOrder
 from hpo.search.trial_seed import seed_of
 from hpo.space.search_space import Params, SearchSpace
@@ -106,13 +106,23 @@ class TrialSource:
             detail = f"{MOST_DEATHS} processes in a row died in this trial"
             self._tell(trial, TrialState.FAIL, {"reason": "killed", "detail": detail})
             return True
-        if self._order.is_paused(frozen) and (decision := self._order.paused(frozen)) is not Decision.WAIT:
-            tied = self._order.tied(frozen, frozen.system_attrs[PAUSED])
-            if decision is Decision.PRUNE:
-                self._tell(trial, TrialState.PRUNED, {"reason": "pruner"} | tied)
-                return True
-            self._cache.note(frozen.number, tied)
-        return False
+        return self._order.is_paused(frozen) and self._told_at_rung(trial, frozen)
+
+    def _told_at_rung(self, trial: Trial, frozen: FrozenTrial) -> bool:
+        """Tell a paused trial that its rung prunes, put it back if it has still to wait, or return False.
+
+        Of a trial that goes on, the decision is stored: no other process takes it again.
+        """
+        judged = self._order.paused(frozen)
+        noted = self._order.noted(frozen, frozen.system_attrs[PAUSED], judged)
+        if judged is None or judged.decision is Decision.GO_ON:
+            self._cache.note(frozen.number, noted)
+            return False
+        if judged.decision is Decision.PRUNE:
+            self._tell(trial, TrialState.PRUNED, {"reason": "pruner"} | noted)
+        else:
+            self._cache.put_back(frozen.number)
+        return True
 
     def _draw(self, trial: Trial) -> Params:
         try:

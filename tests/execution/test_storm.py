@@ -100,6 +100,21 @@ def test_free_running_trials_all_end() -> None:
     assert_nothing_is_lost(storm_of("journal:///a.log", "--study", "free", "--kills", 20), 120)
 
 
+def test_trials_that_pause_are_promoted_by_the_rule_whatever_is_killed(url: str) -> None:
+    said = storm_of(url, "--study", "promotion", "--trials", 60, "--kills", 20, "--gap", 0.15, "--pause", 0.1)
+    assert_nothing_is_lost(said, 60)
+    assert said["adopted"] > 0
+    rows = optuna.load_study(study_name="storm", storage=backends.look(url)).trials
+    for row in rows:
+        curve = storm.curve(row.params)
+        assert row.intermediate_values == {step: curve[step - 1] for step in range(1, (row.last_step or 0) + 1)}
+        if row.state == TrialState.PRUNED:  # at the end, it is not among the best at its rung
+            step = row.last_step
+            reached = [other.intermediate_values[step] for other in rows if step in other.intermediate_values]
+            better = sum(value > row.intermediate_values[step] for value in reached)
+            assert better >= max(1, len(reached) // 3), row.number
+
+
 @pytest.mark.parametrize(
     "study_of",
     [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study],

@@ -10,7 +10,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from hpo.search.comparison import Comparison
-from hpo.search.halving import Decision, Rungs, decide, rungs_of, tie
+from hpo.search.decisions import TIED, Decision
+from hpo.search.halving import Field, Rungs, decide, rungs_of
 from hpo.search.pruners import make
 from hpo.storage.step_metrics import METRICS_AT
 
@@ -278,13 +279,8 @@ def reporting(number, state, value, loss, at=1):
 
 
 def decisions(rows, compared=HIGHER, size=4, factor=2):
-    return [
-        (
-            decide(rows, n, 1, rungs(factor=factor), size, compared),
-            tie(rows, n, 1, rungs(factor=factor), size, compared),
-        )
-        for n in range(len(rows))
-    ]
+    judged = [Field(rows, rungs(factor=factor), compared, size, n).judge(n, 1) for n in range(len(rows))]
+    return [(each.decision, each.why if each.why in TIED else None) for each in judged]
 
 
 def test_among_equal_values_the_lower_losses_are_promoted_in_any_order_of_numbers():

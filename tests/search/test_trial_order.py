@@ -10,10 +10,10 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo.search.halving import Decision
+from hpo.search.decisions import Decision
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
-from hpo.search.trial_order import PAUSED, TIES, TrialOrder
+from hpo.search.trial_order import PAUSED, TIES, TrialOrder, is_baseline
 from hpo.space.parser import parse
 from hpo.storage.study_cache import StudyCache
 
@@ -270,6 +270,22 @@ def test_trials_are_lacking_when_duplicates_used_those_that_the_space_needs(rows
 # ---------------------------------------------------------------- pruning
 
 
+def pruned(order, row, step):
+    """Return the decision after an evaluation; a trial for which there is none goes on."""
+    judged = order.judged(row, step)
+    return Decision.GO_ON if judged is None else judged.decision
+
+
+def paused(order, row):
+    judged = order.paused(row)
+    return Decision.GO_ON if judged is None else judged.decision
+
+
+def tied(order, row, step):
+    judged = None if is_baseline(row) or order._rungs(row) is None else order._at_rung(row, step, order._rungs(row))
+    return {name: value for name, value in order.noted(row, step, judged).items() if name == TIES}
+
+
 def asha(rows, size=2, **arguments):
     return order_of(rows, size, pruner="asha", reduction_factor=2, **arguments)
 
@@ -278,11 +294,11 @@ def test_a_paused_trial_is_ready_when_its_rung_is_decided():
     here = {PAUSED: 1}
     waiting = asha([(R, x(0.0), {1: 0.5}, here), (R, x(1.0))])
     assert numbers(waiting.ready()) == [1]
-    assert waiting.paused(waiting.rows()[0]) is Decision.WAIT
+    assert paused(waiting, waiting.rows()[0]) is Decision.WAIT
     for mate, decision in ((0.4, Decision.GO_ON), (0.6, Decision.PRUNE)):
         order = asha([(W, x(0.0), {1: 0.5}, here), (R, x(1.0), {1: mate})])
         assert order.is_paused(order.rows()[0])
-        assert order.paused(order.rows()[0]) is decision
+        assert paused(order, order.rows()[0]) is decision
         assert 0 in numbers(order.ready())  # to go on or to be told
 
 
@@ -295,32 +311,32 @@ def test_a_trial_that_went_on_is_not_paused():
 def test_a_trial_that_is_trained_again_gets_the_same_decisions():
     order = asha([(R, x(0.0), {1: 0.5, 2: 0.1, 3: 0.9}), (C, x(1.0), {1: 0.4, 2: 0.3})])
     row = order.rows()[0]
-    assert [order.pruned(row, step) for step in (1, 2)] == [Decision.GO_ON, Decision.PRUNE]
+    assert [pruned(order, row, step) for step in (1, 2)] == [Decision.GO_ON, Decision.PRUNE]
     free = order_of([(C, x(1.0), {1: 1.0}), (R, x(0.0), {1: 0.0, 2: 0.0})], pruner="median", n_startup_trials=1)
-    assert free.pruned(free.rows()[1], 1) is Decision.GO_ON  # it went on at this step before
+    assert pruned(free, free.rows()[1], 1) is Decision.GO_ON  # it went on at this step before
 
 
 def test_a_rung_waits_for_trials_that_are_still_to_be_added_to_the_round():
     rows = [(R, x(0), {1: 0.5}), (R, x(1), {1: 0.1}), (W, x(0))]
     order = asha(rows, size=4, space=SPACE, budget=9)
     assert order.lacks_trials()
-    assert order.pruned(order.rows()[0], 1) is Decision.WAIT
-    assert asha(rows, size=3, space=SPACE, budget=9).pruned(order.rows()[0], 1) is Decision.GO_ON
-    assert asha(rows, size=4, space=SPACE, budget=3).pruned(order.rows()[0], 1) is Decision.GO_ON
+    assert pruned(order, order.rows()[0], 1) is Decision.WAIT
+    assert pruned(asha(rows, size=3, space=SPACE, budget=9), order.rows()[0], 1) is Decision.GO_ON
+    assert pruned(asha(rows, size=4, space=SPACE, budget=3), order.rows()[0], 1) is Decision.GO_ON
 
 
 def test_the_median_is_that_of_earlier_rounds_only():
     earlier = [(C, x(0.0), {1: 0.5}), (C, x(1.0), {1: 0.7})]
     order = order_of([*earlier, (R, x(2.0), {1: 0.4}), (C, x(3.0), {1: 0.0})], 2, pruner="median", n_startup_trials=1)
-    assert order.pruned(order.rows()[2], 1) is Decision.PRUNE
+    assert pruned(order, order.rows()[2], 1) is Decision.PRUNE
     first = order_of([(R, x(0.0), {1: 0.4}), (C, x(1.0), {1: 0.7})], 2, pruner="median", n_startup_trials=1)
-    assert first.pruned(first.rows()[0], 1) is Decision.GO_ON
+    assert pruned(first, first.rows()[0], 1) is Decision.GO_ON
 
 
 def test_hyperband_has_its_brackets_from_the_first_round_in_which_a_trial_completed_with_a_curve():
     rows = [(C, x(0.0)), (C, x(1.0), {1: 0.5, 8: 0.6}), (C, x(2.0), {64: 0.6}), (R, x(3.0), {1: 0.1})]
     order = order_of(rows, 1, pruner="hyperband", reduction_factor=2)
-    order.pruned(order.rows()[3], 1)
+    pruned(order, order.rows()[3], 1)
     assert order._study.pruner._max_resource == 9
 
 
@@ -350,23 +366,24 @@ def test_the_published_default_is_never_pruned_and_never_waits(pruner, arguments
     falling = {1: 0.2, 2: 0.1}
     rows = [(R, x(0.0), falling), *[(C, x(float(n)), {1: 0.9, 2: 0.9}) for n in (1, 2)], (R, x(3.0), {})]
     order = with_baseline(order_of(rows, size, pruner=pruner, **arguments))
-    assert [order.pruned(order.rows()[0], step) for step in (1, 2)] == [Decision.GO_ON] * 2
-    assert order.tied(order.rows()[0], 2) == {}
+    assert [pruned(order, order.rows()[0], step) for step in (1, 2)] == [Decision.GO_ON] * 2
+    assert tied(order, order.rows()[0], 2) == {}
 
 
 def test_reports_of_the_published_default_count_at_a_rung():
     rows = [(R, x(0.0), {1: 0.9}), (R, x(1.0), {1: 0.5})]
     for size in (None, 2):
         order = with_baseline(asha(rows, size))
-        assert order.pruned(order.rows()[1], 1) is Decision.PRUNE
-        assert with_baseline(asha([(R, x(0.0), {1: 0.1}), rows[1]], size)).pruned(order.rows()[1], 1) is Decision.GO_ON
+        assert pruned(order, order.rows()[1], 1) is Decision.PRUNE
+        worse = with_baseline(asha([(R, x(0.0), {1: 0.1}), rows[1]], size))
+        assert pruned(worse, worse.rows()[1], 1) is Decision.GO_ON
 
 
 def test_a_rung_waits_for_the_published_default_which_itself_goes_on():
     order = with_baseline(asha([(R, x(0.0)), (R, x(1.0), {1: 0.5})]))
-    assert order.pruned(order.rows()[1], 1) is Decision.WAIT
-    paused = with_baseline(asha([(W, x(0.0), {1: 0.1}, {PAUSED: 1}), (R, x(1.0))]))  # as an earlier version stored it
-    assert paused.paused(paused.rows()[0]) is Decision.GO_ON
+    assert pruned(order, order.rows()[1], 1) is Decision.WAIT
+    earlier = with_baseline(asha([(W, x(0.0), {1: 0.1}, {PAUSED: 1}), (R, x(1.0))]))  # as an earlier version stored it
+    assert paused(earlier, earlier.rows()[0]) is Decision.GO_ON
 
 
 @pytest.mark.parametrize("size", [None, 9])
@@ -384,12 +401,12 @@ def test_the_published_default_is_always_trained_and_its_duplicates_wait(size):
 def test_ties_are_added_to_those_of_earlier_steps(size):
     rows = [(R, x(0.0), {1: 0.5, 2: 0.5}), (R, x(1.0), {1: 0.5, 2: 0.4})]
     order = asha(rows, size)
-    assert order.tied(order.rows()[0], 1) == {TIES: {"1": "all"}}
-    assert order.tied(order.rows()[0], 2) == {}
+    assert tied(order, order.rows()[0], 1) == {TIES: {"1": "all"}}
+    assert tied(order, order.rows()[0], 2) == {}
     order._cache.take(0)
     order._cache.note(0, {TIES: {"0": "loss"}})
-    assert order.tied(order.rows()[0], 1) == {TIES: {"0": "loss", "1": "all"}}
-    assert order_of(rows, size, pruner="median").tied(order.rows()[0], 1) == {}
+    assert tied(order, order.rows()[0], 1) == {TIES: {"0": "loss", "1": "all"}}
+    assert tied(order_of(rows, size, pruner="median"), order.rows()[0], 1) == {}
 
 
 def test_an_evaluation_that_was_read_incompletely_is_read_again():
@@ -401,4 +418,4 @@ def test_an_evaluation_that_was_read_incompletely_is_read_again():
     whole = order._cache.row(1)
     order._cache._rows[1] = half = copy.copy(whole)
     half.system_attrs = {}  # as if another process wrote between Optuna's reads of attributes and of values
-    assert order.pruned(order.rows()[0], 1) is Decision.PRUNE
+    assert pruned(order, order.rows()[0], 1) is Decision.PRUNE

@@ -48,6 +48,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "random": {"space": SPACE, "sampler": "random", "pruner": "none"},
     "grid": {"space": GRID, "sampler": "grid", "pruner": "none"},
     "free": {"space": SPACE, "sampler": "tpe", "pruner": "asha"},
+    "promotion": {
+        "space": SPACE,
+        "sampler": "tpe",
+        "pruner": {"name": "asha", "type": "promotion", "reduction_factor": 3},
+    },
     "auto": {"space": SPACE, "sampler": "auto", "pruner": "auto"},
     "rounds": {"space": SPACE, "sampler": "tpe", "pruner": "asha", "round_size": 12},
 }
@@ -55,10 +60,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def objective(params: Mapping[str, Any]) -> Iterator[float]:
     """Yield a curve that is a function of the parameters, in a time that is not."""
-    base = float(params["x"]) + len(str(params["kind"])) + 0.1 * params.get("depth", 0)
-    for step in range(1, STEPS + 1):
+    for value in curve(params):
         time.sleep(random.random() * PAUSE)
-        yield base + params.get("rate", params.get("y", 0)) * step
+        yield value
+
+
+def curve(params: Mapping[str, Any]) -> list[float]:
+    """Return the curve of some parameters."""
+    base = float(params["x"]) + len(str(params["kind"])) + 0.1 * params.get("depth", 0)
+    return [base + params.get("rate", params.get("y", 0)) * step for step in range(1, STEPS + 1)]
 
 
 class AtWork(Silent):

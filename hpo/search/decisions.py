@@ -1,0 +1,143 @@
+"""The decisions of a pruner about a trial, with what the trial was compared to, as they are stored with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner, PercentilePruner
+from optuna.pruners._percentile import (
+    _get_best_intermediate_result_over_steps as best_so_far,
+)
+from optuna.pruners._percentile import (
+    _get_percentile_intermediate_result_over_trials as percentile_at,
+)
+from optuna.pruners._percentile import (
+    _is_first_in_interval_step as is_checked,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+DECISIONS = "decisions"
+"""User attribute of a trial: the pruner's decisions, the newest last, each as `Judged.row` returns it."""
+
+MOST = 32
+"""Decisions that are stored with a trial; of more, the newest."""
+
+
+class Decision(Enum):
+    """What a pruner decides about a trial."""
+
+    GO_ON = "go on"
+    PRUNE = "prune"
+    WAIT = "wait"
+
+
+REASONS = {
+    "loss": "equal values: the lower losses go on",
+    "all": "equal in value and loss: all go on",
+    "limit": "beyond a limit",
+    "few": "too few trials to compare with",
+    "early": "the pruner does not compare here",
+}
+"""What decides beside the value: a word that is stored -> in words."""
+
+TIED = ("loss", "all")
+"""Those of them that say how a tie was decided."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A decision about a trial, with what the trial was compared to.
+
+    Attributes:
+        decision: The decision.
+        value: What was compared: the trial's value at the step, or the metric that `prune_on` names; with a percentile,
+            the best so far; None if the pruner does not say.
+        among: How many other trials it was compared with; None if the pruner does not say.
+        needed: The value that had to be reached to go on; None if there was none.
+        why: What decided beside the value, a key of `REASONS`; None if the value alone did.
+    """
+
+    decision: Decision
+    value: float | None = None
+    among: int | None = None
+    needed: float | None = None
+    why: str | None = None
+
+    def row(self, step: int) -> list[Any]:
+        """Return the decision as JSON values: step, decision, value, among, needed, why; without the last None."""
+        row = [step, self.decision.value, self.value, self.among, self.needed, self.why]
+        while row[-1] is None:
+            row.pop()
+        return row
+
+
+def with_decision(trial: FrozenTrial, step: int, judged: Judged) -> dict[str, Any]:
+    """Return the attribute of a trial with one more decision; nothing if it has that one."""
+    stored, row = trial.user_attrs.get(DECISIONS), judged.row(step)
+    before = stored if isinstance(stored, list) else []
+    return {} if row in before else {DECISIONS: [*before, row][-MOST:]}
+
+
+def decisions_of(trial: FrozenTrial) -> list[tuple[int, Judged]]:
+    """Return the stored decisions, each with its step; without rows that are not as hpo writes them."""
+    stored = trial.user_attrs.get(DECISIONS)
+    rows = [_read(row) for row in stored] if isinstance(stored, list) else []
+    return [row for row in rows if row is not None]
+
+
+def went_on(trial: FrozenTrial, step: int) -> bool:
+    """Return whether the last decision about a trial is that it goes on from a step."""
+    stored = trial.user_attrs.get(DECISIONS)
+    last = _read(stored[-1]) if isinstance(stored, list) and stored else None
+    return last is not None and last[0] == step and last[1].decision is Decision.GO_ON
+
+
+def _read(row: Any) -> tuple[int, Judged] | None:
+    try:
+        padded: list[Any] = list(row) + [None] * (6 - len(row))
+        step, decision, value, among, needed, why = padded
+        numbers = [None if number is None else float(number) for number in (value, needed)]
+        judged = Judged(Decision(decision), numbers[0], None if among is None else int(among), numbers[1], why)
+        return (int(step), judged) if why is None or why in REASONS else None
+    except (TypeError, ValueError):
+        return None
+
+
+def explained(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, pruned: bool) -> Judged | None:
+    """Return a decision of a pruner without rungs, with what was compared if the pruner is a percentile's.
+
+    Args:
+        pruner: The pruner that decided.
+        study: The study as the pruner saw it.
+        trial: The trial as the pruner saw it.
+        pruned: The decision.
+
+    Returns:
+        The decision; None of a pruner that decides nothing.
+    """
+    decision = Decision.PRUNE if pruned else Decision.GO_ON
+    step = trial.last_step
+    if isinstance(pruner, NopPruner):
+        return None
+    if not isinstance(pruner, PercentilePruner) or step is None:
+        return Judged(decision)
+    value = float(best_so_far(trial, study.direction))
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(completed) < max(1, pruner._n_startup_trials):
+        return Judged(decision, value, 0, None, "few")
+    if not _compares(pruner, trial, step):
+        return Judged(decision, value, 0, None, "early")
+    among = sum(step in other.intermediate_values for other in completed)
+    if among < pruner._n_min_trials:
+        return Judged(decision, value, among, None, "few")
+    needed = percentile_at(completed, study.direction, step, pruner._percentile, pruner._n_min_trials)
+    return Judged(decision, value, among, needed)
+
+
+def _compares(pruner: PercentilePruner, trial: FrozenTrial, step: int) -> bool:
+    """Return whether a pruner compares at a step: after its warm-up, once in an interval."""
+    warmup, steps = pruner._n_warmup_steps, trial.intermediate_values.keys()
+    return step >= warmup and is_checked(step, steps, warmup, pruner._interval_steps)
