@@ -51,6 +51,7 @@ class Search:
         self.trials: list[FrozenTrial] = []
         self._runs: list[int] = []
         self._reached: list[int] = []  # the index of the last evaluation
+        self.completed: list[tuple[float, int]] = []  # the examples that all runs had seen, and the run that ended
 
     def start(self, runs: Sequence[int] | Array) -> list[int]:
         """Train runs to the lowest rung, and return the numbers of those that are new."""
@@ -82,6 +83,8 @@ class Search:
     def _end(self, number: int, state: TrialState) -> None:
         trial = self.trials[number]
         trial.state, trial.values, trial.datetime_complete = state, [last_value(trial)], trial.datetime_start
+        if state == TrialState.COMPLETE:
+            self.completed.append((self.examples, self._runs[number]))
 
     def decision(self, number: int, round_size: int | None) -> Decision:
         """Return hpo's decision for a run at its last evaluation."""
@@ -114,7 +117,16 @@ class Search:
         states = [trial.state for trial in self.trials]
         completed = [run for run, state in zip(self._runs, states, strict=True) if state == TrialState.COMPLETE]
         best = max(completed, key=lambda run: self.table.finals[run])
-        return best, float(self.table.at[self._runs, self._reached].sum())
+        return best, self.examples
+
+    @property
+    def examples(self) -> float:
+        """The examples that all runs have seen."""
+        return float(self.table.at[self._runs, self._reached].sum())
+
+    def number(self, run: int) -> int:
+        """Return the number of a run that was started."""
+        return self._runs.index(run)
 
 
 Method = Callable[[Table, Array, int], tuple[int, float]]
@@ -166,15 +178,15 @@ def pruned_by_median(curve: Array, others: Array) -> int | None:
 
 def asha(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     """Asynchronous halving, one run after the other."""
-    search = Search(table, _asha_rungs(table))
+    search = Search(table, asha_rungs(table))
     for run in drawn:
-        _race(search, run)
+        race(search, run)
     return search.found()
 
 
 def halving(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     """Synchronous halving with the rungs of ASHA, to the end."""
-    search = Search(table, _asha_rungs(table))
+    search = Search(table, asha_rungs(table))
     search.start(drawn)
     search.halve()
     return search.found()
@@ -184,12 +196,12 @@ def tpe_asha(trials: int) -> Method:
     """Return a search of so many trials that TPE draws one after the other, with asynchronous halving."""
 
     def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
-        search = Search(table, _asha_rungs(table))
+        search = Search(table, asha_rungs(table))
         study = _study()
         sampler = TrialSeededSampler("tpe", {}, table.space, seed)
         for _ in range(trials):
             before = len(search.trials)
-            _race(search, _proposals(table, sampler, study, [before])[0])
+            race(search, _proposals(table, sampler, study, [before])[0])
             for trial in search.trials[before:]:
                 study.add_trial(trial)
         return search.found()
@@ -314,14 +326,14 @@ def _first(table: Table) -> int:
     return TwoRungHalving(1, table.horizon).rungs().first
 
 
-def _asha_rungs(table: Table) -> Rungs:
+def asha_rungs(table: Table) -> Rungs:
     pruner = pruners.make("asha", {"reduction_factor": 4}, _first(table), table.horizon)
     rungs = rungs_of(pruner, None, None, _first(table))  # type: ignore[arg-type]  # this pruner asks for neither
     assert rungs is not None
     return rungs
 
 
-def _race(search: Search, run: int) -> None:
+def race(search: Search, run: int) -> None:
     """Train a run rung by rung until it is pruned or ends."""
     for number in search.start([run]):
         while number in search.running():
