@@ -29,6 +29,7 @@ class Search:
         self.trials: list[FrozenTrial] = []
         self._runs: list[int] = []
         self._reached: list[int] = []  # the index of the last evaluation
+        self.completed: list[tuple[float, int]] = []  # the examples that all runs had seen, and the run that ended
 
     def start(self, runs: Sequence[int] | Array) -> list[int]:
         """Train runs to the lowest rung, and return the numbers of those that are new."""
@@ -60,6 +61,8 @@ class Search:
     def _end(self, number: int, state: TrialState) -> None:
         trial = self.trials[number]
         trial.state, trial.values, trial.datetime_complete = state, [last_value(trial)], trial.datetime_start
+        if state == TrialState.COMPLETE:
+            self.completed.append((self.examples, self._runs[number]))
 
     def decision(self, number: int, round_size: int | None) -> Decision:
         """Return hpo's decision for a run at its last evaluation."""
@@ -115,7 +118,16 @@ class Search:
         states = [trial.state for trial in self.trials]
         completed = [run for run, state in zip(self._runs, states, strict=True) if state == TrialState.COMPLETE]
         best = max(completed, key=lambda run: self.table.finals[run])
-        return best, float(self.table.at[self._runs, self._reached].sum())
+        return best, self.examples
+
+    @property
+    def examples(self) -> float:
+        """The examples that all runs have seen."""
+        return float(self.table.at[self._runs, self._reached].sum())
+
+    def number(self, run: int) -> int:
+        """Return the number of a run that was started."""
+        return self._runs.index(run)
 
 
 def last_value(trial: FrozenTrial) -> float:

@@ -85,15 +85,15 @@ def pruned_by_median(curve: Array, others: Array) -> int | None:
 
 def asha(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     """Asynchronous halving, one run after the other."""
-    search = Search(table, _asha_rungs(table))
+    search = Search(table, asha_rungs(table))
     for run in drawn:
-        _race(search, run)
+        race(search, run)
     return search.found()
 
 
 def promotion(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     """Asynchronous halving whose runs pause at rungs: one that is promoted goes on before another starts."""
-    search, left = Search(table, replace(_asha_rungs(table), pauses=True)), [*dict.fromkeys(drawn)]
+    search, left = Search(table, replace(asha_rungs(table), pauses=True)), [*dict.fromkeys(drawn)]
     while left or search.running():
         if not search.promote(bool(left)) and left:
             search.start([left.pop(0)])
@@ -102,7 +102,7 @@ def promotion(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
 
 def halving(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
     """Synchronous halving with the rungs of ASHA, to the end."""
-    search = Search(table, _asha_rungs(table))
+    search = Search(table, asha_rungs(table))
     search.start(drawn)
     search.halve()
     return search.found()
@@ -112,12 +112,12 @@ def tpe_asha(trials: int) -> Method:
     """Return a search of so many trials that TPE draws one after the other, with asynchronous halving."""
 
     def search_of(table: Table, drawn: Array, seed: int) -> tuple[int, float]:
-        search = Search(table, _asha_rungs(table))
+        search = Search(table, asha_rungs(table))
         study = _study()
         sampler = TrialSeededSampler("tpe", {}, table.space, seed)
         for _ in range(trials):
             before = len(search.trials)
-            _race(search, _proposals(table, sampler, study, [before])[0])
+            race(search, _proposals(table, sampler, study, [before])[0])
             for trial in search.trials[before:]:
                 study.add_trial(trial)
         return search.found()
@@ -242,14 +242,14 @@ def _first(table: Table) -> int:
     return TwoRungHalving(1, table.horizon).rungs().first
 
 
-def _asha_rungs(table: Table) -> Rungs:
+def asha_rungs(table: Table) -> Rungs:
     pruner = pruners.make("asha", {"reduction_factor": 4}, _first(table), table.horizon)
     rungs = rungs_of(pruner, None, None, _first(table))  # type: ignore[arg-type]  # this pruner asks for neither
     assert rungs is not None
     return rungs
 
 
-def _race(search: Search, run: int) -> None:
+def race(search: Search, run: int) -> None:
     """Train a run rung by rung until it is pruned or ends."""
     for number in search.start([run]):
         while number in search.running():

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from html import escape, unescape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
-import plotly.io as pio
-from plotly.offline import get_plotlyjs
+import plotly.graph_objects as go
 
-from hpo.analysis import audit, confirm_text
+from hpo.analysis import audit, confirm_text, page
 from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.analysis.worth import worth_text
-from hpo.core.errors import HpoError
 from hpo.core.formatting import duration, number, plain
 from hpo.search.warm_start import stored_in
 from hpo.storage.criteria import measures_of
 from hpo.storage.snapshot import Results
 from hpo.tasks.metrics import of_generated_text
-
-# By default, Plotly's bar offers to upload the chart.
-PLOTLY = {
-    "displaylogo": False,
-    "responsive": True,
-    "showSendToCloud": False,
-    "modeBarButtonsToRemove": ["sendChartToCloud", "lasso2d", "select2d"],
-}
 
 ROWS = 1000  # trials in the table, at most
 SHOWN = 200  # characters of a text that show before it is opened
@@ -51,11 +35,11 @@ class _Plots:
     """The plots of a report.
 
     Attributes:
-        figures: Id of a div -> figure as JSON.
+        figures: Id of a div -> figure.
         problems: A sentence for each plot that failed.
     """
 
-    figures: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, go.Figure] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -73,15 +57,7 @@ def write(results: Results, path: Path, note: Callable[[str], None] | None = Non
     Raises:
         HpoError: The file cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(html(results, note), encoding="utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise HpoError(f"report {path} cannot be written ({error.strerror}); name another place") from None
-    return path
+    return page.write(path, "report", lambda: html(results, note))
 
 
 def html(results: Results, note: Callable[[str], None] | None = None) -> str:
@@ -103,39 +79,12 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         for problem in drawn.problems:
             note(problem)
     body = "\n".join((f"<h2>{title}</h2>\n" if title else "") + inner for title, inner in sections if inner)
-    figures = ",".join(f'"{div}":{figure}' for div, figure in drawn.figures.items())
-    # The page's Content-Security-Policy forbids every request, also those that a text of the study might cause.
-    return Template(_part("report.html")).substitute(
-        title=escape(results.name),
-        style=_part("report.css"),
-        body=body,
-        sort=_part("report_tables.js"),
-        draw=_part("report_plots.js") if figures else "",
-        library=_library() if figures else "",
-        figures=_packed(f"{{{figures}}}"),
-    )
+    return page.page(results.name, body, drawn.figures)
 
 
 def _plots_of(results: Results) -> dict[str, Plot]:
     """Return the plots; first that of the front, if the study has a second metric."""
     return {"front": front_plot, **PLOTS} if results.criteria.second else PLOTS
-
-
-@lru_cache
-def _part(name: str) -> str:
-    """Return a file of the page, which lies beside this module."""
-    return resources.files("hpo.analysis").joinpath(name).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def _library() -> str:
-    return _packed(get_plotlyjs())
-
-
-def _packed(text: str) -> str:
-    """Return text compressed, in characters without a meaning in HTML; `report_plots.js` unpacks it."""
-    packed = gzip.compress(text.encode(), mtime=0)
-    return base64.b85encode(packed).decode().replace("<", ",")  # a comma is not among the 85 characters
 
 
 # ---------------------------------------------------------------- sections
@@ -282,7 +231,7 @@ def _plot(name: str, draw: Plot, results: Results, drawn: _Plots) -> str:
     # A heading of the page wraps on a phone; a title of Plotly's would be cut off.
     figure.update_layout(title=None, margin_t=40)
     div, height = f"plot-{name.replace(' ', '-')}", figure.layout.height or 420
-    drawn.figures[div] = f'{{"figure":{pio.to_json(figure)},"config":{json.dumps(PLOTLY)}}}'
+    drawn.figures[div] = figure
     css = "plot broad" if name in BROAD else "plot"
     inner = f'<div id="{div}" class="figure" style="height:{height}px"></div>'
     return f'<section class="{css}"><h3>{_text(title)}</h3><div class="wide">{inner}</div></section>'

@@ -218,8 +218,25 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
 
 
 @app.command()
-def compare(first: StudyName, second: StudyName, storage: Storage = None, as_json: Json = False) -> None:
-    """Compare the best trials of two studies on the same test rows, and their tuning curves."""
+def compare(
+    first: StudyName,
+    second: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="The study to compare it with.")] = None,
+    samplers: Annotated[
+        str | None, typer.Option(help="Run the one study with these samplers, and compare them: random,tpe,auto.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="With --samplers: seeds of each.")] = 1,
+    storage: Storage = None,
+    set_: Set = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="With --samplers: show the result only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two studies on the same test rows; or run one study with several samplers, and compare these."""
+    if (second is None) == (samplers is None):
+        raise ConfigError("hpo compare", [Problem((), "takes two studies, or one study and --samplers random,tpe,...")])
+    if samplers is not None:
+        guide.compare_samplers(first, samplers, seeds, storage, set_ or [], quiet, as_json)
+        return
+    assert second is not None
     from hpo.analysis.compare import compare as compared
     from hpo.analysis.compare import compared_text
     from hpo.cli.locate_study import results_of

@@ -1,4 +1,4 @@
-"""The commands that guide a study: add a trial, confirm the best, audit the pruner, write the next study."""
+"""The commands that guide a study: add a trial, confirm, audit, compare samplers, write the next study."""
 
 from __future__ import annotations
 
@@ -84,3 +84,22 @@ def next_(
     from hpo.cli.trial_commands import write_next
 
     say(write_next(study, storage, output).text)
+
+
+def compare_samplers(
+    study: str, samplers: str, seeds: int, storage: str | None, sets: list[str], quiet: bool, as_json: bool
+) -> None:
+    """Run a study with several samplers, and say how they compare at equal cost."""
+    from hpo.cli import live
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
+            watch.doing("loading Optuna")
+            from hpo.cli.samplers import compare
+
+            watch.doing(f"reading {study}")
+            outcome = compare(study, storage, sets, samplers, seeds, watch)
+    except KeyboardInterrupt:
+        end("stopped; trials that ran are put back, and the same command goes on from here", 130)
+    conclude(outcome, as_json)

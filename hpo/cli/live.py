@@ -62,7 +62,7 @@ class LiveView(View):
         """Show an open study with what has already ended."""
         super().opened(name, metric, direction, total, finished)
         with self._lock:
-            self._recent.extend((trial, seconds(trial)) for trial in finished)
+            self._recent = deque(((trial, seconds(trial)) for trial in finished), maxlen=RECENT)
         self._live.transient = False
 
     def ended(self, trial: FrozenTrial) -> None:

@@ -69,7 +69,14 @@ class Finished:
     folder: Path
 
 
-def run(study: StudySpec, url: str, watch: Observer | None = None, *, train: bool = True) -> Finished:
+def run(
+    study: StudySpec,
+    url: str,
+    watch: Observer | None = None,
+    *,
+    train: bool = True,
+    array: TrialArray | None = None,
+) -> Finished:
     """Run a study file to its end, or resume it.
 
     Args:
@@ -77,12 +84,13 @@ def run(study: StudySpec, url: str, watch: Observer | None = None, *, train: boo
         url: URL of the storage.
         watch: Told of all events.
         train: Whether to run the trials that have not ended; if not, the study is only opened.
+        array: The array of a study of the same seed, which differs in how it searches only; None opens one.
 
     Raises:
         HpoError: The data, model, storage or study is not as the file says; nothing has been written.
     """
     backends.refuse(url)
-    array = open_array(study)
+    array = open_array(study) if array is None else array
     if study.config.metric is None and "metric" in array.facts:  # the task's default, known once the labels are read
         study = replace(study, config=study.config.model_copy(update={"metric": array.facts["metric"]}))
     if not (train or study.config.name in optuna.get_all_study_names(backends.look(url))):

@@ -1,0 +1,181 @@
+"""Samplers side by side on recorded runs, at equal cost: hpo's samplers, without a pruner and with ASHA.
+
+A sampler proposes one point of the table's space after the other. The recorded run nearest to a point is trained in its
+place, and the sampler is told its scores. `random` takes the draws of the full search. `grid` is a lattice of 64 points
+in random order: two values of each parameter, and more of those on a logarithmic scale. `auto` is what `sampler: auto`
+and `pruner: auto` stand for with so many trials; it has a pruner of its own, and ends. See `equal_cost.py` for how
+searches are compared. The table is read, not copied.
+
+Run it: python benchmarks/search_samplers.py --table PATH [--samplers NAME...] [--seeds 20] [--write]
+"""
+
+from __future__ import annotations
+
+import environment  # noqa: F401  # isort: skip
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equal_cost
+import numpy as np
+import optuna
+import pages
+import recorded
+import search_methods
+import synthetic_table
+from equal_cost import FULL, Search, Trace
+from optuna.trial import TrialState
+from recorded import Array, Table
+
+from hpo.search.cross_entropy import value_at
+from hpo.search.samplers import TrialSeededSampler
+
+SYNTHETIC = "synthetic"
+SHARES = (0.06, 0.13, 0.25, 0.5)
+MOST = 512
+"""Points that a search proposes at most; with ASHA so many cost more than the largest share."""
+
+
+# ---------------------------------------------------------------- searches
+
+
+def of_points(points: Callable[[Table, int], Array], pruned: bool, table: Table, seed: int, limit: float) -> Trace:
+    """Train runs that do not depend on any score, until they have seen `limit` examples."""
+    search = search_methods.Search(table, search_methods.asha_rungs(table))
+    for run in points(table, seed).tolist():
+        _train(search, run, pruned)
+        if search.examples >= limit:
+            break
+    return search.completed
+
+
+def of_sampler(name: str, pruned: bool, table: Table, seed: int, limit: float) -> Trace:
+    """Train the runs that a sampler of hpo proposes, until they have seen `limit` examples.
+
+    Args:
+        name: The sampler.
+        pruned: Whether ASHA ends runs; else each is trained to its end.
+        table: The recorded runs.
+        seed: The search's seed.
+        limit: Examples.
+    """
+    search = search_methods.Search(table, search_methods.asha_rungs(table))
+    study = optuna.create_study(direction="maximize", sampler=TrialSeededSampler(name, {}, table.space, seed))
+    idle = 0
+    while search.examples < limit and idle < equal_cost.IDLE:
+        trial, before = study.ask(), search.examples
+        run = int(table.nearest([table.space.suggest(trial)])[0])
+        _train(search, run, pruned)
+        trained = search.trials[search.number(run)]
+        for step, value in trained.intermediate_values.items():
+            trial.report(value, step)
+        completed = trained.state == TrialState.COMPLETE
+        study.tell(trial, search_methods.last_value(trained) if completed else None, trained.state)
+        idle = 0 if search.examples > before else idle + 1
+    return search.completed
+
+
+def of_auto(trials: int, table: Table, seed: int, limit: float) -> Trace:
+    """Run the search that `auto` stands for, of so many trials, to its end."""
+    return search_methods.run_waves(table, equal_cost.draws(table, seed), seed, trials).completed
+
+
+def _train(search: search_methods.Search, run: int, pruned: bool) -> None:
+    """Train a run, unless it was trained before: a run has one outcome."""
+    if pruned:
+        search_methods.race(search, run)
+        return
+    for number in search.start([run]):
+        if number in search.running():
+            search.train(number, search_methods.END)
+
+
+def random_points(table: Table, seed: int) -> Array:
+    """Return the draws of the full search, and further ones."""
+    return equal_cost.draws(table, seed, MOST)
+
+
+def lattice(table: Table, seed: int) -> Array:
+    """Return the runs nearest to the points of a lattice, in random order."""
+    distributions = table.space.distributions()
+    counts = dict.fromkeys(distributions, 2)
+    on_a_log_scale = itertools.cycle([name for name, each in distributions.items() if each.log] or list(distributions))
+    while 2 * math.prod(counts.values()) <= FULL:
+        counts[next(on_a_log_scale)] *= 2
+    values = [
+        [value_at(each, (place + 0.5) / counts[name]) for place in range(counts[name])]
+        for name, each in distributions.items()
+    ]
+    points = [dict(zip(distributions, point, strict=True)) for point in itertools.product(*values)]
+    return np.random.default_rng(seed).permutation(table.nearest(points))
+
+
+SAMPLERS: dict[str, Callable[[bool], Search]] = {
+    "random": lambda pruned: partial(of_points, random_points, pruned),
+    "grid": lambda pruned: partial(of_points, lattice, pruned),
+    **{
+        name: lambda pruned, name=name: partial(of_sampler, name, pruned)  # type: ignore[misc]
+        for name in ("qmc", "tpe", "gp", "cmaes")
+    },
+}
+"""Name -> function that returns the search, with ASHA or without a pruner."""
+
+AUTO: dict[str, Search] = {"auto, 24": partial(of_auto, 24), "auto, 64": partial(of_auto, 64)}
+
+
+# ---------------------------------------------------------------- the benchmark
+
+
+def searches(samplers: Sequence[str]) -> dict[str, Search]:
+    """Return name -> search: each sampler without a pruner and with ASHA, and `auto` if it is among them."""
+    found: dict[str, Search] = {}
+    for pruner in ("", " + asha"):
+        found |= {f"{name}{pruner}": SAMPLERS[name](bool(pruner)) for name in samplers if name != "auto"}
+    return found | (AUTO if "auto" in samplers else {})
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark as the command line says, print it, and return its results."""
+    settings = vars(_parser().parse_args(arguments))
+    writes, patience = settings.pop("write"), settings["patience"]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    table, name = read(settings["table"])
+    settings |= {"table": name, "shares": list(SHARES)}
+    chosen = list(dict.fromkeys(["random", *settings["samplers"]]))  # the others are compared with it
+    found = equal_cost.compare(table, searches(chosen), range(settings["seeds"]), SHARES, patience)
+    results = {"settings": settings, "circumstances": pages.circumstances("cpu"), "found": found}
+    text = equal_cost.shown(found, SHARES, "random")
+    print(text)
+    if writes:
+        asked = f"--table {name} --samplers {' '.join(settings['samplers'])} --seeds {settings['seeds']}"
+        equal_cost.write(results, "search_samplers", "Samplers at equal cost", text, f"{asked} --write")
+    return results
+
+
+def read(given: str) -> tuple[Table, str]:
+    """Return a table, and its name without folders."""
+    if given == SYNTHETIC:
+        return synthetic_table.table(), SYNTHETIC
+    return recorded.read(Path(given)), Path(given).name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*SAMPLERS, "auto"]
+    parser.add_argument("--table", required=True, help=f"file of recorded runs, or {SYNTHETIC!r}")
+    parser.add_argument("--samplers", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=20, help="number of searches")
+    parser.add_argument(
+        "--patience", type=float, default=600.0, help="seconds after which a sampler begins no more seeds"
+    )
+    parser.add_argument("--write", action="store_true", help="write the results into benchmarks/results/")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
