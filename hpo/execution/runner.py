@@ -104,6 +104,7 @@ class Runner:
         """
         self.watch.follow(self.seen)
         deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
+        self.stop_request.deadline = deadline
         with handling_signals(self.stop_request), watchdog(self.stop_request, self.rules.stall_timeout):
             try:
                 if self._stop_reason(deadline) is None:

@@ -15,7 +15,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from hpo.config.schema import StudyConfig
+from hpo.config.schema import Decoding, StudyConfig
+from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
 from hpo.finetune import device, generation
@@ -373,13 +374,30 @@ class Setup:
         rng = np.random.default_rng(derived_seed(self.config.seed, "generate"))
         return np.sort(rng.permutation(len(self.data.splits[split]))[: self.config.generate.rows])
 
-    def generated(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int = 1) -> list[list[str]]:
-        """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`."""
+    def generated(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        slots: int = 1,
+        *,
+        decoding: Decoding | None = None,
+        stop: StopRequest | None = None,
+    ) -> list[list[str]]:
+        """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`.
+
+        Args:
+            model: The model.
+            prompts: The prompts.
+            slots: K.
+            decoding: How text is decoded; None: the first way of the study file.
+            stop: As in `hpo.finetune.generation.generated`.
+        """
         assert self.generation is not None
+        settings = self.generation if decoding is None else generation.decoded(self.generation, decoding)
         if (line := frozen.of(model)) is not None:
             line.states = None  # an encoder is called by itself, and must not read those of the last pass
         with self.intercepted(), self.autocast():
-            return generation.generated(model, self.tokenizer, self.generation, prompts, slots)
+            return generation.generated(model, self.tokenizer, settings, prompts, slots, stop)
 
     def predictions(self, split: str, answers: Mapping[str, Array]) -> Predictions:
         """Return answers about the rows of a split, by name [n, ...], as predictions for its examples."""

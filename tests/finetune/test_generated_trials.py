@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hpo.config import study_spec
+from hpo.config.schema import Decoding
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded.engine import FoldedEngine
@@ -130,9 +131,10 @@ def test_the_weights_that_are_saved_are_those_that_generate(
     best = {name: weight.clone() for name, weight in slot.best_weights.items()}
     while not array.advance()[1].last:
         pass
-    assert all(torch.equal(weight, best[name]) for name, weight in slot.weights.items())
+    assert all(torch.equal(weight, best[name]) for name, weight in slot.best_weights.items())
+    assert not all(torch.equal(weight, best[name]) for name, weight in slot.weights.items())  # it can go on training
     assert array.save_weights(1, tmp_path / "saved")
-    predictions = array.predictions_of(tmp_path / "saved", "validation", generate=True)
+    predictions = array.predictions_of(tmp_path / "saved", "validation", decoding=Decoding(1, 1.0))
     assert predictions.generated == written[0][1]
     assert len(set(predictions.generated)) > 1
     assert array.predictions_of(tmp_path / "saved", "test").generated is None
@@ -145,7 +147,7 @@ def test_a_model_with_frozen_layers_generates(tmp_path: Path, written: list[dict
     while not array.advance()[0].last:
         pass
     array.save_weights(0, tmp_path / "saved")
-    assert array.predictions_of(tmp_path / "saved", "validation", generate=True).generated == written[0][0]
+    assert array.predictions_of(tmp_path / "saved", "validation", decoding=Decoding(1, 1.0)).generated == written[0][0]
 
 
 def test_nothing_is_generated_unless_the_study_asks_for_it(tmp_path: Path) -> None:
