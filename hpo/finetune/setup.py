@@ -110,7 +110,7 @@ class Setup:
             for name, weights in self.task.class_weights(data).items()
         }
         self.tokenizer = load_tokenizer(config.model, folder)
-        if options := self.task.tokenizer_options(self.tokenizer):
+        if options := self.task.tokenizer_options(self.tokenizer, data.keys):
             self.tokenizer = load_tokenizer(config.model, folder, **options)
         self.model, self.head = load_model(config.model, folder, self.task, data.labels, self.tokenizer.pad_token_id)
         self.model.to(self.device)  # type: ignore[arg-type]
@@ -129,7 +129,9 @@ class Setup:
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
         if self.task.generates:
-            generation.end_at(self.model, cast(GeneratingTask, self.task).ends(self.rows["train"]))
+            task = cast(GeneratingTask, self.task)
+            generation.end_at(self.model, task.ends(self.rows["train"]))
+            task.begin(self.model, data.keys, self.tokenizer)
         self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
         self.prompts = self._prompts() if config.generate else {}
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
@@ -379,18 +381,12 @@ class Setup:
         model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
         slots: int = 1,
-        *,
         decoding: Decoding | None = None,
         stop: StopRequest | None = None,
     ) -> list[list[str]]:
         """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`.
 
-        Args:
-            model: The model.
-            prompts: The prompts.
-            slots: K.
-            decoding: How text is decoded; None: the first way of the study file.
-            stop: As in `hpo.finetune.generation.generated`.
+        Without `decoding`, text is decoded in the first way of the study file.
         """
         assert self.generation is not None
         settings = self.generation if decoding is None else generation.decoded(self.generation, decoding)

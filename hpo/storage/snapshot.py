@@ -249,11 +249,6 @@ class Results:
         """What the last audit of the study showed, if there is one."""
         return self.attrs.get(AUDIT)
 
-    def decoding(self, number: int | None) -> Mapping[str, Any] | None:
-        """Return the choice of how a trial's weights decode; None if there was none."""
-        found: Mapping[str, Any] | None = self.attrs.get(f"{DECODING}:{number}")
-        return found
-
     def params(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return all hyperparameters of a trial, with those that the space fixes."""
         space = self.attrs.get("config", {}).get("space", {}).get("parameters", {})
