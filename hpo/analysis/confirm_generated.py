@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from hpo.storage.snapshot import DECODING, Results
 from hpo.tasks.metrics import of_generated_text
 
 if TYPE_CHECKING:
-    from hpo.finetune.scorable import OneModelArray
+    from hpo.finetune.scorable import OneModelArray, ScorableArray
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def of_runs(
         - `metrics`: name of a metric -> for each configuration what `KEPT` names.
     """
     ways = {each.name: way_of(results, each, confirmed) for each in chosen}
-    names = of_generated_text(confirmed.done.array.facts["task"])  # type: ignore[attr-defined]
+    names = of_generated_text(cast("ScorableArray", confirmed.done.array).setup.data.task)
     return {
         "decoding": {name: decoding.in_words(way._asdict()) for name, way in ways.items() if way is not None},
         "metrics": {

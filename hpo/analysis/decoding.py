@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def choice_of(
-    study: optuna.Study, array: OneModelArray, trial: int, folder: Path, predictions: Any
+    study: optuna.Study, array: OneModelArray, trial: int, folder: Path, predictions: Callable[[], Any]
 ) -> dict[str, Any] | None:
     """Return how a trial's weights decode, chosen on the validation split, and write it into their settings.
 

@@ -248,7 +248,7 @@ class FineTuneArray:
                 texts = self.engine.generate(list(last), prompts)
         except InterruptedError:  # a stop is due: from their checkpoints they are scored again, and generate
             for slot in slots:
-                slot.evaluations -= 1
+                slot.take_back()
             return {n: outcome for n, outcome in outcomes.items() if n not in last}
         except Exception as error:
             return {**outcomes, **dict.fromkeys(last, memory_error(error))}

@@ -94,6 +94,12 @@ class Slot:
         self.best, self.best_decay, self.fitted = value, self.decay, dict(fitted)
         self.best_weights = {name: tensor.clone() for name, tensor in self.weights.items()}
 
+    def take_back(self) -> None:
+        """Forget the last evaluation, which is computed again; a best one stays, as it will be no better."""
+        self.evaluations -= 1
+        if self.evaluations == 0:
+            self.best, self.best_decay, self.fitted, self.best_weights = math.nan, 1.0, {}, {}
+
     @contextmanager
     def at_best(self) -> Iterator[None]:
         """Give the model the weights of the best evaluation, and afterwards the present ones again."""

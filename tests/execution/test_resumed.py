@@ -43,31 +43,32 @@ def test_an_interrupted_study_of_a_real_model_evaluates_nothing_twice(
     assert not [note for note in rest.notes if "begins anew" in note]
 
 
-@pytest.mark.parametrize("changes", [{}, {"timeout": 1.0}], ids=["signal", "timeout"])
+@pytest.mark.parametrize(("timeout", "evaluations"), [(False, 2), (True, 2), (False, 1)])
 def test_what_was_stopped_while_it_generated_is_generated_at_resume(
-    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    timeout: bool, evaluations: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trial is not trained again, and a timeout is not taken for a signal."""
     monkeypatch.chdir(tmp_path)
     space = {"learning_rate": {"low": 1e-3, "high": 1e-2}, "batch_size": 16, "epochs": 1}
     generate = {"rows": 5, "max_new_tokens": 6}
-    raw = paired.study(tmp_path, space=space, generate=generate, trials=2, slots=2, threads=2)
+    keys: dict[str, Any] = {"trials": 2, "slots": 2, "threads": 2, "evaluations_per_epoch": evaluations}
+    raw = paired.study(tmp_path, space=space, generate=generate, **keys)
     study = study_spec.build(raw, "test", tmp_path)
     undisturbed = run_study.run(study, "sqlite:///whole.db", found := Interrupter()).study
     stopping, tokens = generation._Stopping.__call__, []
 
     def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
         tokens.append(len(tokens))
-        if len(tokens) == 2 and changes:
+        if len(tokens) == 2 and timeout:
             self._request.deadline = 0.0
         elif len(tokens) == 2:
             self._request.set()
         return stopping(self, *args, **kwargs)
 
     monkeypatch.setattr(generation._Stopping, "__call__", stop)
-    stoppable = study_spec.build(raw | ({"timeout": 1e6} if changes else {}), "test", tmp_path)
+    stoppable = study_spec.build(raw | ({"timeout": 1e6} if timeout else {}), "test", tmp_path)
     watch, rest = Interrupter(), Interrupter()
-    if changes:
+    if timeout:
         stopped = run_study.run(stoppable, "sqlite:///parts.db", watch).stopped
         assert stopped is not None
         assert "the time is up" in stopped

@@ -63,7 +63,7 @@ def test_a_translator_writes_the_languages_of_its_study(tmp_path: Path, family: 
     assert all(language in ids[:2].tolist() for ids in found)
 
 
-UNKNOWN = "data.target_language: 'es' is none of the 52 languages of the model's tokenizer; did you mean es_XX or"
+UNKNOWN = "data.target_language: 'es' is none of the 52 languages of the model's tokenizer; did you mean es_XX[?]"
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "none": (NONE, "source_language: CODE, target_language: CODE}. It knows af_ZA, ar_AR, "),
     "an unknown one": ({"target_language": "es"}, UNKNOWN),

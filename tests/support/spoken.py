@@ -30,12 +30,12 @@ def tokenizer(family: str) -> Any:
         letters = dict.fromkeys("".join(words))
         vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *letters])}
         codes = ["deu_Latn", "eng_Latn", "spa_Latn"]
-        return NllbTokenizer(vocab=vocabulary, merges=[], additional_special_tokens=codes, model_max_length=64)
+        return NllbTokenizer(vocab=vocabulary, merges=[], additional_special_tokens=codes, model_max_length=128)
     ends = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
     codes = ["de_DE", "en_XX", "es_XX"]
     vocabulary = [*ends, ("▁", -2.0), *((word, -1.0) for word in words), *((code, 0.0) for code in codes)]
     made = MBartTokenizer if family == "mbart" else MBart50Tokenizer
-    return made(vocab=[*vocabulary, ("<mask>", 0.0)], model_max_length=64)
+    return made(vocab=[*vocabulary, ("<mask>", 0.0)], model_max_length=128)
 
 
 def save_model(folder: Path, family: str) -> Path:
@@ -47,7 +47,7 @@ def save_model(folder: Path, family: str) -> Path:
     ends = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     ends |= {} if family == "mbart" else {"decoder_start_token_id": 2}
     kind = "m2m_100" if family == "nllb" else "mbart"
-    sizes = {"d_model": 32, "max_position_embeddings": 64, **HALVES}
+    sizes = {"d_model": 32, "max_position_embeddings": 128, **HALVES}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = AutoConfig.for_model(kind, vocab_size=len(words), **sizes, **ends)
