@@ -48,11 +48,9 @@ def options(tokenizer: PreTrainedTokenizerBase, keys: PairKeys) -> dict[str, Any
 
 
 def _unknown(key: str, code: str, known: Sequence[str]) -> str:
-    spellings = {other.casefold(): other for other in known}
-    begin = [other for other in spellings if other.startswith(code.casefold())]
-    near = [
-        spellings[other] for other in begin[:NEAR] or difflib.get_close_matches(code.casefold(), spellings, NEAR, 0)
-    ]
+    spellings, given = {other.casefold(): other for other in known}, code.casefold()
+    alike = [other for other in spellings if other.startswith(given)][:NEAR]
+    near = [spellings[other] for other in alike or difflib.get_close_matches(given, spellings, NEAR, 0)]
     return (
         f"data.{key}: {code!r} is none of the {len(known)} languages of the model's tokenizer; did you mean "
         f"{' or '.join(near)}?"
