@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import paired
 import prompted
 import pytest
+import sacrebleu
 
+from hpo.analysis.decoding import in_words
 from hpo.tasks.metrics import of_generated_text
 
 Call = Callable[..., tuple[int, str]]
@@ -163,6 +166,33 @@ def test_the_code_of_the_card_writes_as_hpo_does(finished: tuple[str, Path], the
         found.append(printed.getvalue().removesuffix("\n"))
     predicted = [json.loads(line)["predicted"] for line in there("predict", "exported", *sources)[1].splitlines()]
     assert found == predicted
+
+
+def test_a_confirmation_scores_what_its_runs_write(
+    finished: tuple[str, Path], there: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, folder = finished
+    if task != "seq2seq":
+        return
+    code, printed = there("confirm", "writes", "--top", 1, "--seeds", 3)
+    assert code == 0, printed
+    assert "Generated text of these runs, on 30 test examples" in printed
+    confirmation = json.loads(there("show", "writes", "--json")[1])["confirmation"]
+    found, expected = confirmation["generated"], [row["target"] for row in written(folder, 0, "test")]
+    assert list(found["metrics"]) == of_generated_text(task)
+    chosen = {each["trial"]: in_words(each["chosen"]) for each in choices(there)}
+    scores, outputs = [], folder / "runs" / "writes.confirm" / "outputs"
+    for each, of_text in zip(confirmation["configurations"], found["metrics"]["chrf"], strict=True):
+        files = [next(outputs.glob(f"{run}-*.json")) for run in each["runs"]]
+        texts = [json.loads(file.read_text())["texts"] for file in files]
+        scores.append([sacrebleu.corpus_chrf(text, [expected]).score for text in texts])
+        assert of_text["mean"] == pytest.approx(np.mean(scores[-1]))
+        assert found["decoding"][each["name"]] == chosen.get(each["trial"], next(iter(chosen.values())))
+    compared = found["metrics"]["chrf"][0]["to_default"]
+    assert compared["difference"] == pytest.approx(np.mean(scores[0]) - np.mean(scores[1]))
+    assert "untold" in compared or compared["low"] < compared["difference"] < compared["high"]
+    monkeypatch.setattr("hpo.finetune.generation.generated", lambda *_: pytest.fail("it generates again"))
+    assert there("confirm", "writes", "--top", 1, "--seeds", 3)[0] == 0
 
 
 # ---------------------------------------------------------------- bad input
