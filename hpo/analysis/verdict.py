@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNTUNED = "The model untuned"
-
 PredictionsOf = Callable[[int, str], Predictions]
 """(trial, split) -> predictions of the trial's saved weights for the split."""
 
@@ -151,7 +149,7 @@ def _untuned(array: OneModelArray, way: Decoding | None) -> Reference | None:
     """Return the model of the best trial as a baseline; None if it lacks parameters that a trial draws."""
     log.info("scoring the model untuned on the test split")
     predictions = array.untuned("test", decoding=way)
-    return None if predictions is None else Reference(UNTUNED, predictions)
+    return None if predictions is None else Reference("The model untuned", predictions)
 
 
 def _generated(models: list[Predictions], untuned: Reference | None, array: ScorableArray) -> dict[str, Any]:

@@ -63,4 +63,4 @@ def study(folder: Path, family: str, count: int = 140, **overrides: Any) -> dict
         paired.write_jsonl(folder / "pairs.jsonl", paired.pairs(count))
     data = {"train": str(folder / "pairs.jsonl"), "validation": 30, "test": 30, **LANGUAGES[family]}
     data |= overrides.pop("data", {})
-    return tiny.study(folder, task="seq2seq", data=data, **{"max_length": 32, **overrides})
+    return tiny.study(folder, task="seq2seq", data=data, **{"max_length": 96, **overrides})

@@ -46,7 +46,7 @@ class Seq2Seq(GeneratingTask):
             yield ("group",), f"is column {keys.group!r}, which is a text; name another column"
         lacking = [key for key in LANGUAGES if getattr(keys, key) is None]
         if len(lacking) == 1:
-            yield (lacking[0],), "is missing: a model that knows languages needs both; write the other one too"
+            yield (lacking[0],), "is missing: a model that knows languages needs both; write it too"
 
     def table(self, keys: PairKeys, split: str, source: str | list[str], folder: Path) -> pd.DataFrame:
         """Return the rows of one split, with a column of sources and one of targets."""
