@@ -43,7 +43,7 @@ def test_an_interrupted_study_of_a_real_model_evaluates_nothing_twice(
     assert not [note for note in rest.notes if "begins anew" in note]
 
 
-@pytest.mark.parametrize(("timeout", "evaluations"), [(False, 2), (True, 2), (False, 1)])
+@pytest.mark.parametrize(("timeout", "evaluations"), [(False, 1), (True, 2)])
 def test_what_was_stopped_while_it_generated_is_generated_at_resume(
     timeout: bool, evaluations: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
