@@ -51,7 +51,7 @@ def test_what_was_stopped_while_it_generated_is_generated_at_resume(
     monkeypatch.chdir(tmp_path)
     space = {"learning_rate": {"low": 1e-3, "high": 1e-2}, "batch_size": 16, "epochs": 1}
     generate = {"rows": 5, "max_new_tokens": 6}
-    keys: dict[str, Any] = {"trials": 2, "slots": 2, "threads": 2, "evaluations_per_epoch": evaluations}
+    keys: dict[str, Any] = {"trials": 2, "slots": 2, "evaluations_per_epoch": evaluations}
     raw = paired.study(tmp_path, space=space, generate=generate, **keys)
     study = study_spec.build(raw, "test", tmp_path)
     undisturbed = run_study.run(study, "sqlite:///whole.db", found := Interrupter()).study

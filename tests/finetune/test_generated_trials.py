@@ -158,7 +158,7 @@ def test_a_stop_ends_generation_before_the_next_token_and_the_trial_goes_on_from
     tmp_path: Path, task: str, fold: bool
 ) -> None:
     def array() -> Any:
-        return open_array(tmp_path, task, fold=fold, threads=2, generate={"num_beams": 2})
+        return open_array(tmp_path, task, fold=fold, generate={"num_beams": 2})
 
     whole = run(array(), TRIALS)
     stopped = array()

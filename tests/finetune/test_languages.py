@@ -57,9 +57,10 @@ def test_a_translator_writes_the_languages_of_its_study(tmp_path: Path, family: 
     kept = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert (kept.src_lang, kept.tgt_lang) == (source, target)
     rows = [{"source": text} for text in split.sources[:4]]
-    predicted = [row["predicted"] for row in Predictor(tmp_path / "saved", 96)(rows, setup.data.keys)]
+    predictor = Predictor(tmp_path / "saved", 96, generate=setup.config.generate)
+    predicted = [row["predicted"] for row in predictor(rows, setup.data.keys)]
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved")
-    found = [loaded.generate(**kept(row["source"], return_tensors="pt"), max_new_tokens=8)[0] for row in rows]
+    found = [loaded.generate(**kept(row["source"], return_tensors="pt"))[0] for row in rows]
     assert predicted == [kept.decode(ids, skip_special_tokens=True) for ids in found]
     assert all(language in ids[:2].tolist() for ids in found)
 
