@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, resampled, too_few
+from hpo.analysis.confirm_generated import of_runs, way_of, with_texts, writes
 from hpo.analysis.seed_interval import interval
 from hpo.execution.confirmation import DEFAULT, Configuration, Confirmed
 from hpo.execution.retrain import retrain
@@ -32,6 +33,7 @@ from hpo.tasks.metrics import score
 from hpo.tasks.task import Predictions
 
 if TYPE_CHECKING:
+    from hpo.config.schema import Decoding
     from hpo.finetune.scorable import ScorableArray
 
 log = logging.getLogger(__name__)
@@ -63,14 +65,20 @@ def take_confirmation(
         - `configurations`: see `_described`;
         - `best` (name of the configuration of the best mean validation score), `winner` (its name if it is shown to be
           better than the published default, or than all others where there is none; else None);
+        - `generated`: see `hpo.analysis.confirm_generated.of_runs`; None if the study generates nothing;
         - `before`: (configurations, seeds) of former confirmations of the study, which looked at the test split too.
 
     Raises:
         StudyError: A run cannot be trained again.
     """
     custom = confirmed.study.config.objective is not None
-    scores, resamples, reason = (None, None, None) if custom else _test_scores(confirmed, note)
-    facts = Comparison(results.direction, chosen, confirmed.runs, scores, resamples, reason).facts()
+    predicted = {} if custom else _predicted(results, chosen, confirmed, note)
+
+    def compared(metric: str) -> dict[str, Any]:
+        scores, resamples, reason = (None, None, None) if custom else _test_scores(confirmed, metric, predicted)
+        return Comparison(results.direction, chosen, confirmed.runs, scores, resamples, reason).facts()
+
+    facts = compared("" if custom else _array(confirmed).setup.metric)
     before = results.attrs.get(CONFIRMATION) or {}
     former = [*before.get("before", []), *([_size(before)] if before else [])]
     size = _size(facts)
@@ -80,6 +88,7 @@ def take_confirmation(
         "trials": sum(trial.state.is_finished() for trial in results.trials),
         "examples": None if custom else len(_array(confirmed).setup.data.splits["test"]),
         **facts,
+        "generated": of_runs(results, chosen, confirmed, compared) if writes(confirmed) and predicted else None,
         "before": [each for each in former if each != size],
     }
     study.set_user_attr(CONFIRMATION, found)
@@ -99,18 +108,37 @@ def _array(confirmed: Confirmed) -> ScorableArray:
 # ---------------------------------------------------------------- scoring
 
 
-def _test_scores(confirmed: Confirmed, note: Callable[[str], None]) -> tuple[Array, Array | None, str | None]:
+def _predicted(
+    results: Results, chosen: Sequence[Configuration], confirmed: Confirmed, note: Callable[[str], None]
+) -> dict[int, Predictions]:
+    """Return the predictions for the test split of each run that completed, by its number."""
+    found = {}
+    for configuration, runs in zip(chosen, confirmed.runs, strict=True):
+        way = way_of(results, configuration, confirmed)
+        for run in runs:
+            if run.state == TrialState.COMPLETE:
+                found[run.number] = _predictions(confirmed, run, way, note)
+    return found
+
+
+def _test_scores(
+    confirmed: Confirmed, metric: str, found: Mapping[int, Predictions]
+) -> tuple[Array, Array | None, str | None]:
     """Return the scores of all runs on the test split [configurations, S], NaN for a run that did not complete.
+
+    Args:
+        confirmed: The runs.
+        metric: Name in `METRICS`.
+        found: Number of a run -> its predictions.
 
     Returns:
         The scores; the same on resamples of the rows [R, configurations, S]; why there are none, if there are too few
         rows.
     """
-    array = _array(confirmed)
-    data, metric, test = array.setup.data, array.setup.metric, array.setup.data.splits["test"]
+    data = _array(confirmed).setup.data
+    test = data.splits["test"]
     flat = [run for runs in confirmed.runs for run in runs]
     shape = (len(confirmed.runs), len(confirmed.runs[0]))
-    found = {run.number: _predictions(confirmed, run, note) for run in flat if run.state == TrialState.COMPLETE}
     scores = np.full(len(flat), np.nan)
     for index, run in enumerate(flat):
         if run.number in found:
@@ -120,7 +148,7 @@ def _test_scores(confirmed: Confirmed, note: Callable[[str], None]) -> tuple[Arr
     every = list(found.values())
     if reason := too_few(metric, every[0], data.labels, test.groups):
         return scores.reshape(shape), None, reason
-    log.info("comparing %d runs on %s resamples of the test rows", len(every), f"{RESAMPLES:,}")
+    log.info("comparing the %s of %d runs on %s resamples of the test rows", metric, len(every), f"{RESAMPLES:,}")
     drawn = resampled(metric, every, test.groups)
     columns = dict(zip(found, drawn.T, strict=True))
     nothing = np.full(len(drawn), np.nan)
@@ -128,15 +156,27 @@ def _test_scores(confirmed: Confirmed, note: Callable[[str], None]) -> tuple[Arr
     return scores.reshape(shape), stacked.reshape(-1, *shape), None
 
 
-def _predictions(confirmed: Confirmed, run: FrozenTrial, note: Callable[[str], None]) -> Predictions:
-    """Return a run's predictions for the test split; of a classifier they are stored, and computed once."""
+def _predictions(
+    confirmed: Confirmed, run: FrozenTrial, way: Decoding | None, note: Callable[[str], None]
+) -> Predictions:
+    """Return a run's predictions for the test split; of a classifier they are stored, as texts are, and computed once.
+
+    Args:
+        confirmed: The confirmation.
+        run: A run that completed.
+        way: How it decodes; None if the study generates nothing.
+        note: Told if it has to be trained again.
+    """
     array, folder = _array(confirmed), confirmed.done.folder
     data = array.setup.data
     path = folder / "outputs" / f"{run.number}-{_identity(confirmed, run)}.safetensors"
     with suppress(OSError, KeyError, SafetensorError):  # missing or damaged: computed again
         return LabelPredictions(data.task, data.splits["test"].targets, load_file(path)["logits"])
-    predictions = array.of(run.params).predictions_of(_weights(confirmed, run, note), "test")
+    weights = _weights(confirmed, run, note)
+    predictions = array.of(run.params).predictions_of(weights, "test")
     log.info("run %d of %s is scored on the test split", run.number, confirmed.study.config.name)
+    if way is not None:
+        predictions = with_texts(predictions, array.of(run.params), weights, way, path.with_suffix(".json"))
     if isinstance(predictions, LabelPredictions):
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def sentences(found: Found) -> list[str]:
     best = next((each for each in found["configurations"] if each["name"] == found["best"]), None)
     if best is None:
         return [f"Nothing is confirmed: of every configuration, a run did not complete ({_endings(found)})"]
-    texts = [_scores(found, best), _verdict(found, best), *_optimism(found, best)]
+    texts = [_scores(found, best), _verdict(found, best), *_optimism(found, best), *_decoding(found)]
     if any(each["ended"] for each in found["configurations"]):
         texts.append(f"Runs that did not complete: {_endings(found)}. Such a configuration cannot win")
     for each in found["configurations"]:
@@ -105,6 +105,13 @@ def _optimism(found: Found, best: Found) -> list[str]:
     ]
 
 
+def _decoding(found: Found) -> list[str]:
+    """Return how the runs of each configuration decode what they generate."""
+    ways = (found.get("generated") or {}).get("decoding") or {}
+    listed = "; ".join(f"{plain(name)} with {plain(way)}" for name, way in ways.items())
+    return [f"What the runs generate for the test split is scored too. They decode: {listed}"] if listed else []
+
+
 def _endings(found: Found) -> str:
     return "; ".join(
         f"{plain(each['name'])}: " + ", ".join(f"{count} {plain(reason)}" for reason, count in each["ended"].items())
@@ -117,10 +124,37 @@ def _named(found: Found, name: str) -> Found | None:
     return next((each for each in found["configurations"] if each["name"] == name), None)
 
 
-# ---------------------------------------------------------------- table
+# ---------------------------------------------------------------- tables
+
+Table = tuple[str, list[str], list[list[str]]]
 
 
-def table(found: Found) -> tuple[str, list[str], list[list[str]]]:
+def tables(found: Found) -> list[Table]:
+    """Return `table`, and after it that of generated text, if there is any."""
+    return [table(found), *_generated(found)]
+
+
+def _generated(found: Found) -> list[Table]:
+    """Return (title, heads, rows) of the scores of generated text: a configuration and a metric a row."""
+    metrics = (found.get("generated") or {}).get("metrics") or {}
+    rows = [
+        [
+            plain(each["name"]),
+            plain(metric),
+            number(each["mean"]),
+            number(each["sd"], 2),
+            _short(each["to_default"]),
+            _short(each["to_best"]),
+        ]
+        for metric, configurations in metrics.items()
+        for each in configurations
+    ]
+    title = f"Generated text of these runs, on {found['examples']} test examples; each interval by itself"
+    heads = ["configuration", "metric", "mean", "sd", "to the default", "to the best"]
+    return [(title, heads, rows)] if rows else []
+
+
+def table(found: Found) -> Table:
     """Return (title, heads, rows): a configuration a row, in the order in which the search ranked them."""
     test = "test" if found["examples"] is not None else "value"
     heads = [

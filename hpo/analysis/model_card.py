@@ -169,7 +169,8 @@ def _confirmation(results: Results) -> list[str]:
     found = results.confirmation
     if found is None:
         return []
-    return [*(f"- {inline(text)}" for text in confirm_text.sentences(found)), "", *_markdown(confirm_text.table(found))]
+    said = [f"- {inline(text)}" for text in confirm_text.sentences(found)]
+    return [*said, "", *(line for table in confirm_text.tables(found) for line in _markdown(table))]
 
 
 def _hyperparameters(results: Results, trial: FrozenTrial) -> list[str]:

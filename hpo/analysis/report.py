@@ -16,7 +16,7 @@ from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
 from hpo.analysis.plots import PLOTS, Plot, TooSmallError
 from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
-from hpo.analysis.verdict_text import sentences, tables
+from hpo.analysis.verdict_text import Table, sentences, tables
 from hpo.analysis.worth import worth_text
 from hpo.core.formatting import duration, number, plain
 from hpo.search.warm_start import stored_in
@@ -139,10 +139,15 @@ def _verdict(results: Results) -> str:
     if verdict is None:
         return ""
     text = "".join(f"<p>{_text(sentence)}.</p>" for sentence in sentences(verdict, results.looks))
-    parts = [f'<div class="card">{text}</div>']
-    for title, heads, rows in tables(verdict):
-        parts.append(f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set()))
-    return "\n".join([*parts, _samples(verdict)])
+    return "\n".join([f'<div class="card">{text}</div>', _tables(tables(verdict)), _samples(verdict)])
+
+
+def _tables(given: Sequence[Table]) -> str:
+    """Return tables with their titles."""
+    return "\n".join(
+        f"<h3>{_text(title)}</h3>" + _table(heads, [[_cell(cell) for cell in row] for row in rows], set())
+        for title, heads, rows in given
+    )
 
 
 def _samples(verdict: Mapping[str, Any]) -> str:
@@ -178,11 +183,11 @@ def _confirmation(results: Results) -> str:
     if found is None:
         return ""
     text = "".join(f"<p>{_text(sentence)}.</p>" for sentence in confirm_text.sentences(found))
-    title, heads, rows = confirm_text.table(found)
+    (title, heads, rows), *of_text = confirm_text.tables(found)
     names = [each["name"] for each in found["configurations"]]
     marked: set[int | None] = {names.index(found["winner"])} if found["winner"] in names else set()
     table = _table(heads, [[_cell(cell) for cell in row] for row in rows], marked)
-    return f'<div class="card">{text}</div>\n<h3>{_text(title)}</h3>{table}'
+    return f'<div class="card">{text}</div>\n<h3>{_text(title)}</h3>{table}' + _tables(of_text)
 
 
 def _audit(results: Results) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
-from hpo.analysis import generated
+from hpo.analysis import decoding, generated
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hpo.analysis.predictions import write
 from hpo.storage.snapshot import LOOK, Results, read
@@ -19,6 +19,7 @@ from hpo.tasks.metrics import score, worst_group
 from hpo.tasks.task import Predictions, Reference
 
 if TYPE_CHECKING:
+    from hpo.config.schema import Decoding
     from hpo.finetune.scorable import OneModelArray, ScorableArray
     from hpo.tasks.language.task import GeneratingTask
 
@@ -51,7 +52,9 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
           difference from it, as above;
         - `classes`: see `hpo.tasks.classification.breakdown.by_class`;
         - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None;
-        - `generated`: see `hpo.analysis.generated.of_models`; None if the study generates nothing.
+        - `generated`: see `hpo.analysis.generated.of_models`; None if the study generates nothing;
+        - `decoding`: for the best trial and the published default, see `hpo.analysis.decoding.choice_of`; empty where
+          there is one way of decoding. The model untuned decodes as the best trial does.
 
         Rows of a group, and rows with equal texts, are resampled together.
 
@@ -67,13 +70,20 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
     @cache
     def predictions_of(number: int, split: str) -> Predictions:
         log.info("scoring trial %d on the %s split", number, split)
-        generate = split == "test" and array.setup.config.generate is not None
-        return array.of(known[number].params).predictions_of(folder / str(number), split, generate=generate)
+        way = ways[number] if split == "test" else None
+        return array.of(known[number].params).predictions_of(folder / str(number), split, decoding=way)
 
+    def choice_of(number: int) -> dict[str, Any] | None:
+        one, weights = array.of(known[number].params), folder / str(number)
+        return decoding.choice_of(study, one, number, weights, lambda: predictions_of(number, "validation"))
+
+    choices, generate = {number: choice_of(number) for number in trials}, array.setup.config.generate
+    ways = {n: decoding.in_use(generate, choice) if generate else None for n, choice in choices.items()}
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
     # Looks of former versions have no references. The published default may have ended after the look.
     if look is None or "references" not in look or (compared and not look["baseline"]):
-        look = _look(results, array, folder.parent, predictions_of, trials)
+        look = _look(results, array, folder.parent, predictions_of, trials, ways[trials[0]])
+        look["decoding"] = [choice for choice in choices.values() if choice is not None]
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
         for split in ("validation", "test"):
@@ -83,15 +93,23 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
 
 
 def _look(
-    results: Results, array: ScorableArray, folder: Path, predictions_of: PredictionsOf, trials: list[int]
+    results: Results,
+    array: ScorableArray,
+    folder: Path,
+    predictions_of: PredictionsOf,
+    trials: list[int],
+    way: Decoding | None,
 ) -> dict[str, Any]:
-    """Return a new look; the first of `trials` is the best one, the second, if any, the published default."""
+    """Return a new look; the first of `trials` is the best one, the second, if any, the published default.
+
+    `way` is how the best one decodes; None if the study generates nothing.
+    """
     setup = array.setup
     data, metric, task, test = setup.data, setup.metric, setup.task, setup.data.splits["test"]
     found = [predictions_of(number, "test") for number in trials]
     references = task.references(data, metric, folder / "baselines")
     assert results.best is not None
-    if (untuned := _untuned(array.of(results.best.params))) is not None:
+    if (untuned := _untuned(array.of(results.best.params), way)) is not None:
         references = {**references, "untuned": untuned}
     known = {name: reference for name, reference in references.items() if reference is not None}
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
@@ -127,10 +145,10 @@ def _look(
     }
 
 
-def _untuned(array: OneModelArray) -> Reference | None:
+def _untuned(array: OneModelArray, way: Decoding | None) -> Reference | None:
     """Return the model of the best trial as a baseline; None if it lacks parameters that a trial draws."""
     log.info("scoring the model untuned on the test split")
-    predictions = array.untuned("test", generate=array.setup.config.generate is not None)
+    predictions = array.untuned("test", decoding=way)
     return None if predictions is None else Reference("The model untuned", predictions)
 
 

@@ -51,7 +51,7 @@ def confirm(name: str, storage_flag: str | None, top: int, seeds: int, watch: Ob
     original = load_stored(study.config.name, url, writes=True)
     found = take_confirmation(original, results, chosen, confirmed, watch.note)
     written = report.write(read(original), folder_of(study.config.name) / "report.html", watch.note)
-    lines = [*confirm_text.sentences(found), as_text(confirm_text.table(found)), f"report: {written}"]
+    lines = [*confirm_text.sentences(found), *map(as_text, confirm_text.tables(found)), f"report: {written}"]
     if confirmed.study.config.objective is None:
         lines += ["", "next:", f"  hpo export {study.config.name} --confirmed -o {study.config.name}-model"]
     return Outcome("\n".join(lines), finite_json(found), failed)

@@ -16,7 +16,7 @@ from hpo.analysis.export import chosen, weights_of
 from hpo.analysis.predictions import FORMATS, jsonl, write
 from hpo.cli.locate_study import results_of
 from hpo.config import yaml
-from hpo.config.schema import GenerateConfig
+from hpo.config.schema import Decoding, GenerateConfig
 from hpo.core.errors import DataError, HpoError, StudyError
 from hpo.data.keys import DataKeys
 from hpo.execution.study_setup import folder_of
@@ -76,11 +76,20 @@ class Source:
 
     @property
     def generation(self) -> GenerateConfig:
-        """How text is generated: as in its study, or by default."""
+        """How text is generated: as in its study, in the way of decoding that was chosen there, or by default."""
         try:
-            return GenerateConfig.model_validate(dict(self.generate))
+            return GenerateConfig.model_validate({**self.generate, **(self._decoding if self.generate else {})})
         except ValidationError:
             return GenerateConfig()
+
+    @property
+    def _decoding(self) -> dict[str, Any]:
+        """The way of decoding that the model's own settings name; nothing if there are none."""
+        try:
+            settings = json.loads((self.folder / "generation_config.json").read_text("utf-8"))
+            return {name: settings[name] for name in Decoding._fields}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
 
 
 def refuse(texts: Sequence[str], file: Path | None, output: Path | None) -> None:

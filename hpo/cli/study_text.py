@@ -47,7 +47,8 @@ def study_text(results: Results) -> str:
         lines += map(as_text, tables(results.verdict))
     lines += worth_text(results)
     if results.confirmation is not None:
-        lines += [*confirm_text.sentences(results.confirmation), as_text(confirm_text.table(results.confirmation))]
+        lines += confirm_text.sentences(results.confirmation)
+        lines += map(as_text, confirm_text.tables(results.confirmation))
     if results.audit is not None:
         lines += audit.sentences(results.audit)
     if (disk := _disk_use(results)) is not None:

@@ -19,7 +19,7 @@ from hpo.search.comparison import TIE_BREAK
 from hpo.search.plugins import argument_problems, name_and_arguments
 from hpo.space.parameters import MOST_POINTS
 from hpo.space.search_space import SearchSpace
-from hpo.tasks.metrics import METRICS, refused, searchable, suggested
+from hpo.tasks.metrics import METRICS, of_generated_text, refused, searchable, suggested
 from hpo.tasks.registry import TASKS, reader_of
 
 MAPPINGS: dict[str, type[BaseModel]] = {"stop": StopConfig, "generate": GenerateConfig}
@@ -217,10 +217,24 @@ def _generate_problems(config: StudyConfig, generate: GenerateConfig) -> list[Pr
         problems.append(Problem(("generate",), message))
     if config.shards > 1:
         problems.append(Problem(("generate",), "a model that is divided (shards) does not generate; leave one out"))
-    if generate.num_beams == 1 and generate.length_penalty != 1.0:
+    if generate.length_penalty != 1.0 and all(decoding.num_beams == 1 for decoding in generate.decodings):
         message = "is read with two beams or more; write num_beams, or leave it out"
         problems.append(Problem(("generate", "length_penalty"), message))
-    return problems
+    return problems + _chosen_by_problems(config.task, generate)
+
+
+def _chosen_by_problems(task: str, generate: GenerateConfig) -> list[Problem]:
+    """Check the score by which a way of decoding is chosen."""
+    place, offered = ("generate", "metric"), of_generated_text(task)
+    if generate.metric is None or not offered:
+        return []
+    if generate.metric not in offered:
+        near = nearest(generate.metric, offered)
+        return [Problem(place, f"{generate.metric!r} is not a score of generated text{near}")]
+    if len(generate.decodings) == 1:
+        message = "chooses between several num_beams or length_penalty, and there is one of each; leave it out"
+        return [Problem(place, message)]
+    return []
 
 
 def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, create_model, field_validator
 
@@ -13,10 +13,13 @@ from hpo.core.errors import nearest
 from hpo.core.settings import Mark, Settings, marked
 from hpo.core.types import Direction
 from hpo.data.keys import DataKeys
+from hpo.tasks.language.text_metrics import CHOSEN_BY
 from hpo.tasks.registry import AUTO, TASKS, reader_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, which is also the name of its folder
 Named = str | dict[str, Any]  # a name, or a mapping of `name` and arguments
+Beams = Annotated[int, Field(ge=1)]
+Penalty = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class StopConfig(Settings):
@@ -32,6 +35,13 @@ class StopConfig(Settings):
     """Trials in a row that have ended without a better value."""
 
 
+class Decoding(NamedTuple):
+    """A way of decoding: how a text is made of the probabilities of tokens."""
+
+    num_beams: int
+    length_penalty: float
+
+
 class GenerateConfig(Settings):
     """How text is generated at the end of each trial and for the verdict."""
 
@@ -39,10 +49,25 @@ class GenerateConfig(Settings):
     """Examples of the validation split for which a trial generates; the verdict is on the whole test split."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Tokens after which a generated text is cut."""
-    num_beams: int = Field(default=1, ge=1)
-    """Beams of beam search; 1 takes the most probable token at each position."""
-    length_penalty: float = Field(default=1.0, allow_inf_nan=False)
-    """Exponent of the length by which a beam's score is divided; above 0, long texts are favoured."""
+    num_beams: Beams | Annotated[list[Beams], Field(min_length=1)] = 1
+    """Beams of beam search; 1 takes the most probable token at each position. Of several, the verdict chooses one."""
+    length_penalty: Penalty | Annotated[list[Penalty], Field(min_length=1)] = 1.0
+    """Exponent of the length by which a beam's score is divided; above 0, long texts are favoured. Or several."""
+    metric: Annotated[str | None, Mark.NEWER] = None
+    """The score of generated text by which a way of decoding is chosen on the validation split; `chrf` if empty."""
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """The ways of decoding, each once, in the order of the file. With one beam no length penalty is read."""
+        all_beams = self.num_beams if isinstance(self.num_beams, list) else [self.num_beams]
+        penalties = self.length_penalty if isinstance(self.length_penalty, list) else [self.length_penalty]
+        every = (Decoding(beams, penalty if beams > 1 else 1.0) for beams in all_beams for penalty in penalties)
+        return tuple(dict.fromkeys(every))
+
+    @property
+    def chosen_by(self) -> str:
+        """The score of generated text by which a way of decoding is chosen."""
+        return self.metric or CHOSEN_BY
 
 
 class StudyConfig(Settings):

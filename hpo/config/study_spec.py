@@ -17,7 +17,6 @@ from hpo.config import checks, inputs, yaml
 from hpo.config.criteria import criteria_of
 from hpo.config.schema import StudyConfig
 from hpo.core.errors import ConfigError, Problem
-from hpo.core.settings import Mark, marked
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, MODEL, Hyperparameter, conflicts, model_choice
 from hpo.search.comparison import Comparison
@@ -70,9 +69,8 @@ class StudySpec:
 
         A URL may contain a password.
         """
-        unused = {name for name in marked(StudyConfig, Mark.NEWER) if getattr(self.config, name) is None}
         return {
-            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective", *unused}),
+            **self.config.model_dump(mode="json", exclude={"storage", "space", "same_objective"}),
             **self.criteria.to_dict(),
             "space": self.space_to_dict(),
             "folder": str(self.folder),

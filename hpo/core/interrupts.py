@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,9 +24,13 @@ class StopRequest:
     """A flag that asks training to stop after the current step. Reading it tells the watchdog that training is alive.
 
     It is no `threading.Event`, because an event has a lock, and a signal handler must not wait for a lock.
+
+    Attributes:
+        deadline: When the time is up, on the clock of `time.monotonic`.
     """
 
     def __init__(self) -> None:
+        self.deadline = math.inf
         self._asked = False
         self.silent = 0  # ticks since the flag was last read
 
@@ -36,6 +42,10 @@ class StopRequest:
         """Return whether a stop was asked for."""
         self.silent = 0
         return self._asked
+
+    def is_due(self) -> bool:
+        """Return whether a stop was asked for or the time is up: work that takes long and is short to repeat ends."""
+        return self.is_set() or time.monotonic() >= self.deadline
 
 
 @contextmanager

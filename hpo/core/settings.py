@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
 class Mark(Enum):
@@ -21,6 +22,14 @@ class Settings(BaseModel):
     """Keys with their types: no others are allowed, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_serializer(mode="wrap")
+    def _without_unused_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out newer options that are not used, so that studies of earlier versions can be resumed."""
+        values: dict[str, Any] = dump(self)
+        fields = type(self).model_fields
+        unused = {name for name in marked(type(self), Mark.NEWER) if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 def marked(model: type[BaseModel], mark: Mark) -> tuple[str, ...]:

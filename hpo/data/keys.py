@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import BytesIO, TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, field_validator
 
-from hpo.core.settings import Mark, Settings, marked
+from hpo.core.settings import Mark, Settings
 
 Files = str | list[str]
 Share = Files | float | int
@@ -72,14 +72,6 @@ class DataKeys(Settings):
         if value is not None and (len(value) != 1 or value in '"\r\n'):
             raise ValueError(f'must be one character, e.g. ";" or "\\t" (in double quotes), not {value!r}')
         return value
-
-    @model_serializer(mode="wrap")
-    def _without_unused_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out newer options that are not used, so that studies of earlier versions can be resumed."""
-        values: dict[str, Any] = dump(self)
-        fields = type(self).model_fields
-        unused = {name for name in marked(type(self), Mark.NEWER) if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in values.items() if name not in unused}
 
 
 def no_column(where: str, missing: list[str], columns: list[str]) -> str:

@@ -12,6 +12,7 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialArray, TrialSpec
 from hpo.search.stopping import out_of_patience
 from hpo.search.trial_seed import seed_of
@@ -48,6 +49,7 @@ def retrain(study: StudySpec, array: TrialArray, trial: FrozenTrial, folder: Pat
         note(f"the weights of trial {trial.number} are not in {folder}: it is trained again")
     else:
         note(f"trial {trial.number}, the published default, was pruned: it is trained again, to its end")
+    array.stop_request = StopRequest()  # a run whose time was up has left one that is due
     array.load(0, _spec(study, trial))
     try:
         if _trained(study, array, trial, note):

@@ -12,7 +12,6 @@ Any number of processes run this loop on one study: a trial belongs to the proce
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -103,7 +102,7 @@ class Runner:
             KeyboardInterrupt: After the first SIGINT or SIGTERM, once all trials are put back; at the second, at once.
         """
         self.watch.follow(self.seen)
-        deadline = math.inf if self.rules.timeout is None else time.monotonic() + self.rules.timeout
+        deadline = self.stop_request.deadline = time.monotonic() + self.rules.seconds
         with handling_signals(self.stop_request), watchdog(self.stop_request, self.rules.stall_timeout):
             try:
                 if self._stop_reason(deadline) is None:

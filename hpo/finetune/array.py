@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from hpo.config.schema import Decoding
 from hpo.core.errors import DivergedError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine, Trained
+from hpo.finetune.generation import decoded
 from hpo.finetune.models.loading import load_model
 from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
+from hpo.finetune.trial_model import whole_on_device
 from hpo.tasks.metrics import METRICS, of_generated_text, score
 from hpo.tasks.task import COLLAPSE, Predictions, Task
 
@@ -187,17 +191,27 @@ class FineTuneArray:
             notes=_notes(self.setup.task, predictions),
         )
 
-    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
+    def predictions_of(self, folder: Path, split: str, *, decoding: Decoding | None = None) -> Predictions:
         """Return the predictions for a split of weights that `save_weights` wrote.
 
         Args:
             folder: The weights.
             split: Name of the split.
-            generate: Whether to generate a text for each example too.
+            decoding: How a text is generated for each example; None generates none.
         """
-        return self._predictions(self.adaptation.open(folder, self.setup), split, generate)
+        return self._predictions(self.adaptation.open(folder, self.setup), split, decoding)
 
-    def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
+    def written(self, folder: Path, split: str, rows: Array, decodings: Sequence[Decoding]) -> Iterator[list[str]]:
+        """Load weights, and return what they generate for rows of a split; see `OneModelArray`."""
+        model = whole_on_device(self.setup, self.adaptation.open(folder, self.setup))
+        prompts = [self.setup.prompts[split][row] for row in rows]
+        return (self.setup.generated(model, prompts, decoding=decoding)[0] for decoding in decodings)
+
+    def set_decoding(self, folder: Path, decoding: Decoding) -> None:
+        """Write a way of decoding into the settings of written weights."""
+        decoded(GenerationConfig.from_pretrained(folder), decoding).save_pretrained(folder)
+
+    def untuned(self, split: str, *, decoding: Decoding | None = None) -> Predictions | None:
         """Return the predictions of the model as it was published; see `ScorableArray`."""
         setup = self.setup
         if not setup.task.emits_tokens or setup.head:
@@ -205,13 +219,14 @@ class FineTuneArray:
         assert isinstance(setup.config.model, str)
         pad = setup.tokenizer.pad_token_id
         model, _ = load_model(setup.config.model, setup.folder, setup.task, setup.data.labels, pad)
-        return self._predictions(model, split, generate)
+        return self._predictions(model, split, decoding)
 
-    def _predictions(self, model: PreTrainedModel, split: str, generate: bool) -> Predictions:
+    def _predictions(self, model: PreTrainedModel, split: str, decoding: Decoding | None) -> Predictions:
         """Return the predictions for a split of a whole model."""
         predictions: Any = self.setup.task.with_fitted(self.engine.predictions_of(model, split), model.config.to_dict())
-        if generate:
-            predictions = replace(predictions, generated=self.setup.generated(model, self.setup.prompts[split])[0])
+        if decoding is not None:
+            (texts,) = self.setup.generated(model, self.setup.prompts[split], decoding=decoding)
+            predictions = replace(predictions, generated=texts)
         return cast("Predictions", predictions)
 
     # ------------------------------------------------------------ generating
@@ -224,11 +239,17 @@ class FineTuneArray:
         if self.setup.generation is None or not last:
             return outcomes
         began, rows = time.perf_counter(), self.setup.sampled("validation")
-        for slot in last:
-            self.engine.occupied[slot].put_back()
+        slots = [self.engine.occupied[n] for n in last]
+        prompts = [self.setup.prompts["validation"][row] for row in rows]
         try:
-            prompts = self.setup.prompts["validation"]
-            texts = self.engine.generate(list(last), [prompts[row] for row in rows])
+            with ExitStack() as weights:
+                for slot in slots:
+                    weights.enter_context(slot.at_best())
+                texts = self.engine.generate(list(last), prompts)
+        except InterruptedError:  # a stop is due: from their checkpoints they are scored again, and generate
+            for slot in slots:
+                slot.take_back()
+            return {n: outcome for n, outcome in outcomes.items() if n not in last}
         except Exception as error:
             return {**outcomes, **dict.fromkeys(last, memory_error(error))}
         seconds = (time.perf_counter() - began) / len(last)

@@ -25,7 +25,7 @@ class Engine(Protocol):
         slots: How many trials it holds at once.
         threads: CPU threads with which a trial trains; the trial's numbers depend on them.
         occupied: Slot -> the trial in it.
-        stop_request: Once set, `train` returns as soon as the step under way is done.
+        stop_request: Once set, `train` returns as soon as the step under way is done, and `generate` raises.
         notes: What the user should know of how it trains.
     """
 
@@ -57,6 +57,7 @@ class Engine(Protocol):
 
         Raises:
             RuntimeError: One row does not fit in memory.
+            InterruptedError: A stop was due.
         """
 
     def unload(self, slot: int) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from hpo.config.schema import GenerateConfig
+from hpo.config.schema import Decoding, GenerateConfig
 from hpo.core.errors import ModelError
+from hpo.core.interrupts import StopRequest
 from hpo.finetune import device
 from hpo.finetune.data.batches import by_length
 from hpo.tasks.language.text_metrics import refuse_missing_libraries
@@ -68,6 +69,7 @@ def settings_of(
     """Return the settings with which a model generates, in transformers' form; they are exported with it."""
     own = model.generation_config
     assert own is not None
+    first = generate.decodings[0]
     known = {name: getattr(own, name, None) for name in STRUCTURAL}
     known["decoder_start_token_id"] = known["decoder_start_token_id"] or getattr(
         model.config, "decoder_start_token_id", None
@@ -77,10 +79,17 @@ def settings_of(
         eos_token_id=_ends(own.eos_token_id, tokenizer.eos_token_id),
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=generate.max_new_tokens,
-        num_beams=generate.num_beams,
-        length_penalty=generate.length_penalty,
+        num_beams=first.num_beams,
+        length_penalty=first.length_penalty,
         do_sample=False,
     )
+
+
+def decoded(settings: GenerationConfig, decoding: Decoding) -> GenerationConfig:
+    """Return settings with another way of decoding."""
+    changed = copy.deepcopy(settings)
+    changed.num_beams, changed.length_penalty = decoding
+    return changed
 
 
 def _ends(*given: int | list[int] | None) -> list[int] | None:
@@ -125,6 +134,7 @@ def generated(
     settings: GenerationConfig,
     prompts: Sequence[Sequence[int]],
     slots: int = 1,
+    stop: StopRequest | None = None,
 ) -> list[list[str]]:
     """Return the texts that every slot generates for every prompt, [K][n], in the order of the prompts.
 
@@ -136,6 +146,10 @@ def generated(
         settings: As `settings_of` returns them.
         prompts: n prompts; what a causal model continues, or what an encoder reads.
         slots: K.
+        stop: Ends it before the next token, and all texts are lost.
+
+    Raises:
+        InterruptedError: A stop was due.
     """
     model.train(False)
     texts = [[""] * len(prompts) for _ in range(slots)]
@@ -145,7 +159,7 @@ def generated(
     while left:
         rows = left.pop(0)
         try:
-            found = _batch(model, settings, [prompts[row] for row in rows], slots)
+            found = _batch(model, settings, [prompts[row] for row in rows], slots, stop or StopRequest())
         except RuntimeError as error:
             if not device.out_of_memory(error) or len(rows) == 1:
                 raise
@@ -163,8 +177,24 @@ def _until_end(tokens: list[int], settings: GenerationConfig) -> list[int]:
     return next((tokens[:place] for place, token in enumerate(tokens) if token in ends), tokens)
 
 
+class _Stopping(StoppingCriteria):
+    """Ends generation between two tokens once a stop is due."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self._request = request
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+        if self._request.is_due():
+            raise InterruptedError
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 def _batch(
-    model: PreTrainedModel, settings: GenerationConfig, prompts: Sequence[Sequence[int]], slots: int
+    model: PreTrainedModel,
+    settings: GenerationConfig,
+    prompts: Sequence[Sequence[int]],
+    slots: int,
+    stop: StopRequest,
 ) -> torch.Tensor:
     """Return the new tokens of every slot for some prompts, [K, b, tokens], padded."""
     longest = max(map(len, prompts))
@@ -181,6 +211,8 @@ def _batch(
     inputs = {"input_ids": ids.repeat(slots, 1), "attention_mask": real.long().repeat(slots, 1)}
     # A copy, because transformers writes into the settings that it is given.
     generate: Any = model.generate
-    found: torch.Tensor = generate(**inputs, generation_config=copy.deepcopy(settings))
+    found: torch.Tensor = generate(
+        **inputs, generation_config=copy.deepcopy(settings), stopping_criteria=[_Stopping(stop)]
+    )
     given = longest if to_the_left else 1  # a decoder's first token, which may be one that ends texts, is given to it
     return found[:, given:].view(slots, len(prompts), -1)

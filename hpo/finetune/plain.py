@@ -91,6 +91,8 @@ class PlainEngine:
             futures = {number: pool.submit(compute, slot) for number, slot in slots.items()}
             try:
                 return {number: future.result() for number, future in futures.items()}
+            except InterruptedError:  # a stop is due, for all of them
+                raise
             except BaseException:
                 self.stop_request.set()  # the pool waits for its threads, which end after their present step
                 raise
@@ -159,7 +161,7 @@ class PlainEngine:
     def generate(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Mapping[int, list[str]]:
         """Return what the models in some slots generate for prompts."""
         held = {number: self.occupied[number] for number in slots}
-        return self._each(lambda slot: self.setup.generated(slot.model, prompts)[0], held)
+        return self._each(lambda slot: self.setup.generated(slot.model, prompts, stop=self.stop_request)[0], held)
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the weights."""

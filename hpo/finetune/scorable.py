@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from hpo.config.schema import Decoding
 from hpo.core.trainer import TrialArray
 from hpo.finetune.setup import Setup
 from hpo.tasks.task import Predictions
+
+Array = np.ndarray[Any, Any]
 
 
 class ScorableArray(TrialArray, Protocol):
@@ -39,15 +44,24 @@ class ScorableArray(TrialArray, Protocol):
 class OneModelArray(ScorableArray, Protocol):
     """An array whose trials have one pretrained model."""
 
-    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
+    def predictions_of(self, folder: Path, split: str, *, decoding: Decoding | None = None) -> Predictions:
         """Return the predictions for a split of written weights; call it while no trial is in training.
 
-        With `generate`, a text is generated for each example too.
+        With `decoding`, a text is generated for each example too.
         """
 
-    def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
+    def untuned(self, split: str, *, decoding: Decoding | None = None) -> Predictions | None:
         """Return the predictions for a split of the model as it was published.
 
-        With `generate`, a text is generated for each example too. None if the model gives out no tokens, or lacks
+        With `decoding`, a text is generated for each example too. None if the model gives out no tokens, or lacks
         parameters, such as a head, that each trial draws.
         """
+
+    def written(self, folder: Path, split: str, rows: Array, decodings: Sequence[Decoding]) -> Iterator[list[str]]:
+        """Load written weights, and return what they generate for rows of a split, for one way of decoding at a time.
+
+        Nothing is generated before it is asked for.
+        """
+
+    def set_decoding(self, folder: Path, decoding: Decoding) -> None:
+        """Write a way of decoding into the settings of written weights, which are exported with them."""

@@ -15,7 +15,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from hpo.config.schema import StudyConfig
+from hpo.config.schema import Decoding, StudyConfig
+from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import TrialSpec
 from hpo.finetune import device, generation
@@ -109,7 +110,7 @@ class Setup:
             for name, weights in self.task.class_weights(data).items()
         }
         self.tokenizer = load_tokenizer(config.model, folder)
-        if options := self.task.tokenizer_options(self.tokenizer):
+        if options := self.task.tokenizer_options(self.tokenizer, data.keys):
             self.tokenizer = load_tokenizer(config.model, folder, **options)
         self.model, self.head = load_model(config.model, folder, self.task, data.labels, self.tokenizer.pad_token_id)
         self.model.to(self.device)  # type: ignore[arg-type]
@@ -128,7 +129,9 @@ class Setup:
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())
         if self.task.generates:
-            generation.end_at(self.model, cast(GeneratingTask, self.task).ends(self.rows["train"]))
+            task = cast(GeneratingTask, self.task)
+            generation.end_at(self.model, task.ends(self.rows["train"]))
+            task.begin(self.model, data.keys, self.tokenizer)
         self.generation = generation.prepared(config.generate, self.model, self.tokenizer, self.max_length)
         self.prompts = self._prompts() if config.generate else {}
         self.vocabulary = Vocabulary(self.model, None if self.task.emits_tokens else used)
@@ -373,13 +376,24 @@ class Setup:
         rng = np.random.default_rng(derived_seed(self.config.seed, "generate"))
         return np.sort(rng.permutation(len(self.data.splits[split]))[: self.config.generate.rows])
 
-    def generated(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int = 1) -> list[list[str]]:
-        """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`."""
+    def generated(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        slots: int = 1,
+        decoding: Decoding | None = None,
+        stop: StopRequest | None = None,
+    ) -> list[list[str]]:
+        """Return what every slot of a model generates for prompts, [K][prompts]; see `hpo/finetune/generation.py`.
+
+        Without `decoding`, text is decoded in the first way of the study file.
+        """
         assert self.generation is not None
+        settings = self.generation if decoding is None else generation.decoded(self.generation, decoding)
         if (line := frozen.of(model)) is not None:
             line.states = None  # an encoder is called by itself, and must not read those of the last pass
         with self.intercepted(), self.autocast():
-            return generation.generated(model, self.tokenizer, self.generation, prompts, slots)
+            return generation.generated(model, self.tokenizer, settings, prompts, slots, stop)
 
     def predictions(self, split: str, answers: Mapping[str, Array]) -> Predictions:
         """Return answers about the rows of a split, by name [n, ...], as predictions for its examples."""

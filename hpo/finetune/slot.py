@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,11 +94,29 @@ class Slot:
         self.best, self.best_decay, self.fitted = value, self.decay, dict(fitted)
         self.best_weights = {name: tensor.clone() for name, tensor in self.weights.items()}
 
+    def take_back(self) -> None:
+        """Forget the last evaluation, which is computed again; a best one stays, as it will be no better."""
+        self.evaluations -= 1
+        if self.evaluations == 0:
+            self.best, self.best_decay, self.fitted, self.best_weights = math.nan, 1.0, {}, {}
+
+    @contextmanager
+    def at_best(self) -> Iterator[None]:
+        """Give the model the weights of the best evaluation, and afterwards the present ones again."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Give the model the weights of the best evaluation, at the end of the training."""
-        for name, weight in self.weights.items():
-            weight.copy_(self.best_weights[name])
+    def _exchange(self) -> None:
+        """Exchange the present weights and the best ones; a tied weight, which has several names, once."""
+        once = {weight.data_ptr(): name for name, weight in self.weights.items()}
+        for name in once.values():
+            present = self.weights[name].clone()
+            self.weights[name].copy_(self.best_weights[name])
+            self.best_weights[name].copy_(present)
 
     def checkpoint(self) -> TrialCheckpoint:
         """Return what the trial needs to go on from its last whole step, in CPU memory of its own."""

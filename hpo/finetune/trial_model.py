@@ -58,11 +58,16 @@ def begin(setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: T
 
 def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Predictions:
     """Return the predictions of a whole model, whose vocabulary is cut to the study's."""
+    return setup.predict(whole_on_device(setup, model), split)
+
+
+def whole_on_device(setup: Setup, model: PreTrainedModel) -> PreTrainedModel:
+    """Return a whole model on the device, able to score tokens, with the study's vocabulary; it is changed in place."""
     model.to(setup.device)  # type: ignore[arg-type]
     if setup.task.emits_tokens:
         token_head.install(model)
     setup.vocabulary.cut(model)
-    return setup.predict(model, split)
+    return model
 
 
 def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:

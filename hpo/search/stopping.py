@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,6 +114,11 @@ class Rules:
     devices: int = 1
     wave: int | None = None
     criteria: Criteria = NO_CRITERIA
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that a run may take; infinite without `timeout`."""
+        return math.inf if self.timeout is None else self.timeout
 
 
 def best_index(values: Sequence[float], direction: str) -> int:

@@ -33,6 +33,9 @@ STATES = {
 
 LOOK = "test"  # an evaluation on the test split is in `test:<trial>`; former versions wrote only the last, in `test`
 
+DECODING = "decoding"
+"""Begins the attributes `decoding:<trial>` of a study: what `hpo.analysis.decoding.choice_of` returned."""
+
 CONFIRMATION = "confirmation"
 """Attribute of a study: what `hpo.analysis.confirm.take_confirmation` returned."""
 
@@ -60,6 +63,8 @@ CONFIGURATION = frozenset(
 )
 """Keys of each of its configurations."""
 
+OF_TRIALS = (f"{LOOK}:", f"{DECODING}:")  # beginnings of attributes, followed by the number of a trial
+
 # The types that readers rely on in the attributes that hpo writes to a study.
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config": {"space": Mapping, "name": str, "metric": (str, NoneType)},
@@ -74,6 +79,7 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "classes": (Mapping, NoneType),
         "trials": (int, NoneType),
     },
+    DECODING: {"trial": int, "metric": str, "rows": int, "seconds": (int, float), "tried": list, "chosen": Mapping},
     CONFIRMATION: {
         "study": str,
         "metric": str,
@@ -310,7 +316,7 @@ def attrs_of(study: optuna.Study) -> dict[str, Any]:
     return {
         name: value
         for name, value in study.user_attrs.items()
-        if _has_shape(value, SHAPES.get(name.partition(":")[0] if name.startswith(f"{LOOK}:") else name))
+        if _has_shape(value, SHAPES.get(name.partition(":")[0] if name.startswith(OF_TRIALS) else name))
     }
 
 

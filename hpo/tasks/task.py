@@ -223,7 +223,7 @@ class Task(ABC):
 
     # ------------------------------------------------------------ training and scoring
 
-    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase, keys: Any) -> dict[str, Any]:
         """Return the options with which a tokenizer must be loaded again, to read what the task gives it."""
         return {}
 

@@ -279,11 +279,11 @@ class Array:
     def of(self, params):
         return self
 
-    def untuned(self, split, *, generate):
+    def untuned(self, split, *, decoding):
         return None
 
-    def predictions_of(self, folder, split, *, generate):
-        assert not generate
+    def predictions_of(self, folder, split, *, decoding):
+        assert decoding is None
         self.scored.append((int(folder.name), split))
         targets = self.setup.data.splits[split].targets
         return outputs(targets, np.arange(60) % 10 < int((folder / "right").read_text()))

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import paired
 import prompted
 import pytest
+import sacrebleu
 
+from hpo.analysis.decoding import in_words
 from hpo.tasks.metrics import of_generated_text
 
 Call = Callable[..., tuple[int, str]]
@@ -35,7 +38,8 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Return the task and the folder of a study that has run and was exported; of seq2seq one of adapters."""
     folder, task = tmp_path_factory.mktemp("finished"), request.param
     space = SPACE | ({"lora_rank": 4} if task == "seq2seq" else {})
-    generate = {"rows": 11, "max_new_tokens": 7, "num_beams": 2 if task == "seq2seq" else 1}
+    generate: dict[str, Any] = {"rows": 11, "max_new_tokens": 7}
+    generate |= {"num_beams": [2, 1], "length_penalty": [-4.0, 4.0]} if task == "seq2seq" else {}
     study = STUDIES[task](folder, name="writes", trials=2, space=space, generate=generate, slots=2, fold=True)
     (folder / "writes.yaml").write_text(json.dumps(study))
     for command in (["run", "writes.yaml"], ["export", "writes", "-o", "exported"]):
@@ -105,6 +109,47 @@ def test_an_exported_model_writes_as_it_did_for_the_verdict(finished: tuple[str,
     assert there("predict", "writes", *sources)[1] == printed
     settings = json.loads((folder / "exported" / "generation_config.json").read_text())
     assert settings["max_new_tokens"] == 7
+    chosen = choices(there)[0]["chosen"] if task == "seq2seq" else {"num_beams": 1, "length_penalty": 1.0}
+    assert (settings["num_beams"], settings["length_penalty"]) == (chosen["num_beams"], chosen["length_penalty"])
+
+
+def choices(there: Call) -> list[dict[str, Any]]:
+    return list(json.loads(there("show", "writes", "--json")[1])["verdict"]["decoding"])
+
+
+def test_each_model_decodes_as_is_best_for_it_on_the_validation_split(finished: tuple[str, Path], there: Call) -> None:
+    task, folder = finished
+    found = choices(there)
+    if task != "seq2seq":
+        assert found == []  # there is one way
+        return
+    look = json.loads(there("show", "writes", "--json")[1])["verdict"]
+    assert [each["trial"] for each in found] == list(dict.fromkeys([look["best"]["number"], 0]))
+    ways = [(2, -4.0), (2, 4.0), (1, 1.0)]
+    for each in found:
+        assert [(way["num_beams"], way["length_penalty"]) for way in each["tried"]] == ways
+        assert (each["metric"], each["rows"]) == ("chrf", 11)
+        assert each["chosen"]["score"] == max(way["score"] for way in each["tried"])
+        assert len({way["score"] for way in each["tried"]}) > 1
+        assert each["seconds"] == pytest.approx(sum(way["seconds"] for way in each["tried"]), abs=1e-3)
+    trial = optuna.load_study(study_name="writes", storage=f"sqlite:///{folder}/hpo.db").trials[found[0]["trial"]]
+    assert trial.user_attrs["metrics"]["chrf"] == pytest.approx(found[0]["tried"][0]["score"])  # the first way
+    printed = " ".join(there("show", "writes")[1].split())
+    assert f"Trial {found[0]['trial']} decodes with num_beams" in printed
+    assert "the model untuned decodes in that way too" not in printed or "The model untuned" in printed
+    assert f"Decoding of trial {found[0]['trial']}, on 11 validation examples" in printed
+    for page in (folder / "exported" / "README.md", folder / "runs" / "writes" / "report.html"):
+        assert f"Decoding of trial {found[0]['trial']}, on 11 validation examples" in page.read_text()
+
+
+def test_what_was_chosen_is_not_computed_again(
+    finished: tuple[str, Path], there: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = choices(there)
+    monkeypatch.setattr("hpo.finetune.generation.generated", lambda *_: pytest.fail("it generates again"))
+    code, _ = there("run", "writes.yaml")
+    assert code == 0
+    assert choices(there) == before
 
 
 def test_the_code_of_the_card_writes_as_hpo_does(finished: tuple[str, Path], there: Call) -> None:
@@ -123,6 +168,33 @@ def test_the_code_of_the_card_writes_as_hpo_does(finished: tuple[str, Path], the
     assert found == predicted
 
 
+def test_a_confirmation_scores_what_its_runs_write(
+    finished: tuple[str, Path], there: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, folder = finished
+    if task != "seq2seq":
+        return
+    code, printed = there("confirm", "writes", "--top", 1, "--seeds", 3)
+    assert code == 0, printed
+    assert "Generated text of these runs, on 30 test examples" in printed
+    confirmation = json.loads(there("show", "writes", "--json")[1])["confirmation"]
+    found, expected = confirmation["generated"], [row["target"] for row in written(folder, 0, "test")]
+    assert list(found["metrics"]) == of_generated_text(task)
+    chosen = {each["trial"]: in_words(each["chosen"]) for each in choices(there)}
+    scores, outputs = [], folder / "runs" / "writes.confirm" / "outputs"
+    for each, of_text in zip(confirmation["configurations"], found["metrics"]["chrf"], strict=True):
+        files = [next(outputs.glob(f"{run}-*.json")) for run in each["runs"]]
+        texts = [json.loads(file.read_text())["texts"] for file in files]
+        scores.append([sacrebleu.corpus_chrf(text, [expected]).score for text in texts])
+        assert of_text["mean"] == pytest.approx(np.mean(scores[-1]))
+        assert found["decoding"][each["name"]] == chosen.get(each["trial"], next(iter(chosen.values())))
+    compared = found["metrics"]["chrf"][0]["to_default"]
+    assert compared["difference"] == pytest.approx(np.mean(scores[0]) - np.mean(scores[1]))
+    assert "untold" in compared or compared["low"] < compared["difference"] < compared["high"]
+    monkeypatch.setattr("hpo.finetune.generation.generated", lambda *_: pytest.fail("it generates again"))
+    assert there("confirm", "writes", "--top", 1, "--seeds", 3)[0] == 0
+
+
 # ---------------------------------------------------------------- bad input
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -132,6 +204,10 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown key": ("seq2seq", {"generate": {"beams": 4}}, "generate.beams: is not a key"),
     "no rows": ("seq2seq", {"generate": {"rows": 0}}, "generate.rows"),
     "an unread key": ("seq2seq", {"generate": {"length_penalty": 2.0}}, "is read with two beams or more"),
+    "a choice by no score": ("seq2seq", {"generate": {"num_beams": [1, 2], "metric": "rouge_l"}}, "mean rougeL"),
+    "a choice of one": ("seq2seq", {"generate": {"metric": "bleu"}}, "chooses between several num_beams"),
+    "no beams": ("seq2seq", {"generate": {"num_beams": []}}, "generate.num_beams"),
+    "penalties without beams": ("seq2seq", {"generate": {"length_penalty": [1.0, 2.0]}}, "read with two beams or more"),
     "shards": ("seq2seq", {"generate": {}, "shards": 2}, "a model that is divided (shards) does not generate"),
     "too long": ("causal_lm", {"generate": {"max_new_tokens": 60}}, "is more than the 64 positions of the model"),
 }

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from hpo.analysis import preflight
 from hpo.config import study_spec
+from hpo.config.schema import Decoding
 from hpo.execution import run_study, trial_arrays
 from hpo.finetune.folded import engine
 
@@ -87,6 +88,6 @@ def test_a_tiny_model_overfits_eight_conversations_and_writes_their_answers(
     )
     finished = run_study.run(study, "sqlite:///hpo.db")
     array: Any = finished.array
-    found = array.predictions_of(finished.folder / "trials" / "0", "test", generate=True)
+    found = array.predictions_of(finished.folder / "trials" / "0", "test", decoding=Decoding(1, 1.0))
     assert list(found.generated) == list(found.expected) == answers
     assert found.losses.sum() / found.units.sum() < 0.6

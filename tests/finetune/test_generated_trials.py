@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from hpo.config import study_spec
+from hpo.config.schema import Decoding
+from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded.engine import FoldedEngine
@@ -130,12 +132,66 @@ def test_the_weights_that_are_saved_are_those_that_generate(
     best = {name: weight.clone() for name, weight in slot.best_weights.items()}
     while not array.advance()[1].last:
         pass
-    assert all(torch.equal(weight, best[name]) for name, weight in slot.weights.items())
+    assert all(torch.equal(weight, best[name]) for name, weight in slot.best_weights.items())
+    assert not all(torch.equal(weight, best[name]) for name, weight in slot.weights.items())  # it can go on training
     assert array.save_weights(1, tmp_path / "saved")
-    predictions = array.predictions_of(tmp_path / "saved", "validation", generate=True)
+    predictions = array.predictions_of(tmp_path / "saved", "validation", decoding=Decoding(1, 1.0))
     assert predictions.generated == written[0][1]
     assert len(set(predictions.generated)) > 1
     assert array.predictions_of(tmp_path / "saved", "test").generated is None
+
+
+class After(StopRequest):
+    """A stop that is due after so many tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.left = tokens
+
+    def is_due(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize(("task", "fold"), [("seq2seq", True), ("causal_lm", False)], ids=["folded", "side by side"])
+def test_a_stop_ends_generation_before_the_next_token_and_the_trial_goes_on_from_its_checkpoint(
+    tmp_path: Path, task: str, fold: bool
+) -> None:
+    def array() -> Any:
+        return open_array(tmp_path, task, fold=fold, generate={"num_beams": 2})
+
+    whole = run(array(), TRIALS)
+    stopped = array()
+    for number, params in enumerate(TRIALS):
+        stopped.load(number, TrialSpec(number, params, 100 + number))
+    stopped.stop_request = After(3)
+    found: dict[int, list[Evaluation]] = {0: [], 1: []}
+    while advanced := stopped.advance():
+        for number, outcome in advanced.items():
+            found[number].append(outcome)
+    assert -3 <= stopped.stop_request.left < 0  # one look of each thread, and no token more
+    assert not stopped.stop_request.is_set()  # of one trial's stop, no other one hears
+    assert all(not each.last for each in (*found[0], *found[1]))
+    other = array()
+    for number, params in enumerate(TRIALS):
+        other.load(number, TrialSpec(number, params, 100 + number, stopped.save(number)))
+    last = other.advance()
+    for number, evaluations in whole.items():
+        assert [each.value for each in (*found[number], last[number])] == [each.value for each in evaluations]
+        assert last[number].of_best == evaluations[-1].of_best
+        assert last[number].last
+
+
+def test_a_timeout_ends_generation_and_not_training(tmp_path: Path) -> None:
+    array = open_array(tmp_path, "seq2seq", slots=1)
+    array.load(0, TrialSpec(0, TRIALS[0], 7))
+    array.stop_request.deadline = 0.0
+    outcomes = []
+    while advanced := array.advance():
+        outcomes.append(advanced[0])
+    assert [outcome.last for outcome in outcomes] == [False] * 3
+    array.stop_request.deadline = math.inf
+    assert array.advance()[0].last
 
 
 def test_a_model_with_frozen_layers_generates(tmp_path: Path, written: list[dict[int, list[str]]]) -> None:
@@ -145,7 +201,7 @@ def test_a_model_with_frozen_layers_generates(tmp_path: Path, written: list[dict
     while not array.advance()[0].last:
         pass
     array.save_weights(0, tmp_path / "saved")
-    assert array.predictions_of(tmp_path / "saved", "validation", generate=True).generated == written[0][0]
+    assert array.predictions_of(tmp_path / "saved", "validation", decoding=Decoding(1, 1.0)).generated == written[0][0]
 
 
 def test_nothing_is_generated_unless_the_study_asks_for_it(tmp_path: Path) -> None:

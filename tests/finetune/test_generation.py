@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from hpo.config.schema import GenerateConfig
 from hpo.core.errors import ModelError
+from hpo.core.interrupts import StopRequest
 from hpo.finetune import device, generation
 from hpo.finetune.folded.model import fold, load_slot
 from hpo.finetune.lora.adapters import Lora
@@ -61,7 +62,7 @@ def tokens(model: PreTrainedModel, generate: GenerateConfig, prompts: Any, slots
     settings = generation.settings_of(model, tiny.tokenizer(), generate)
     settings.eos_token_id = [2]
     with torch.no_grad():
-        found = generation._batch(model, settings, prompts, slots)
+        found = generation._batch(model, settings, prompts, slots, StopRequest())
     return [[generation._until_end(row, settings) for row in rows] for rows in found.tolist()]
 
 
@@ -110,11 +111,11 @@ def test_a_lack_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> N
     model, batch, sizes = separate("llama-causal", False)[0], generation._batch, []
     wanted = texts(model, PROMPTS)
 
-    def small(model: Any, settings: Any, prompts: Any, slots: int) -> torch.Tensor:
+    def small(model: Any, settings: Any, prompts: Any, *rest: Any) -> torch.Tensor:
         sizes.append(len(prompts))
         if len(prompts) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return batch(model, settings, prompts, slots)
+        return batch(model, settings, prompts, *rest)
 
     monkeypatch.setattr(generation, "_batch", small)
     assert texts(model, PROMPTS) == wanted

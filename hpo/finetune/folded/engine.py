@@ -303,7 +303,7 @@ class FoldedEngine:
         if self.setup.device.type == "cpu":
             first, last = min(slots), max(slots) + 1
         with narrowed(self.program.model, first, last):
-            texts = self.setup.generated(self.program.model, prompts, last - first)
+            texts = self.setup.generated(self.program.model, prompts, last - first, stop=self.stop_request)
         return {number: texts[number - first] for number in slots}
 
     def whole(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -93,6 +93,8 @@ def merged(folder: Path) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(folder, **NO_CODE)
         model, _ = from_pretrained(base, config, task_of(config).auto_model)
         whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            whole.generation_config = GenerationConfig.from_pretrained(folder)
     except Exception as error:  # transformers, peft and safetensors raise errors of many kinds
         first = str(error).partition("\n")[0]
         raise ModelError(
@@ -109,10 +111,7 @@ def merge(folder: Path, target: Path) -> None:
         MissingExtraError: `peft` is not installed.
         ModelError: As of `merged`.
     """
-    model = merged(folder)
-    if (folder / GENERATION_CONFIG_NAME).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    model.save_pretrained(target)
+    merged(folder).save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, **NO_CODE).save_pretrained(target)
 
 

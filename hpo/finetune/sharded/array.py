@@ -15,7 +15,7 @@ import multiprocessing
 import signal
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hpo.config.schema import StudyConfig
+from hpo.config.schema import Decoding, StudyConfig
 from hpo.core.errors import DivergedError, HpoError, ModelError, OutOfMemoryError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialSpec
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 # Seconds that the other processes have to answer after one has failed: they may be waiting for it.
 GRACE = 5.0
 POLL = 0.1  # seconds between two looks at `stop_request`
+
+WRITES_NOTHING = "a study with shards and generate is refused"
 
 
 class ShardLostError(HpoError):
@@ -194,14 +196,22 @@ class ShardedArray:
             self._loaded = False
             self._command("unload", slot)
 
-    def predictions_of(self, folder: Path, split: str, *, generate: bool = False) -> Predictions:
+    def predictions_of(self, folder: Path, split: str, *, decoding: Decoding | None = None) -> Predictions:
         """Return the predictions for a split of written weights; call it while no trial is in training."""
-        assert not generate, "a study with shards and generate is refused"
+        assert decoding is None, WRITES_NOTHING
         predictions: Predictions = self._command("predictions_of", folder.resolve(), split)
         return predictions
 
-    def untuned(self, split: str, *, generate: bool = False) -> None:
+    def untuned(self, split: str, *, decoding: Decoding | None = None) -> None:
         """Return None: models that give out tokens are not divided."""
+
+    def written(self, folder: Path, split: str, rows: Any, decodings: Sequence[Decoding]) -> Iterator[list[str]]:
+        """Not called: such a study generates nothing."""
+        raise AssertionError(WRITES_NOTHING)
+
+    def set_decoding(self, folder: Path, decoding: Decoding) -> None:
+        """Not called: such a study generates nothing."""
+        raise AssertionError(WRITES_NOTHING)
 
     def fastest_slots(self, most: int) -> int:
         """Return one: a trial is divided over all devices."""

@@ -15,7 +15,7 @@ from hpo.tasks.task import Smoothing, Task
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hpo.tasks.task import Outputs, Tensors
 
@@ -77,6 +77,9 @@ class GeneratingTask(LanguageTask):
     def ends(self, rows: EncodedRows) -> tuple[int, ...]:
         """Return the tokens that end a text in these rows, besides those that the tokenizer and the model name."""
         return ()
+
+    def begin(self, model: PreTrainedModel, keys: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Change a model's settings so that its texts begin as those of the training rows do."""
 
     def texts_without_model(self, split: Any) -> Mapping[str, Sequence[str]]:
         """Return name in words -> a text for each example, made without a model: baselines of generated text."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,12 +79,7 @@ def with_decoder_inputs(rows: EncodedRows, model: PreTrainedModel) -> EncodedRow
     """
     import torch
 
-    shift: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    kind = type(model).__name__
-    if shift is None:
-        raise ModelError(
-            f"{kind} has no prepare_decoder_input_ids_from_labels; choose a model such as T5, BART or Marian"
-        )
+    shift, kind = shift_of(model), type(model).__name__
     try:
         shifted = [shift(torch.tensor([labels]))[0].tolist() for labels in rows.token_targets["labels"]]
     except (ValueError, TypeError, RuntimeError):
@@ -93,6 +89,25 @@ def with_decoder_inputs(rows: EncodedRows, model: PreTrainedModel) -> EncodedRow
         ) from None
     _refuse_long(rows, model)
     return replace(rows, decoder_inputs={"decoder_input_ids": shifted})
+
+
+def shift_of(model: PreTrainedModel) -> Callable[[Any], Any]:
+    """Return the function of a model's family that makes its decoder's inputs of labels [rows, tokens].
+
+    Raises:
+        ModelError: It has none.
+    """
+    own: Callable[[Any], Any] | None = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        return own
+    of_module = getattr(sys.modules[type(model).__module__], "shift_tokens_right", None)  # of M2M100 and NLLB
+    if of_module is None:
+        raise ModelError(
+            f"{type(model).__name__} has no prepare_decoder_input_ids_from_labels; choose a model such as T5, BART or "
+            "Marian"
+        )
+    config: Any = model.config
+    return lambda labels: of_module(labels, config.pad_token_id, config.decoder_start_token_id)
 
 
 def _refuse_long(rows: EncodedRows, model: PreTrainedModel) -> None:

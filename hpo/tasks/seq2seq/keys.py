@@ -10,6 +10,8 @@ from pydantic import Field
 from hpo.core.settings import Mark
 from hpo.data.keys import DataKeys, Place
 
+LANGUAGES = ("source_language", "target_language")
+
 
 class PairKeys(DataKeys):
     """Rows of a source and the target that a model makes of it."""
@@ -22,6 +24,10 @@ class PairKeys(DataKeys):
     """Column of objects that hold both, as `translation: {en: ..., de: ...}`; `source` and `target` are names in it."""
     prefix: Annotated[str, Mark.NEWER] = ""
     """Text that is put before each source, with its blank: T5 knows its task by one, e.g. "summarize: "."""
+    source_language: Annotated[str | None, Mark.NEWER] = None
+    """Code of the sources' language, as the model's tokenizer writes it: `en_XX` of mBART, `eng_Latn` of NLLB."""
+    target_language: Annotated[str | None, Mark.NEWER] = None
+    """Code of the targets' language. A tokenizer that knows languages needs both codes; others refuse them."""
     max_target_length: int = Field(default=128, ge=2)
     """Tokens after which a target is cut, the end token included."""
 

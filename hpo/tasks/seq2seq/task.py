@@ -12,8 +12,8 @@ from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.language.predictions import TextPredictions
 from hpo.tasks.language.task import GeneratingTask
 from hpo.tasks.rows import EncodedRows
-from hpo.tasks.seq2seq import encoding, notes, pairs
-from hpo.tasks.seq2seq.keys import PairKeys
+from hpo.tasks.seq2seq import encoding, languages, notes, pairs
+from hpo.tasks.seq2seq.keys import LANGUAGES, PairKeys
 from hpo.tasks.seq2seq.pairs import PairSplit
 from hpo.tasks.seq2seq.usage import code
 
@@ -44,6 +44,9 @@ class Seq2Seq(GeneratingTask):
             yield ("target",), f"is {keys.target!r}, which is the source already; name another column"
         if keys.group in (keys.source, keys.target):
             yield ("group",), f"is column {keys.group!r}, which is a text; name another column"
+        lacking = [key for key in LANGUAGES if getattr(keys, key) is None]
+        if len(lacking) == 1:
+            yield (lacking[0],), "is missing: a model that knows languages needs both; write it too"
 
     def table(self, keys: PairKeys, split: str, source: str | list[str], folder: Path) -> pd.DataFrame:
         """Return the rows of one split, with a column of sources and one of targets."""
@@ -107,6 +110,10 @@ class Seq2Seq(GeneratingTask):
 
     # ------------------------------------------------------------ training and scoring
 
+    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase, keys: PairKeys) -> dict[str, Any]:
+        """Return the languages, of a tokenizer that knows any."""
+        return languages.options(tokenizer, keys)
+
     def loads(self, architecture: str) -> bool:
         """Return whether a class has an encoder and a decoder with a language-model head."""
         return architecture.endswith(("ForConditionalGeneration", "MTModel")) or architecture == "EncoderDecoderModel"
@@ -120,6 +127,10 @@ class Seq2Seq(GeneratingTask):
     def for_model(self, encoded: EncodedRows, model: PreTrainedModel) -> EncodedRows:
         """Return rows with the inputs of the model's decoder."""
         return encoding.with_decoder_inputs(encoded, model)
+
+    def begin(self, model: PreTrainedModel, keys: PairKeys, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let a model that knows languages begin in that of the targets."""
+        languages.begin(model, tokenizer, keys, encoding.shift_of(model))
 
     def prompts(
         self, split: PairSplit, keys: PairKeys, tokenizer: PreTrainedTokenizerBase, max_length: int

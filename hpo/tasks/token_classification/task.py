@@ -130,7 +130,7 @@ class TokenClassification(Task):
 
     # ------------------------------------------------------------ training and scoring
 
-    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase, keys: TagKeys) -> dict[str, Any]:
         """Return what lets a byte-level tokenizer read the words as if blanks were between them."""
         return {"add_prefix_space": True} if tokenizer.is_fast and joins_words(tokenizer) else {}
 

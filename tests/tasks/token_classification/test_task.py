@@ -262,9 +262,9 @@ def test_predictions_come_back_to_their_words_whatever_the_windows(max_length, s
 
 
 def test_a_byte_level_tokenizer_is_loaded_so_that_words_have_blanks_before_them():
-    assert TASK.tokenizer_options(word_pieces.roberta(add_prefix_space=False)) == {"add_prefix_space": True}
-    assert TASK.tokenizer_options(word_pieces.roberta()) == {}
-    assert TASK.tokenizer_options(word_pieces.bert()) == {}
+    assert TASK.tokenizer_options(word_pieces.roberta(add_prefix_space=False), None) == {"add_prefix_space": True}
+    assert TASK.tokenizer_options(word_pieces.roberta(), None) == {}
+    assert TASK.tokenizer_options(word_pieces.bert(), None) == {}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
