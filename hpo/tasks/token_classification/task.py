@@ -227,10 +227,6 @@ class TokenClassification(Task):
         """Refuse a metric of entities where there are none."""
         checks.refuse_metric(metric, data)
 
-    def too_few(self, metric: str, predictions: TagPredictions, labels: Sequence[str]) -> str | None:
-        """Return why there are too few entities to compare models by this metric, or None."""
-        return checks.too_few(metric, predictions)
-
     def collapse(self, predictions: TagPredictions) -> str:
         """Return the one tag that a collapsed model gives."""
         return predictions.collapse
