@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpo.tasks.metric import Metric
 from hpo.tasks.metrics import METRICS, score
 from hpo.tasks.registry import TASKS
 from hpo.tasks.task import Predictions
@@ -45,33 +46,59 @@ def intervals(
     """
     if reason := too_few(metric, models[0], labels, groups):
         return [reason] * (len(models) - 1)
-    scores = resampled(metric, models, groups, seed)
-    return [_interval(scores[:, 0] - scores[:, number]) for number in range(1, len(models))]
+    return _intervals(resampled(metric, models, groups, seed))
+
+
+def intervals_of_counts(
+    metric: str, counts: Sequence[Array], groups: Array | None = None, seed: int = 0
+) -> list[tuple[float, float] | str]:
+    """Return the intervals of models of which only the counts of a metric are known, each [n, k]; see `intervals`."""
+    entry = METRICS[metric]
+    reason = _few_rows(len(counts[0]), groups)
+    if reason is None and entry.too_few is not None:
+        reason = entry.too_few(counts[0].sum(axis=0))
+    if reason:
+        return [reason] * (len(counts) - 1)
+    return _intervals(_of_counts(entry, counts, groups, seed))
 
 
 def resampled(metric: str, models: Sequence[Predictions], groups: Array | None = None, seed: int = 0) -> Array:
     """Return the scores on every resample, [RESAMPLES, models]; NaN where undefined. Arguments as of `intervals`."""
-    draws, entry = _draws(len(models[0]), groups, seed), METRICS[metric]
+    entry = METRICS[metric]
     if entry.counts is not None:
-        each = np.stack([entry.counts(model) for model in models], axis=1)  # [n, models, k]
-        sums = (each[rows].sum(axis=0) for rows in draws)
-        return np.array([[entry.value(of_model) for of_model in of_models] for of_models in sums])
+        return _of_counts(entry, [entry.counts(model) for model in models], groups, seed)
+    draws = _draws(len(models[0]), groups, seed)
     if entry.resampled is not None:
         scorers = [entry.resampled(model) for model in models]
         return np.array([[scorer(rows) for scorer in scorers] for rows in draws])
     return np.array([[score(metric, model.take(rows)) for model in models] for rows in draws])
 
 
+def _of_counts(metric: Metric, counts: Sequence[Array], groups: Array | None, seed: int) -> Array:
+    """Return the scores of models on every resample from their counts, each [n, k]."""
+    each = np.stack(counts, axis=1)  # [n, models, k]
+    sums = (each[rows].sum(axis=0) for rows in _draws(len(each), groups, seed))
+    return np.array([[metric.value(of_model) for of_model in of_models] for of_models in sums])
+
+
 def too_few(
     metric: str, predictions: Predictions, labels: Sequence[str] = (), groups: Array | None = None
 ) -> str | None:
     """Return why there are too few rows to compare models by this metric, or None. Arguments as of `intervals`."""
-    count = len(predictions)
+    entry = METRICS[metric]
+    if reason := _few_rows(len(predictions), groups) or TASKS[predictions.task].too_few(metric, predictions, labels):
+        return reason
+    if entry.counts is None or entry.too_few is None:
+        return None
+    return entry.too_few(entry.counts(predictions).sum(axis=0))
+
+
+def _few_rows(count: int, groups: Array | None) -> str | None:
     if count < FEWEST_ROWS:
         return f"there are {count} test rows"
     if groups is not None and (found := len(np.unique(groups))) < FEWEST_ROWS:
         return f"the {count} test rows are of {found} group{'s' if found > 1 else ''}"
-    return TASKS[predictions.task].too_few(metric, predictions, labels)
+    return None
 
 
 def _draws(count: int, groups: Array | None, seed: int) -> Iterator[Array]:
@@ -90,6 +117,11 @@ def _draws(count: int, groups: Array | None, seed: int) -> Iterator[Array]:
         lengths = sizes[drawn]
         before = np.cumsum(lengths) - lengths  # rows of this resample before each drawn group
         yield order[np.repeat(starts[drawn] - before, lengths) + np.arange(lengths.sum())]
+
+
+def _intervals(scores: Array) -> list[tuple[float, float] | str]:
+    """Return the interval of the first model's score minus each other's, from their scores [resamples, models]."""
+    return [_interval(scores[:, 0] - scores[:, number]) for number in range(1, scores.shape[1])]
 
 
 def _interval(differences: Array) -> tuple[float, float] | str:

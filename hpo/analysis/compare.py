@@ -11,28 +11,41 @@ from typing import Any
 
 import numpy as np
 
-from hpo.analysis.bootstrap import intervals
+from hpo.analysis.bootstrap import intervals, intervals_of_counts
+from hpo.analysis.predictions import COUNTS, GROUP
 from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws, tuning_curve
 from hpo.analysis.verdict_text import as_text, difference
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.formatting import number, plain
+from hpo.data.splits import together
 from hpo.execution.study_setup import EXPLANATIONS, folder_of
 from hpo.storage.snapshot import Results
-from hpo.tasks.classification.predictions import LabelPredictions
-from hpo.tasks.classification.texts import TextSplit
-from hpo.tasks.metrics import score
+from hpo.tasks.classification.rereading import PROBABILITY
+from hpo.tasks.language.metrics import OF_TOKENS
+from hpo.tasks.metrics import METRICS, score
+from hpo.tasks.registry import TASKS
+from hpo.tasks.task import Predictions, Task
 
-PROBABILITY = "probability of "  # begins the columns of probabilities in a file of predictions
-SMALLEST = 1e-30  # a probability that was rounded to 0, whose logarithm would be infinite
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class _Tested:
-    """The best trial of a study on the test split, as its file of predictions has it."""
+    """The best trial of a study on the test split, as its file of predictions has it.
 
-    outputs: LabelPredictions
-    labels: tuple[str, ...]
-    rows: TextSplit
+    Attributes:
+        rows: What each row says, and what is expected of a model, by column.
+        groups: [n] rows with the same number are resampled together; None if the file does not say.
+        score: The value of the study's metric.
+        outputs: The predictions, or the counts of the metric [n, k].
+        labels: Names of the labels of predictions.
+    """
+
+    rows: list[dict[str, str]]
+    groups: Array | None
+    score: float
+    outputs: Predictions | Array
+    labels: tuple[str, ...] = ()
 
 
 def compare(first: Results, second: Results) -> dict[str, Any]:
@@ -44,19 +57,19 @@ def compare(first: Results, second: Results) -> dict[str, Any]:
         with `low`, `high` and `shown`, or the reason `untold`.
 
     Raises:
-        StudyError: They differ in task, metric or data, or a best trial has not been scored on the test split.
+        StudyError: They differ in task, metric, data or tokens, or a best trial has not been scored on the test split.
         HpoError: A file of predictions cannot be read.
     """
     _refuse(first, second)
     one, other = (_tested(results) for results in (first, second))
-    if one.rows.contents != other.rows.contents or not np.array_equal(one.outputs.targets, other.outputs.targets):
+    if one.rows != other.rows:
         raise StudyError("the files of predictions are of other test rows; run both studies again, which writes them")
-    scores = [score(first.metric, tested.outputs) for tested in (one, other)]
+    _refuse_other_units(first.metric, one, other)
     return {
         "metric": first.metric,
         "examples": len(one.rows),
-        "studies": [_facts(results, test) for results, test in zip((first, second), scores, strict=True)],
-        "compared": {"difference": scores[0] - scores[1], **_interval(first, one, other)},
+        "studies": [_facts(results, tested.score) for results, tested in ((first, one), (second, other))],
+        "compared": {"difference": one.score - other.score, **_interval(first, one, other)},
     }
 
 
@@ -119,11 +132,6 @@ def _refuse(first: Results, second: Results) -> None:
     if differ := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
         lines = [f"  {key}: {a!r} and {b!r}{EXPLANATIONS.get(key, '')}" for key, (a, b) in differ.items()]
         raise StudyError(f"studies {names} do not compare:\n" + "\n".join(lines))
-    if (task := first.facts.get("task")) not in READERS:
-        raise StudyError(
-            f"studies of {task} are not compared on the same test rows, only those of {', '.join(READERS)}; compare "
-            "hpo show of both"
-        )
     if missing := [results.name for results in (first, second) if results.verdict is None]:
         raise StudyError(
             f"the best trial of {' and '.join(missing)} has not been scored on the test split; run it to its end: "
@@ -131,12 +139,31 @@ def _refuse(first: Results, second: Results) -> None:
         )
 
 
+def _refuse_other_units(metric: str, one: _Tested, other: _Tested) -> None:
+    """Refuse means over other units, as those of models whose tokenizers divide the same texts into other tokens.
+
+    Raises:
+        StudyError: They are.
+    """
+    if metric not in OF_TOKENS or not (isinstance(one.outputs, np.ndarray) and isinstance(other.outputs, np.ndarray)):
+        return
+    if not np.array_equal(one.outputs[:, 1], other.outputs[:, 1]):
+        raise StudyError(
+            f"{metric} of the two studies does not compare: their models read the same test rows as other tokens or "
+            "windows, and it is a mean over these. Compare studies of models with one tokenizer and one max_length, or "
+            "by a metric that does not depend on them, as bits_per_byte of causal_lm and seq2seq"
+        )
+
+
 def _interval(results: Results, one: _Tested, other: _Tested) -> dict[str, Any]:
     """Return the paired interval of the difference, or why there is none."""
-    data = results.attrs.get("config", {}).get("data")
-    if isinstance(data, Mapping) and data.get("group") is not None:
+    if one.groups is None or other.groups is None:
         return {"untold": "the files of predictions lack the groups of the rows", "shown": False}
-    (found,) = intervals(results.metric, [one.outputs, other.outputs], one.labels, one.rows.groups)
+    if isinstance(one.outputs, np.ndarray) and isinstance(other.outputs, np.ndarray):
+        (found,) = intervals_of_counts(results.metric, [one.outputs, other.outputs], one.groups)
+    else:
+        models: Any = [one.outputs, other.outputs]
+        (found,) = intervals(results.metric, models, one.labels, one.groups)
     if isinstance(found, str):
         return {"untold": found, "shown": False}
     return {"low": found[0], "high": found[1], "shown": found[0] > 0 or found[1] < 0}
@@ -180,49 +207,45 @@ def _tested(results: Results) -> _Tested:
     path = folder_of(results.name) / "predictions" / f"trial_{results.best.number}_test.csv"
     again = f"delete it and run hpo run {results.name}, which writes it again"
     try:
-        tested = _read(path, str(results.facts["task"]))
+        tested = _read(path, results)
     except OSError as error:
         raise HpoError(f"predictions {path} cannot be read ({error.strerror}); {again}") from None
     except (KeyError, ValueError) as error:
         raise HpoError(f"predictions {path} cannot be read ({type(error).__name__}: {error}); {again}") from None
-    found, stored = score(results.metric, tested.outputs), results.verdict["best"]["score"]
-    if not np.isclose(found, stored, rtol=1e-4, atol=1e-6):
-        raise HpoError(f"predictions {path} score {found:.6g}, but {stored:.6g} was scored; {again}")
+    stored = results.verdict["best"]["score"]
+    if not np.isclose(tested.score, stored, rtol=1e-4, atol=1e-6):
+        raise HpoError(f"predictions {path} score {tested.score:.6g}, but {stored:.6g} was scored; {again}")
     return tested
 
 
-def _read(path: Path, task: str) -> _Tested:
+def _read(path: Path, results: Results) -> _Tested:
     """Read a file of predictions, as `hpo.analysis.verdict` writes it."""
     with path.open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     if not table:
         raise ValueError("it has no rows")
-    names = tuple(column.removeprefix(PROBABILITY) for column in table[0] if column.startswith(PROBABILITY))
-    targets, logits = READERS[task](table, names)
-    pairs = [row["text_pair"] for row in table] if "text_pair" in table[0] else None
-    texts = TextSplit([row["text"] for row in table], pairs, targets)
-    return _Tested(LabelPredictions(task, targets, logits), names, texts)
+    task, metric = TASKS[str(results.facts["task"])], results.metric
+    asked = [{key: value for key, value in row.items() if not _is_answer(key, task)} for row in table]
+    groups = _groups(table, results)
+    if task.rereads:
+        predictions, labels = task.reread(table)
+        return _Tested(asked, groups, score(metric, predictions), predictions, labels)
+    counts = np.array([json.loads(row[f"{COUNTS}{metric}"]) for row in table], dtype=float)
+    return _Tested(asked, groups, METRICS[metric].value(counts.sum(axis=0)), counts)
 
 
-def _single_label(table: list[dict[str, str]], names: tuple[str, ...]) -> tuple[Any, Any]:
-    return np.array([names.index(row["label"]) for row in table]), np.log(_probabilities(table, names))
+def _is_answer(column: str, task: Task) -> bool:
+    return column in (*task.answer_keys, GROUP) or column.startswith((PROBABILITY, COUNTS))
 
 
-def _multi_label(table: list[dict[str, str]], names: tuple[str, ...]) -> tuple[Any, Any]:
-    having = [set(json.loads(row["label"])) for row in table]
-    probabilities = _probabilities(table, names)
-    no = np.maximum(1 - probabilities, SMALLEST)
-    return np.array([[float(name in labels) for name in names] for labels in having]), np.log(probabilities / no)
+def _groups(table: list[dict[str, str]], results: Results) -> Array | None:
+    """Return the group of each row; None where a file of a former version lacks them.
 
-
-def _regression(table: list[dict[str, str]], names: tuple[str, ...]) -> tuple[Any, Any]:
-    return np.array([float(row["label"]) for row in table]), np.array([[float(row["predicted"])] for row in table])
-
-
-READERS = {"single_label": _single_label, "multi_label": _multi_label, "regression": _regression}
-"""Task -> function of the rows and the labels that returns targets and logits."""
-
-
-def _probabilities(table: list[dict[str, str]], names: tuple[str, ...]) -> Any:
-    """Return the probabilities [rows, labels]."""
-    return np.maximum([[float(row[f"{PROBABILITY}{name}"]) for name in names] for row in table], SMALLEST)
+    Such files are of texts. Without groups in the data, texts that are equal are a group.
+    """
+    if GROUP in table[0]:
+        return np.array([int(row[GROUP]) for row in table])
+    data = results.attrs.get("config", {}).get("data")
+    if isinstance(data, Mapping) and data.get("group") is not None:
+        return None
+    return together([(row["text"], row.get("text_pair")) for row in table])

@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 
 from hpo.core.errors import HpoError
+from hpo.tasks.classification.rereading import PROBABILITY
+from hpo.tasks.metrics import METRICS
+from hpo.tasks.task import Predictions
 
 Row = Mapping[str, Any]
+
+GROUP = "group"
+"""Column of the number of a row's group; see `hpo.tasks.dataset.Split.groups`."""
+COUNTS = "counts of "
+"""Begins the column of the counts of a metric; see `hpo.tasks.metric.Metric.counts`."""
 
 
 def jsonl(rows: Iterable[Row]) -> str:
@@ -56,11 +64,18 @@ def write(rows: Sequence[Row], path: Path) -> Path:
     return path
 
 
+def counts_of(metric: str, predictions: Predictions) -> list[dict[str, Any]]:
+    """Return for each example a column with its counts of a metric, from which two studies are compared."""
+    counts = METRICS[metric].counts
+    assert counts is not None, f"{metric} is no function of counts"
+    return [{f"{COUNTS}{metric}": own} for own in counts(predictions).tolist()]
+
+
 def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if key == "probabilities":
-            flat |= {f"probability of {label}": probability for label, probability in value.items()}
+            flat |= {f"{PROBABILITY}{label}": probability for label, probability in value.items()}
         else:
             plain = _json(value)
             flat[key] = json.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else plain

@@ -13,7 +13,7 @@ import optuna
 
 from hpo.analysis import decoding, generated
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, intervals
-from hpo.analysis.predictions import write
+from hpo.analysis.predictions import GROUP, counts_of, write
 from hpo.storage.snapshot import LOOK, Results, read
 from hpo.tasks.metrics import score, worst_group
 from hpo.tasks.task import Predictions, Reference
@@ -197,6 +197,14 @@ def _write_predictions(
     if path.is_file():
         return
     task, data = array.setup.task, array.setup.data
-    expected = data.splits[split].as_rows(data.labels)
-    predicted = task.predicted_rows(predictions_of(number, split), data.labels)
-    write([{"row": i, **row, **found} for i, (row, found) in enumerate(zip(expected, predicted, strict=True), 1)], path)
+    own, predictions = data.splits[split], predictions_of(number, split)
+    rows: list[dict[str, Any]] = [
+        {"row": i, **row, **found, GROUP: int(group)}
+        for i, (row, found, group) in enumerate(
+            zip(own.as_rows(data.labels), task.predicted_rows(predictions, data.labels), own.groups, strict=True), 1
+        )
+    ]
+    if not task.rereads:
+        counts = counts_of(array.setup.metric, predictions)
+        rows = [row | more for row, more in zip(rows, counts, strict=True)]
+    write(rows, path)

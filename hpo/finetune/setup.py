@@ -82,7 +82,8 @@ class Setup:
         frozen: What frozen layers yield for the rows; None if no trial has frozen layers.
 
     Raises:
-        ModelError: The model or its tokenizer cannot be loaded, or its layers cannot be frozen as asked.
+        ModelError: The model or its tokenizer cannot be loaded, its layers cannot be frozen as asked, or it cannot
+            learn the task.
         DataError: An example does not fit.
     """
 
@@ -125,6 +126,7 @@ class Setup:
         self.max_length = longest_input(config.max_length, self.tokenizer, self.model.config)
         self.rows: dict[str, EncodedRows] = {}
         encoded = {name: self._encoded(name) for name in data.splits}
+        self.task.refuse_model(self.model, self.rows["train"])
         log.info("preparing the model")
         self._weights_digest = digest(self.model, self.head)
         used = np.unique(torch.cat([tokens.ids for tokens in encoded.values()]).cpu())

@@ -23,6 +23,7 @@ class Metric:
         direction: Whether more or less is better.
         counts: Predictions for n examples -> what adds up over examples, [n, k]; None if nothing does.
         value: Sums of `counts` over some examples, [k] -> the score of these examples.
+        too_few: Sums of `counts` over all examples -> why they are too few to compare models, or None.
         resampled: Predictions -> a function of example numbers -> the score of these examples, as `score` gives it; see
             `hpo.tasks.classification.resampling`.
         needs: Classes that must have enough rows for the score to be reliable: the `positive` one, or `every`.
@@ -36,6 +37,7 @@ class Metric:
     direction: Direction = "maximize"
     counts: Callable[[Any], Array] | None = None
     value: Callable[[Array], float] = lambda sums: float(sums[0] / sums[1])
+    too_few: Callable[[Array], str | None] | None = None
     resampled: Callable[[Any], Callable[[Array], float]] | None = None
     needs: Literal["", "positive", "every"] = ""
     aliases: tuple[str, ...] = ()
@@ -49,10 +51,11 @@ def summed(
     direction: Direction = "maximize",
     aliases: tuple[str, ...] = (),
     generated: tuple[str, ...] = (),
+    too_few: Callable[[Array], str | None] | None = None,
 ) -> Metric:
     """Return a metric that is a function of counts which add up over examples; arguments as in `Metric`."""
 
     def score(predictions: Any) -> float:
         return value(counts(predictions).sum(axis=0))
 
-    return Metric(score, tasks, direction, counts, value, aliases=aliases, generated=generated)
+    return Metric(score, tasks, direction, counts, value, too_few, aliases=aliases, generated=generated)

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 import numpy as np
 
 from hpo.core.errors import DataError
 from hpo.data.keys import DataKeys, Place
 from hpo.tasks.dataset import Dataset
+from hpo.tasks.predictions import Predictions as Predictions
+from hpo.tasks.predictions import Reference as Reference
 from hpo.tasks.rows import EncodedRows
 
 if TYPE_CHECKING:
@@ -39,55 +40,6 @@ Array = np.ndarray[Any, Any]
 Smoothing = Union[float, "torch.Tensor"]
 COLLAPSE = "gives every example the same answer"
 """What a collapsed model does, where its task knows no more."""
-
-
-class Predictions(Protocol):
-    """A model's predictions for the n examples of a split, together with what is expected of them."""
-
-    @property
-    def task(self) -> str:
-        """Name in `TASKS`."""
-
-    def __len__(self) -> int:
-        """Return n."""
-
-    def take(self, examples: Array) -> Predictions:
-        """Return the predictions for some examples, e.g. those of a bootstrap sample."""
-
-    @property
-    def finite(self) -> bool:
-        """Whether all outputs of the model were finite."""
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether the model gives every example the same answer although different ones are expected."""
-
-    @property
-    def varied(self) -> bool:
-        """Whether the examples have different expected answers; if not, some metrics are not defined."""
-
-    @property
-    def losses(self) -> Array:
-        """[n]: the loss of each example, summed over its units, without label smoothing and class weights."""
-
-    @property
-    def units(self) -> Array:
-        """[n]: the units of each example."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A cheap model that a fine-tuned one should beat.
-
-    Attributes:
-        says: Its name in words, to begin a sentence with.
-        predictions: Its predictions for the test split.
-        bounded: On how many of the training rows it learned, in words, if not on all.
-    """
-
-    says: str
-    predictions: Predictions
-    bounded: str = ""
 
 
 class Task(ABC):
@@ -112,6 +64,8 @@ class Task(ABC):
         generates: Whether its models generate text; see `GeneratingTask` in `hpo/tasks/language/task.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
+        rereads: Whether a file of predictions says all that metrics need; see `reread`. If not, every metric of the
+            task is a function of counts, and the file has those of the study's metric too.
     """
 
     name: str
@@ -129,6 +83,7 @@ class Task(ABC):
     formats: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = True
     answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")
+    rereads: ClassVar[bool] = False
 
     # ------------------------------------------------------------ reading
 
@@ -278,6 +233,17 @@ class Task(ABC):
         """
         return rows
 
+    def refuse_model(self, model: PreTrainedModel, rows: EncodedRows) -> None:  # noqa: B027 - most models can learn it
+        """Refuse a model that cannot learn what is expected of it.
+
+        Args:
+            model: The model.
+            rows: Those of train; the first ones have their tokens.
+
+        Raises:
+            ModelError: It cannot.
+        """
+
     def row_facts(self, rows: Mapping[str, EncodedRows], max_length: int) -> dict[str, str]:
         """Return label -> sentence about the rows of all splits, for `hpo check`."""
         return {}
@@ -389,6 +355,15 @@ class Task(ABC):
     @abstractmethod
     def predicted_rows(self, predictions: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Return a model's predictions for n examples as JSON values, with the key `predicted`."""
+
+    def reread(self, rows: Sequence[Mapping[str, str]]) -> tuple[Predictions, tuple[str, ...]]:
+        """Return the predictions that the rows of a file of predictions have, and the labels, if the task `rereads`.
+
+        Raises:
+            KeyError: A column is missing.
+            ValueError: A value is not what it must be.
+        """
+        raise NotImplementedError
 
     def refuse_unlearnable(self, data: Dataset) -> None:
         """Refuse data from which nothing can be learned.

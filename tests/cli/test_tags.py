@@ -36,6 +36,12 @@ BAD = {
         {},
         ["bad.conll, line 2: 1 column, where its sentence has 2: 'left'"],
     ),
+    "no predicate": (
+        "bad.conll",
+        "Ann - B-A0\nleft left B-V\n\nBob - O\n\nso x O\nhe x O\n",
+        {"predicate_column": 2},
+        ["predicate: 2", "bad.conll, line 4: no word is marked in column 2", "2 words, 'so' in line 6, 'he' in line 7"],
+    ),
     "no such column": ("bad.conll", "Ann B-PER\n", {"tag_column": 5}, ["line 1: 2 columns", "the tag in column 5"]),
     "a tag that follows no other": (
         "bad.conll",
@@ -176,7 +182,7 @@ def test_a_study_from_its_file_to_predictions(call, trained):
     ]
     assert [e["score"] for e in row["entities"]] == pytest.approx([float(e["score"]) for e in spoken], abs=1e-4)
     written = pd.read_csv(next(Path("runs/tiny/predictions").glob(f"trial_{verdict['best']['number']}_test.csv")))
-    assert list(written.columns) == ["row", "words", "tags", "predicted", "entities"]
+    assert list(written.columns) == ["row", "words", "tags", "predicted", "entities", "group", "counts of entity_f1"]
     assert all(len(json.loads(row.tags)) == len(json.loads(row.predicted)) for row in written.itertuples())
 
 
@@ -212,3 +218,36 @@ def test_adapters_are_exported_as_a_whole_model(call):
     assert isinstance(pipeline("token-classification", model="exported", device="cpu")("w1 fine"), list)
     code, printed = call("predict", "exported", "w1 fine")
     assert code == 0, printed
+
+
+# ---------------------------------------------------------------- predicates
+
+
+def test_roles_of_marked_predicates_from_the_file_to_predictions(call):
+    Path("roles.conll").write_text(tagged.roles(160))
+    data = {"train": "roles.conll", "predicate_column": 2}
+    write(data=data, space=SPACE | {"epochs": 2}, trials=1, max_length=32)
+    code, printed = call("check", "tags.yaml")
+    assert code == 0, printed
+    assert "[UNK]/B-V" in printed  # the tokenizer has no *
+    code, printed = call("run", "tags.yaml")
+    assert code == 0, printed
+    assert call("export", "tiny", "-o", "exported")[0] == 0
+    Path("new.conll").write_text("w1 -\nfine x\ndull -\n\nfine 1\nw2 0\nfine 0\n")
+    Path("new.jsonl").write_text(
+        '{"tokens": ["w1", "fine", "dull"], "predicate": 1}\n{"tokens": ["fine", "w2", "fine"], "predicate": 0}\n'
+    )
+    found = []
+    for name in ("new.conll", "new.jsonl"):
+        code, printed = call("predict", "exported", "--file", name)
+        assert code == 0, printed
+        found.append([json.loads(line) for line in printed.splitlines()])
+    assert found[0] == found[1]
+    assert [row["predicate"] for row in found[0]] == [1, 0]
+    code, printed = call("predict", "exported", "w1 fine dull", "1")
+    assert [json.loads(printed)["predicted"]] == [found[0][0]["predicted"]]
+    Path("bad.conll").write_text("w1 -\nfine -\n\nw1 x\nfine x\n")
+    code, printed = call("predict", "exported", "--file", "bad.conll")
+    assert code == 2
+    assert "not one word is marked as the predicate: 2" in printed
+    assert "bad.conll, line 1: no word is marked in column 2" in printed

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, get_linear_s
 from trials import MIXED, advanced_beside_nan, curves, run, same
 
 from hpo.config import study_spec
+from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded import engine, equivalence
@@ -64,6 +65,7 @@ def heads() -> dict[str, tuple[type, Any]]:
 
 
 HEADS = heads()
+LEFT_TO_RIGHT = ("gpt2", "qwen3")
 
 
 def test_gemma_and_models_that_only_write_text_have_no_head_for_question_answering() -> None:
@@ -88,8 +90,22 @@ def test_models_that_pack_for_classification_pack_here(name: str) -> None:
 @pytest.mark.parametrize("kind", list(tiny.SIZES))
 def test_every_tiny_model_trains(tmp_path: Path, kind: str) -> None:
     tiny.save_model(tmp_path / "model", kind)
+    if kind in LEFT_TO_RIGHT:
+        squad_rows.write(tmp_path / "questions.jsonl", squad_rows.topics(160, unanswerable=0))
     found = curves(opened(tmp_path, slots=2), EXACT[1:3])
     assert all(np.isfinite(point[1]) for curve in found.values() for point in curve[:-1]), found
+
+
+@pytest.mark.parametrize("kind", list(tiny.SIZES))
+def test_a_model_that_reads_from_left_to_right_cannot_learn_that_there_is_no_answer(tmp_path: Path, kind: str) -> None:
+    tiny.save_model(tmp_path / "model", kind)
+    if kind not in LEFT_TO_RIGHT:
+        assert opened(tmp_path).setup.data.splits["train"].unanswerable
+        return
+    with pytest.raises(
+        ModelError, match=r"reads from left to right, .* as \d+ of 100 of train have none. Choose a model"
+    ):
+        opened(tmp_path)
 
 
 # ---------------------------------------------------------------- folded and separate

@@ -42,6 +42,25 @@ def write_conll(path: Path, found: list[Tagged], between: str = "\n") -> Path:
     return path
 
 
+def roles(count: int, seed: int = 0) -> str:
+    """Return a CoNLL file of sentences with a marked predicate, a word of the topic `good` among others of it.
+
+    The words before the predicate that are of the topic `bad` are its agents, and those after it its themes.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(count):
+        words = [str(word) for word in rng.choice([*tiny.FILLER[:20], *TYPES["BAD"]], rng.integers(4, 9))]
+        places = np.sort(rng.choice(len(words), 2, replace=False))
+        for place in places:
+            words[place] = str(rng.choice(TYPES["GOOD"]))
+        verb = int(rng.choice(places))
+        tags = [("B-A0" if i < verb else "B-A1") if word in TYPES["BAD"] else "O" for i, word in enumerate(words)]
+        tags[verb] = "B-V"
+        rows = zip(words, tags, strict=True)
+        found.append("".join(f"{word} {'-x'[i == verb]} {tag}\n" for i, (word, tag) in enumerate(rows)))
+    return "\n".join(found)
+
+
 def study(folder: Path, count: int = 140, **overrides: Any) -> dict[str, Any]:
     """Return a study file's content: a tiny model and a CoNLL file in `folder`, four random trials."""
     if not (folder / "data.conll").exists():

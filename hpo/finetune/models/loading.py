@@ -68,6 +68,8 @@ def _attention(
     Fused attention has one dropout rate for all rows, so with a rate for each slot attention is not fused. That is so
     even if all rates are zero: the last bits differ between the two, and must not depend on a trial's neighbours.
     """
+    if kwargs.get("softcap") is not None:  # Gemma 2 bounds its logits; with small ones the outputs hardly differ
+        raise ValueError("fused attention does not bound its logits")
     packing = packed_now()
     if packing is not None:
         query, key, value = (packing.to_rows(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))

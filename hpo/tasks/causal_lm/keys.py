@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
+from hpo.core.settings import Mark
 from hpo.data.keys import DataKeys, Place
 
 PLAIN = "plain"
@@ -18,6 +19,8 @@ class ChatKeys(DataKeys):
     """What the rows are; `auto` tells by the columns."""
     messages: str | None = None
     """Column of the conversations; `messages`, `conversations`, `dialog` or `dialogue` if empty."""
+    tools: Annotated[str, Mark.NEWER] = "tools"
+    """Column of the tools that the assistant may call: a list of JSON schemas, given to the chat template."""
     prompt: str = "prompt"
     """Column of the prompts: a text, or a list of messages."""
     completion: str = "completion"

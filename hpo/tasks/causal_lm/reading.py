@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,16 @@ NO_TURNS = Kind(
     "values that are no conversation",
     'Write a list of messages, [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}], of '
     '{"from": "human", "value": "..."}, or of texts',
+)
+CALLS = Kind(
+    "calls of tools that are not a name and arguments",
+    'Write e.g. "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]; '
+    "arguments may be JSON in a text",
+)
+TOOLS = Kind(
+    "values that are no list of tools",
+    'Write e.g. "tools": [{"type": "function", "function": {"name": "weather", "parameters": {}}}]; it may be JSON in '
+    "a text",
 )
 ODD = "conversations of an odd number of texts, whose last text, the user's, is left out"
 
@@ -63,7 +74,8 @@ def form_of(keys: ChatKeys, columns: Collection[str], name: str) -> dict[str, st
             f"{{form: {found[-1]}}}"
         )
     chosen = {"form": found[0], **offered[found[0]]}
-    return chosen | ({"input": keys.input} if found[0] == "instruction" and keys.input in columns else {})
+    more = {"instruction": "input", "messages": "tools", "prompt": "tools"}.get(found[0], "")
+    return chosen | ({more: getattr(keys, more)} if more and getattr(keys, more) in columns else {})
 
 
 def _no_form(keys: ChatKeys, offered: Mapping[str, Mapping[str, str]], columns: Collection[str], name: str) -> str:
@@ -79,7 +91,8 @@ def said(form: Mapping[str, str]) -> str:
     """Return what rows of a form are read as, in words."""
     named = {key: repr(column) for key, column in form.items() if key != "form"}
     if form["form"] == "messages":
-        return f"conversations, from the column {named['messages']}"
+        tools = f", with the tools of the column {named['tools']}" if "tools" in named else ""
+        return f"conversations, from the column {named['messages']}{tools}"
     if form["form"] == "text":
         return f"plain text, from the column {named['text']}, a document a row"
     asked = " and ".join(named[key] for key in ("prompt", "instruction", "input") if key in named)
@@ -114,18 +127,20 @@ def example(
 
 
 def _messages(row: Mapping[str, Any], place: str, remarks: Remarks, answered: bool) -> Conversation | None:
-    turns = _turns(row.get("messages"), place, remarks)
-    return Conversation(turns) if turns else None
+    turns, tools = _turns(row.get("messages"), place, remarks), _tools(row.get("tools"), place, remarks)
+    return Conversation(turns, tools=tools) if turns else None
 
 
 def _prompt(row: Mapping[str, Any], place: str, remarks: Remarks, answered: bool) -> Conversation | None:
     prompt, completion = (_plain(row.get(key)) for key in ("prompt", "completion"))
+    tools = _tools(row.get("tools"), place, remarks)
     if isinstance(prompt, list) or isinstance(completion, list):
         first = _turns(prompt, place, remarks)
         rest = _turns(completion, place, remarks) if answered else ()
-        return Conversation(first + rest, len(first)) if first and rest is not None else None
+        return Conversation(first + rest, len(first), tools=tools) if first and rest is not None else None
     asked = _text(row, "prompt", place, remarks)
-    return _of_two(asked, _text(row, "completion", place, remarks) if answered else "", asked, answered)
+    found = _of_two(asked, _text(row, "completion", place, remarks) if answered else "", asked, answered)
+    return replace(found, tools=tools) if found is not None else None
 
 
 def _instruction(row: Mapping[str, Any], place: str, remarks: Remarks, answered: bool) -> Conversation | None:
@@ -185,22 +200,82 @@ def _turn(message: Any, place: str, remarks: Remarks) -> Turn | None:
     if str(role) not in ROLES:
         remarks.fault(UNKNOWN, place, f"its role is {role!r:.40}")
         return None
+    more = _more(message, ROLES[str(role)], place, remarks)
+    if more is None:
+        return None
+    if content is None and "tool_calls" in more:
+        content = ""
+    if isinstance(content, Mapping | list) and role == "tool":
+        content = json.dumps(content, ensure_ascii=False)
     if not isinstance(content, str):
         remarks.fault(NO_TEXT, place, f"its content is {content!r:.60}")
         return None
-    return Turn(ROLES[str(role)], content)
+    return Turn(ROLES[str(role)], content, more)
 
 
 def _plain(value: Any) -> Any:
     """Return a list of Parquet, or a JSON list in a text, as a list; any other value unchanged."""
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        return _of_arrow(value)
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
             return json.loads(value)
         except json.JSONDecodeError:
             return value
     return value
+
+
+def _of_arrow(value: Any) -> Any:
+    """Return a value of Parquet as JSON has it: Arrow gives all objects of a column the keys of all, with nulls."""
+    if isinstance(value, np.ndarray | list):
+        return [_of_arrow(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _of_arrow(each) for key, each in value.items() if each is not None}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# ---------------------------------------------------------------- tools
+
+
+def _more(message: Mapping[str, Any], role: str, place: str, remarks: Remarks) -> str | None:
+    """Return what a message has besides role and content, as `Turn.more` has it; None if it has a fault."""
+    given = _plain(message.get("tool_calls"))
+    if role == "assistant" and given is not None and given != []:
+        calls = [_call(each) for each in given] if isinstance(given, list) else [None]
+        if None in calls:
+            remarks.fault(CALLS, place, f"its tool_calls are {given!r:.60}")
+            return None
+        return json.dumps({"tool_calls": calls}, ensure_ascii=False)
+    known = {key: message[key] for key in ("name", "tool_call_id") if isinstance(message.get(key), str)}
+    return json.dumps(known, ensure_ascii=False) if role == "tool" and known else ""
+
+
+def _call(value: Any) -> dict[str, Any] | None:
+    """Return a call of a tool with its arguments as an object, which templates write as JSON; None if it is none."""
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(name := function.get("name"), str) or not name:
+        return None
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except json.JSONDecodeError:
+            return None
+    if not isinstance(arguments, Mapping):
+        return None
+    known = {"id": value["id"]} if isinstance(value.get("id"), str) else {}
+    return {**known, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+
+
+def _tools(value: Any, place: str, remarks: Remarks) -> str:
+    """Return a list of tools as `Conversation.tools` has it; empty if there are none, or if it has a fault."""
+    listed = _plain(value)
+    if listed is None or listed == [] or listed in ("", "[]") or (isinstance(listed, float) and math.isnan(listed)):
+        return ""
+    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
+        remarks.fault(TOOLS, place, f"it is {listed!r:.60}")
+        return ""
+    return json.dumps(listed, ensure_ascii=False)
 
 
 # ---------------------------------------------------------------- without what is expected
@@ -217,7 +292,7 @@ def with_prompts(rows: Sequence[Mapping[str, Any]], keys: ChatKeys) -> list[dict
     form, column = next((each for each in offered if each[1] in rows[0]), ("", ""))
     if not form:
         return [dict(row) for row in rows]
-    named = {form: column, "input": keys.input}
+    named = {form: column, "input": keys.input, "tools": keys.tools}
     remarks = Remarks()
     found = [
         example({key: row.get(column) for key, column in named.items()}, form, f"row {number}", remarks, answered=False)
@@ -228,7 +303,7 @@ def with_prompts(rows: Sequence[Mapping[str, Any]], keys: ChatKeys) -> list[dict
     return [{**row, keys.prompt: prompt} for row, prompt in zip(rows, prompts, strict=True)]
 
 
-def _asked(found: Example, keys: ChatKeys) -> str | list[dict[str, str]]:
+def _asked(found: Example, keys: ChatKeys) -> str | list[dict[str, Any]]:
     if isinstance(found, Document):
         return found.expected
     if found.plain is None:
@@ -236,15 +311,22 @@ def _asked(found: Example, keys: ChatKeys) -> str | list[dict[str, str]]:
     return found.plain if keys.chat_template == PLAIN else found.turns[0].content
 
 
-def unanswered(rows: Sequence[Mapping[str, Any]], column: str) -> list[Example]:
+def unanswered(rows: Sequence[Mapping[str, Any]], column: str, tools: str = "tools") -> list[Example]:
     """Return rows of prompts, each a text or a list of messages, as conversations whose answers are not known.
+
+    Args:
+        rows: The rows.
+        column: Their column of prompts.
+        tools: That of tools, which may be missing.
 
     Raises:
         DataError: A row has no prompt.
     """
     remarks = Remarks()
     found = [
-        example({"prompt": row.get(column)}, "prompt", f"row {number}", remarks, answered=False)
+        example(
+            {"prompt": row.get(column), "tools": row.get(tools)}, "prompt", f"row {number}", remarks, answered=False
+        )
         for number, row in enumerate(rows, 1)
     ]
     remarks.refuse_faults()

@@ -54,8 +54,9 @@ class TextSplit(Split):
             yield json.dumps([name, self.template]).encode()
         for each in self.examples:
             if isinstance(each, Conversation):
-                turns = [[turn.role, turn.content] for turn in each.turns]
-                yield json.dumps([name, turns, each.given, each.plain]).encode()
+                turns = [[turn.role, turn.content, *([turn.more] if turn.more else [])] for turn in each.turns]
+                tools = [each.tools] if each.tools else []
+                yield json.dumps([name, turns, each.given, each.plain, *tools]).encode()
             else:
                 yield json.dumps([name, each.expected]).encode()
 
@@ -173,10 +174,10 @@ def _refuse_several(forms: dict[str, str]) -> None:
 
 
 def _complete(row: dict[str, Any], place: str, remarks: Remarks) -> bool:
-    """Return whether a row has all columns of its file's form; the input of an instruction may be missing."""
+    """Return whether a row has all columns of its file's form; inputs of instructions and tools may be missing."""
     from hpo.data.tables import is_missing
 
-    missing = [key for key, value in row.items() if key != "input" and is_missing(value)]
+    missing = [key for key, value in row.items() if key not in ("input", "tools") and is_missing(value)]
     if missing:
         remarks.fault(LACKING, place, f"it has no {', '.join(missing)}")
     return not missing

@@ -13,7 +13,7 @@ from hpo.core.errors import DataError
 from hpo.core.formatting import plain
 from hpo.data.keys import Place
 from hpo.tasks.causal_lm import encoding, notes, reading
-from hpo.tasks.causal_lm.examples import Document
+from hpo.tasks.causal_lm.examples import CALLING, Conversation, Document
 from hpo.tasks.causal_lm.keys import PLAIN, ChatKeys
 from hpo.tasks.causal_lm.split import EXAMPLE, TEXT_FILE, TextSplit, parse, read_table, split_of
 from hpo.tasks.causal_lm.tokens import ids_of
@@ -103,7 +103,9 @@ class CausalLM(GeneratingTask):
     def unlabelled(self, rows: Sequence[Mapping[str, Any]], keys: ChatKeys) -> TextSplit:
         """Return prompts whose answers are not known."""
         plainly = keys.chat_template == PLAIN or keys.form == "text"
-        return TextSplit(examples=reading.unanswered(rows, keys.prompt), template=PLAIN if plainly else None)
+        return TextSplit(
+            examples=reading.unanswered(rows, keys.prompt, keys.tools), template=PLAIN if plainly else None
+        )
 
     # ------------------------------------------------------------ training and scoring
 
@@ -153,13 +155,17 @@ class CausalLM(GeneratingTask):
         """Return the ids that the model continues: the conversation up to the expected answer.
 
         Raises:
-            DataError: They are documents, or a prompt cannot be written or leaves no token for an answer.
+            DataError: They are documents, a prompt cannot be written or leaves no token for an answer, or a call of a
+                tool is expected.
         """
         if isinstance(split.examples[0], Document):
             raise DataError("plain text has no prompts, so nothing can be generated from it: leave `generate` out")
         writer = writer_of(split.examples, split.template, tokenizer)
         found, faults = list[list[int]](), Remarks()
         for each, where in zip(split.examples, _places(split), strict=True):
+            if isinstance(each, Conversation) and each.answered and each.turns[-1].calls:
+                faults.fault(CALLING, where, f"its last turn is {each.expected!r:.60}")
+                continue
             try:
                 found.append(ids_of(writer.prompt(each), tokenizer, writer))
             except UnwrittenError as error:

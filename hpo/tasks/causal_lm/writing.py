@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -34,6 +36,12 @@ UNFAITHFUL = Kind(
     "conversations in which it cannot be told what the chat template writes for the assistant",
     "Give a template that marks it by {% generation %} and {% endgeneration %}: data: {chat_template: FILE}; or train "
     "on the last answers alone, data: {trained: last}, if earlier ones are meant; or on all tokens, {trained: all}",
+)
+
+
+UNUSED = Kind(
+    "conversations whose calls or tools the chat template does not write",
+    "Give a template that does: data: {chat_template: FILE}; or leave the rows out",
 )
 
 
@@ -114,7 +122,7 @@ def writer_of(examples: Sequence[Example], template: str | None, tokenizer: PreT
         )
     if template == PLAIN or isinstance(examples[0], Document):
         return PlainWriter(tokenizer)
-    own = template if template is not None else _own_template(examples[0], tokenizer)
+    own = template if template is not None else _own_template(examples, tokenizer)
     if "strftime_now" in own and "date_string" not in own:
         raise DataError(
             "the chat template writes the date of today (strftime_now), so rows would change from day to day: copy it "
@@ -123,9 +131,11 @@ def writer_of(examples: Sequence[Example], template: str | None, tokenizer: PreT
     return ChatWriter(tokenizer, own)
 
 
-def _own_template(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
+def _own_template(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the tokenizer's template; of several the one for tools, if there are tools."""
+    example, tools = examples[0], [each for each in examples if isinstance(each, Conversation) and each.tools]
     try:
-        return tokenizer.get_chat_template()
+        return tokenizer.get_chat_template(tools=[] if tools else None)
     except ValueError:  # it has none, or several without a default
         several = isinstance(tokenizer.chat_template, dict)
         has = "several chat templates and no default one" if several else "no chat template"
@@ -166,6 +176,8 @@ class PlainWriter(Writer):
         """Return the prompt as it is."""
         if isinstance(example, Document) or example.plain is None:
             raise UnwrittenError(FAILS, f"messages need a chat template, and data.chat_template is {PLAIN}")
+        if example.tools:
+            raise UnwrittenError(UNUSED, f"tools need a chat template, and data.chat_template is {PLAIN}")
         return example.plain
 
 
@@ -177,18 +189,20 @@ class ChatWriter(Writer):
 
     Where the template does not mark what the assistant writes, it is found by rendering. A turn begins where the
     conversation before it ends, written with the prompt for an answer. Its text ends where the rendered conversation
-    begins to be equal again to one whose turn has one letter more.
+    begins to be equal again to one whose turn is another: has one letter more, or for a turn that calls tools, is one
+    letter without a call.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         self.tokenizer, self.template = tokenizer, template
         self.lead, self.tail = [], []
 
-    def render(self, turns: Sequence[Turn], *, prompt: bool = False) -> str:
+    def render(self, turns: Sequence[Turn], tools: str = "", *, prompt: bool = False) -> str:
         """Return turns as the template writes them, with what asks for an answer if `prompt`."""
         try:
             text = self.tokenizer.apply_chat_template(
                 [turn.message for turn in turns],
+                tools=json.loads(tools) if tools else None,
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=prompt,
@@ -201,45 +215,102 @@ class ChatWriter(Writer):
     def prompt(self, example: Example) -> str:
         """Return the conversation up to the answer that is expected."""
         assert isinstance(example, Conversation)
-        return self.render(example.prompt, prompt=True)
+        self._refuse_unused(example.prompt, example.tools)
+        return self.render(example.prompt, example.tools, prompt=True)
 
     def write(self, example: Example, trained: str) -> Written:
         """Return a conversation."""
         assert isinstance(example, Conversation)
-        whole = self.render(example.turns)
+        self._refuse_unused(example.turns, example.tools)
+        whole = self.render(example.turns, example.tools)
         if trained == "all":
             return Written(whole, ((0, len(whole)),))
         if MARKERS.search(self.template):
             return Written(whole, tuple(self._marked(example, trained, whole)))
         numbers = [i for i, turn in enumerate(example.turns) if turn.role == "assistant" and i >= example.given]
         chosen = numbers[-1:] if trained == "last" else numbers
-        return Written(whole, tuple(self._span(example.turns, number, whole) for number in chosen), closed=False)
+        return Written(whole, tuple(self._span(example, number, whole) for number in chosen), closed=False)
 
-    def _span(self, turns: tuple[Turn, ...], number: int, whole: str) -> Span:
+    def _refuse_unused(self, turns: Sequence[Turn], tools: str) -> None:
+        """Refuse tools, calls of tools, and what tools return, that the template leaves out."""
+        marked, words = _marked_calls(turns)
+        text = self.render(marked, tools) if words else ""
+        lost = [what for word, what in words.items() if word not in text]
+        if tools and not lost:
+            with suppress(UnwrittenError):  # a template that refuses turns without their tools has a use for them
+                lost = ["the tools"] if self.render(turns) == self.render(turns, tools) else []
+        if lost:
+            raise UnwrittenError(UNUSED, f"it leaves out {lost[0]}")
+
+    def _span(self, example: Conversation, number: int, whole: str) -> Span:
         """Return where the text of a turn of the assistant begins and ends."""
-        before = self.render(turns[:number], prompt=True)
-        turn = turns[number]
-        letter = "y" if turn.content.endswith("x") else "x"
-        changed = self.render((*turns[:number], Turn(turn.role, turn.content + letter), *turns[number + 1 :]))
-        end = len(whole) - _common(whole[::-1], changed[::-1])
+        turns, tools = example.turns, example.tools
+        before = self.render(turns[:number], tools, prompt=True)
+        end = self._end(turns, number, tools, whole)
         if not whole.startswith(before) or end <= len(before):
             asked = before[_common(before, whole) :][:40]
             what = f"it asks for an answer with {asked!r}, and does not write it so" if asked else "it leaves it out"
             raise UnwrittenError(UNFAITHFUL, f"turn {number + 1}: {what}")
         return len(before), end
 
+    def _end(self, turns: tuple[Turn, ...], number: int, tools: str, whole: str) -> int:
+        """Return where the text of a turn ends, in characters of the whole conversation."""
+        turn, after = turns[number], turns[number + 1 :]
+        if not turn.calls:
+            letter = "y" if turn.content.endswith("x") else "x"
+            changed = self.render((*turns[:number], Turn(turn.role, turn.content + letter), *after), tools)
+            return _end_before_common(whole, changed)
+        others = [Turn(turn.role, letter) for letter in "xy"]  # what is called may end with one of them
+        try:
+            changed = [self.render((*turns[:number], other, *after), tools) for other in others]
+        except UnwrittenError:  # it refuses what tools return where nothing was called
+            upto = self.render(turns[: number + 1], tools)
+            changed = [self.render((*turns[:number], other), tools) for other in others]
+            end = max(_end_before_common(upto, each) for each in changed)
+            return end if whole.startswith(upto[:end]) else 0
+        return max(_end_before_common(whole, each) for each in changed)
+
     def _marked(self, example: Conversation, trained: str, whole: str) -> list[Span]:
         """Return what the template marks as written by the assistant."""
         signed = CLOSING.sub(_CLOSED, MARKERS.sub(_OPENED, self.template))
-        pieces = re.split(f"[{OPEN}{CLOSE}]", ChatWriter(self.tokenizer, signed).render(example.turns))
+        pieces = re.split(f"[{OPEN}{CLOSE}]", ChatWriter(self.tokenizer, signed).render(example.turns, example.tools))
         if "".join(pieces) != whole or len(pieces) % 2 == 0:
             raise UnwrittenError(UNFAITHFUL, "its {% generation %} marks cannot be followed")
         ends = list(accumulate(map(len, pieces)))
-        given = len(self.render(example.turns[: example.given], prompt=True)) if example.given else 0
-        spans = [(start, end) for start, end in zip(ends[::2], ends[1::2], strict=False) if start >= given]
+        given = self.render(example.turns[: example.given], example.tools, prompt=True) if example.given else ""
+        spans = [(start, end) for start, end in zip(ends[::2], ends[1::2], strict=False) if start >= len(given)]
         if not spans:
             raise UnwrittenError(UNFAITHFUL, "it marks nothing by {% generation %}")
         return spans[-1:] if trained == "last" else spans
+
+
+def _marked_calls(turns: Sequence[Turn]) -> tuple[list[Turn], dict[str, str]]:
+    """Return turns with a word for the name of each call, and for each text that a tool returns.
+
+    Returns:
+        The turns, and the words -> what they stand for.
+    """
+    found, words = list[Turn](), dict[str, str]()
+
+    def word(what: str) -> str:
+        made = f"zq{len(words)}qz"
+        words[made] = what
+        return made
+
+    for number, turn in enumerate(turns, 1):
+        message = turn.message
+        for call in message.get("tool_calls", ()):
+            call["function"]["name"] = word(f"turn {number}, the call of {call['function']['name']!r}")
+        if turn.role == "tool":
+            message["content"] = word(f"turn {number}, what a tool returns")
+        role, content = message.pop("role"), message.pop("content")
+        found.append(Turn(role, content, json.dumps(message) if message else ""))
+    return found, words
+
+
+def _end_before_common(text: str, other: str) -> int:
+    """Return where a text begins to be equal to the end of another one."""
+    return len(text) - _common(text[::-1], other[::-1])
 
 
 def _common(one: str, other: str) -> int:

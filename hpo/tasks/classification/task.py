@@ -14,6 +14,7 @@ from hpo.tasks.classification import checks
 from hpo.tasks.classification.benchmarks import BENCHMARKS
 from hpo.tasks.classification.keys import TextKeys
 from hpo.tasks.classification.predictions import KINDS, LabelPredictions
+from hpo.tasks.classification.rereading import reread
 from hpo.tasks.classification.texts import TextSplit, empty_texts, refuse_unlearnable, shares
 from hpo.tasks.dataset import SPLITS, Dataset
 from hpo.tasks.metrics import METRICS
@@ -42,6 +43,7 @@ class Classification(Task):
     peft_type = "SEQ_CLS"
     keys = TextKeys
     row = "text"
+    rereads = True
 
     def __init__(self, name: str) -> None:
         self.name, self.kind = name, KINDS[name]
@@ -248,3 +250,7 @@ class Classification(Task):
                 label = labels[int(predicted)]
                 rows.append({"predicted": label, "probability": each[label], "probabilities": each})
         return rows
+
+    def reread(self, rows: Sequence[Mapping[str, str]]) -> tuple[LabelPredictions, tuple[str, ...]]:
+        """Return the predictions of the rows of a file, and the labels."""
+        return reread(self.name, rows)

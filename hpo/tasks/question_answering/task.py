@@ -16,6 +16,7 @@ from hpo.tasks.question_answering import notes
 from hpo.tasks.question_answering.answers import best_answers
 from hpo.tasks.question_answering.breakdown import by_kind
 from hpo.tasks.question_answering.keys import QuestionKeys
+from hpo.tasks.question_answering.no_answer import refuse_blind
 from hpo.tasks.question_answering.predictions import ALWAYS, AnswerPredictions
 from hpo.tasks.question_answering.questions import Question, asked
 from hpo.tasks.question_answering.reading import ENDINGS, unanswered_rows
@@ -30,7 +31,7 @@ from hpo.tasks.task import Smoothing, Task
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hpo.tasks.task import Outputs, Tensors
 
@@ -177,6 +178,10 @@ class QuestionAnswering(Task):
             example=windows.example,
             alignment=Aligned(windows, split.questions),
         )
+
+    def refuse_model(self, model: PreTrainedModel, rows: EncodedRows) -> None:
+        """Refuse a model that cannot learn which questions have no answer, if some have none."""
+        refuse_blind(model, rows)
 
     def outputs(self, result: Any) -> Outputs:
         """Return the logits of the start and of the end, each [rows, tokens]."""

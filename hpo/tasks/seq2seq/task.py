@@ -35,6 +35,7 @@ class Seq2Seq(GeneratingTask):
     example = "pair"
     row = "source"
     cuts = False  # `row_notes` counts what is cut of sources and of targets
+    answer_keys = ("predicted", "loss", "tokens")
 
     # ------------------------------------------------------------ reading
 

@@ -9,11 +9,9 @@ from hpo.core.errors import DataError
 from hpo.core.formatting import plain
 from hpo.tasks.dataset import SPLITS, Dataset, small_splits
 from hpo.tasks.token_classification.metrics import is_of_entities
-from hpo.tasks.token_classification.predictions import TagPredictions
 from hpo.tasks.token_classification.schemes import entities
 from hpo.tasks.token_classification.sentences import TagSplit
 
-FEWEST_ENTITIES = 5  # entities below which resampling tells nothing about others
 RARE = 10  # entities of a type, or words of a tag; each is 0.1 of its recall
 MOST_NAMED = 5
 
@@ -60,16 +58,6 @@ def refuse_metric(metric: str, data: Dataset) -> None:
             f"metric {metric!r} is 0 on the {' and '.join(without)} split whatever is predicted, as it has no entity: "
             "choose another metric, or a larger split"
         )
-
-
-def too_few(metric: str, predictions: TagPredictions) -> str | None:
-    """Return why there are too few entities to compare models, or None."""
-    if not is_of_entities(metric):
-        return None
-    found = int(predictions.entity_counts[..., 2].sum())
-    if found >= FEWEST_ENTITIES:
-        return None
-    return f"the test sentences have {found} entit{'y' if found == 1 else 'ies'}"
 
 
 def notes(data: Dataset) -> list[str]:

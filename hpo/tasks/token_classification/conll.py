@@ -24,6 +24,13 @@ NO_TAG = Kind(
     "lines without a word or a tag",
     "Write a word and its tag on each line, or set data: {word_column: 1, tag_column: -1} to where they are",
 )
+PREDICATES = Kind(
+    "sentences of which not one word is marked as the predicate",
+    "Mark one word in that column, and write -, _, 0 or O for the others; write a sentence of two predicates twice, "
+    "each time with the roles of one",
+)
+UNMARKED = ("", "-", "_", "0", "O")
+"""What stands beside words that are not the predicate: in CoNLL-2005 and 2012 -, in CoNLL-2009 _."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +42,33 @@ class Columns:
         tag: Column of the tag; 4 in CoNLL-U for the universal part of speech.
         comments: Whether lines before a sentence that begin with # are comments, as in CoNLL-U. Then its lines of
             several words (`1-2`) and of unwritten words (`1.1`) are left out too.
+        predicate: Column in which the predicate is marked, if there is one; see `UNMARKED`.
     """
 
     word: int = 1
     tag: int = -1
     comments: bool = False
+    predicate: int | None = None
 
 
 Line = tuple[int, list[str]]  # number, fields
 
 
-def conll_words(text: str, columns: Columns) -> list[tuple[str, ...]]:
-    """Return the words of each sentence of a CoNLL file, which need not have tags; "" where a line has no word."""
-    place = columns.word - 1 if columns.word > 0 else columns.word
-    sentences = ([fields for _, fields in lines] for _, lines in _blocks(text, columns))
-    return [
-        tuple(fields[place] if -len(fields) <= place < len(fields) else "" for fields in lines) for lines in sentences
-    ]
+def read_words(text: str, source: str, columns: Columns, remarks: Remarks) -> list[tuple[tuple[str, ...], int | None]]:
+    """Return the words of each sentence of a CoNLL file, which need not have tags, and the number of its predicate.
+
+    A word is "" where a line has none. The arguments are as of `read_conll`.
+    """
+    found = []
+    for _, lines in _blocks(text, columns):
+        words = tuple(_cell(fields, columns.word) for _, fields in lines)
+        found.append((words, _predicate(lines, source, columns, remarks)))
+    return found
+
+
+def _cell(fields: Sequence[str], column: int) -> str:
+    place = column - 1 if column > 0 else column
+    return fields[place] if -len(fields) <= place < len(fields) else ""
 
 
 def read_conll(text: str, source: str, columns: Columns, remarks: Remarks) -> list[Sentence]:
@@ -62,7 +79,7 @@ def read_conll(text: str, source: str, columns: Columns, remarks: Remarks) -> li
     Args:
         text: Content of the file. Fields are separated by tabs, or in a line without a tab by blanks.
         source: Its name.
-        columns: Where the words and the tags are.
+        columns: Where the words, the tags and the marks of predicates are.
         remarks: Where faults are recorded.
     """
     found = []
@@ -70,9 +87,10 @@ def read_conll(text: str, source: str, columns: Columns, remarks: Remarks) -> li
         cells = _cells(lines, source, columns, remarks)
         if cells is not None:
             words, tags = zip(*cells, strict=True)
+            predicate = _predicate(lines, source, columns, remarks)
             group = f"{source}, document {document}" if document else None
             numbers = tuple(number for number, _ in lines)
-            found.append(Sentence(words, tags, source, numbers[0], group, lines=numbers))
+            found.append(Sentence(words, tags, source, numbers[0], group, lines=numbers, predicate=predicate))
     return found
 
 
@@ -116,6 +134,23 @@ def _cells(lines: Sequence[Line], source: str, columns: Columns, remarks: Remark
         else:
             cells.append((fields[word], fields[tag]))
     return cells if len(cells) == len(lines) else None
+
+
+def _predicate(lines: Sequence[Line], source: str, columns: Columns, remarks: Remarks) -> int | None:
+    """Return the number of the word that is marked as the predicate; None if predicates are not marked.
+
+    None too if not one word is marked, which is recorded as a fault.
+    """
+    if columns.predicate is None:
+        return None
+    marked = [i for i, (_, fields) in enumerate(lines) if _cell(fields, columns.predicate) not in UNMARKED]
+    if len(marked) == 1:
+        return marked[0]
+    shown = [f"{_cell(lines[i][1], columns.word)!r} in line {lines[i][0]}" for i in marked[:3]]
+    more = f" and {len(marked) - 3} more" if len(marked) > 3 else ""
+    said = f"{len(marked)} words, {', '.join(shown)}{more}, are marked" if marked else "no word is marked"
+    remarks.fault(PREDICATES, f"{source}, line {lines[0][0]}", f"{said} in {_named(columns.predicate)}")
+    return None
 
 
 def _named(column: int) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from hpo.core.settings import Mark
 from hpo.data.keys import DataKeys, Place
 from hpo.tasks.token_classification.conll import CONLL_ENDINGS, Columns
 
@@ -29,6 +30,9 @@ class TagKeys(DataKeys):
     """Column of the word in CoNLL files; 1 is the first one, -1 the last one."""
     tag_column: int = -1
     """Column of the tag in CoNLL files."""
+    predicate_column: Annotated[int | None, Mark.NEWER] = None
+    """Column of CoNLL files in which one word of each sentence is marked: the predicate whose roles the tags are. The
+    others have `-`, `_`, `0` or `O` there."""
     comments: bool = False
     """Whether lines of CoNLL files that begin with `#` are comments, as in CoNLL-U."""
     scheme: Literal["auto", "none", "IO", "IOB1", "IOB2", "BIOES", "BILOU"] = "auto"
@@ -43,7 +47,12 @@ class TagKeys(DataKeys):
     @property
     def conll(self) -> Columns:
         """The columns of CoNLL files."""
-        return Columns(self.word_column, self.tag_column, self.comments)
+        return Columns(self.word_column, self.tag_column, self.comments, self.predicate_column)
+
+    @property
+    def marks(self) -> str | None:
+        """The column of the number of the predicate in rows for predictions; None if there are no predicates."""
+        return "predicate" if self.predicate is None and self.predicate_column is not None else self.predicate
 
     def columns(self) -> Iterator[tuple[Place, str]]:
         """Yield (place in `data:`, column) of each column that the rows of every split must have."""
@@ -59,15 +68,21 @@ class TagKeys(DataKeys):
 
     def conll_names(self) -> list[str]:
         """Return the names of the CoNLL files of all splits."""
+        return [name for name in self._names() if is_conll(Path(name))]
+
+    def table_names(self) -> list[str]:
+        """Return the names of the other files, or of the data set."""
+        return [name for name in self._names() if not is_conll(Path(name))] if self.dataset is None else [self.dataset]
+
+    def _names(self) -> list[str]:
         if self.dataset is not None:
             return []
         given = (names for names in (self.train, self.validation, self.test) if isinstance(names, str | list))
-        listed = [name for names in given for name in ([names] if isinstance(names, str) else names)]
-        return [name for name in listed if is_conll(Path(name))]
+        return [name for names in given for name in ([names] if isinstance(names, str) else names)]
 
-    @field_validator("word_column", "tag_column")
+    @field_validator("word_column", "tag_column", "predicate_column")
     @classmethod
-    def _counted_from_one(cls, value: int) -> int:
+    def _counted_from_one(cls, value: int | None) -> int | None:
         if value == 0:
             raise ValueError("columns are counted from 1, or from -1 at the end of the line, not from 0")
         return value

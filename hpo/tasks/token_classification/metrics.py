@@ -14,6 +14,7 @@ from hpo.tasks.token_classification.scores import ENTITY_SCORES
 Array = np.ndarray[Any, Any]
 
 STRICT = "_strict"
+FEWEST_ENTITIES = 5  # entities below which resampling tells nothing about others
 
 
 def _counts(predictions: TagPredictions, strict: bool) -> Array:
@@ -24,7 +25,14 @@ def _counts(predictions: TagPredictions, strict: bool) -> Array:
 
 def _entities(name: str, *aliases: str, strict: bool = False) -> Metric:
     score = ENTITY_SCORES[name]
-    return summed(partial(_counts, strict=strict), lambda sums: float(score(sums)), (TASK,), aliases=aliases)
+    counts = partial(_counts, strict=strict)
+    return summed(counts, lambda sums: float(score(sums)), (TASK,), aliases=aliases, too_few=_too_few)
+
+
+def _too_few(sums: Array) -> str | None:
+    """Return why there are too few actual entities to compare models, or None."""
+    found = int(sums[2])
+    return None if found >= FEWEST_ENTITIES else f"the test sentences have {found} entit{'y' if found == 1 else 'ies'}"
 
 
 METRICS: dict[str, Metric] = {

@@ -15,7 +15,7 @@ import numpy as np
 from hpo.core.errors import DataError
 from hpo.tasks.dataset import Split
 from hpo.tasks.remarks import Remarks
-from hpo.tasks.token_classification.conll import conll_words, read_conll
+from hpo.tasks.token_classification.conll import read_conll, read_words
 from hpo.tasks.token_classification.keys import PLAIN, TagKeys, is_conll
 from hpo.tasks.token_classification.reading import (
     Sentence,
@@ -222,7 +222,7 @@ def untagged(rows: Sequence[Mapping[str, Any]], keys: TagKeys) -> TagSplit:
             words = [text[start:end] for start, end in offsets]
         if words is None:
             raise DataError(f"{column} is {text!r} in a row, neither a text nor a list of words")
-        predicate = None if keys.predicate is None else _predicate(row[keys.predicate], words)
+        predicate = None if keys.marks is None else _predicate(row[keys.marks], words)
         tags = ("",) * len(words)
         found.append(Sentence(tuple(words), tags, column, len(found) + 1, offsets=offsets, predicate=predicate))
     return TagSplit(sentences=found, entities=keys.scheme != PLAIN)
@@ -237,8 +237,14 @@ def _predicate(value: Any, words: Sequence[str]) -> int:
 
 
 def untagged_rows(file: Path, keys: TagKeys) -> list[dict[str, Any]]:
-    """Return the words of the sentences of a CoNLL file, which need not have tags."""
+    """Return the words and the predicate of the sentences of a CoNLL file, which need not have tags.
+
+    Raises:
+        DataError: Predicates are to be marked, and not one word of a sentence is.
+    """
     from hpo.data.readers import text_of
 
-    column = keys.tokens if keys.text is None else keys.text
-    return [{column: list(words)} for words in conll_words(text_of(file, keys.encoding), keys.conll)]
+    column, remarks = keys.tokens if keys.text is None else keys.text, Remarks()
+    found = read_words(text_of(file, keys.encoding), str(file), keys.conll, remarks)
+    remarks.refuse_faults()
+    return [{column: list(words)} | ({keys.marks: predicate} if keys.marks else {}) for words, predicate in found]

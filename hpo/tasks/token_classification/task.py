@@ -63,6 +63,16 @@ class TokenClassification(Task):
             yield ("separator",), f"is for CSV and TSV files, and {conll[0]} is a CoNLL file; leave it out"
         if keys.word_column == keys.tag_column:
             yield ("tag_column",), f"is column {keys.tag_column}, which is the words' already; name another column"
+        if keys.predicate_column in (keys.word_column, keys.tag_column):
+            yield (
+                ("predicate_column",),
+                f"is column {keys.predicate_column}, which has another use; name another column",
+            )
+        if keys.predicate_column is not None and (others := keys.table_names()):
+            yield (
+                ("predicate_column",),
+                f"is for CoNLL files, and {others[0]} is none; write predicate: COLUMN for tables",
+            )
         columns = [column for _, column in keys.columns()]
         if len(set(columns)) < len(columns):
             yield (), f"the columns {', '.join(map(repr, columns))} are not all different; name a column of its own"
@@ -118,10 +128,10 @@ class TokenClassification(Task):
     def input_columns(self, keys: TagKeys) -> tuple[str, ...]:
         """Return the column of words or of the text, and of the predicate."""
         column = keys.tokens if keys.text is None else keys.text
-        return (column, keys.predicate) if keys.predicate else (column,)
+        return (column, keys.marks) if keys.marks else (column,)
 
     def input_rows(self, path: Path, keys: TagKeys) -> list[dict[str, Any]]:
-        """Return the rows of a file; of a CoNLL file, with or without tags, the words of each sentence."""
+        """Return the rows of a file; of a CoNLL file, with or without tags, words and predicate of each sentence."""
         return sentences.untagged_rows(path, keys) if is_conll(path) else super().input_rows(path, keys)
 
     def unlabelled(self, rows: Sequence[Mapping[str, Any]], keys: TagKeys) -> TagSplit:
@@ -226,10 +236,6 @@ class TokenClassification(Task):
     def refuse_metric(self, metric: str, data: Dataset) -> None:
         """Refuse a metric of entities where there are none."""
         checks.refuse_metric(metric, data)
-
-    def too_few(self, metric: str, predictions: TagPredictions, labels: Sequence[str]) -> str | None:
-        """Return why there are too few entities to compare models by this metric, or None."""
-        return checks.too_few(metric, predictions)
 
     def collapse(self, predictions: TagPredictions) -> str:
         """Return the one tag that a collapsed model gives."""

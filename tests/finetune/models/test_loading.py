@@ -1,11 +1,12 @@
 import pytest
 import tiny
 import torch
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from hpo.core.errors import ModelError
 from hpo.finetune.models import dropout
 from hpo.finetune.models.initial_state import InitialState
-from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
+from hpo.finetune.models.loading import attend, load_model, load_tokenizer, longest_input
 from hpo.tasks.registry import TASKS
 
 
@@ -22,6 +23,16 @@ def test_our_attention_gives_the_predictions_of_transformers_own(tmp_path, kind)
     inputs = {"input_ids": torch.where(mask == 1, ids, 0), "attention_mask": mask}
     with torch.no_grad():
         torch.testing.assert_close(ours.train(False)(**inputs).logits, theirs.train(False)(**inputs).logits)
+
+
+def test_attention_whose_logits_are_bounded_is_transformers_own():
+    """A model of small weights hardly shows its bound, so that comparing outputs would not tell."""
+    sizes = tiny.SIZES["qwen3"] | {"vocab_size": 100, "pad_token_id": 0}
+    for bound, expected in ((50.0, "eager"), (None, "hpo")):
+        config = Gemma2Config(**sizes, attn_logit_softcapping=bound, query_pre_attn_scalar=8)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        attend(model)
+        assert model.config._attn_implementation == expected
 
 
 def test_a_trial_starts_from_the_pretrained_weights_with_a_head_of_its_seed(tmp_path):

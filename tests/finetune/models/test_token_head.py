@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hpo.finetune.folded import packing
 from hpo.finetune.folded.model import fold, load_slot
@@ -163,6 +164,56 @@ def test_the_scores_of_models_are_those_of_their_logits(name, monkeypatch):
     state = model.state_dict()
     assert list(state) == list(published)
     assert all(torch.equal(state[key], tensor) for key, tensor in published.items())
+
+
+_SIZES = architectures.ARCHITECTURES["llama-causal"][2]
+CHANGED: dict[str, dict[str, Any]] = {
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 30.0},
+    "cohere": {"logit_scale": 0.0625},
+    "granite": {"logits_scaling": 8.0},
+}
+"""Models that change the logits after their projection, with published values."""
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_models_that_change_their_logits_keep_their_head_and_their_loss(kind):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **_SIZES, **CHANGED[kind])
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    attend(model)
+    plain = copy.deepcopy(model)
+    assert not token_head.install(model)
+    assert type(model.get_output_embeddings()) is nn.Linear
+    inputs, labels = labelled(model, 1)
+    rows = architectures.flat(inputs)
+    targets = labels.flatten(0, 1)
+    targets[:, -1] = IGNORED  # nothing follows it
+    (found,) = token_head.outputs(TASK, model, rows, {"labels": targets})
+    shifted = torch.cat([torch.full_like(targets[:, :1], IGNORED), targets[:, :-1]], dim=1)
+    published = plain(**rows, labels=shifted).loss  # in float32
+    assert found[..., 0].sum().item() / (targets != IGNORED).sum().item() == pytest.approx(published.item(), rel=1e-6)
+    wanted = F.cross_entropy(plain(**rows).logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    one, other = trained_grads(found[..., 0].sum(), model), trained_grads(wanted, plain)
+    largest = max(gradient.norm() for gradient in other.values())
+    assert all((one[key] - gradient).norm() <= 1e-9 * largest for key, gradient in other.items())
+
+
+@pytest.mark.parametrize("kind", ["cohere", "granite"])
+def test_the_scores_of_changed_logits_fold(kind, monkeypatch):
+    name = f"{kind}-causal"
+    settings = (kind, AutoModelForCausalLM, _SIZES | CHANGED[kind])
+    monkeypatch.setitem(architectures.ARCHITECTURES, name, settings)
+    alone = architectures.models(name, 2, torch.float64)
+    together = fold(alone[0], 2)
+    for slot, model in enumerate(alone):
+        load_slot(together, slot, model.state_dict())
+    inputs, labels = labelled(alone[0], 2)
+    (found,) = token_head.outputs(TASK, together, architectures.flat(inputs), {"labels": labels.flatten(0, 1)})
+    found = found.view(2, *labels.shape[1:], 3)
+    for slot, model in enumerate(alone):
+        rows = {key: value[slot] for key, value in inputs.items()}
+        (own,) = token_head.outputs(TASK, model, rows, {"labels": labels[slot]})
+        assert close(found[slot], own, 1e-9)
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -134,8 +134,8 @@ BAD = {
         "do not alternate: 1\n    row 1 of {file}: turn 2 is the assistant's, where the user's is expected",
     ),
     "unknown role": (
-        [{"messages": [HI[0].message, {"role": "tool", "content": "x"}]}],
-        "not known: 1\n    row 1 of {file}, turn 2: its role is 'tool'",
+        [{"messages": [HI[0].message, {"role": "critic", "content": "x"}]}],
+        "not known: 1\n    row 1 of {file}, turn 2: its role is 'critic'",
     ),
     "no content": (
         [{"messages": [HI[0].message, {"role": "assistant", "content": None}]}],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hpo.core.errors import DataError
 from hpo.tasks.remarks import Remarks
-from hpo.tasks.token_classification.conll import Columns, read_conll
+from hpo.tasks.token_classification.conll import Columns, read_conll, read_words
 from hpo.tasks.token_classification.reading import Sentence, check_tags, read_spans, read_tokens, words_of
 from hpo.tasks.token_classification.schemes import SCHEMES, entities
 
@@ -311,3 +311,40 @@ def test_a_text_without_words_is_left_out():
     remarks = Remarks()
     assert read_spans([" ", ""], [[], []], rows(2), remarks) == []
     assert remarks.notes() == ["rows without a word, which are left out: 2, first row 1 of a.jsonl"]
+
+
+# ---------------------------------------------------------------- predicates
+
+ROLES = """Ann - B-A0
+gave give B-V
+Bob - B-A2
+the - B-A1
+book - I-A1
+
+Ann _ B-A0
+saw Y B-V
+it 0 B-A1
+"""
+
+
+def test_the_predicate_of_a_sentence_is_marked_in_a_column():
+    columns = Columns(tag=3, predicate=2)
+    first, second = conll(ROLES, columns)
+    assert (first.predicate, first.model_words) == (1, ["Ann", "* gave *", "Bob", "the", "book"])
+    assert first.tags == ("B-A0", "B-V", "B-A2", "B-A1", "I-A1")
+    assert (second.predicate, second.tags) == (1, ("B-A0", "B-V", "B-A1"))
+    assert [sentence.predicate for sentence in conll(ROLES, Columns(tag=3))] == [None, None]
+    remarks = Remarks()
+    assert read_words(ROLES, "a.conll", columns, remarks) == [(each.words, 1) for each in (first, second)]
+    assert not remarks.faults
+
+
+@pytest.mark.parametrize("read", [read_conll, read_words])
+def test_sentences_without_one_predicate_are_counted_with_their_lines(read):
+    text = ROLES.replace("give", "-") + "\n" + ROLES.replace("Bob -", "Bob x")
+    remarks = Remarks()
+    read(text, "a.conll", Columns(tag=3, predicate=2), remarks)
+    said = refused(remarks)
+    assert said[1] == "  sentences of which not one word is marked as the predicate: 2"
+    assert said[2] == "    a.conll, line 1: no word is marked in column 2"
+    assert said[3] == "    a.conll, line 11: 2 words, 'gave' in line 12, 'Bob' in line 13, are marked in column 2"

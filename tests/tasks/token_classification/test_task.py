@@ -491,6 +491,13 @@ def test_sentences_without_any_token_cannot_be_encoded():
         ({"train": "a.conll", "group": "doc"}, ("group",), "a.conll is a CoNLL file; a document"),
         ({"train": "a.conll", "where": {"x": 1}}, ("where",), "is for tables"),
         ({"train": "a.conll", "predicate": "v"}, ("predicate",), "is for tables"),
+        (
+            {"train": "a.jsonl", "predicate_column": 3},
+            ("predicate_column",),
+            "a.jsonl is none; write predicate: COLUMN",
+        ),
+        ({"dataset": "d", "predicate_column": 3}, ("predicate_column",), "d is none; write predicate: COLUMN"),
+        ({"train": "a.conll", "predicate_column": -1}, ("predicate_column",), "is column -1, which has another use"),
         ({"train": "a.conll", "separator": ";"}, ("separator",), "is for CSV and TSV files"),
         ({"word_column": 2, "tag_column": 2}, ("tag_column",), "which is the words' already"),
         ({"tags": "tokens"}, (), "are not all different"),
