@@ -39,6 +39,9 @@ CONFIRMATION = "confirmation"
 AUDIT = "audit"
 """Attribute of a study: what `hpo.analysis.audit.take_audit` returned."""
 
+MEMORY = "memory"
+"""Attribute of a study: what `hpo.execution.memory_use` stores, the estimate and what was used."""
+
 CONFIGURATION = frozenset(
     [
         "name",
@@ -86,6 +89,7 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "winner": (str, NoneType),
         "before": list,
     },
+    MEMORY: {"estimated": Mapping, "settings": Mapping, "used": (int, NoneType), "checkpoint": bool},
     AUDIT: {
         "study": str,
         "trials": int,
