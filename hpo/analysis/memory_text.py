@@ -10,7 +10,10 @@ from hpo.storage.snapshot import MEMORY, Results
 
 CHECKPOINT = "checkpoint"  # a part that is there at times only
 
-USED = {"cpu": "by how much the process grew after the libraries were loaded", "cuda": "what PyTorch had allocated"}
+USED = {
+    "cpu": "by how much the process grew since before the model was loaded, with libraries that it loaded since",
+    "cuda": "what PyTorch had allocated",
+}
 """Device -> what was measured."""
 
 

@@ -92,7 +92,8 @@ def allocated(run: Callable[[], None], where: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(where)
         before = torch.cuda.memory_allocated(where)
         run()
-        return int(torch.cuda.max_memory_allocated(where)) - before
+        most: int = torch.cuda.max_memory_allocated(where) - before
+        return most
     with _Storages() as seen:
         run()
     return seen.most

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -184,7 +185,7 @@ class PlainEngine:
         """Estimate the memory that the trials in all slots take, with the longest rows and the fewest frozen layers."""
         setup, model = self.setup, self._spare[-1]
         rows = min(self.micro_batch, self._largest_batch, setup.train_rows)
-        with frozen.freezing(model, setup.frozen_layers[0]):
+        with frozen.freezing(model, setup.frozen_layers[0]), _without_gradients(model):
             self._pass(model, 1)
             gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
             model.zero_grad()
@@ -213,3 +214,12 @@ class PlainEngine:
         with self.setup.masked(0), self.setup.autocast():
             outputs = self.setup.outputs(model.train(), inputs, targets)
         self.setup.task.loss(outputs, targets, 0.0, None).sum().backward()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _without_gradients(model: PreTrainedModel) -> Iterator[None]:
+    """Drop what a pass that fails has left: a trial would add to it."""
+    try:
+        yield
+    finally:
+        model.zero_grad()

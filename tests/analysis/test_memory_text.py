@@ -28,7 +28,7 @@ def results(**stored: Any) -> Results:
     [
         (
             {"used": 1_500_000_000},
-            "used 1.5 GB (by how much the process grew after the libraries were loaded), 1.50 times",
+            "used 1.5 GB (by how much the process grew since before",
         ),
         ({"used": 1_500_000_000, "checkpoint": True}, "1.00 times the estimate"),
         (

@@ -66,8 +66,8 @@ def peaks(lines: Lines, tried: list[int], monkeypatch: pytest.MonkeyPatch) -> Ca
     [
         (None, [1, 32], 10 * 32 + 100),
         (100_000, [1, 32], 10 * 32 + 100),
-        (2000, [1, 2, 4, 32], 10 * 32 + 100),  # 32 rows fit in half of it once 4 rows have shown it
-        (500, [1, 2, 4, 8], 180 * 4),
+        (2000, [1, 2, 4, 8, 32], 10 * 32 + 100),  # 32 rows fit in half of it by the bound that 8 rows give
+        (500, [1, 2, 4], 140 * 8),
         (10, [1], 110 * 32),
     ],
 )
@@ -114,7 +114,7 @@ def test_the_parts_are_those_of_the_model(tmp_path: Path) -> None:
     assert found.activations > 0
     folded = open_array(tmp_path, slots=3).memory()
     assert (folded.gradients, folded.moments) == (3 * trained, 6 * trained)
-    assert folded.weights == 4 * one + kept
+    assert folded.weights == one + 3 * trained + kept
 
 
 @pytest.mark.parametrize("changes", [{"fold": False}, {"slots": 2}], ids=["plain", "folded"])
@@ -128,7 +128,7 @@ def test_gradient_checkpointing_takes_fewer_activations_and_slots_more(changes: 
 
 
 def test_adapters_have_few_gradients_and_share_the_weights(tmp_path: Path) -> None:
-    space = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 1, "lora_rank": 2}
+    space = {"learning_rate": [1e-3, 2e-3], "batch_size": 8, "epochs": 1, "lora_rank": 2}
     array = open_array(tmp_path, slots=3, space=space, fold=None)
     found, one = array.memory(), size_of_model(array.setup.model)
     assert found.gradients < 0.5 * one
@@ -161,7 +161,7 @@ tiny.SIZES["bert"] |= {"hidden_size": 512, "num_attention_heads": 8, "num_hidden
 tiny.sentence = lambda rng, label, **_: " ".join([*rng.choice(tiny.FILLER, 40), *rng.choice(tiny.TOPICS[label], 2)])
 folder = Path(sys.argv[1])
 tiny.write_csv(folder / "data.csv", 124)
-space = {"learning_rate": 1e-4, "batch_size": 32, "epochs": 1}
+space = {"learning_rate": [1e-4, 2e-4], "batch_size": 32, "epochs": 1}
 raw = tiny.study(folder, space=space, trials=1, **json.loads(sys.argv[3]))
 done = run_study.run(study_spec.build(raw, "test", folder), "sqlite:///hpo.db")
 print(json.dumps(done.study.user_attrs[MEMORY]))
