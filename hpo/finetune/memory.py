@@ -92,9 +92,9 @@ def allocated(run: Callable[[], None], where: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(where)
         before = torch.cuda.memory_allocated(where)
         run()
-        most: int = torch.cuda.max_memory_allocated(where) - before
-        return most
-    with _Storages() as seen:
+        return torch.cuda.max_memory_allocated(where) - before
+    seen = _Storages()
+    with seen:
         run()
     return seen.most
 
