@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
+from hpo.analysis.memory_text import estimate_text, shortage
 from hpo.config.study_spec import StudySpec
-from hpo.core.formatting import plain, size
+from hpo.core.formatting import number, plain, size
+from hpo.execution import model_costs
 from hpo.execution.earlier_studies import learned
 from hpo.execution.study_setup import as_chosen, folder_of, lacks_start, planned_rows
 from hpo.execution.trial_arrays import open_array
@@ -22,6 +24,7 @@ from hpo.storage import backends
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
     from hpo.finetune.setup import Setup
+    from hpo.finetune.several_models import SeveralModels
 
 LONGEST = 60  # tokens of a row that are shown
 
@@ -122,8 +125,38 @@ def _describe(study: StudySpec, array: ScorableArray, trials: int, facts: dict[s
         of = f" with {name}" if len(array.models) > 1 else ""
         _describe_tokens(each.setup, folder_of(study.config.name) / "frozen", of, facts, notes)
     notes += setup.task.doubts(data, setup.metric)
+    _describe_memory(study, array, facts, notes)
+    _describe_costs(study, cast("SeveralModels", array), facts, notes)
     rows = setup.train_rows * _mean_epochs(study) * trials
     return rows * array.seconds_per_example() * 1.15  # scoring and the optimiser: 10 to 20 % on top
+
+
+def _describe_costs(study: StudySpec, array: SeveralModels, facts: dict[str, str], notes: list[str]) -> None:
+    """Add what the models cost, if the study asks, and a note of each that is beyond a limit whatever it learns."""
+    if not (names := model_costs.asked(study)):
+        return
+    costs = array.measured_costs()
+    facts["costs of the models"] = model_costs.costs_text(costs, names)
+    for model, each in costs.items():
+        beyond = [limit for limit in study.criteria.limits if limit.name in each and limit.excess(each[limit.name]) > 0]
+        notes += [
+            f"no trial of {model} can be within the limits: its {limit.name} is {number(each[limit.name])}, and the "
+            f"limit is {limit.says()}"
+            for limit in beyond
+        ]
+
+
+def _describe_memory(study: StudySpec, array: ScorableArray, facts: dict[str, str], notes: list[str]) -> None:
+    """Add what training needs of memory, and a note if that is not there; nothing where it cannot be told."""
+    if (memory := array.memory()) is None:
+        return
+    parts, config = asdict(memory), study.config
+    facts["memory"] = estimate_text(parts)
+    if config.slots == "auto":
+        facts["memory"] += ", for one slot: slots: auto measures how many fit"
+    settings = {name: getattr(config, name) for name in ("slots", "micro_batch", "gradient_checkpointing")}
+    note = shortage(parts, array.memory_free(), array.setup.device.type, settings)
+    notes += [] if note is None else [note]
 
 
 def _describe_tokens(setup: Setup, frozen: Path, of: str, facts: dict[str, str], notes: list[str]) -> None:
@@ -152,10 +185,10 @@ def _describe_tokens(setup: Setup, frozen: Path, of: str, facts: dict[str, str],
 def _examples(setup: Setup) -> list[str]:
     """Return the first rows of train as the model sees them, with what is trained on marked."""
     rows, shown = setup.rows["train"], []
-    for number, ids in enumerate(rows.inputs["input_ids"]):
+    for index, ids in enumerate(rows.inputs["input_ids"]):
         tokens = setup.tokenizer.convert_ids_to_tokens(list(ids[:LONGEST]))
         more = [f"... ({len(ids) - LONGEST} more)"] if len(ids) > LONGEST else []
-        shown.append(setup.task.marked(rows, number, [*map(plain, tokens), *more], setup.data.labels))
+        shown.append(setup.task.marked(rows, index, [*map(plain, tokens), *more], setup.data.labels))
     return shown
 
 

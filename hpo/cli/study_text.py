@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hpo.analysis import audit, confirm_text
 from hpo.analysis.findings import findings
+from hpo.analysis.memory_text import memory_text
 from hpo.analysis.trial_summary import finite_value, remarks
 from hpo.analysis.verdict_text import as_text, sentences, tables
 from hpo.analysis.worth import worth_facts, worth_text
@@ -22,7 +23,7 @@ from hpo.execution.side_study import KINDS, kind_of
 from hpo.execution.study_setup import folder_of
 from hpo.search.warm_start import stored_in
 from hpo.storage.criteria import measures_of
-from hpo.storage.snapshot import Results, finite_json, study_json, trial_json
+from hpo.storage.snapshot import MEMORY, Results, finite_json, study_json, trial_json
 
 
 def study_text(results: Results) -> str:
@@ -51,6 +52,8 @@ def study_text(results: Results) -> str:
         lines += map(as_text, confirm_text.tables(results.confirmation))
     if results.audit is not None:
         lines += audit.sentences(results.audit)
+    if (memory := memory_text(results)) is not None:
+        lines.append(memory)
     if (disk := _disk_use(results)) is not None:
         size, checkpoints = disk["bytes"] / 1e6, disk["checkpoints"] / 1e6
         lines.append(f"on disk: {size:,.0f} MB in {disk['folder']}, of it {checkpoints:,.0f} MB checkpoints")
@@ -65,6 +68,7 @@ def study_facts(results: Results) -> dict[str, Any]:
         "audit": results.audit,
         "findings": findings(results),
         "disk": _disk_use(results),
+        "memory": results.attrs.get(MEMORY),
         "worth": worth_facts(results),
         "stopped": results.stopped,
         "limits": _limits_json(results),

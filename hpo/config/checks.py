@@ -252,6 +252,9 @@ def _shard_problems(config: StudyConfig, space: SearchSpace | None) -> list[Prob
         problems.append(Problem(("shards",), "whole models only, not adapters (lora_rank); leave it out"))
     if space is not None and set(frozen_layers(space)) != {0}:
         problems.append(Problem(("shards",), "whole models only, not models with frozen_layers; leave it out"))
+    if config.gradient_checkpointing:
+        message = "is for trials that are not divided (shards); leave one out"
+        problems.append(Problem(("gradient_checkpointing",), message))
     return problems
 
 

@@ -10,34 +10,40 @@ from hpo.config.schema import StudyConfig
 from hpo.core.errors import Problem, nearest
 from hpo.core.types import Direction
 from hpo.search.plugins import name_and_arguments
-from hpo.storage.criteria import COSTS, Criteria, Limit, Second
+from hpo.storage.criteria import COSTS, MODEL_COSTS, Criteria, Limit, Second
 from hpo.tasks.metrics import METRICS, refused, searchable, suggested
 from hpo.tasks.registry import TASKS
 
 BOUNDS = ("least", "most")
 
+OF_ONE_MODEL = (
+    "is measured of the model, and all trials of a study of one model end with the same, so there is nothing to choose "
+    "between; name several models (model: [A, B]), or leave it out"
+)
 
-def direction_of(name: str) -> Direction | None:
-    """Return which way a metric or a cost is better; None if that is not known."""
-    if name in COSTS:
+
+def direction_of(name: str, custom: bool) -> Direction | None:
+    """Return which way a metric or a cost is better; None if that is not known, as of most of a custom objective."""
+    if name in COSTS or (name in MODEL_COSTS and not custom):
         return "minimize"
     return METRICS[name].direction if name in METRICS else None
 
 
 def criteria_of(config: StudyConfig) -> Criteria:
     """Return the criteria of a study whose keys have no problem."""
-    limits = tuple(_limit(name, setting) for name, setting in (config.limits or {}).items())
+    custom = config.objective is not None
+    limits = tuple(_limit(name, setting, custom) for name, setting in (config.limits or {}).items())
     if config.second_metric is None:
         return Criteria(limits)
     name, arguments = name_and_arguments(config.second_metric)
-    direction: Direction = arguments.get("direction") or direction_of(name) or "minimize"
+    direction: Direction = arguments.get("direction") or direction_of(name, custom) or "minimize"
     return Criteria(limits, Second(name, direction))
 
 
-def _limit(name: str, setting: float | Mapping[str, float]) -> Limit:
+def _limit(name: str, setting: float | Mapping[str, float], custom: bool) -> Limit:
     if isinstance(setting, Mapping):
         return Limit(name, **{bound: float(value) for bound, value in setting.items()})
-    return Limit(name, **{"least" if direction_of(name) == "maximize" else "most": float(setting)})
+    return Limit(name, **{"least" if direction_of(name, custom) == "maximize" else "most": float(setting)})
 
 
 def problems(raw: Mapping[str, Any]) -> list[Problem]:
@@ -57,7 +63,7 @@ def _limits_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
         elif not _is_finite(setting):
             message = f"must be a number, {{most: NUMBER}} or {{least: NUMBER}}, not {setting!r}"
             yield Problem(("limits", str(name)), message)
-        elif direction_of(str(name)) is None:
+        elif direction_of(str(name), raw.get("objective") is not None) is None:
             message = (
                 f"is that the largest value allowed or the smallest? Write {{most: {setting}}} or {{least: {setting}}}"
             )
@@ -89,7 +95,7 @@ def _second_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     for key in arguments:
         if key != "direction":
             yield Problem(("second_metric", key), "is not a key; write {name: NAME, direction: minimize}")
-    direction, known = arguments.get("direction"), direction_of(name)
+    direction, known = arguments.get("direction"), direction_of(name, raw.get("objective") is not None)
     if not name:
         yield Problem(("second_metric", "name"), "is missing: name what forms a front with the metric")
     elif (wrong := _name_problem(name, raw)) is not None:
@@ -107,12 +113,16 @@ def _name_problem(name: str, raw: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a name for this study, if anything; a custom objective may report any."""
     if raw.get("objective") is not None or name in COSTS:
         return None
+    if name in MODEL_COSTS:
+        return None if isinstance(raw.get("model"), list) else OF_ONE_MODEL
     if name == raw.get("metric"):
         return "is the metric that is optimised; name another one"
     task = raw.get("task")
     offered = searchable(str(task)) if task in TASKS else list(METRICS)
     if name not in METRICS:
-        return f"{name!r} is neither a metric nor one of {', '.join(COSTS)}{suggested(name, str(task))}"
+        return (
+            f"{name!r} is neither a metric nor one of {', '.join((*COSTS, *MODEL_COSTS))}{suggested(name, str(task))}"
+        )
     if reason := refused(name, str(task)):
         return reason
     return None if name in offered else f"{name!r} is not defined for {task}; one of {', '.join([*offered, *COSTS])}"

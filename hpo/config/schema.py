@@ -136,6 +136,8 @@ class StudyConfig(Settings):
     """How text is generated and scored; `{}` takes the defaults, and if empty nothing is generated."""
     micro_batch: Annotated[int, Mark.FINE_TUNING] = Field(default=64, ge=1)
     """Most examples in one forward pass; larger batches accumulate gradients."""
+    gradient_checkpointing: Annotated[bool, Mark.RESUMABLE, Mark.FINE_TUNING] = False
+    """Whether layers are computed again in the backward pass, in place of keeping what they computed."""
     precision: Annotated[Literal["auto", "bf16", "fp32"], Mark.FINE_TUNING] = "auto"
     """`auto` takes bf16 where the device computes faster in it."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Mark.RESUMABLE, Mark.FINE_TUNING] = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
 from hpo.core.events import Observer, Silent
 from hpo.core.trainer import TrialArray
-from hpo.execution import earlier_studies
+from hpo.execution import earlier_studies, memory_use, model_costs
 from hpo.execution.best_weights import Weights
 from hpo.execution.checkpoint_store import Checkpoints
 from hpo.execution.processes import joined
@@ -44,6 +45,7 @@ from hpo.storage.urls import redacted
 
 if TYPE_CHECKING:
     from hpo.finetune.scorable import ScorableArray
+    from hpo.finetune.several_models import SeveralModels
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +109,15 @@ def run(
     measures_slots = study.config.slots == "auto"
     if measures_slots:
         choose_slots(opened, cast("ScorableArray", array), planned_rows(study)[1])
+    tuning = None if study.config.objective is not None else cast("ScorableArray", array)
+    if tuning is not None:
+        memory_use.estimate(opened, tuning)
+        if model_costs.asked(study):
+            model_costs.provide(opened, study, cast("SeveralModels", array), url)
+    began = time.monotonic()
     runner = run_trials(opened, study, array, budget, watch or Silent(), url)
+    if tuning is not None:
+        memory_use.keep_most_used(opened, tuning, time.monotonic() - began)
     if measures_slots and array.slots < opened.user_attrs.get("slots", 0):
         opened.set_user_attr("slots", array.slots)  # memory ran out
     return Finished(opened, array, runner.stopped, runner.failed, folder_of(study.config.name))

@@ -18,6 +18,7 @@ from hpo.execution.study_setup import SOURCE
 from hpo.recipe.hyperparameters import DEFAULTS, MODEL, trains_adapters
 from hpo.recipe.trial_limits import TrialLimits
 from hpo.space.search_space import SearchSpace
+from hpo.storage.criteria import MODEL_COSTS
 from hpo.tasks.dataset import Dataset
 from hpo.tasks.registry import TASKS
 
@@ -63,7 +64,7 @@ def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     log.info("loading pandas")
     loading = importlib.import_module("hpo.tasks.loading")
     data = loading.load(config.data, config.task, config.seed, study.folder)
-    data = loading.with_metric(data, config.metric, study.criteria.reported)
+    data = loading.with_metric(data, config.metric, _scored(study))
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")
     array: ScorableArray
@@ -82,6 +83,11 @@ def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     return array
 
 
+def _scored(study: study_spec.StudySpec) -> list[str]:
+    """Return the metrics that are scored beside the one that is optimised."""
+    return [name for name in study.criteria.reported if name not in MODEL_COSTS]
+
+
 def _limits(space: SearchSpace) -> TrialLimits:
     """Return the limits of the trials that a search space allows."""
 
@@ -92,6 +98,7 @@ def _limits(space: SearchSpace) -> TrialLimits:
     return TrialLimits(
         epochs=max(values("epochs")),
         smallest_batch=min(values("batch_size")),
+        largest_batch=max(values("batch_size")),
         layer_decay="layer_decay" in space.parameters or values("layer_decay")[0] != DEFAULTS["layer_decay"],
         frozen_layers=checks.frozen_layers(space),
         lora_rank=max(values("lora_rank")) if adapters else None,

@@ -21,6 +21,7 @@ from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine, Trained
 from hpo.finetune.generation import decoded
+from hpo.finetune.memory import Before, Memory
 from hpo.finetune.models.loading import load_model
 from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
@@ -40,6 +41,7 @@ class FineTuneArray:
         engine: Trains the trials in the slots.
         adaptation: What of the model is trained, and how it is written.
         horizon_epochs: Most epochs that the space allows.
+        before: The memory before the model was loaded.
 
     Attributes:
         setup: As given.
@@ -51,8 +53,15 @@ class FineTuneArray:
         horizon: Examples of the longest trial that the space allows.
     """
 
-    def __init__(self, setup: Setup, engine: Engine, adaptation: Adaptation, horizon_epochs: int) -> None:
-        self.setup, self.engine, self.adaptation = setup, engine, adaptation
+    def __init__(
+        self,
+        setup: Setup,
+        engine: Engine,
+        adaptation: Adaptation,
+        horizon_epochs: int,
+        before: Before | None = None,
+    ) -> None:
+        self.setup, self.engine, self.adaptation, self._before = setup, engine, adaptation, before
         self.metric = setup.metric
         self._reported = dict.fromkeys(("loss", *setup.data.others))
         self.notes: Sequence[str] = (*setup.notes, *engine.notes)
@@ -276,6 +285,21 @@ class FineTuneArray:
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
         return self.engine.seconds_per_example()
+
+    def memory(self) -> Memory | None:
+        """Estimate the peak of the memory that training takes."""
+        if self.setup.device.type == "mps":
+            return None
+        with threaded(self.engine.threads):
+            return self.engine.memory(Before.now(self.setup.device).free)
+
+    def memory_used(self) -> int | None:
+        """Return how far the peak until now is above what was used before the model was loaded."""
+        return None if self._before is None else self._before.used_since()
+
+    def memory_free(self) -> int | None:
+        """Return what was free before the model was loaded."""
+        return None if self._before is None else self._before.free
 
 
 def _notes(task: Task, predictions: Predictions) -> dict[str, Any]:

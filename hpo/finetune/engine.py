@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialSpec
+from hpo.finetune.memory import Memory
 from hpo.finetune.slot import Slot
 from hpo.tasks.task import Predictions
 
@@ -74,3 +75,10 @@ class Engine(Protocol):
 
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
+
+    def memory(self, free: int | None) -> Memory | None:
+        """Estimate the peak of the memory that the trials in all slots take; no slot is occupied yet.
+
+        Args:
+            free: Bytes of which at most half may be used to find out; None for no limit.
+        """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,10 +21,11 @@ from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.batches import WINDOW
 from hpo.finetune.device import memory_error, out_of_memory
 from hpo.finetune.engine import Trained
-from hpo.finetune.models import dropout
+from hpo.finetune.memory import Memory, of_pass, size_of_model
+from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.finetune.trial_model import begin, measured_seconds, predict_whole
+from hpo.finetune.trial_model import begin, counted, measured_seconds, predict_whole
 from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +38,7 @@ class PlainEngine:
     Args:
         setup: What trials share.
         adaptation: What of the model they train.
+        largest_batch: The largest batch size that a trial may have.
 
     Attributes:
         window: As in `epoch_batches`; rows of similar length share a batch.
@@ -44,8 +48,8 @@ class PlainEngine:
     window = WINDOW
     notes: Sequence[str] = ()
 
-    def __init__(self, setup: Setup, adaptation: Adaptation) -> None:
-        self.setup, self.adaptation = setup, adaptation
+    def __init__(self, setup: Setup, adaptation: Adaptation, largest_batch: int) -> None:
+        self.setup, self.adaptation, self._largest_batch = setup, adaptation, largest_batch
         slots = setup.config.slots
         self.slots = 1 if slots == "auto" else slots
         self.micro_batch = setup.config.micro_batch
@@ -178,3 +182,46 @@ class PlainEngine:
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split."""
         return measured_seconds(self.setup, self._spare[-1])
+
+    def memory(self, free: int | None) -> Memory:
+        """Estimate the memory that the trials in all slots take, with the longest rows and the fewest frozen layers."""
+        setup, model = self.setup, self._spare[-1]
+        rows = min(self.micro_batch, self._largest_batch, setup.train_rows)
+        with frozen.freezing(model, setup.frozen_layers[0]), _without_gradients(model):
+            self._pass(model, 1)
+            gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+            model.zero_grad()
+            passed = of_pass(lambda count: partial(self._measured, model, count), rows, setup.device, free)
+            return counted(
+                setup,
+                self.adaptation,
+                model,
+                slots=self.slots,
+                at_once=self.slots if self._side_by_side else 1,
+                weights=self.slots * size_of_model(model),
+                gradients=gradients,
+                activations=max(0, passed - gradients),
+            )
+
+    def _measured(self, model: PreTrainedModel, rows: int) -> None:
+        """Make the passes of a step, of which a second one finds the gradients of the first."""
+        for _ in range(2 if self.micro_batch < self._largest_batch else 1):
+            self._pass(model, rows)
+        model.zero_grad()
+
+    def _pass(self, model: PreTrainedModel, rows: int) -> None:
+        """Make a forward and a backward pass over some of the longest rows."""
+        tokens = self.setup.measurable(model)
+        inputs, targets = tokens.batch(np.argsort(-tokens.sizes, kind="stable")[:rows])
+        with self.setup.masked(0), self.setup.autocast():
+            outputs = self.setup.outputs(model.train(), inputs, targets)
+        self.setup.task.loss(outputs, targets, 0.0, None).sum().backward()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _without_gradients(model: PreTrainedModel) -> Iterator[None]:
+    """Drop what a pass that fails has left: a trial would add to it."""
+    try:
+        yield
+    finally:
+        model.zero_grad()

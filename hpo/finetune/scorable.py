@@ -10,6 +10,7 @@ import numpy as np
 
 from hpo.config.schema import Decoding
 from hpo.core.trainer import TrialArray
+from hpo.finetune.memory import Memory
 from hpo.finetune.setup import Setup
 from hpo.tasks.task import Predictions
 
@@ -39,6 +40,21 @@ class ScorableArray(TrialArray, Protocol):
 
     def seconds_per_example(self) -> float:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
+
+    def memory(self) -> Memory | None:
+        """Estimate the peak of the memory that training takes, with all slots occupied; no weight is changed.
+
+        None where it cannot be told: for a trial that is divided over several processes, and on MPS.
+        """
+
+    def memory_used(self) -> int | None:
+        """Return how far the peak until now is above what was used before the model was loaded.
+
+        On a CPU it is the memory of the process, else what PyTorch has allocated. None if it cannot be told.
+        """
+
+    def memory_free(self) -> int | None:
+        """Return the bytes that could be used on the device before the model was loaded; None if unknown."""
 
 
 class OneModelArray(ScorableArray, Protocol):

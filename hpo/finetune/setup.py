@@ -23,7 +23,7 @@ from hpo.finetune import device, generation
 from hpo.finetune.data.batches import boundaries, epoch_batches
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
 from hpo.finetune.frozen_states import FrozenStates
-from hpo.finetune.models import dropout, first_token, frozen, token_head
+from hpo.finetune.models import dropout, first_token, frozen, recomputed_layers, token_head
 from hpo.finetune.models.initial_state import InitialState, digest
 from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
 from hpo.finetune.models.vocabulary import Vocabulary
@@ -194,6 +194,8 @@ class Setup:
             self._intercept = dropout.OwnFunction
             own = self._draws_all_masks()
         self.own_masks = own
+        if self.config.gradient_checkpointing:
+            recomputed_layers.install(self.model, own)
         self.initial = InitialState(self.model, self.head)
         frozen.freeze(self.model, self.frozen_layers[len(self.frozen_layers) // 2])  # to measure a usual trial
 

@@ -6,6 +6,8 @@ arrays train side by side, a thread or more for each trial; elsewhere, and where
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,8 +22,10 @@ from hpo.core.errors import DataError, ModelError
 from hpo.core.formatting import size
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
+from hpo.finetune import model_costs
 from hpo.finetune.array import FineTuneArray
 from hpo.finetune.device import threaded
+from hpo.finetune.memory import Memory
 from hpo.finetune.open import open_array
 from hpo.finetune.plain import PlainEngine
 from hpo.finetune.scorable import OneModelArray
@@ -70,6 +74,7 @@ class SeveralModels:
         setup: That of the first model: its data, task, metric and device are those of all.
         notes: What the user should know of how it runs.
         segment: Examples between two evaluations.
+        costs: Model -> its costs, which its trials report beside their metrics; nothing if the study asks for none.
         horizon: Examples of the longest trial that the space allows.
     """
 
@@ -80,6 +85,7 @@ class SeveralModels:
         self.slots = min(array.slots for array in models.values())
         self.notes: Sequence[str] = (*_shared({name: array.notes for name, array in models.items()}), self._memory())
         self._held: dict[int, OneModelArray] = {}  # slot -> the array of its trial's model
+        self.costs: Mapping[str, Mapping[str, float]] = {}
 
     @property
     def _first(self) -> OneModelArray:
@@ -147,8 +153,17 @@ class SeveralModels:
         """Train every occupied slot to its next boundary."""
         occupied = [array for array in self.models.values() if array in self._held.values()]
         if self._side_by_side and len(occupied) > 1:
-            return _merged(self._advance_together(occupied))
-        return _merged(array.advance() for array in occupied)
+            return self._with_costs(_merged(self._advance_together(occupied)))
+        return self._with_costs(_merged(array.advance() for array in occupied))
+
+    def _with_costs(self, outcomes: dict[int, Evaluation | Exception]) -> dict[int, Evaluation | Exception]:
+        """Return the outcomes, with what the model of each trial costs among its metrics."""
+        found = dict(outcomes)
+        for slot, outcome in outcomes.items():
+            own = self.costs.get(str(self._held[slot].setup.config.model))
+            if own is not None and isinstance(outcome, Evaluation):
+                found[slot] = replace(outcome, metrics={**outcome.metrics, **own})
+        return found
 
     @property
     def _side_by_side(self) -> bool:
@@ -196,6 +211,24 @@ class SeveralModels:
     def seconds_per_example(self) -> float:
         """Return the mean over the models."""
         return mean(array.seconds_per_example() for array in self.models.values())
+
+    def measured_costs(self) -> dict[str, dict[str, float]]:
+        """Measure the costs of each model; see `hpo/finetune/model_costs.py`."""
+        return {name: model_costs.measured(array.setup) for name, array in self.models.items()}
+
+    def memory(self) -> Memory | None:
+        """Return the sum over the models, as each keeps what its trials have once needed."""
+        found = [array.memory() for array in self.models.values()]
+        known = [each for each in found if each is not None]
+        return functools.reduce(operator.add, known) if len(known) == len(found) else None
+
+    def memory_used(self) -> int | None:
+        """Return how far the peak is above what was used before the first model was loaded."""
+        return self._first.memory_used()
+
+    def memory_free(self) -> int | None:
+        """Return what was free before the first model was loaded."""
+        return self._first.memory_free()
 
 
 # ---------------------------------------------------------------- comparing models

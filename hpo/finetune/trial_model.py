@@ -12,6 +12,7 @@ from hpo.core.trainer import TrialSpec
 from hpo.finetune import optimizer as optimizers
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.batches import epoch_batches
+from hpo.finetune.memory import Memory, size_of
 from hpo.finetune.models import frozen, token_head
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
@@ -88,3 +89,45 @@ def measured_seconds(setup: Setup, model: PreTrainedModel) -> float:
         model.zero_grad(set_to_none=True)
         examples += len(rows)
     return (time.perf_counter() - began) / examples if began else 0.0
+
+
+def counted(
+    setup: Setup,
+    adaptation: Adaptation,
+    model: PreTrainedModel,
+    *,
+    slots: int,
+    at_once: int,
+    weights: int,
+    gradients: int,
+    activations: int,
+) -> Memory:
+    """Return the memory of all slots, from what one trial needs.
+
+    Args:
+        setup: What trials share.
+        adaptation: What of the model is trained.
+        model: The model of one trial.
+        slots: How many trials are held.
+        at_once: How many of them have gradients and activations at the same time.
+        weights: Bytes of the weights of all trials.
+        gradients: Bytes of the gradients of one trial.
+        activations: Bytes that its pass allocates besides.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    owned = adaptation.owned(frozen.above(model, model.state_dict()), trained)
+    kept = size_of(setup.initial.pristine.values())
+    if setup.vocabulary.rows is not None:
+        kept += setup.vocabulary.whole.nbytes
+    rows = sum(tokens.nbytes for tokens in setup.tokens.values())
+    if setup.frozen is not None:
+        rows += setup.frozen.bytes * sum(layers > 0 for layers in setup.frozen_layers)
+    return Memory(
+        weights=weights + kept,
+        gradients=at_once * gradients,
+        moments=slots * 2 * gradients,
+        best_weights=slots * sum(tensor.nbytes for tensor in owned.values()),
+        rows=rows,
+        activations=at_once * activations,
+        checkpoint=slots * 4 * gradients if setup.device.type == "cpu" else 0,  # weights, moments, best weights
+    )

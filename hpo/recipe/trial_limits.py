@@ -12,6 +12,7 @@ class TrialLimits:
     Attributes:
         epochs: The largest number of epochs.
         smallest_batch: The smallest batch size.
+        largest_batch: The largest batch size.
         layer_decay: Whether a trial may use layer-wise learning-rate decay.
         frozen_layers: The numbers of frozen layers that a trial may have.
         lora_rank: The largest rank of adapters; None if whole models are trained.
@@ -20,6 +21,7 @@ class TrialLimits:
 
     epochs: int
     smallest_batch: int
+    largest_batch: int
     layer_decay: bool = False
     frozen_layers: tuple[int, ...] = (0,)
     lora_rank: int | None = None

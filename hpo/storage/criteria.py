@@ -28,6 +28,10 @@ DEVICE_SECONDS = "device_seconds"
 COSTS: tuple[str, ...] = (DEVICE_SECONDS,)
 """What hpo measures of every trial. Less is better."""
 
+MODEL_COSTS: tuple[str, ...] = ("latency_ms", "size_mb")
+"""What hpo measures of every model before its first trial, in a study of several models. Less is better. Trials report
+them as metrics, as trials of an objective of one's own may do under the same names."""
+
 CONSTRAINTS = "constraints:"
 """Prefix of the system attributes in which Optuna stores a trial's constraints; one above 0 is not met."""
 

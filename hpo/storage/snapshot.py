@@ -42,6 +42,9 @@ CONFIRMATION = "confirmation"
 AUDIT = "audit"
 """Attribute of a study: what `hpo.analysis.audit.take_audit` returned."""
 
+MEMORY = "memory"
+"""Attribute of a study: what `hpo.execution.memory_use` stores, the estimate and what was used."""
+
 CONFIGURATION = frozenset(
     [
         "name",
@@ -92,6 +95,7 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "winner": (str, NoneType),
         "before": list,
     },
+    MEMORY: {"estimated": Mapping, "settings": Mapping, "used": (int, NoneType), "checkpoint": bool},
     AUDIT: {
         "study": str,
         "trials": int,

@@ -37,6 +37,8 @@ def problems(raw: Mapping[str, Any]) -> dict[str, str]:
         ),
         ({"second_metric": "f1_macro"}, Criteria(second=Second("f1_macro", "maximize"))),
         ({"second_metric": "device_seconds"}, Criteria(second=Second("device_seconds", "minimize"))),
+        ({"model": ["a", "b"], "limits": {"latency_ms": 20}}, Criteria((Limit("latency_ms", most=20.0),))),
+        ({"model": ["a", "b"], "second_metric": "size_mb"}, Criteria(second=Second("size_mb", "minimize"))),
     ],
 )
 def test_directions_are_known_and_written_out(keys: dict[str, Any], expected: Criteria) -> None:
@@ -57,6 +59,8 @@ def test_a_custom_objective_says_which_way_its_metrics_are_better() -> None:
     ("raw", "place", "said"),
     [
         ({"limits": {"latency": 20}}, "limits.latency", "'latency' is neither a metric nor one of device_seconds"),
+        ({"limits": {"latency_ms": 20}}, "limits.latency_ms", "all trials of a study of one model end with the same"),
+        ({"second_metric": "size_mb"}, "second_metric", "so there is nothing to choose between; name several models"),
         ({"limits": {"f1_marco": 1}}, "limits.f1_marco", "did you mean f1_macro?"),
         ({"limits": {"entity_f1": 1}}, "limits.entity_f1", "'entity_f1' is not defined for single_label; one of"),
         ({"limits": {"loss": "low"}}, "limits.loss", "must be a number, {most: NUMBER} or {least: NUMBER}, not 'low'"),

@@ -94,11 +94,11 @@ def test_marks_stand_beside_the_keys() -> None:
     assert set(marked(StudyConfig, Mark.RESUMABLE)) == {
         *("stop", "trials", "timeout", "storage", "slots", "max_consecutive_failures", "device", "threads", "sampler"),
         *("pruner", "prune_on", "warm_start", "fold", "shards", "stall_timeout", "keep_best", "same_objective"),
-        *("limits", "second_metric"),
+        *("limits", "second_metric", "gradient_checkpointing"),
     }
     assert set(marked(StudyConfig, Mark.FINE_TUNING)) == {
         *("model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device"),
-        *("threads", "fold", "shards", "keep_best", "generate"),
+        *("threads", "fold", "shards", "keep_best", "generate", "gradient_checkpointing"),
     }
     assert marked(TextKeys, Mark.NEWER) == (
         "group",

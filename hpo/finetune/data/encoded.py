@@ -86,6 +86,14 @@ class Tokens:
         return self.counts.shape[1] if self.counts.ndim > 1 else 1
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens and the targets; without the states."""
+        held = [*self.values.values(), *self.token_targets.values(), *self.row_targets.values()]
+        if self.decoder is not None:
+            held += self.decoder.values.values()
+        return sum(tensor.nbytes for tensor in held)
+
+    @property
     def ids(self) -> torch.Tensor:
         """[tokens] int32, the token ids of all rows."""
         return self.values["input_ids"]

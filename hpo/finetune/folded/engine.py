@@ -31,8 +31,10 @@ from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.encoded import Tensors, Tokens
 from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
+from hpo.finetune.folded.memory import estimated
 from hpo.finetune.folded.model import narrowed
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
+from hpo.finetune.memory import Memory
 from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
@@ -65,6 +67,7 @@ class FoldedEngine:
     Attributes:
         window: As in `epoch_batches`; rows are not sorted by length, because all are padded to one length or packed.
         micro_batch: Rows of each slot in one pass; halved after a lack of memory.
+        trained: Names of the parameters that get a gradient.
 
     Raises:
         NotFoldableError: Folded trials would differ from separate trials.
@@ -90,7 +93,7 @@ class FoldedEngine:
             raise NotFoldableError(wrong)
         self.micro_batch = min(setup.config.micro_batch, smallest_batch)
         self._packs = adaptation.difference(template, packed=True) is None
-        self._parameters = self._with_gradient(template)
+        self.trained = self._with_gradient(template)
         self._program: Program | None = None
 
     @property
@@ -102,7 +105,7 @@ class FoldedEngine:
     @property
     def facts(self) -> Mapping[str, Any]:
         """Which program trains: sums over packed tokens and over padded rows differ in their last bits."""
-        return {"program": "packed" if self._shape().line else "folded"}
+        return {"program": "packed" if self.shape().line else "folded"}
 
     def _with_gradient(self, model: PreTrainedModel) -> list[str]:
         """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
@@ -115,7 +118,7 @@ class FoldedEngine:
         model.zero_grad()
         return names
 
-    def _shape(self) -> Shape:
+    def shape(self) -> Shape:
         """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches."""
         tokens, rows = self.setup.tokens["train"], self.micro_batch
         longest, totals = int(tokens.lengths.max()), tokens.totals
@@ -160,18 +163,7 @@ class FoldedEngine:
             OutOfMemoryError: One slot does not fit in memory.
         """
         try:
-            return Program(
-                template,
-                self.slots,
-                self._parameters,
-                self.setup.head,
-                self._train_rows(template),
-                self._shape(),
-                self.setup.task,
-                self.setup.class_weights,
-                self._context,
-                self._by_depth,
-            )
+            return self.program_of(template, self.slots, self._train_rows(template), self.shape())
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -179,6 +171,21 @@ class FoldedEngine:
         if self.slots == 1:
             raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
         raise ArrayShrankError(self._halved())
+
+    def program_of(self, template: PreTrainedModel, slots: int, tokens: Tokens, shape: Shape) -> Program:
+        """Return a program with a number of slots."""
+        return Program(
+            template,
+            slots,
+            self.trained,
+            self.setup.head,
+            tokens,
+            shape,
+            self.setup.task,
+            self.setup.class_weights,
+            self._context,
+            self._by_depth,
+        )
 
     def _train_rows(self, template: PreTrainedModel) -> Tokens:
         """Return the train split, which the program gathers batches from on the device.
@@ -319,6 +326,11 @@ class FoldedEngine:
         return measured_seconds(self.setup, self.setup.model)
 
     # ------------------------------------------------------------ slots and memory
+
+    def memory(self, free: int | None) -> Memory:
+        """Estimate the memory that the trials in all slots take."""
+        self._forget()
+        return estimated(self, free)
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second, found by doubling them while they fit in memory."""

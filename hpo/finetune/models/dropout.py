@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -60,6 +60,7 @@ def _threshold(p: float) -> int:
 class _Drawing(threading.local):
     keys: torch.Tensor | None = None
     masks = 0  # drawn so far in this forward pass
+    functions = 0  # how many `OwnFunction` are in force
 
 
 _drawing = _Drawing()
@@ -73,6 +74,37 @@ def drawing_from(keys: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         _drawing.keys = None
+
+
+class Drawing(NamedTuple):
+    """How far the drawing of masks in a forward pass is.
+
+    Attributes:
+        keys: [K], or None outside of `drawing_from`.
+        masks: Masks drawn so far.
+        functions: Whether the function `dropout` draws from the keys too.
+    """
+
+    keys: torch.Tensor | None
+    masks: int
+    functions: bool
+
+
+def drawing() -> Drawing:
+    """Return how far this thread is."""
+    return Drawing(_drawing.keys, _drawing.masks, _drawing.functions > 0)
+
+
+@contextmanager
+def drawing_as(then: Drawing) -> Iterator[None]:
+    """Draw once more the masks that were drawn after a moment, in any thread."""
+    now = drawing()
+    with OwnFunction() if then.functions else nullcontext():
+        _drawing.keys, _drawing.masks = then.keys, then.masks
+        try:
+            yield
+        finally:
+            _drawing.keys, _drawing.masks = now.keys, now.masks
 
 
 def key(seed: int, micro_batch: int = 0) -> int:
@@ -144,6 +176,16 @@ def mixed(words: torch.Tensor) -> torch.Tensor:
 
 class OwnFunction(TorchFunctionMode):
     """Within it, `torch.nn.functional.dropout` draws masks from keys, for models whose code calls that function."""
+
+    def __enter__(self) -> Any:
+        """Begin to replace it, in this thread."""
+        _drawing.functions += 1
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        """End it."""
+        _drawing.functions -= 1
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace dropout; call every other function as it is."""

@@ -119,6 +119,18 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
             parameter.requires_grad_(not line.freezes(name))
 
 
+@contextmanager
+def freezing(model: PreTrainedModel, layers: int) -> Iterator[None]:
+    """Freeze other layers of a model than now, for passes whose outputs do not matter."""
+    line = of(model)
+    before = 0 if line is None else line.layers
+    freeze(model, layers)
+    try:
+        yield
+    finally:
+        freeze(model, before)
+
+
 def above(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the weights of a model, by name, that are not frozen."""
     line = of(model)

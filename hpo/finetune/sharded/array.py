@@ -221,6 +221,15 @@ class ShardedArray:
         """Measure forward and backward passes over a few batches of the train split; no weight is changed."""
         return float(self._command("seconds_per_example"))
 
+    def memory(self) -> None:
+        """Return None: each process has a part of the model, on a device of its own."""
+
+    def memory_used(self) -> None:
+        """Return None: this process holds no model."""
+
+    def memory_free(self) -> None:
+        """Return None: this process holds no model."""
+
     # ------------------------------------------------------------ the group
 
     def _command(self, name: str, *arguments: Any) -> Any:

@@ -264,3 +264,6 @@ class ShardEngine:
     def seconds_per_example(self) -> float:
         """Measure passes over a few batches, in which each process has its own rows."""
         return measured_seconds(self.setup, self.setup.model) / self.shards
+
+    def memory(self, free: int | None) -> None:
+        """Return None: how the processes share the memory of one computer is not known here."""
