@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hpo.tasks.metrics import METRICS, score
+from hpo.core.seeds import derived_seed
+from hpo.tasks.metrics import METRICS, WEIGHTED_MEAN, score
+from hpo.tasks.multitask.predictions import MultiPredictions
 from hpo.tasks.registry import TASKS
 from hpo.tasks.task import Predictions
 
@@ -51,6 +53,8 @@ def intervals(
 
 def resampled(metric: str, models: Sequence[Predictions], groups: Array | None = None, seed: int = 0) -> Array:
     """Return the scores on every resample, [RESAMPLES, models]; NaN where undefined. Arguments as of `intervals`."""
+    if metric == WEIGHTED_MEAN:
+        return _resampled_mean(models, groups, seed)
     draws, entry = _draws(len(models[0]), groups, seed), METRICS[metric]
     if entry.counts is not None:
         each = np.stack([entry.counts(model) for model in models], axis=1)  # [n, models, k]
@@ -62,16 +66,38 @@ def resampled(metric: str, models: Sequence[Predictions], groups: Array | None =
     return np.array([[score(metric, model.take(rows)) for model in models] for rows in draws])
 
 
+def _resampled_mean(models: Sequence[Any], groups: Array | None, seed: int) -> Array:
+    """Return the weighted means on every resample, in which the examples of each task are drawn apart."""
+    total = np.zeros((RESAMPLES, len(models)))
+    for name, place in models[0].places.items():
+        first = models[0].parts[name]
+        own = None if groups is None else groups[place]
+        predictions = [model.parts[name].predictions for model in models]
+        total += first.share * resampled(first.metric, predictions, own, derived_seed(seed, name))
+    return total
+
+
 def too_few(
     metric: str, predictions: Predictions, labels: Sequence[str] = (), groups: Array | None = None
 ) -> str | None:
     """Return why there are too few rows to compare models by this metric, or None. Arguments as of `intervals`."""
+    if isinstance(predictions, MultiPredictions):
+        return _too_few_of_a_task(predictions, groups)
     count = len(predictions)
     if count < FEWEST_ROWS:
         return f"there are {count} test rows"
     if groups is not None and (found := len(np.unique(groups))) < FEWEST_ROWS:
         return f"the {count} test rows are of {found} group{'s' if found > 1 else ''}"
     return TASKS[predictions.task].too_few(metric, predictions, labels)
+
+
+def _too_few_of_a_task(predictions: MultiPredictions, groups: Array | None) -> str | None:
+    for name, place in predictions.places.items():
+        part = predictions.parts[name]
+        own = None if groups is None else groups[place]
+        if reason := too_few(part.metric, part.predictions, part.labels, own):
+            return f"of task {name}, {reason}"
+    return None
 
 
 def _draws(count: int, groups: Array | None, seed: int) -> Iterator[Array]:

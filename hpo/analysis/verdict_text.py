@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpo.analysis import generated
+from hpo.analysis import by_task, generated
 from hpo.analysis.bootstrap import CONFIDENCE
 from hpo.core.formatting import number, plain
 from hpo.tasks.metrics import METRICS
@@ -137,10 +137,10 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def tables(look: Look) -> list[Table]:
-    """Return (title, heads, rows) of generated text, of scores by class, of confusions, and of a task's own tables."""
+    """Return (title, heads, rows) of scores by task, of generated text, by class, and of a task's own tables."""
     classes = look.get("classes") or {}
     counted = f"test {classes.get('counted', 'rows')}"
-    found: list[Table] = generated.tables(look)
+    found: list[Table] = [*by_task.tables(look), *generated.tables(look)]
     if listed := classes.get("classes"):
         of = f", the {len(listed)} most frequent of {classes['count']} labels" if len(listed) < classes["count"] else ""
         rows = [

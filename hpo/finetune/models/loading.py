@@ -25,7 +25,7 @@ from hpo.core.errors import ModelError
 from hpo.core.paths import locate, model_source
 from hpo.finetune.folded.packing import current as packed_now
 from hpo.finetune.models import dropout as own_dropout
-from hpo.finetune.models import output_check
+from hpo.finetune.models import multi_head, output_check
 from hpo.tasks.registry import task_for
 from hpo.tasks.task import Task
 
@@ -194,6 +194,17 @@ def from_pretrained(source: str, config: Any, auto_model: str) -> tuple[PreTrain
     Returns:
         The model, and transformers' loading info: missing and mismatched keys.
     """
+    if not multi_head.has_heads(config):
+        return _loaded(source, config, getattr(transformers, auto_model))
+    if (config.architectures or [""])[0] == auto_model:  # written by `hpo`
+        return _loaded(source, config, multi_head.MultiTaskModel)
+    model, info = multi_head.pretrained(config, lambda own, kind: from_pretrained(source, own, kind))
+    model.config.architectures = [type(model).__name__]
+    attend(model)
+    return model, info
+
+
+def _loaded(source: str, config: Any, kind: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     options: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,
@@ -202,7 +213,7 @@ def from_pretrained(source: str, config: Any, auto_model: str) -> tuple[PreTrain
         "ignore_mismatched_sizes": True,  # a head for other labels is drawn again
         **NO_CODE,
     }
-    model, info = getattr(transformers, auto_model).from_pretrained(source, attn_implementation="eager", **options)
+    model, info = kind.from_pretrained(source, attn_implementation="eager", **options)
     model.config.architectures = [type(model).__name__]
     for module in model.modules():
         if type(module).__name__.endswith("SinusoidalPositionalEmbedding"):
