@@ -26,8 +26,9 @@ def of_models(models: Sequence[Predictions], groups: Array) -> dict[str, Any] | 
         groups: As in `hpo.analysis.bootstrap.intervals`.
 
     Returns:
-        Name of a task -> `metric`, its `share` in the weighted mean, `examples`, `scores` of the models, and
-        of two of them `difference`, with `low` and `high` or `untold`; None if there is one task only.
+        Name of a task -> `metric`, its `share` in the weighted mean, `examples`, `collapsed` (whether the best trial
+        gives all of them the same answer), `scores` of the models, and of two of them `difference`, with `low` and
+        `high` or `untold`; None if there is one task only.
     """
     several = [model for model in models if isinstance(model, MultiPredictions)]
     if not several:
@@ -37,8 +38,15 @@ def of_models(models: Sequence[Predictions], groups: Array) -> dict[str, Any] | 
         part = several[0].parts[name]
         each = [model.parts[name].predictions for model in several]
         facts = {"metric": part.metric, "share": part.share, "examples": len(part.predictions)}
+        facts["collapsed"] = each[0].collapsed
         found[name] = facts | compared(part.metric, each, groups[place], part.labels)
     return found
+
+
+def sentences(look: Mapping[str, Any]) -> list[str]:
+    """Return the tasks on which the best trial has collapsed, in a sentence; nothing if there are none."""
+    names = [plain(name) for name, each in (look.get("tasks") or {}).items() if each["collapsed"]]
+    return [f"The best trial gives every test example of {', '.join(names)} the same answer"] if names else []
 
 
 def tables(look: Mapping[str, Any]) -> list[Table]:

@@ -66,7 +66,7 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
         look: The look at the present best trial.
         looks: All looks of the study, this one among them.
     """
-    texts = [sentence(look), *_references(look), *_classes(look)]
+    texts = [sentence(look), *_references(look), *_classes(look), *by_task.sentences(look)]
     if worst := look.get("worst_group"):
         texts.append(
             f"It scores worst on the group {plain(worst['name'])!r}: {worst['score']:.4g}, {worst['rows']} test rows; "

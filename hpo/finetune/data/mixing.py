@@ -53,4 +53,5 @@ def _next(rows: Array, count: int, seed: int, task: int, epoch: int) -> Array:
     passes = range(first // len(rows), -(-last // len(rows)))
     orders = [np.random.default_rng((seed, task, number)).permutation(rows) for number in passes]
     start = first - passes.start * len(rows)
-    return np.concatenate([*orders, rows[:0]])[start : start + count]
+    every: Array = np.concatenate([*orders, rows[:0]])
+    return every[start : start + count]

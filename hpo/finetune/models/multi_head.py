@@ -54,7 +54,7 @@ class SharedEncoder(nn.Module):
         return self.passing.returned
 
 
-class MultiTaskModel(PreTrainedModel):
+class MultiTaskModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """An encoder with the heads of several tasks.
 
     Args:
@@ -78,11 +78,11 @@ class MultiTaskModel(PreTrainedModel):
         self.passing = _Passing(self.encoder)
         for model in models.values():
             setattr(model, model.base_model_prefix, SharedEncoder(self.passing))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the outputs of all heads: `task.name` -> [rows, ...]."""
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         try:
             for name, head in self.heads.items():
                 result = head(**inputs)

@@ -88,14 +88,9 @@ class MultiPredictions:
         return all(part.predictions.varied for part in self.parts.values())
 
     @property
-    def collapsed_tasks(self) -> list[str]:
-        """The tasks on which the model has collapsed."""
-        return [name for name, part in self.parts.items() if part.predictions.collapsed]
-
-    @property
     def collapsed(self) -> bool:
-        """Whether the model gives all examples of some task the same answer, although different ones are expected."""
-        return bool(self.collapsed_tasks)
+        """Whether the model has collapsed on every task; where on some, their scores say so."""
+        return all(part.predictions.collapsed for part in self.parts.values())
 
     @property
     def losses(self) -> Array:

@@ -121,7 +121,8 @@ class MultiTask(Task):
         self, split: MultiSplit, keys: DataKeys, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> EncodedRows:
         """Return the rows of all tasks, each as its task encodes them."""
-        found, idle = {}, {}
+        found: dict[str, EncodedRows] = {}
+        idle: dict[str, int] = {}
         for name, part in self.parts.items():
             with naming(name):
                 found[name] = part.task.encode(split.each[name], part.data.keys, tokenizer, max_length)
@@ -231,10 +232,9 @@ class MultiTask(Task):
     # ------------------------------------------------------------ results
 
     def collapse(self, predictions: MultiPredictions) -> str:
-        """Return what a model does on the tasks on which it has collapsed."""
-        return "; ".join(
-            f"{self.parts[name].task.collapse(predictions.parts[name].predictions)} (task {name})"
-            for name in predictions.collapsed_tasks
+        """Return what a model does that has collapsed on every task."""
+        return _said(
+            {name: part.task.collapse(predictions.parts[name].predictions) for name, part in self.parts.items()}
         )
 
     def references(self, data: Dataset, metric: str, folder: Path) -> dict[str, Reference | None]:
@@ -248,7 +248,7 @@ class MultiTask(Task):
             known = {name: reference for name, reference in each.items() if reference is not None}
             if len(known) == len(each):
                 together[kind] = Reference(
-                    "; ".join(f"{reference.says} ({name})" for name, reference in known.items()),
+                    _said({name: reference.says for name, reference in known.items()}),
                     self._together({name: reference.predictions for name, reference in known.items()}),
                     "; ".join(f"{name}: {each.bounded}" for name, each in known.items() if each.bounded),
                 )
@@ -266,6 +266,13 @@ class MultiTask(Task):
 def _of(rows: Mapping[str, EncodedRows], task: str) -> dict[str, EncodedRows]:
     """Return the rows of one task in each split."""
     return {split: each.alignment[task] for split, each in rows.items()}
+
+
+def _said(by_task: Mapping[str, str]) -> str:
+    """Return what is said of each task, as one; of all alike, once."""
+    if len(set(by_task.values())) == 1:
+        return next(iter(by_task.values()))
+    return "; ".join(f"{said} ({name})" for name, said in by_task.items())
 
 
 def _refuse() -> NoReturn:
