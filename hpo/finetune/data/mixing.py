@@ -41,7 +41,7 @@ def drawn(sizes: Array, temperature: float) -> Array:
     """
     rates = (sizes / sizes.max()) ** (1 / temperature)
     exact = rates / rates.sum() * sizes.sum()
-    counts = np.floor(exact).astype(np.int64)
+    counts: Array = np.floor(exact).astype(np.int64)
     left = int(sizes.sum() - counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:left]] += 1  # the largest remainders
     return counts
