@@ -71,7 +71,7 @@ def combination_problems(
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
         problems += [] if custom else _frozen_problems(raw, space)
         problems += [] if custom else several_tasks.space_problems(raw, space)
-    if config is not None and config.data is not None:
+    if config is not None and config.data is not None and config.tasks is None:
         problems += _data_problems(config.task, config.data, ("data",))
     for name, part in ((config and config.tasks) or {}).items():
         problems += _data_problems(part.task, part.data, ("tasks", name, "data"))

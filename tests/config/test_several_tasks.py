@@ -29,7 +29,7 @@ def test_each_task_has_the_keys_of_its_data(tmp_path):
     assert kinds == {"sentiment": TextKeys, "entities": TagKeys, "questions": QuestionKeys}
     assert study.direction == "maximize"
     again = study_spec.from_dict(study.to_dict())
-    assert again.config == study.config
+    assert again.config.tasks == study.config.tasks
     assert again.to_dict() == study.to_dict()
 
 
@@ -99,7 +99,7 @@ def test_the_temperature_is_for_several_tasks():
 def test_a_name_that_is_there_twice_is_refused(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("model: m\ntasks:\n  a: {data: {train: x.csv}}\n  a: {data: {train: y.csv}}\n")
-    with pytest.raises(ConfigError, match="twice|duplicate|again"):
+    with pytest.raises(ConfigError, match=r"twice|duplicate|again"):
         study_spec.load(path)
 
 

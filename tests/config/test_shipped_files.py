@@ -32,8 +32,8 @@ def names(paths):
 
 def test_what_ships():
     assert names(STUDIES) == [
-        "instructions", "long_documents", "news_topics", "paraphrases", "quickstart", "reviews_and_entities", "sentiment",
-        "similarity", "spam", "speeches", "summaries", "translations", "tweet_entities",
+        "instructions", "long_documents", "news_topics", "paraphrases", "quickstart", "reviews_and_entities",
+        "sentiment", "similarity", "spam", "speeches", "summaries", "translations", "tweet_entities",
     ]  # fmt: skip
     spaces = [
         "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "multiple_choice",
