@@ -56,8 +56,8 @@ def compare(
         patience: Seconds after which a search begins no further seed.
 
     Returns:
-        Name -> `seeds` (that were run), `seconds` (of the processor for one search, in the mean), `gaps`: for each cost, seed by seed,
-        the test score of what the search has found minus that of what the full search finds, None if nothing.
+        Name -> `seeds` (that were run), `seconds` (of the processor for one search, in the mean), `gaps`: for each
+        cost, seed by seed, the test score of what the search has found minus that of what the full search finds, None if nothing.
     """
     full = [whole(table, draws(table, seed), seed) for seed in seeds]
     results = {}

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from hpo.core.seeds import derived_seed
 from hpo.tasks.metric import Metric
-from hpo.tasks.metrics import METRICS, score
+from hpo.tasks.metrics import METRICS, WEIGHTED_MEAN, score
+from hpo.tasks.multitask.predictions import MultiPredictions
 from hpo.tasks.registry import TASKS
 from hpo.tasks.task import Predictions
 
@@ -64,6 +66,8 @@ def intervals_of_counts(
 
 def resampled(metric: str, models: Sequence[Predictions], groups: Array | None = None, seed: int = 0) -> Array:
     """Return the scores on every resample, [RESAMPLES, models]; NaN where undefined. Arguments as of `intervals`."""
+    if metric == WEIGHTED_MEAN:
+        return _resampled_mean(models, groups, seed)
     entry = METRICS[metric]
     if entry.counts is not None:
         return _of_counts(entry, [entry.counts(model) for model in models], groups, seed)
@@ -81,10 +85,23 @@ def _of_counts(metric: Metric, counts: Sequence[Array], groups: Array | None, se
     return np.array([[metric.value(of_model) for of_model in of_models] for of_models in sums])
 
 
+def _resampled_mean(models: Sequence[Any], groups: Array | None, seed: int) -> Array:
+    """Return the weighted means on every resample, in which the examples of each task are drawn apart."""
+    total = np.zeros((RESAMPLES, len(models)))
+    for name, place in models[0].places.items():
+        first = models[0].parts[name]
+        own = None if groups is None else groups[place]
+        predictions = [model.parts[name].predictions for model in models]
+        total += first.share * resampled(first.metric, predictions, own, derived_seed(seed, name))
+    return total
+
+
 def too_few(
     metric: str, predictions: Predictions, labels: Sequence[str] = (), groups: Array | None = None
 ) -> str | None:
     """Return why there are too few rows to compare models by this metric, or None. Arguments as of `intervals`."""
+    if isinstance(predictions, MultiPredictions):
+        return _too_few_of_a_task(predictions, groups)
     entry = METRICS[metric]
     if reason := _few_rows(len(predictions), groups) or TASKS[predictions.task].too_few(metric, predictions, labels):
         return reason
@@ -98,6 +115,15 @@ def _few_rows(count: int, groups: Array | None) -> str | None:
         return f"there are {count} test rows"
     if groups is not None and (found := len(np.unique(groups))) < FEWEST_ROWS:
         return f"the {count} test rows are of {found} group{'s' if found > 1 else ''}"
+    return None
+
+
+def _too_few_of_a_task(predictions: MultiPredictions, groups: Array | None) -> str | None:
+    for name, place in predictions.places.items():
+        part = predictions.parts[name]
+        own = None if groups is None else groups[place]
+        if reason := too_few(part.metric, part.predictions, part.labels, own):
+            return f"of task {name}, {reason}"
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def export(results: Results, weights: Path, target: Path, number: int | None = N
         number: Number of the trial; None means the best one.
 
     Returns:
-        The folder, which `transformers.pipeline` loads.
+        The folder, which `transformers.pipeline` loads; of a study of several tasks it has such a folder for each.
 
     Raises:
         StudyError: There is no such completed trial, its weights are missing, or the folder is not empty.
@@ -35,7 +35,7 @@ def export(results: Results, weights: Path, target: Path, number: int | None = N
         MissingExtraError: The weights are adapters, and `peft` is not installed.
     """
     trial = chosen(results, number)
-    _write(results, weights_of(results, weights, trial), target, card(results, trial))
+    _write(results, weights_of(results, weights, trial), target, lambda task: card(results, trial, task))
     return target
 
 
@@ -60,7 +60,7 @@ def export_confirmed(results: Results, confirmation: Results, weights: Path, tar
             f"which it was confirmed, or train them again here: hpo confirm {results.name} (hpo does not save the "
             "weights of a custom objective)"
         )
-    _write(results, source, target, confirmed_card(results, each, run))
+    _write(results, source, target, lambda task: confirmed_card(results, each, run, task))
     return target
 
 
@@ -82,18 +82,29 @@ def confirmed_run(results: Results, confirmation: Results) -> tuple[Mapping[str,
     )
 
 
-def _write(results: Results, source: Path, target: Path, text: str) -> None:
-    """Write weights, model card and study file into a folder."""
+def _write(results: Results, source: Path, target: Path, card_of: Callable[[str | None], str]) -> None:
+    """Write weights, model card and study file into a folder, or into one for each of several tasks.
+
+    Args:
+        results: The study.
+        source: The weights.
+        target: The folder.
+        card_of: Name of a task, or None if there is one task only -> its model card.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StudyError(f"{target} exists and is not empty; name a new folder with -o")
     try:
-        if (source / "adapter_config.json").is_file():
+        tasks = results.attrs["config"].get("tasks")
+        if tasks:
+            _divide(source, target, tasks)
+        elif (source / "adapter_config.json").is_file():
             _merge(source, target)
             shutil.copytree(source, target / "adapter")
         else:
             shutil.copytree(source, target, dirs_exist_ok=True)
-        (target / "README.md").write_text(text, encoding="utf-8")
-        yaml.write(study_file(results.attrs["config"]), target / "study.yaml")
+        for task, folder in {name: target / name for name in tasks}.items() if tasks else [(None, target)]:
+            (folder / "README.md").write_text(card_of(task), encoding="utf-8")
+            yaml.write(study_file(results.attrs["config"]), folder / "study.yaml")
     except OSError as error:
         raise HpoError(f"{target} cannot be written: {error.strerror or error}; name another folder with -o") from None
 
@@ -152,6 +163,13 @@ def _merge(adapter: Path, target: Path) -> None:
     merge(adapter, target)
 
 
+def _divide(source: Path, target: Path, tasks: Iterable[str]) -> None:
+    """Write the model of each of several tasks into a folder of its own."""
+    from hpo.finetune.task_files import divide
+
+    divide(source, target, tasks)
+
+
 def with_absolute_models(
     model: str | list[str], space: Mapping[str, Any], folder: Path
 ) -> tuple[str | list[str], Mapping[str, Any]]:
@@ -190,7 +208,23 @@ def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     folder = Path(config["folder"])
     settings = {key: value for key, value in config.items() if value is not None and key != "folder"}
-    data = {key: value for key, value in config["data"].items() if value is not None}
+    if tasks := config.get("tasks"):
+        del settings["task"]
+        settings["tasks"] = {
+            name: {**{key: value for key, value in part.items() if value is not None},
+                   "data": _with_absolute_files(part["data"], folder)}
+            for name, part in tasks.items()
+        }  # fmt: skip
+    else:
+        settings["data"] = _with_absolute_files(config["data"], folder)
+    checksums = {absolute(name, folder): digest for name, digest in config["checksums"].items()}
+    model, space = with_absolute_models(config["model"], config["space"], folder)
+    return {**settings, "model": model, "space": space, "checksums": checksums}
+
+
+def _with_absolute_files(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the keys of `data:` with the files by absolute paths."""
+    data = {key: value for key, value in data.items() if value is not None}
     for split in ("train", "validation", "test") if "dataset" not in data else ():
         if isinstance(data[split], str):
             data[split] = absolute(data[split], folder)
@@ -198,6 +232,4 @@ def study_file(config: Mapping[str, Any]) -> dict[str, Any]:
             data[split] = [absolute(name, folder) for name in data[split]]
     if "dataset" in data and locate(data["dataset"], folder) is not None:  # a copy of a data set in a folder
         data["dataset"] = absolute(data["dataset"], folder)
-    checksums = {absolute(name, folder): digest for name, digest in config["checksums"].items()}
-    model, space = with_absolute_models(config["model"], config["space"], folder)
-    return {**settings, "model": model, "space": space, "data": data, "checksums": checksums}
+    return data

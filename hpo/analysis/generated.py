@@ -34,9 +34,9 @@ def of_models(models: Sequence[Any], baselines: Mapping[str, Any], groups: Array
         - `samples`: `row` from 1, `source`, `expected`, and `generated` by each of the models.
     """
     return {
-        "metrics": {name: _compared(name, models, groups) for name in of_generated_text(models[0].task)},
+        "metrics": {name: compared(name, models, groups) for name in of_generated_text(models[0].task)},
         "baselines": {
-            says: {name: _compared(name, (models[0], other), groups) for name in of_generated_text(models[0].task)}
+            says: {name: compared(name, (models[0], other), groups) for name in of_generated_text(models[0].task)}
             for says, other in baselines.items()
         },
         "samples": _samples(models, seed),
@@ -53,12 +53,12 @@ def without_model(texts: Mapping[str, Sequence[str]], like: Any) -> dict[str, An
     return {says: replace(like, generated=list(made)) for says, made in texts.items()}
 
 
-def _compared(metric: str, models: Sequence[Any], groups: Array | None) -> dict[str, Any]:
+def compared(metric: str, models: Sequence[Any], groups: Array | None, labels: Sequence[str] = ()) -> dict[str, Any]:
     """Return the scores of the models, the difference of two of them, and its interval."""
     scores = [score(metric, model) for model in models]
     if len(models) == 1:
         return {"scores": scores}
-    (interval,) = intervals(metric, models, groups=groups)
+    (interval,) = intervals(metric, models, labels, groups)
     ends = {"untold": interval} if isinstance(interval, str) else {"low": interval[0], "high": interval[1]}
     return {"scores": scores, "difference": scores[0] - scores[1], **ends}
 
@@ -103,17 +103,17 @@ def _table(title: str, metrics: Mapping[str, Any], other: str) -> Table:
     if len(next(iter(metrics.values()))["scores"]) == 1:
         return title, ["metric", "best trial"], [[name, number(each["scores"][0], 4)] for name, each in metrics.items()]
     rows = [
-        [name, *(number(value, 4) for value in each["scores"]), f"{each['difference']:+.4g}", *_ends(each)]
+        [name, *(number(value, 4) for value in each["scores"]), f"{each['difference']:+.4g}", *ends(each)]
         for name, each in metrics.items()
     ]
     heads = ["metric", "best trial", other, "difference", f"{CONFIDENCE:.0%} interval", "best trial is"]
     return f"{title}; each interval by itself, for other test rows", heads, rows
 
 
-def _ends(compared: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a difference's interval, and what it shows; more is better in all scores of generated text."""
-    if "untold" in compared:
+def ends(difference: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a difference's interval, and what it shows, in a metric of which more is better."""
+    if "untold" in difference:
         return "none", "unknown"
-    low, high = compared["low"], compared["high"]
+    low, high = difference["low"], difference["high"]
     shown = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
     return f"{low:+.4g} to {high:+.4g}", shown

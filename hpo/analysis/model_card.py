@@ -21,38 +21,50 @@ from hpo.tasks.registry import reader_of
 from hpo.tasks.task import Task
 
 
-def card(results: Results, trial: FrozenTrial) -> str:
-    """Return the model card, in the Hub's format: YAML metadata, then Markdown."""
-    parts = (_metadata, _title, _usage, _scores, _hyperparameters)
-    lines = [line for part in parts for line in part(results, trial)]
-    return "\n".join([*lines, *_origin(results, f"trial {trial.number}")])
+def card(results: Results, trial: FrozenTrial, task: str | None = None) -> str:
+    """Return the model card, in the Hub's format: YAML metadata, then Markdown.
+
+    Args:
+        results: The study.
+        trial: The trial whose weights are exported.
+        task: Of several tasks, the name of the one that the card is for.
+    """
+    lines = [
+        *_metadata(results, trial, task),
+        *_title(results, trial, task),
+        *_usage(results, task),
+        *_scores(results, trial),
+        *_hyperparameters(results, trial),
+    ]
+    return "\n".join([*lines, *_origin(results, f"trial {trial.number}", task)])
 
 
-def confirmed_card(results: Results, each: Mapping[str, Any], run: FrozenTrial) -> str:
+def confirmed_card(results: Results, each: Mapping[str, Any], run: FrozenTrial, task: str | None = None) -> str:
     """Return the model card of a run of a confirmation.
 
     Args:
         results: The study, with its confirmation.
         each: The configuration, an entry of the confirmation.
         run: The trial of the confirmation whose weights are exported.
+        task: As of `card`.
     """
     cautions = confirmed_warnings(results, run)
     lines = [
-        *_metadata(results, run),
-        f"# {inline(results.name)}",
+        *_metadata(results, run, task),
+        f"# {inline(results.name)}{_of(task)}",
         "",
         f"Fine-tuned from {inline(results.model(run))}: a fresh run of {inline(each['name'])} of an hpo "
         f"study, of {len(each['runs'])} the one of median validation score.",
         "",
         *_cautions(cautions),
-        *_usage(results, run),
+        *_usage(results, task),
         "## Scores",
         "",
         f"- validation {inline(results.metric)} of this run: {run.value:.4f}",
         *_confirmation(results),
         *_hyperparameters(results, run),
     ]
-    return "\n".join([*lines, *_origin(results, str(each["name"]))])
+    return "\n".join([*lines, *_origin(results, str(each["name"]), task)])
 
 
 def confirmed_warnings(results: Results, run: FrozenTrial) -> list[str]:
@@ -100,22 +112,35 @@ def _config(results: Results) -> dict[str, Any]:
     return dict(results.attrs.get("config", {}))
 
 
-def _task(results: Results) -> Task:
-    return reader_of(results.facts.get("task"))
+def _task(results: Results, task: str | None) -> Task:
+    """Return the task of the model; of several, the one of this name."""
+    if task is None:
+        return reader_of(results.facts.get("task"))
+    return reader_of(_settings(results, task).get("task"))
+
+
+def _settings(results: Results, task: str | None) -> dict[str, Any]:
+    """Return the settings of the study as those of a study of the task alone."""
+    config = _config(results)
+    return config if task is None else {**config, **config["tasks"][task]}
+
+
+def _of(task: str | None) -> str:
+    return "" if task is None else f": {inline(task)}"
 
 
 def _is_best(results: Results, trial: FrozenTrial) -> bool:
     return results.best is not None and results.best.number == trial.number
 
 
-def _metadata(results: Results, trial: FrozenTrial) -> list[str]:
+def _metadata(results: Results, trial: FrozenTrial, task: str | None) -> list[str]:
     config = _config(results)
     model = str(results.model(trial))
     local = locate(model, Path(config.get("folder", ".")))
     return [
         "---",
         "library_name: transformers",
-        f"pipeline_tag: {_task(results).pipeline_tag}",
+        f"pipeline_tag: {_task(results, task).pipeline_tag}",
         *(
             [f"base_model: {json.dumps(model)}"] if local is None else []
         ),  # the Hub would take a path for the name of a model
@@ -124,27 +149,38 @@ def _metadata(results: Results, trial: FrozenTrial) -> list[str]:
     ]
 
 
-def _title(results: Results, trial: FrozenTrial) -> list[str]:
+def _title(results: Results, trial: FrozenTrial, task: str | None) -> list[str]:
     which = "the best of the trials of an hpo study"
     if not _is_best(results, trial):
         best = f", whose best one is trial {results.best.number}" if results.best else ""
         which = f"trial {trial.number} of an hpo study{best}"
     cautions = warnings(results, trial)
     return [
-        f"# {inline(results.name)}",
+        f"# {inline(results.name)}{_of(task)}",
         "",
         f"Fine-tuned from {inline(results.model(trial))}: {which}.",
         "",
+        *_others(results, task),
         *_cautions(cautions),
     ]
+
+
+def _others(results: Results, task: str | None) -> list[str]:
+    """Return that a model was trained for other tasks too, if it was."""
+    if task is None:
+        return []
+    others = [inline(name) for name in _config(results)["tasks"] if name != task]
+    if not others:
+        return []
+    return [f"Its encoder was trained for {', '.join(others)} at the same time; their heads are in other folders.", ""]
 
 
 def _cautions(cautions: Sequence[str]) -> list[str]:
     return ["## Warning", "", *(f"- {inline(caution)}" for caution in cautions), ""] if cautions else []
 
 
-def _usage(results: Results, trial: FrozenTrial) -> list[str]:
-    code = _task(results).usage(_config(results))
+def _usage(results: Results, task: str | None) -> list[str]:
+    code = _task(results, task).usage(_settings(results, task))
     return ["## Use without hpo", "", "```python", *code.splitlines(), "```", ""] if code else []
 
 
@@ -188,8 +224,8 @@ def _hyperparameters(results: Results, trial: FrozenTrial) -> list[str]:
     ]
 
 
-def _origin(results: Results, configuration: str) -> list[str]:
-    config, facts = _config(results), results.facts
+def _origin(results: Results, configuration: str, task: str | None) -> list[str]:
+    config, facts = _settings(results, task), results.facts
     space, data = config.get("space", {}), config.get("data") or {}
     versions = {name: facts[name] for name in ("torch", "transformers") if name in facts}
     counts = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)

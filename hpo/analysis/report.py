@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from hpo.analysis import audit, confirm_text, page
+from hpo.analysis.by_task import measured
 from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
 from hpo.analysis.memory_text import memory_text
@@ -98,9 +99,7 @@ def _facts(results: Results) -> str:
     starts = [t.datetime_start for t in results.trials if t.datetime_start]
     ends = [t.datetime_complete for t in results.trials if t.datetime_complete]
     limits = ", ".join(f"{limit.name} {limit.says()}" for limit in results.criteria.limits)
-    data = config.get("data")
-    if isinstance(data, Mapping):
-        data = data.get("dataset") or data.get("train")
+    data = _sources(config)
     facts = (
         ("Metric", results.metric, results.direction),
         ("Best", number(best.value) if best else "none yet", f"trial {best.number}" if best else ""),
@@ -110,7 +109,7 @@ def _facts(results: Results) -> str:
         ("Warm start", ", ".join(start.asked) if start else None, ""),
         ("Stopped", "early" if results.stopped else None, results.stopped),
         ("Model", _model(results), ""),
-        ("Data", data if isinstance(data, str | None) else ", ".join(map(str, data)), ""),
+        ("Data", data, ""),
         ("Task", results.facts.get("task"), ""),
         ("Generating", *_generating(results)),
         ("Memory", "estimated and used" if memory else None, memory.removeprefix("memory: ") if memory else ""),
@@ -121,6 +120,16 @@ def _facts(results: Results) -> str:
         if value is not None
     )
     return f'<dl class="facts">{shown}</dl>'
+
+
+def _sources(config: Mapping[str, Any]) -> str | None:
+    """Return where the rows of train are from; of several tasks, of each."""
+    if tasks := config.get("tasks"):
+        return "; ".join(f"{name}: {_sources(part)}" for name, part in tasks.items())
+    data = config.get("data")
+    if isinstance(data, Mapping):
+        data = data.get("dataset") or data.get("train")
+    return data if isinstance(data, str | None) else ", ".join(map(str, data))
 
 
 def _generating(results: Results) -> tuple[str | None, str]:
@@ -218,6 +227,9 @@ def _best(results: Results) -> str:
     rows = [[_cell(results.metric), *(_cell(finite_value(trial)) for trial in columns)]]
     for name in results.criteria.names:
         rows.append([_cell(name), *(_cell(measures_of(trial.user_attrs).get(name)) for trial in columns)])
+    of_tasks = [measured(results, trial) for trial in columns]
+    for name in dict.fromkeys(name for each in of_tasks for name in each):
+        rows.append([_cell(name), *(_cell(each.get(name)) for each in of_tasks)])
     scores = [trial.user_attrs.get("metrics") or {} for trial in columns]
     for name in of_generated_text(str(results.facts.get("task"))):
         if any(name in each for each in scores):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 
-from hpo.analysis import decoding, generated
+from hpo.analysis import by_task, decoding, generated
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hpo.analysis.predictions import GROUP, counts_of, write
 from hpo.storage.snapshot import LOOK, Results, read
@@ -52,6 +52,7 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
           difference from it, as above;
         - `classes`: see `hpo.tasks.classification.breakdown.by_class`;
         - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None;
+        - `tasks`: see `hpo.analysis.by_task.of_models`;
         - `generated`: see `hpo.analysis.generated.of_models`; None if the study generates nothing;
         - `decoding`: for the best trial and the published default, see `hpo.analysis.decoding.choice_of`; empty where
           there is one way of decoding. The model untuned decodes as the best trial does.
@@ -141,6 +142,7 @@ def _look(
         "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
         "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
+        "tasks": by_task.of_models(found, test.groups),
         "generated": _generated(found, untuned, array) if setup.config.generate else None,
     }
 

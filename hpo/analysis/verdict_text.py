@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpo.analysis import decoding, generated
+from hpo.analysis import by_task, decoding, generated
 from hpo.analysis.bootstrap import CONFIDENCE
 from hpo.core.formatting import number, plain
 from hpo.tasks.metrics import METRICS
@@ -68,7 +68,7 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
     """
     untuned = (look.get("references") or {}).get("untuned") is not None
     decodings = decoding.sentences(look.get("decoding") or (), untuned)
-    texts = [sentence(look), *_references(look), *_classes(look), *decodings]
+    texts = [sentence(look), *_references(look), *_classes(look), *by_task.sentences(look), *decodings]
     if worst := look.get("worst_group"):
         texts.append(
             f"It scores worst on the group {plain(worst['name'])!r}: {worst['score']:.4g}, {worst['rows']} test rows; "
@@ -139,10 +139,11 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def tables(look: Look) -> list[Table]:
-    """Return (title, heads, rows) of generated text and its decoding, of classes, confusions, and a task's own."""
+    """Return (title, heads, rows): scores by task, generated text and its decoding, classes, and a task's own tables."""
     classes = look.get("classes") or {}
     counted = f"test {classes.get('counted', 'rows')}"
-    found: list[Table] = [*generated.tables(look), *decoding.tables(look.get("decoding") or ())]
+    made = [*generated.tables(look), *decoding.tables(look.get("decoding") or ())]
+    found: list[Table] = [*by_task.tables(look), *made]
     if listed := classes.get("classes"):
         of = f", the {len(listed)} most frequent of {classes['count']} labels" if len(listed) < classes["count"] else ""
         rows = [

@@ -126,6 +126,8 @@ def find(model: str, storage: str | None) -> Source:
 def _described(folder: Path, study: Mapping[str, Any]) -> Source:
     """Return a folder's model; the settings come from a study file, which may be malformed."""
     data, length, generate = study.get("data"), study.get("max_length"), study.get("generate")
+    if isinstance(tasks := study.get("tasks"), Mapping) and isinstance(part := tasks.get(folder.name), Mapping):
+        data = part.get("data")
     return Source(
         folder,
         length if isinstance(length, int) else None,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.analysis import audit, confirm_text
+from hpo.analysis.by_task import measured
 from hpo.analysis.findings import findings
 from hpo.analysis.memory_text import memory_text
 from hpo.analysis.trial_summary import finite_value, remarks
@@ -101,7 +102,9 @@ def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
     """Return the best trial as a line."""
     params = trial.params if results is None else results.params(trial)
     value = "no value" if trial.value is None else f"{trial.value:.4f}"
-    return f"best: trial {trial.number}, {value}, {json.dumps(params)}"
+    of_tasks = {} if results is None else measured(results, trial)
+    scores = "".join(f", {plain(name)} {number(score, 4)}" for name, score in of_tasks.items())
+    return f"best: trial {trial.number}, {value}{scores}, {json.dumps(params)}"
 
 
 def limits_text(results: Results) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hpo.config import criteria
-from hpo.config.schema import FINE_TUNING, GenerateConfig, StopConfig, StudyConfig, keys_of, model_of
+from hpo.config import criteria, several_tasks
+from hpo.config.schema import FINE_TUNING, GenerateConfig, StopConfig, StudyConfig, keys_of, model_of, task_in
 from hpo.core.errors import ConfigError, HpoError, Problem, nearest
 from hpo.data.keys import DataKeys
 from hpo.recipe.hyperparameters import trains_adapters
@@ -40,11 +40,13 @@ def validated(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]
     except ValidationError as error:
         problems += _pydantic_problems(error, raw)
     if not is_custom(raw):
-        problems += [Problem((key,), "is missing") for key in ("model", "data") if raw.get(key) is None]
+        needed = ("model", "data") if raw.get("tasks") is None else ("model",)
+        problems += [Problem((key,), "is missing") for key in needed if raw.get(key) is None]
     return config, [
         *problems,
         *_metric_problems(raw),
         *_objective_problems(raw),
+        *([] if is_custom(raw) else several_tasks.problems(raw)),
         *_comparison_problems(raw),
         *criteria.problems(raw),
         *_plugin_problems(raw),
@@ -68,8 +70,11 @@ def combination_problems(
         if not custom and raw.get("fold") is False and _has_adapters(space):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
         problems += [] if custom else _frozen_problems(raw, space)
-    if config is not None and config.data is not None:
-        problems += _data_problems(config.task, config.data)
+        problems += [] if custom else several_tasks.space_problems(raw, space)
+    if config is not None and config.data is not None and config.tasks is None:
+        problems += _data_problems(config.task, config.data, ("data",))
+    for name, part in ((config and config.tasks) or {}).items():
+        problems += _data_problems(part.task, part.data, ("tasks", name, "data"))
     if config is not None and config.generate is not None and not custom:
         problems += _generate_problems(config, config.generate)
     if config is not None and config.shards > 1 and not custom:
@@ -90,17 +95,16 @@ def _pydantic_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[P
     found: dict[tuple[Any, ...], str] = {}
     for item in error.errors():
         # pydantic reports every member of a union; the field is one problem.
-        path = tuple(part for part in item["loc"] if isinstance(part, int) or part.isidentifier())
-        path = item["loc"] if item["type"] == "extra_forbidden" else path
+        loc = several_tasks.untagged(item["loc"])
+        path = tuple(part for part in loc if isinstance(part, int) or part.isidentifier())
+        path = loc if item["type"] == "extra_forbidden" else path
         path = path[:-1] if path and path[-1] in ("str", "int", "float", "bool", "dict", "list") else path
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            mappings: dict[Any, type[BaseModel]] = {
-                "data": keys_of(raw),
-                "stop": StopConfig,
-                "generate": GenerateConfig,
-            }
+            mappings: dict[Any, type[BaseModel]] = {"data": keys_of(raw), **MAPPINGS}
             model = mappings.get(path[0], StudyConfig) if path[1:] else StudyConfig
+            if path[0] == "tasks":
+                model = several_tasks.keys_at(path, raw)
             message = f"is not a key{nearest(path[-1], model.model_fields)}"
         elif not isinstance(item["input"], Mapping) and item["type"] != "value_error":
             message = f"{message}, not {item['input']!r}"
@@ -112,11 +116,11 @@ def _pydantic_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[P
 
 
 def _metric_problems(raw: Mapping[str, Any]) -> list[Problem]:
-    metric, task = raw.get("metric"), raw.get("task", "auto")
+    metric, task = raw.get("metric"), task_in(raw)
     if not isinstance(metric, str) or is_custom(raw):
         return []
     if metric not in METRICS:
-        return [Problem(("metric",), f"{metric!r} is not a metric{suggested(metric, str(task))}")]
+        return [Problem(("metric",), f"{metric!r} is not a metric{suggested(metric, task)}")]
     if task in TASKS and task not in METRICS[metric].tasks:
         return [Problem(("metric",), f"{metric!r} is not defined for {task}; one of {', '.join(searchable(task))}")]
     reason = refused(metric, task)
@@ -199,12 +203,12 @@ def _arguments_problems(kind: str, module: ModuleType, name: str, arguments: Map
 # ---------------------------------------------------------------- combinations
 
 
-def _data_problems(task: str, data: DataKeys) -> list[Problem]:
-    """Check the keys of the data: those of the task, and those that only files have."""
-    found = [Problem(("data", *place), message) for place, message in reader_of(task).key_problems(data)]
+def _data_problems(task: str, data: DataKeys, where: tuple[str, ...]) -> list[Problem]:
+    """Check the keys of the data at a place of the study: those of the task, and those that only files have."""
+    found = [Problem((*where, *place), message) for place, message in reader_of(task).key_problems(data)]
     if data.dataset is not None:
         unread = [key for key in ("encoding", "separator") if getattr(data, key) is not None]
-        found += [Problem(("data", key), "is for files, not data sets of the Hub; leave it out") for key in unread]
+        found += [Problem((*where, key), "is for files, not data sets of the Hub; leave it out") for key in unread]
     return found
 
 
@@ -270,7 +274,7 @@ def _frozen_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem
     numbers = frozen_layers(space)
     if numbers == (0,):
         return []
-    if reader_of(raw.get("task")).redraws:
+    if reader_of(task_in(raw)).redraws:
         message = (
             f"what the lowest layers yield is not the same in two steps of {raw['task']}, whose masks are drawn anew"
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hpo.config.schema import StudyConfig
+from hpo.config.schema import StudyConfig, task_in
 from hpo.core.errors import Problem, nearest
 from hpo.core.types import Direction
 from hpo.search.plugins import name_and_arguments
@@ -117,12 +117,10 @@ def _name_problem(name: str, raw: Mapping[str, Any]) -> str | None:
         return None if isinstance(raw.get("model"), list) else OF_ONE_MODEL
     if name == raw.get("metric"):
         return "is the metric that is optimised; name another one"
-    task = raw.get("task")
-    offered = searchable(str(task)) if task in TASKS else list(METRICS)
+    task = task_in(raw)
+    offered = searchable(task) if task in TASKS else list(METRICS)
     if name not in METRICS:
-        return (
-            f"{name!r} is neither a metric nor one of {', '.join((*COSTS, *MODEL_COSTS))}{suggested(name, str(task))}"
-        )
-    if reason := refused(name, str(task)):
+        return f"{name!r} is neither a metric nor one of {', '.join((*COSTS, *MODEL_COSTS))}{suggested(name, task)}"
+    if reason := refused(name, task):
         return reason
     return None if name in offered else f"{name!r} is not defined for {task}; one of {', '.join([*offered, *COSTS])}"

@@ -30,11 +30,28 @@ def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
     if isinstance(checksums := raw.get("checksums", {}), Mapping):
         for name in checksums:
             found += _files(("checksums", str(name)), str(name), folder)[1]
+    return found + [problem for place, part in _studies(raw) for problem in _of_data(place, part, folder)]
+
+
+def _studies(raw: Mapping[str, Any]) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Yield (place, mapping with `task` and `data`) of each task of a study."""
+    tasks = raw.get("tasks")
+    if tasks is None:
+        yield (), raw
+    elif isinstance(tasks, Mapping):
+        yield from ((("tasks", str(name)), part) for name, part in tasks.items() if isinstance(part, Mapping))
+
+
+def _of_data(place: Place, part: Mapping[str, Any], folder: Path) -> list[Problem]:
+    """Return the problems of the data of one task."""
     try:
-        data = keys_of(raw).model_validate(raw.get("data"))
+        data = keys_of(part).model_validate(part.get("data"))
     except ValidationError:
-        return found
-    return found if data.dataset is not None else found + _data_problems(reader_of(raw.get("task")), data, folder)
+        return []
+    if data.dataset is not None:
+        return []
+    found = _data_problems(reader_of(part.get("task")), data, folder)
+    return [Problem((*place, *problem.path), problem.message, problem.line) for problem in found]
 
 
 def _model_problems(setting: Any, folder: Path) -> list[Problem]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
-from pydantic import Field, create_model, field_validator
+from pydantic import Discriminator, Field, Tag, create_model, field_validator
 
 from hpo.core.errors import nearest
 from hpo.core.settings import Mark, Settings, marked
 from hpo.core.types import Direction
 from hpo.data.keys import DataKeys
 from hpo.tasks.language.text_metrics import CHOSEN_BY
+from hpo.tasks.multitask.keys import TOGETHER, TaskKeys
+from hpo.tasks.multitask.predictions import TASK as SEVERAL
 from hpo.tasks.registry import AUTO, TASKS, reader_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a study, which is also the name of its folder
+TASK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,49}")  # of one of several tasks, which is also the name of a folder
 Named = str | dict[str, Any]  # a name, or a mapping of `name` and arguments
 Beams = Annotated[int, Field(ge=1)]
 Penalty = Annotated[float, Field(allow_inf_nan=False)]
@@ -70,6 +73,45 @@ class GenerateConfig(Settings):
         return self.metric or CHOSEN_BY
 
 
+class OneOfSeveral(TaskKeys):
+    """The keys of one of several tasks, checked; `data` has those of its task."""
+
+    @field_validator("task")
+    @classmethod
+    def _task(cls, value: str) -> str:
+        if value in (AUTO, *TOGETHER):
+            return value
+        if value in TASKS:
+            raise ValueError(
+                f"{value!r} cannot be trained together with others: several tasks share an encoder and have a head "
+                f"each, which is for {', '.join(TOGETHER)}; make a study of its own of it"
+            )
+        raise ValueError(f"{value!r} is not a task{nearest(value, [AUTO, *TOGETHER])}")
+
+
+def _kind(given: Any) -> str:
+    """Return the tag of the keys that one of several tasks may have."""
+    task = given.get("task", AUTO) if isinstance(given, Mapping) else getattr(given, "task", AUTO)
+    task = task if task in TOGETHER else AUTO
+    return reader_of(task).keys.__name__
+
+
+def _keys_by_kind() -> Any:
+    """Return the type of the keys of one of several tasks: a class for each kind of data."""
+    kinds = {reader_of(task).keys for task in TOGETHER}
+    classes = [
+        Annotated[create_model("TaskKeys", __base__=OneOfSeveral, data=(keys, ...)), Tag(keys.__name__)]
+        for keys in sorted(kinds, key=lambda each: each.__name__)
+    ]
+    return Annotated[Union[tuple(classes)], Discriminator(_kind)]  # noqa: UP007 - of classes known at run time only
+
+
+if TYPE_CHECKING:
+    SeveralTasks = dict[str, TaskKeys]
+else:
+    SeveralTasks = dict[str, _keys_by_kind()]
+
+
 class StudyConfig(Settings):
     """The settings of one study."""
 
@@ -81,6 +123,8 @@ class StudyConfig(Settings):
     """The data to train on, to validate on and to test on."""
     task: Annotated[str, Mark.FINE_TUNING] = AUTO
     """A key of `hpo.tasks.registry.TASKS`; `auto` takes a task of classification or regression, by the labels."""
+    tasks: Annotated[SeveralTasks | None, Mark.FINE_TUNING, Mark.NEWER] = None
+    """Several tasks that a model is trained for at once, by names of one's own, in place of `task` and `data`."""
     metric: str | None = None
     """The metric that is optimised, on the validation split; the task's default if empty."""
     objective: str | None = None
@@ -176,8 +220,23 @@ class StudyConfig(Settings):
     @field_validator("task")
     @classmethod
     def _task(cls, value: str) -> str:
-        if value not in (AUTO, *TASKS):
-            raise ValueError(f"{value!r} is not a task{nearest(value, [AUTO, *TASKS])}")
+        offered = [AUTO, *(name for name in TASKS if name != SEVERAL)]
+        if value not in offered:
+            raise ValueError(f"{value!r} is not a task{nearest(value, offered)}")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, value: dict[str, TaskKeys] | None) -> dict[str, TaskKeys] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("names no task; name one or more, each with its data")
+        if wrong := [name for name in value if not TASK_NAME.fullmatch(name)]:
+            raise ValueError(
+                f"has {', '.join(map(repr, wrong))}, which cannot be the name of a task: use letters, digits and "
+                "underscore, a letter first"
+            )
         return value
 
     @field_validator("name")
@@ -195,9 +254,14 @@ RESUMABLE = frozenset(marked(StudyConfig, Mark.RESUMABLE))
 FINE_TUNING = marked(StudyConfig, Mark.FINE_TUNING)
 
 
+def task_in(raw: Mapping[str, Any]) -> str:
+    """Return the name of a study's task in `TASKS`, or `auto`."""
+    return SEVERAL if raw.get("tasks") is not None else str(raw.get("task", AUTO))
+
+
 def keys_of(raw: Mapping[str, Any]) -> type[DataKeys]:
     """Return the keys that `data:` may have in a study, which depend on its task."""
-    return reader_of(raw.get("task", AUTO)).keys
+    return reader_of(task_in(raw)).keys
 
 
 def model_of(raw: Mapping[str, Any]) -> type[StudyConfig]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from hpo.config import checks, inputs, yaml
 from hpo.config.criteria import criteria_of
-from hpo.config.schema import StudyConfig
+from hpo.config.schema import StudyConfig, task_in
 from hpo.core.errors import ConfigError, Problem
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, MODEL, Hyperparameter, conflicts, model_choice
@@ -49,7 +49,7 @@ class StudySpec:
         """Direction of the objective; of a metric that the task chooses, that of the task's own."""
         if self.config.model is None:  # a custom objective
             return self.config.direction or "maximize"
-        return METRICS[self.config.metric or reader_of(self.config.task).metric].direction
+        return METRICS[self.config.metric or reader_of(task_in(vars(self.config))).metric].direction
 
     @property
     def compared(self) -> Comparison:

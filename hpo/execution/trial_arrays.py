@@ -60,10 +60,14 @@ def open_custom(objective: Any, slots: int = 1) -> GeneratorArray:
 def _open_finetuning(study: study_spec.StudySpec) -> ScorableArray:
     """Return the array of the built-in objective. Torch is loaded last, so that errors in the data come early."""
     config = study.config
-    assert config.data is not None
     log.info("loading pandas")
     loading = importlib.import_module("hpo.tasks.loading")
-    data = loading.load(config.data, config.task, config.seed, study.folder)
+    if config.tasks is not None:
+        several = importlib.import_module("hpo.tasks.multitask.loading")
+        data = several.load(config.tasks, config.seed, study.folder)
+    else:
+        assert config.data is not None
+        data = loading.load(config.data, config.task, config.seed, study.folder)
     data = loading.with_metric(data, config.metric, _scored(study))
     _refuse_class_weights(study, data)
     log.info("loading torch and transformers")

@@ -194,7 +194,7 @@ class FineTuneArray:
         return Evaluation(
             value,
             at=boundary,
-            metrics={name: score(name, predictions) for name in self._reported},
+            metrics={name: score(name, predictions) for name in self._reported} | task.scores_beside(predictions),
             of=slot.boundaries[-1],
             last=slot.evaluations == len(slot.boundaries),
             notes=_notes(self.setup.task, predictions),

@@ -22,6 +22,7 @@ from hpo.core.trainer import TrialSpec
 from hpo.finetune import device, generation
 from hpo.finetune.data.batches import boundaries, epoch_batches
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
+from hpo.finetune.data.mixing import mixed
 from hpo.finetune.frozen_states import FrozenStates
 from hpo.finetune.models import dropout, first_token, frozen, recomputed_layers, token_head
 from hpo.finetune.models.initial_state import InitialState, digest
@@ -64,7 +65,7 @@ class Setup:
         metric: Name in `METRICS`.
         device: Where trials train.
         precision: `bf16` or `fp32`.
-        task: The entry of `TASKS`.
+        task: The task, with what the data says of it.
         tokenizer: The model's tokenizer.
         model: The pretrained model on the device; an engine trains it, or copies of it.
         head: Names of its parameters that are not pretrained.
@@ -100,7 +101,7 @@ class Setup:
         if folded:
             device.reproducible_products()  # before the model's first product
         self.config, self.data, self.folder = config, data, folder
-        self.task = TASKS[data.task]
+        self.task = TASKS[data.task].for_data(data)
         self.metric = data.metric
         self.device = device.chosen(config.device)
         self.precision = device.precision(config.precision, self.device)
@@ -329,8 +330,16 @@ class Setup:
         sizes, size = self.tokens["train"].sizes, slot.params.batch_size
         first, done = divmod(slot.step, math.ceil(len(sizes) / size))
         for epoch in range(first, slot.params.epochs):
-            yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window)[done:]
+            rows = self._mixed(slot, epoch)
+            yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window, rows)[done:]
             done = 0
+
+    def _mixed(self, slot: Slot, epoch: int) -> Array | None:
+        """Return the rows of an epoch where several tasks are mixed in other proportions than those of their rows."""
+        tasks, temperature = self.task.tasks_of(self.rows["train"]), slot.params.sampling_temperature
+        if tasks is None or temperature == 1:
+            return None
+        return mixed(tasks, temperature, derived_seed(slot.trial.seed, "tasks"), epoch)
 
     # ------------------------------------------------------------ passes
 

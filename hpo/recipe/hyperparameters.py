@@ -97,6 +97,13 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "frozen_layers": Hyperparameter(
         int, 0, "layers that are not trained, from the lowest, and the embeddings; 0: none", high=1000
     ),
+    "sampling_temperature": Hyperparameter(
+        float,
+        1.0,
+        "of several tasks: a task of n rows has a share of an epoch in proportion to n ** (1 / sampling_temperature)",
+        low=1,
+        high=1000,
+    ),
     # Table 9 of Hu et al., 2021 (RoBERTa on GLUE). Without lora_rank in its space, a study trains whole models.
     "lora_rank": Hyperparameter(int, 8, "rank of LoRA's adapters; the pretrained weights are frozen", low=1, high=1024),
     "lora_alpha": Hyperparameter(float, 8.0, "adapters are scaled by lora_alpha / lora_rank", low_open=True),
@@ -130,6 +137,7 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return these settings and the defaults of the other hyperparameters that the trial reads."""
     everything = {**defaults(settings), **settings}
     unread = {name for name, schedule in READ_BY_SCHEDULE.items() if everything["schedule"] != schedule}
+    unread.add("sampling_temperature")  # it is said where it is set, as most studies have one task
     unread.add("warmup_steps" if everything["warmup_steps"] is None else "warmup_ratio")
     if "lora_rank" not in settings:
         unread |= {name for name in HYPERPARAMETERS if name.startswith("lora_")}

@@ -29,6 +29,7 @@ class TrainingParams:
     class_weights: str
     max_grad_norm: float
     frozen_layers: int
+    sampling_temperature: float
     lora_rank: int
     lora_alpha: float
     lora_dropout: float

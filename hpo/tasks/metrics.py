@@ -15,6 +15,7 @@ from hpo.tasks.classification import metrics as classification
 from hpo.tasks.language import metrics as language
 from hpo.tasks.language import text_metrics
 from hpo.tasks.metric import Metric, summed
+from hpo.tasks.multitask import predictions as multitask
 from hpo.tasks.question_answering import metrics as question_answering
 from hpo.tasks.task import Predictions
 from hpo.tasks.token_classification import metrics as token_classification
@@ -28,6 +29,14 @@ def _loss(predictions: Predictions) -> float:
     return float(predictions.losses.sum() / max(1, predictions.units.sum()))
 
 
+WEIGHTED_MEAN = "weighted_mean"
+
+
+def _weighted_mean(predictions: Any) -> float:
+    """Return the weighted mean of the metrics of several tasks."""
+    return math.fsum(part.share * score(part.metric, part.predictions) for part in predictions.parts.values())
+
+
 ALL_TASKS = (
     *classification.CLASSES,
     "regression",
@@ -35,6 +44,7 @@ ALL_TASKS = (
     "question_answering",
     "multiple_choice",
     *language.TASKS,
+    multitask.TASK,
 )
 
 METRICS: dict[str, Metric] = {
@@ -62,6 +72,7 @@ METRICS: dict[str, Metric] = {
         counts=lambda predictions: np.stack([predictions.losses, predictions.units], axis=1),
         aliases=("cross_entropy", "log_loss", "mse", "mean_squared_error"),
     ),
+    WEIGHTED_MEAN: Metric(_weighted_mean, (multitask.TASK,)),
 }
 
 

@@ -8,6 +8,7 @@ from hpo.tasks.causal_lm.task import CausalLM
 from hpo.tasks.classification.task import Classification
 from hpo.tasks.masked_lm.task import MaskedLM
 from hpo.tasks.multiple_choice.task import MultipleChoice
+from hpo.tasks.multitask.task import MultiTask
 from hpo.tasks.question_answering.task import QuestionAnswering
 from hpo.tasks.seq2seq.task import Seq2Seq
 from hpo.tasks.task import Task
@@ -26,6 +27,7 @@ TASKS: dict[str, Task] = {
     "causal_lm": CausalLM(),
     "seq2seq": Seq2Seq(),
     "masked_lm": MaskedLM(),
+    "multitask": MultiTask(),  # `tasks:` in a study file
 }
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 import numpy as np
@@ -66,6 +67,9 @@ class Task(ABC):
         answer_keys: The keys of `predicted_rows`.
         rereads: Whether a file of predictions says all that metrics need; see `reread`. If not, every metric of the
             task is a function of counts, and the file has those of the study's metric too.
+        output_names: The tensors of a model's result that losses and answers are computed from, each [rows, ...].
+        idle: Row target -> its value in a row of another task, where several tasks are trained together; 0 if it is not
+            named. The loss of such a row is not used, but it has to be finite.
     """
 
     name: str
@@ -84,6 +88,12 @@ class Task(ABC):
     cuts: ClassVar[bool] = True
     answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")
     rereads: ClassVar[bool] = False
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    idle: ClassVar[Mapping[str, int]] = MappingProxyType({})
+
+    def for_data(self, data: Dataset) -> Task:
+        """Return the task for the data of a study; the task itself, unless the data says what the task is made of."""
+        return self
 
     # ------------------------------------------------------------ reading
 
@@ -252,13 +262,17 @@ class Task(ABC):
         """Return notes on the rows of all splits, for the user."""
         return []
 
+    def tasks_of(self, rows: EncodedRows) -> Array | None:
+        """Return [rows] the number of the task that each row is of, if there are several tasks; else None."""
+        return None
+
     def class_weights(self, data: Dataset) -> Mapping[str, Array]:
         """Return setting of `class_weights` -> weights [labels] by the targets of train; nothing if it has none."""
         return {}
 
     def outputs(self, result: Any) -> Outputs:
-        """Return the tensors of a model's result that losses and answers are computed from, each [rows, ...]."""
-        return (result.logits,)
+        """Return the tensors `output_names` of a model's result."""
+        return tuple(getattr(result, name) for name in self.output_names)
 
     @abstractmethod
     def loss(
@@ -303,6 +317,10 @@ class Task(ABC):
     def with_fitted(self, predictions: Any, settings: Mapping[str, Any]) -> Any:
         """Return predictions with what was fitted for their model: its configuration, or what `fitted` returned."""
         return predictions
+
+    def scores_beside(self, predictions: Any) -> dict[str, float]:
+        """Return name -> score of what is measured beside the metric, without being asked for."""
+        return {}
 
     # ------------------------------------------------------------ results
 

@@ -20,7 +20,9 @@ STUDIES = sorted(study_spec.shipped("studies").rglob("*.yaml"))
 SPACES = sorted(study_spec.shipped("search_spaces").rglob("*.yaml"))
 
 
-OFFLINE = ("instructions", "quickstart", "speeches", "summaries", "translations", "tweet_entities")
+OFFLINE = (
+    "instructions", "quickstart", "reviews_and_entities", "speeches", "summaries", "translations", "tweet_entities",
+)  # fmt: skip
 """Studies of files of packages, and of files that examples write."""
 
 
@@ -30,8 +32,8 @@ def names(paths):
 
 def test_what_ships():
     assert names(STUDIES) == [
-        "instructions", "long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam",
-        "speeches", "summaries", "translations", "tweet_entities",
+        "instructions", "long_documents", "news_topics", "paraphrases", "quickstart", "reviews_and_entities",
+        "sentiment", "similarity", "spam", "speeches", "summaries", "translations", "tweet_entities",
     ]  # fmt: skip
     spaces = [
         "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "multiple_choice",
@@ -100,6 +102,25 @@ def test_the_study_of_tweets_runs(tmp_path, monkeypatch):
     finished = run_study.run(study_spec.load(study_spec.find("tweet_entities", "studies"), small), "sqlite:///hpo.db")
     assert [trial.state.name for trial in finished.study.trials] == ["COMPLETE", "COMPLETE"]
     assert finished.study.user_attrs["fingerprint"]["facts"]["task"] == "token_classification"
+
+
+def test_the_study_of_two_tasks_runs(tmp_path, monkeypatch):
+    """On files of the form of the packages', which need not be installed."""
+    monkeypatch.chdir(tmp_path)
+    tiny.save_model(tmp_path / "tiny")
+    tiny.write_csv(tmp_path / "reviews.csv")
+    tagged.write_conll(tmp_path / "ner.txt", tagged.sentences(120), between="\t\n")
+    small = {"model": "tiny", "trials": 2, "precision": "fp32", "threads": 1, "checksums": {}}
+    for task, file in (("sentiment", "reviews.csv"), ("entities", "ner.txt")):
+        small |= {
+            f"tasks.{task}.data.{key}": value for key, value in {"train": file, "validation": 20, "test": 20}.items()
+        }
+    small |= {"tasks.sentiment.data.where": {}, "tasks.sentiment.data.rows": None}
+    study = study_spec.load(study_spec.find("reviews_and_entities", "studies"), small)
+    finished = run_study.run(study, "sqlite:///hpo.db").study
+    assert [trial.state.name for trial in finished.trials] == ["COMPLETE", "COMPLETE"]
+    names = ["loss", "sentiment.accuracy", "entities.entity_f1"]
+    assert [list(trial.user_attrs["metrics"]) for trial in finished.trials] == [names, names]
 
 
 def ran(name, **overrides):

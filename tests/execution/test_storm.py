@@ -19,6 +19,7 @@ import choices
 import optuna
 import paired
 import pytest
+import several
 import squad_rows
 import storm
 import tagged
@@ -117,8 +118,8 @@ def test_trials_that_pause_are_promoted_by_the_rule_whatever_is_killed(url: str)
 
 @pytest.mark.parametrize(
     "study_of",
-    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study],
-    ids=["texts", "tags", "questions", "choices", "pairs", "chats"],
+    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study, several.study],
+    ids=["texts", "tags", "questions", "choices", "pairs", "chats", "several"],
 )
 def test_arrays_that_train_are_restored_to_the_bit(
     folder: Path, pytestconfig: pytest.Config, study_of: Callable[..., dict[str, Any]]

@@ -12,7 +12,9 @@ Array = np.ndarray[Any, Any]
 WINDOW = 32
 
 
-def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int, window: int = WINDOW) -> list[Array]:
+def epoch_batches(
+    lengths: Array, batch_size: int, seed: int, epoch: int, window: int = WINDOW, rows: Array | None = None
+) -> list[Array]:
     """Return the batches of one epoch.
 
     Rows are shuffled, divided into windows of `window` batches, sorted by length inside a window and divided into
@@ -24,19 +26,20 @@ def epoch_batches(lengths: Array, batch_size: int, seed: int, epoch: int, window
         seed: The trial's seed.
         epoch: From 0.
         window: Batches whose rows are sorted by length together; with 1, rows are not sorted.
+        rows: The rows of the epoch, of which one may be there several times; each row once if None.
 
     Returns:
-        Arrays of row numbers, which contain each row once.
+        Arrays of row numbers, which contain each of the rows once.
     """
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(lengths))
+    order = rng.permutation(len(lengths) if rows is None else rows)
     full = len(order) // batch_size * batch_size
     batches: list[Array] = []
     for start in range(0, full, window * batch_size):
-        rows = order[start : min(start + window * batch_size, full)]
+        part = order[start : min(start + window * batch_size, full)]
         if window > 1:
-            rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += np.split(rows, len(rows) // batch_size)
+            part = part[np.argsort(lengths[part], kind="stable")]
+        batches += np.split(part, len(part) // batch_size)
     rng.shuffle(batches)
     if full < len(order):
         batches.append(order[full:])

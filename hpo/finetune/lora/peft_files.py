@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import GENERATION_CONFIG_NAME
@@ -127,5 +128,7 @@ def _trained_in_full(model: PreTrainedModel, head: frozenset[str]) -> list[str]:
         own = [f"{name}.{parameter}" for parameter, _ in model.get_submodule(name).named_parameters()]
         return bool(own) and head.issuperset(own)
 
-    names = [name for name, _ in model.named_modules() if name and in_head(name)]
+    # peft copies whole modules, and copies no containers; a head of several tasks holds the encoder of all.
+    whole = nn.ModuleDict | PreTrainedModel
+    names = [name for name, m in model.named_modules() if name and not isinstance(m, whole) and in_head(name)]
     return [name for name in names if name.rpartition(".")[0] not in names]

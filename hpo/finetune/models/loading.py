@@ -25,7 +25,8 @@ from hpo.core.errors import ModelError
 from hpo.core.paths import locate, model_source
 from hpo.finetune.folded.packing import current as packed_now
 from hpo.finetune.models import dropout as own_dropout
-from hpo.finetune.models import output_check
+from hpo.finetune.models import multi_head, output_check
+from hpo.tasks.multitask.predictions import TASK
 from hpo.tasks.registry import task_for
 from hpo.tasks.task import Task
 
@@ -176,10 +177,17 @@ def load_model(
     names = list(labels)
     try:
         config = AutoConfig.from_pretrained(source, **NO_CODE)
+        if multi_head.has_heads(config) and task.name != TASK:
+            raise ModelError(
+                f"model {name!r} has the heads of several tasks; write the model of each task into a folder of its own "
+                "with hpo export STUDY -o FOLDER, and name FOLDER/TASK"
+            )
         task.configure(config, names)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = pad
         model, info = from_pretrained(source, config, task.auto_model)
+    except ModelError:
+        raise
     except Exception as error:  # as above
         raise _explained(name, folder, "weights", error) from None
     return model, frozenset(info["missing_keys"]) | {key for key, *_ in info.get("mismatched_keys", ())}
@@ -196,6 +204,17 @@ def from_pretrained(source: str, config: Any, auto_model: str) -> tuple[PreTrain
     Returns:
         The model, and transformers' loading info: missing and mismatched keys.
     """
+    if not multi_head.has_heads(config):
+        return _loaded(source, config, getattr(transformers, auto_model))
+    if multi_head.has_heads(AutoConfig.from_pretrained(source, **NO_CODE)):  # written by hpo, with heads
+        return _loaded(source, config, multi_head.MultiTaskModel)
+    model, info = multi_head.pretrained(config, lambda own, kind: from_pretrained(source, own, kind))
+    model.config.architectures = [type(model).__name__]
+    attend(model)
+    return model, info
+
+
+def _loaded(source: str, config: Any, kind: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     options: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,
@@ -204,7 +223,7 @@ def from_pretrained(source: str, config: Any, auto_model: str) -> tuple[PreTrain
         "ignore_mismatched_sizes": True,  # a head for other labels is drawn again
         **NO_CODE,
     }
-    model, info = getattr(transformers, auto_model).from_pretrained(source, attn_implementation="eager", **options)
+    model, info = kind.from_pretrained(source, attn_implementation="eager", **options)
     model.config.architectures = [type(model).__name__]
     for module in model.modules():
         if type(module).__name__.endswith("SinusoidalPositionalEmbedding"):

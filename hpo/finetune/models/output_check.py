@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 Outputs = dict[str, torch.Tensor]
 
 PER_TOKEN = ("start_logits", "end_logits")
-"""Outputs [rows, tokens]; others are per token if they have three dimensions."""
+"""Ends of the names of outputs [rows, tokens]; others are per token if they have three dimensions."""
 
 
 def logits_of(result: Mapping[str, Any]) -> Outputs:
@@ -71,7 +71,7 @@ def about_tokens(found: Outputs, real: torch.Tensor) -> Outputs:
         found: Outputs by name, [rows, ...].
         real: [rows, tokens] whether a token is not padding.
     """
-    per_token = {name for name, value in found.items() if name in PER_TOKEN or value.ndim == 3}
+    per_token = {name for name, value in found.items() if name.endswith(PER_TOKEN) or value.ndim == 3}
     return {name: value[real] if name in per_token else value for name, value in found.items()}
 
 

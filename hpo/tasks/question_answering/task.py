@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +68,8 @@ class QuestionAnswering(Task):
     cuts = False
     formats = ENDINGS
     answer_keys = ("predicted", "probability", "predicted_start", "null_difference")
+    output_names = ("start_logits", "end_logits")  # each [rows, tokens]
+    idle = MappingProxyType({"lengths": 1})  # without a token, the loss of a row would be infinite
 
     # ------------------------------------------------------------ reading
 
@@ -182,10 +185,6 @@ class QuestionAnswering(Task):
     def refuse_model(self, model: PreTrainedModel, rows: EncodedRows) -> None:
         """Refuse a model that cannot learn which questions have no answer, if some have none."""
         refuse_blind(model, rows)
-
-    def outputs(self, result: Any) -> Outputs:
-        """Return the logits of the start and of the end, each [rows, tokens]."""
-        return result.start_logits, result.end_logits
 
     def loss(
         self, outputs: Outputs, targets: Tensors, smoothing: Smoothing, weights: torch.Tensor | None
