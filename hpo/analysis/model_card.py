@@ -202,6 +202,7 @@ def _origin(results: Results, configuration: str) -> list[str]:
         f"- data: {inline(json.dumps(data))}, SHA-256 of the rows {inline(facts.get('data'))}",
         f"- precision: {inline(facts.get('precision'))} on {inline(facts.get('device'))}; "
         f"versions: {inline(json.dumps(versions))}",
+        *_base(config.get("base_weights"), facts),
         f"- search space ({inline(space.get('source') or 'no source given')}):",
         "",
         "```json",
@@ -215,6 +216,14 @@ def _origin(results: Results, configuration: str) -> list[str]:
         "```",
         "",
     ]
+
+
+def _base(held: str | None, facts: Mapping[str, Any]) -> list[str]:
+    """Return how the frozen layers below the adapters were held, if in few bits."""
+    if held is None:
+        return []
+    by = f"bitsandbytes {inline(facts.get('bitsandbytes'))}"
+    return [f"- base: its linear layers were held in {inline(held)} while it was trained ({by}); here they are in full"]
 
 
 def inline(value: Any) -> str:

@@ -66,7 +66,7 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
         look: The look at the present best trial.
         looks: All looks of the study, this one among them.
     """
-    texts = [sentence(look), *_references(look), *_classes(look)]
+    texts = [sentence(look), *_as_trained(look), *_references(look), *_classes(look)]
     if worst := look.get("worst_group"):
         texts.append(
             f"It scores worst on the group {plain(worst['name'])!r}: {worst['score']:.4g}, {worst['rows']} test rows; "
@@ -83,6 +83,18 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
             "later ones flatter"
         )
     return texts
+
+
+def _as_trained(look: Look) -> list[str]:
+    """Return how the best trial as it is exported compares with it as it was trained, on a base in few bits."""
+    trained = look.get("as_trained")
+    if trained is None:
+        return []
+    return [
+        f"The scores are those of what is exported, with its base in full. On the base in {trained['base']}, as it was "
+        f"trained, the best trial scores {trained['score']:.4g} on the same rows. The difference is "
+        f"{difference(trained, look['metric'], 'what is exported')}"
+    ]
 
 
 def _references(look: Look) -> list[str]:

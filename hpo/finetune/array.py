@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from hpo.core.errors import DivergedError
 from hpo.core.interrupts import StopRequest
@@ -18,7 +18,7 @@ from hpo.core.trainer import Evaluation, Seen, TrialCheckpoint, TrialSpec
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine, Trained
-from hpo.finetune.models.loading import load_model
+from hpo.finetune.models.loading import NO_CODE, load_model
 from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
@@ -51,7 +51,7 @@ class FineTuneArray:
         self.setup, self.engine, self.adaptation = setup, engine, adaptation
         self.metric = setup.metric
         self._reported = dict.fromkeys(("loss", *setup.data.others))
-        self.notes: Sequence[str] = (*setup.notes, *engine.notes)
+        self.notes: Sequence[str] = (*setup.notes, *adaptation.notes, *engine.notes)
         self.segment = setup.segment
         self.horizon: int | None = setup.train_rows * horizon_epochs
 
@@ -85,7 +85,7 @@ class FineTuneArray:
     @property
     def facts(self) -> Mapping[str, Any]:
         """What the results depend on besides the study file."""
-        facts = {**self.setup.facts, **self.engine.facts}
+        facts = {**self.setup.facts, **self.adaptation.facts, **self.engine.facts}
         if self.setup.device.type == "cpu":  # sums are split among threads, which changes their last bits
             facts["threads"] = self.engine.threads
         return facts
@@ -196,6 +196,14 @@ class FineTuneArray:
             generate: Whether to generate a text for each example too.
         """
         return self._predictions(self.adaptation.open(folder, self.setup), split, generate)
+
+    def as_trained(self, folder: Path, split: str) -> Predictions | None:
+        """Return the predictions of written weights on the base that they were trained on; see `ScorableArray`."""
+        model = self.adaptation.as_trained(folder, self.setup)
+        if model is None:
+            return None
+        fitted = AutoConfig.from_pretrained(folder, **NO_CODE).to_dict()
+        return self.setup.task.with_fitted(self.setup.predict(model, split), fitted)
 
     def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
         """Return the predictions of the model as it was published; see `ScorableArray`."""
