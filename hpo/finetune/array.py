@@ -203,7 +203,8 @@ class FineTuneArray:
         if model is None:
             return None
         fitted = AutoConfig.from_pretrained(folder, **NO_CODE).to_dict()
-        return self.setup.task.with_fitted(self.setup.predict(model, split), fitted)
+        predictions: Any = self.setup.predict(model, split)
+        return cast("Predictions", self.setup.task.with_fitted(predictions, fitted))
 
     def untuned(self, split: str, *, generate: bool = False) -> Predictions | None:
         """Return the predictions of the model as it was published; see `ScorableArray`."""

@@ -9,6 +9,7 @@ the input of a layer as well, on some processors only; here a trial's numbers do
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -69,7 +70,7 @@ class Nf4(_Held):
 
     def __init__(self, weight: torch.Tensor) -> None:
         self._shape = weight.shape
-        # A block a row: in bitsandbytes 0.50 with AVX-512, values of a row with a part of a block get a wrong scale.
+        # A block a row: with AVX-512, bitsandbytes 0.50 widens rows of 32, 96, 160, ... values with wrong scales.
         blocks = weight.reshape(-1, BLOCK) if weight.numel() % BLOCK == 0 else weight.reshape(1, -1)
         self._codes, self._state = library().quantize_4bit(
             blocks, blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
@@ -138,11 +139,11 @@ class Quantised(Shared):
         return product
 
 
-class QuantisedLinear(Quantised, nn.Linear):  # type: ignore[misc]  # the weight is a property
+class QuantisedLinear(Quantised, nn.Linear):  # type: ignore[override]  # the weight is a property
     """A linear layer."""
 
 
-class QuantisedConv1D(Quantised, Conv1D):  # type: ignore[misc]
+class QuantisedConv1D(Quantised, Conv1D):
     """One of transformers' transposed linear layers."""
 
 
@@ -189,14 +190,11 @@ def quantise(model: PreTrainedModel, lora: Lora, form: str) -> list[str]:
             f"device: cpu"
         )
     library()
-    owners: dict[nn.Parameter, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[parameter] = owners.get(parameter, 0) + 1
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     layers = {
         name: layer
         for name, layer in lora.layers(model, ["all_linear"]).items()
-        if type(layer) in KINDS and owners[layer.weight] == 1 and not layer.weight.requires_grad
+        if type(layer) in KINDS and owners[id(layer.weight)] == 1 and not layer.weight.requires_grad
     }
     if not layers:
         raise ModelError(

