@@ -1,7 +1,7 @@
 """Measure what a base in few bits saves of memory and costs of time.
 
-The model has the widths of SmolLM2-135M (576, 1,536; random weights) and fewer layers, and LoRA of rank 8 on all linear
-layers. A pass is a forward and a backward pass over one micro-batch. The sides alternate, and a ratio compares passes of
+The model has the widths of SmolLM2-135M (576, 1,536; random weights) and fewer layers, and LoRA of rank 8 on all of
+them. A pass is a forward and a backward pass over one micro-batch. The sides alternate, and a ratio compares passes of
 one round only: CPU seconds of this process with a base in few bits over those with a base in full, at one thread. CPU
 seconds do not count the time in which other processes have the core.
 
@@ -93,8 +93,8 @@ def page(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in about["versions"].items())
     return (
         f"# A base in few bits on cpu\n\n{about['date']}, {about['cpu']}, one thread; {versions}.\n"
-        f"Llama of {settings['layers']} layers of 576, LoRA of rank 8 on all linear layers; rounds: {settings['rounds']}; "
-        f"median (min to max).\n\n{table(results)}\n\n"
+        f"Llama of {settings['layers']} layers of 576, LoRA of rank 8 on all linear layers; "
+        f"rounds: {settings['rounds']}; median (min to max).\n\n{table(results)}\n\n"
         "`python benchmarks/base_weights.py --write` says in its docstring what is measured.\n"
     )
 

@@ -49,7 +49,7 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
           their place, `untold`: why no interval can be given;
         - `references`: the task's baselines, each with `says` (its name in words), `score`, and the best trial's
           difference from it, as above;
-        - `as_trained`: in a study with `base_weights`, the best trial on the base that it was trained on: `base`, `score`,
+        - `as_trained`: in a study with `base_weights`, the best trial on the base it was trained on: `base`, `score`,
           and how what is exported differs from it, as above; else None;
         - `classes`: see `hpo.tasks.classification.breakdown.by_class`;
         - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None;

@@ -143,7 +143,7 @@ class QuantisedLinear(Quantised, nn.Linear):  # type: ignore[override]  # the we
     """A linear layer."""
 
 
-class QuantisedConv1D(Quantised, Conv1D):
+class QuantisedConv1D(Quantised, Conv1D):  # type: ignore[misc]
     """One of transformers' transposed linear layers."""
 
 
