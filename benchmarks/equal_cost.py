@@ -57,7 +57,8 @@ def compare(
 
     Returns:
         Name -> `seeds` (that were run), `seconds` (of the processor for one search, in the mean), `gaps`: for each
-        cost, seed by seed, the test score of what the search has found minus that of what the full search finds, None if nothing.
+        cost, seed by seed, the test score of what the search has found minus that of what the full search finds, None
+        if it has found nothing.
     """
     full = [whole(table, draws(table, seed), seed) for seed in seeds]
     results = {}

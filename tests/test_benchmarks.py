@@ -375,3 +375,12 @@ def test_a_warm_start_is_learned_from_the_half_that_is_not_searched(
     results = warm.main(["--table", "synthetic", "--divisions", "1", "--seeds", "2", "--write"])
     assert warm.shown(results["parts"]) in (tmp_path / "warm_start_synthetic.md").read_text()
     assert json.loads((tmp_path / "warm_start_synthetic.json").read_text()) == results
+
+
+def test_a_base_in_few_bits_is_measured_and_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    results = importlib.import_module("base_weights").main(["--layers", "1", "--tokens", "64", "--rounds", "1"])
+    for sides in results["sides"].values():
+        sizes = {each["side"]: each["bytes"] for each in sides}
+        assert sizes["nf4"] < sizes["int8"] < sizes["full"]
+        assert all(each["passes"][64]["seconds"] > 0 for each in sides)

@@ -239,6 +239,7 @@ def _origin(results: Results, configuration: str, task: str | None) -> list[str]
         f"- data: {inline(json.dumps(data))}, SHA-256 of the rows {inline(facts.get('data'))}",
         f"- precision: {inline(facts.get('precision'))} on {inline(facts.get('device'))}; "
         f"versions: {inline(json.dumps(versions))}",
+        *_base(config.get("base_weights"), facts),
         f"- search space ({inline(space.get('source') or 'no source given')}):",
         "",
         "```json",
@@ -252,6 +253,14 @@ def _origin(results: Results, configuration: str, task: str | None) -> list[str]
         "```",
         "",
     ]
+
+
+def _base(held: str | None, facts: Mapping[str, Any]) -> list[str]:
+    """Return how the frozen layers below the adapters were held, if in few bits."""
+    if held is None:
+        return []
+    by = f"bitsandbytes {inline(facts.get('bitsandbytes'))}"
+    return [f"- base: its linear layers were held in {inline(held)} while it was trained ({by}); here they are in full"]
 
 
 def inline(value: Any) -> str:

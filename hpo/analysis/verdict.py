@@ -50,6 +50,8 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
           their place, `untold`: why no interval can be given;
         - `references`: the task's baselines, each with `says` (its name in words), `score`, and the best trial's
           difference from it, as above;
+        - `as_trained`: in a study with `base_weights`, the best trial on the base it was trained on: `base`, `score`,
+          and how what is exported differs from it, as above; else None;
         - `classes`: see `hpo.tasks.classification.breakdown.by_class`;
         - `worst_group`: `hpo.tasks.metrics.GroupScore`, or None;
         - `tasks`: see `hpo.analysis.by_task.of_models`;
@@ -83,7 +85,7 @@ def take_verdict(study: optuna.Study, array: ScorableArray, folder: Path) -> dic
     look, compared = results.verdict, results.baseline is not None and results.baseline.number in trials
     # Looks of former versions have no references. The published default may have ended after the look.
     if look is None or "references" not in look or (compared and not look["baseline"]):
-        look = _look(results, array, folder.parent, predictions_of, trials, ways[trials[0]])
+        look = _look(results, array, folder, predictions_of, trials, ways[trials[0]])
         look["decoding"] = [choice for choice in choices.values() if choice is not None]
         study.set_user_attr(f"{LOOK}:{results.best.number}", look)
     for number in trials:
@@ -108,18 +110,22 @@ def _look(
     setup = array.setup
     data, metric, task, test = setup.data, setup.metric, setup.task, setup.data.splits["test"]
     found = [predictions_of(number, "test") for number in trials]
-    references = task.references(data, metric, folder / "baselines")
+    references = task.references(data, metric, folder.parent / "baselines")
     assert results.best is not None
-    if (untuned := _untuned(array.of(results.best.params), way)) is not None:
+    of_best = array.of(results.best.params)
+    if (untuned := _untuned(of_best, way)) is not None:
         references = {**references, "untuned": untuned}
     known = {name: reference for name, reference in references.items() if reference is not None}
     log.info("comparing them on %s resamples of the test rows", f"{RESAMPLES:,}")
     models = [*found, *(reference.predictions for reference in known.values())]
+    if (trained := of_best.as_trained(folder / str(trials[0]), "test")) is not None:
+        models.append(trained)
     scores = [score(metric, model) for model in models]  # defined: `refuse_metric` checked the data
     against = [
         {"score": other} | _compared(scores[0], other, interval)
         for other, interval in zip(scores[1:], intervals(metric, models, data.labels, test.groups), strict=True)
     ]
+    as_trained = None if trained is None else {"base": setup.config.base_weights, **against.pop()}
     baseline: dict[str, Any] | None = None
     compared: dict[str, Any] = {"shown": False}
     if len(trials) > 1:
@@ -140,6 +146,7 @@ def _look(
         "baseline_without_value": None if baseline else _without_value(results),
         **compared,
         "references": {name: _described(known.get(name), results_of.get(name)) for name in references},
+        "as_trained": as_trained,
         "classes": task.breakdown(found[0], data.labels),
         "worst_group": asdict(worst) if worst else None,
         "tasks": by_task.of_models(found, test.groups),

@@ -67,8 +67,8 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
         looks: All looks of the study, this one among them.
     """
     untuned = (look.get("references") or {}).get("untuned") is not None
-    decodings = decoding.sentences(look.get("decoding") or (), untuned)
-    texts = [sentence(look), *_references(look), *_classes(look), *by_task.sentences(look), *decodings]
+    texts = [sentence(look), *_as_trained(look), *_references(look), *_classes(look), *by_task.sentences(look)]
+    texts += decoding.sentences(look.get("decoding") or (), untuned)
     if worst := look.get("worst_group"):
         texts.append(
             f"It scores worst on the group {plain(worst['name'])!r}: {worst['score']:.4g}, {worst['rows']} test rows; "
@@ -85,6 +85,18 @@ def sentences(look: Look, looks: Sequence[Look] = ()) -> list[str]:
             "later ones flatter"
         )
     return texts
+
+
+def _as_trained(look: Look) -> list[str]:
+    """Return how the best trial as it is exported compares with it as it was trained, on a base in few bits."""
+    trained = look.get("as_trained")
+    if trained is None:
+        return []
+    return [
+        f"The scores are those of what is exported, with its base in full. On the base in {trained['base']}, as it was "
+        f"trained, the best trial scores {trained['score']:.4g} on the same rows. The difference is "
+        f"{difference(trained, look['metric'], 'what is exported')}"
+    ]
 
 
 def _references(look: Look) -> list[str]:
@@ -139,7 +151,7 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def tables(look: Look) -> list[Table]:
-    """Return (title, heads, rows): scores by task, generated text and its decoding, classes, and a task's own tables."""
+    """Return (title, heads, rows): scores by task, generated text and its decoding, classes, tables of a task."""
     classes = look.get("classes") or {}
     counted = f"test {classes.get('counted', 'rows')}"
     made = [*generated.tables(look), *decoding.tables(look.get("decoding") or ())]

@@ -69,7 +69,7 @@ def combination_problems(
         problems += _grid_problems(raw, space)
         if not custom and raw.get("fold") is False and _has_adapters(space):
             problems.append(Problem(("fold",), "adapters (lora_rank) always train folded; leave it out"))
-        problems += [] if custom else _frozen_problems(raw, space)
+        problems += [] if custom else [*_frozen_problems(raw, space), *_base_problems(raw, space)]
         problems += [] if custom else several_tasks.space_problems(raw, space)
     if config is not None and config.data is not None and config.tasks is None:
         problems += _data_problems(config.task, config.data, ("data",))
@@ -286,6 +286,19 @@ def _frozen_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem
         message = f"trials that are folded freeze the same layers, not {', '.join(map(str, numbers))}; write one number"
         return [Problem(("space", "frozen_layers"), f"{message}, or fold: false")]
     return []
+
+
+def _base_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
+    """Check what a base in few bits does not go together with."""
+    if raw.get("base_weights") is None:
+        return []
+    problems = []
+    if not _has_adapters(space):
+        message = "is for adapters (lora_rank in the space), below which the layers are frozen; leave it out"
+        problems.append(Problem(("base_weights",), message))
+    if raw.get("device") == "mps":
+        problems.append(Problem(("base_weights",), "is for cpu and cuda, not mps; leave it out, or write device: cpu"))
+    return problems
 
 
 def _has_adapters(space: SearchSpace) -> bool:

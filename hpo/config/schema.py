@@ -184,6 +184,8 @@ class StudyConfig(Settings):
     """Whether layers are computed again in the backward pass, in place of keeping what they computed."""
     precision: Annotated[Literal["auto", "bf16", "fp32"], Mark.FINE_TUNING] = "auto"
     """`auto` takes bf16 where the device computes faster in it."""
+    base_weights: Annotated[Literal["int8", "nf4"] | None, Mark.FINE_TUNING, Mark.NEWER] = None
+    """How the frozen linear layers below adapters are held while trials train; if empty, as `precision` computes."""
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Mark.RESUMABLE, Mark.FINE_TUNING] = "auto"
     """Device of training; `auto` takes the first available of cuda, mps, cpu."""
     threads: Annotated[int | None, Mark.RESUMABLE, Mark.FINE_TUNING] = Field(default=None, ge=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,9 +24,13 @@ class Adaptation(Protocol):
 
     Attributes:
         shares_weights: Whether all slots use the same pretrained weights.
+        notes: What the user should know of how the model is held.
+        facts: What the results depend on because of that, besides the study file.
     """
 
     shares_weights: bool
+    notes: Sequence[str]
+    facts: Mapping[str, Any]
 
     def install(self, setup: Setup) -> None:
         """Change the model before any trial starts from it.
@@ -62,6 +66,13 @@ class Adaptation(Protocol):
             ModelError: It cannot be loaded.
         """
 
+    def as_trained(self, folder: Path, setup: Setup) -> PreTrainedModel | None:
+        """Return the model of `save` with the frozen weights that it was trained on, ready to predict.
+
+        None if those are the weights that `open` returns. It is the study's model, so call it while no trial is in
+        training.
+        """
+
     def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
         """Return a sentence that says how folded trials differ from separate trials; None if they do not differ.
 
@@ -78,6 +89,8 @@ class WholeModel:
     """Trains all parameters of the model."""
 
     shares_weights = False
+    notes: Sequence[str] = ()
+    facts: Mapping[str, Any] = {}
 
     def install(self, setup: Setup) -> None:
         """Leave the model as it is."""
@@ -101,6 +114,9 @@ class WholeModel:
         """Load the folder."""
         model, _ = load_model(str(folder.resolve()), folder, setup.task, setup.data.labels)
         return model
+
+    def as_trained(self, folder: Path, setup: Setup) -> None:
+        """Return None: a model is written as it was trained."""
 
     def difference(self, model: PreTrainedModel, *, packed: bool = False) -> str | None:
         """Compare two folded trials with two separate models; see `hpo/finetune/folded/equivalence.py`."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from hpo.config.schema import Decoding
 from hpo.core.errors import DivergedError
@@ -22,7 +22,7 @@ from hpo.finetune.device import memory_error, threaded
 from hpo.finetune.engine import Engine, Trained
 from hpo.finetune.generation import decoded
 from hpo.finetune.memory import Before, Memory
-from hpo.finetune.models.loading import load_model
+from hpo.finetune.models.loading import NO_CODE, load_model
 from hpo.finetune.scorable import OneModelArray
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
@@ -64,7 +64,7 @@ class FineTuneArray:
         self.setup, self.engine, self.adaptation, self._before = setup, engine, adaptation, before
         self.metric = setup.metric
         self._reported = dict.fromkeys(("loss", *setup.data.others))
-        self.notes: Sequence[str] = (*setup.notes, *engine.notes)
+        self.notes: Sequence[str] = (*setup.notes, *adaptation.notes, *engine.notes)
         self.segment = setup.segment
         self.horizon: int | None = setup.train_rows * horizon_epochs
 
@@ -98,7 +98,7 @@ class FineTuneArray:
     @property
     def facts(self) -> Mapping[str, Any]:
         """What the results depend on besides the study file."""
-        facts = {**self.setup.facts, **self.engine.facts}
+        facts = {**self.setup.facts, **self.adaptation.facts, **self.engine.facts}
         if self.setup.device.type == "cpu":  # sums are split among threads, which changes their last bits
             facts["threads"] = self.engine.threads
         return facts
@@ -219,6 +219,15 @@ class FineTuneArray:
     def set_decoding(self, folder: Path, decoding: Decoding) -> None:
         """Write a way of decoding into the settings of written weights."""
         decoded(GenerationConfig.from_pretrained(folder), decoding).save_pretrained(folder)
+
+    def as_trained(self, folder: Path, split: str) -> Predictions | None:
+        """Return the predictions of written weights on the base that they were trained on; see `ScorableArray`."""
+        model = self.adaptation.as_trained(folder, self.setup)
+        if model is None:
+            return None
+        fitted = AutoConfig.from_pretrained(folder, **NO_CODE).to_dict()
+        predictions: Any = self.setup.predict(model, split)
+        return cast("Predictions", self.setup.task.with_fitted(predictions, fitted))
 
     def untuned(self, split: str, *, decoding: Decoding | None = None) -> Predictions | None:
         """Return the predictions of the model as it was published; see `ScorableArray`."""

@@ -66,6 +66,12 @@ class OneModelArray(ScorableArray, Protocol):
         With `decoding`, a text is generated for each example too.
         """
 
+    def as_trained(self, folder: Path, split: str) -> Predictions | None:
+        """Return the predictions for a split of written weights on the base that they were trained on.
+
+        None if it is the base that `predictions_of` takes. Call it while no trial is in training.
+        """
+
     def untuned(self, split: str, *, decoding: Decoding | None = None) -> Predictions | None:
         """Return the predictions for a split of the model as it was published.
 

@@ -153,6 +153,21 @@ def test_what_does_not_go_with_a_divided_trial(change: dict[str, Any], path: str
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"space": {"epochs": [1, 2]}}, "is for adapters (lora_rank in the space), below which the layers are frozen"),
+        ({"space": "lora", "device": "mps"}, "is for cpu and cuda, not mps"),
+        ({"space": "lora", "base_weights": "int4"}, "Input should be 'int8' or 'nf4', not 'int4'"),
+    ],
+)
+def test_what_does_not_go_with_a_base_in_few_bits(change: dict[str, Any], said: str) -> None:
+    assert problems({**BUILT_IN, "space": "lora", "base_weights": "nf4"}) == {}
+    found = problems({**BUILT_IN, "base_weights": "nf4", **change})
+    assert set(found) == {"base_weights"}
+    assert said in found["base_weights"]
+
+
+@pytest.mark.parametrize(
     ("change", "space", "said"),
     [
         (

@@ -98,7 +98,7 @@ def test_marks_stand_beside_the_keys() -> None:
     }
     assert set(marked(StudyConfig, Mark.FINE_TUNING)) == {
         *("model", "data", "task", "evaluations_per_epoch", "max_length", "micro_batch", "precision", "device"),
-        *("threads", "fold", "shards", "keep_best", "generate", "gradient_checkpointing", "tasks"),
+        *("threads", "fold", "shards", "keep_best", "generate", "gradient_checkpointing", "tasks", "base_weights"),
     }
     assert marked(TextKeys, Mark.NEWER) == (
         "group",

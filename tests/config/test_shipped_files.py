@@ -37,7 +37,7 @@ def test_what_ships():
     ]  # fmt: skip
     spaces = [
         "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "multiple_choice",
-        "ner", "qa", "roberta", "sft_lora", "small_data", "t5", "wide",
+        "ner", "qa", "qlora", "roberta", "sft_lora", "small_data", "t5", "wide",
     ]  # fmt: skip
     assert names(SPACES) == spaces
     for folder in ("studies", "search_spaces"):

@@ -77,7 +77,8 @@ class FoldedMPNetEncoder(_Mixin):
 
 def _weights(layer: nn.Linear) -> dict[str, torch.Tensor]:
     """Return a folded layer's parameters, each [K, ...]; shared parameters are repeated, and adapters added."""
-    own: dict[str, torch.Tensor] = dict(layer.named_parameters(recurse=False))
+    both = {"weight": layer.weight, "bias": layer.bias}  # a weight in few bits is no parameter
+    own: dict[str, torch.Tensor] = {name: p for name, p in both.items() if p is not None}
     if isinstance(layer, Shared):
         own = {name: p.expand(layer.slots, *p.shape) for name, p in own.items()}
         if isinstance(adapter := getattr(layer, "adapter", None), Adapter):

@@ -162,6 +162,8 @@ def _fold_of(module: nn.Module) -> type | None:
     if family is not None:
         return family
     if not trains(module):
+        if isinstance(module, Shared):  # made to be shared
+            return type(module)
         if isinstance(module, TokenHead):
             return SharedTokenHead
         return Shared if isinstance(module, nn.Linear | Conv1D) else None

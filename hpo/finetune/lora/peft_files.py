@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hpo.core.errors import MissingExtraError, ModelError
-from hpo.finetune.lora.adapters import Lora
+from hpo.finetune.lora.adapters import Adapter, Lora
 from hpo.finetune.models.loading import NO_CODE, from_pretrained, task_of
 from hpo.recipe.training_params import TrainingParams
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of peft's names of weights
 
 
 def library() -> Any:
@@ -72,10 +73,34 @@ def save(
     settings.save_pretrained(str(folder))
     model.config.save_pretrained(folder)
     save_file(
-        {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in tensors.items()},
+        {f"{PREFIX}{name}": tensor.cpu().contiguous() for name, tensor in tensors.items()},
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )
+
+
+@torch.no_grad()
+def read_into(model: PreTrainedModel, folder: Path, lora: Lora) -> None:
+    """Put the adapters and the head of a folder that `save` wrote into a model.
+
+    Args:
+        model: A model that `lora.install` changed; its adapters may be of any trial.
+        folder: Written for a trial of the same model.
+        lora: Where the adapters are.
+    """
+    tensors = load_file(folder / WEIGHTS)
+    settings = library().PeftConfig.from_pretrained(str(folder))
+    for name, layer in lora.layers(model, lora.targets).items():
+        adapter = layer.adapter
+        assert isinstance(adapter, Adapter)
+        for parameter in adapter.parameters():
+            parameter.zero_()
+        if (a := tensors.get(f"{PREFIX}{name}.lora_A.weight")) is not None:
+            adapter.A[: len(a)] = a
+            adapter.B[:, : len(a)] = tensors[f"{PREFIX}{name}.lora_B.weight"]
+            adapter.scale.fill_(settings.lora_alpha / settings.r)
+    for name in lora.head:
+        model.get_parameter(name).copy_(tensors[f"{PREFIX}{name}"])
 
 
 def merged(folder: Path) -> PreTrainedModel:

@@ -166,7 +166,7 @@ class TokenHead(nn.Linear):
         labels = _labels.now
         if labels is None:
             return super().forward(input)
-        dtype = _product_dtype(input)
+        dtype = product_dtype(input)
         own = self.weight.ndim == 3
         slots = len(self.weight) if own else self.slots
         weight: torch.Tensor = self.weight
@@ -212,7 +212,7 @@ def _only_trained(x: torch.Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def _product_dtype(x: torch.Tensor) -> torch.dtype:
+def product_dtype(x: torch.Tensor) -> torch.dtype:
     """Return the dtype in which a linear layer multiplies."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype

@@ -202,6 +202,9 @@ class ShardedArray:
         predictions: Predictions = self._command("predictions_of", folder.resolve(), split)
         return predictions
 
+    def as_trained(self, folder: Path, split: str) -> None:
+        """Return None: whole models are written as they were trained."""
+
     def untuned(self, split: str, *, decoding: Decoding | None = None) -> None:
         """Return None: models that give out tokens are not divided."""
 
