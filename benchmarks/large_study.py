@@ -1,10 +1,10 @@
-"""How long the commands take on a study of 10,000 trials in SQLite: 5 parameters, 4 intermediate values a trial.
+"""How long the commands take on a large study, and their memory: 5 parameters, up to 10 intermediate values a trial.
 
-The study, whose trials have all ended, is written by hpo's own writer of Optuna's tables. Then it is resumed for a few
-trials, and each command runs in a process of its own. The CPU time of a process includes its imports; that of resuming
-is measured until the first new trial starts, and that of each later trial is measured apart.
+The study, whose trials have all ended, is written by hpo's own writers. Then it is resumed for a few trials, and each
+command runs in a process of its own. The CPU time of a process includes its imports; that of resuming is measured until
+the first new trial starts, and that of each later trial is measured apart. Memory is the most that was resident.
 
-Run it: python benchmarks/large_study.py [--trials 10000] [--write]
+Run it: python benchmarks/large_study.py [--trials 10000] [--storage sqlite] [--write]
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import datetime
 import math
 import os
 import platform
-import resource
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,22 @@ from hpo.storage.trial_writers import writer_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = ("best", "show", "list", "trials", "report")
+STORAGES = {"sqlite": "sqlite:///hpo.db", "journal": "journal:///hpo.log"}
 MORE = 5  # trials that are added when the study is resumed
 STARTS = "starts.txt"  # file to which the objective writes the CPU time at the start of each trial
-STEPS = (250, 500, 750, 1000)
+STEPS = range(100, 1001, 100)
+COPIED = 1000  # trials of a journal that are written; it has a multiple of them
 
 OBJECTIVE = '''
 import time
 
 
 def objective(params):
-    """Write the CPU time, and yield four scores that rise."""
+    """Write the CPU time, and yield ten scores that rise."""
     with open("starts.txt", "a") as file:
         print(time.process_time(), file=file)
-    for share in (0.25, 0.5, 0.75, 1.0):
-        yield 0.9 * share - (params["dropout"] - 0.2) ** 2
+    for tenths in range(1, 11):
+        yield 0.09 * tenths - (params["dropout"] - 0.2) ** 2
 
 
 objective.parameters = ["learning_rate", "weight_decay", "dropout", "epochs", "batch_size"]
@@ -69,12 +72,13 @@ space:
 """
 
 
-def make(folder: Path, trials: int) -> optuna.Study:
+def make(folder: Path, trials: int, storage: str = "sqlite") -> optuna.Study:
     """Write a study file, its objective, and a study whose trials have ended: 70 % complete, 25 % pruned, 5 % failed.
 
     Args:
         folder: An empty folder.
         trials: Number of trials.
+        storage: A key of `STORAGES`, whose file is made in the folder.
 
     Returns:
         The study, which `hpo run large.yaml --trials N` resumes.
@@ -85,15 +89,29 @@ def make(folder: Path, trials: int) -> optuna.Study:
 
     (folder / "large_objective.py").write_text(OBJECTIVE)
     (folder / "large.yaml").write_text(STUDY)
-    spec = study_spec.load(folder / "large.yaml", {"trials": trials})
-    storage, facts = backends.connect(f"sqlite:///{folder}/hpo.db"), run_study.open_array(spec).facts
-    study = study_setup.open_study(spec, storage, facts)
+    few = min(trials, COPIED) if storage == "journal" else trials
+    connected = backends.connect(STORAGES[storage].replace("///", f"///{folder}/"))
+    spec = study_spec.load(folder / "large.yaml", {"trials": few})
+    study = study_setup.open_study(spec, connected, run_study.open_array(spec).facts)
     study_setup.plan(study, spec)
-    planned = study.get_trials(deepcopy=False)
-    writer, rng = writer_of(study._storage), np.random.default_rng(0)
+    planned, rng = study.get_trials(deepcopy=False), np.random.default_rng(0)
+    writer = writer_of(study._storage)
     writer.write({trial._trial_id: Change(state=TrialState.RUNNING) for trial in planned})
     writer.write({trial._trial_id: _ended(rng, spec.space, trial) for trial in planned})
+    if few < trials:
+        _repeat(folder / "hpo.log", few, trials // few)
     return study
+
+
+def _repeat(journal: Path, trials: int, times: int) -> None:
+    """Append the records of trials to a journal again, as those of further trials: its writer takes 15 ms a trial."""
+    records = journal.read_text().replace('{"baseline":true}', "{}").splitlines(keepends=True)
+    of_trials = [line for line in records if not line.startswith(('{"op_code":0', '{"op_code":2'))]
+    divided = [re.split(r'(?<="trial_id":)(\d+)', line, maxsplit=1) for line in of_trials]
+    with journal.open("a") as file:
+        for first in range(trials, times * trials, trials):
+            for before, *rest in divided:
+                file.write(before + (f"{int(rest[0]) + first}{rest[1]}" if rest else ""))
 
 
 def _ended(rng: np.random.Generator, space: SearchSpace, trial: FrozenTrial) -> Change:
@@ -110,7 +128,7 @@ def _ended(rng: np.random.Generator, space: SearchSpace, trial: FrozenTrial) -> 
         failed = {"reason": "ValueError", "detail": "the shapes differ", "traceback": "File x.py, line 1\n" * 20}
         return Change(stored, {}, seconds | failed, {}, TrialState.FAIL)
     ended = TrialState.PRUNED if kind < 0.3 else TrialState.COMPLETE
-    curve = {step: value for step, value in curve.items() if ended == TrialState.COMPLETE or step <= STEPS[1]}
+    curve = {step: value for step, value in curve.items() if ended == TrialState.COMPLETE or step <= STEPS[4]}
     last, best = max(curve), max(curve.values())
     facts = {"best_value": best, "best_at": last} | ({"reason": "pruner"} if ended == TrialState.PRUNED else {})
     return Change(stored, curve, seconds | facts, {}, ended, [best])
@@ -127,55 +145,75 @@ def _drawn(rng: np.random.Generator, distribution: BaseDistribution) -> Any:
     return rng.uniform(distribution.low, distribution.high)
 
 
-def seconds_of(folder: Path, *arguments: str) -> float:
-    """Return the CPU seconds of `hpo ...` in a process of its own."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+@dataclass(frozen=True)
+class Cost:
+    """What a command takes.
+
+    Attributes:
+        seconds: CPU seconds.
+        megabytes: The most memory that was resident.
+    """
+
+    seconds: float
+    megabytes: float
+
+
+def cost_of(folder: Path, *arguments: str) -> Cost:
+    """Return what `hpo ...` takes in a process of its own."""
     command = [sys.executable, "-m", "hpo.cli", *arguments]
-    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000)
 
 
-def measured(folder: Path, trials: int) -> dict[str, float]:
+def measured(folder: Path, trials: int, storage: str = "sqlite") -> dict[str, Cost]:
     """Measure the commands on the study that `make` wrote to a folder.
 
     Returns:
-        Command -> CPU seconds; `going on` is resuming until the first new trial starts, `a trial` each later trial.
+        Command -> what it takes; `going on` is resuming until the first new trial starts, `a trial` each later trial.
     """
-    seconds_of(folder, "run", "large", "-q", "--trials", str(trials + MORE))
+    stored = ("--storage", STORAGES[storage])
+    resumed = cost_of(folder, "run", "large", "-q", "--trials", str(trials + MORE), *stored)
     first, *others = [float(line) for line in (folder / STARTS).read_text().split()]
     commands = {name: [name] if name == "list" else [name, "large"] for name in COMMANDS}
-    found = {name: seconds_of(folder, *command) for name, command in commands.items()}
-    return {**found, "going on": first, "a trial": (others[-1] - first) / len(others)}
+    found = {name: cost_of(folder, *command, *stored) for name, command in commands.items()}
+    later = (others[-1] - first) / len(others)
+    return {**found, "going on": Cost(first, resumed.megabytes), "a trial": Cost(later, resumed.megabytes)}
 
 
-def table(found: Mapping[str, float]) -> str:
-    """Return the CPU seconds as a Markdown table."""
-    lines = ["| command | CPU seconds |", "| --- | --- |"]
-    return "\n".join([*lines, *(f"| {command} | {seconds:.1f} |" for command, seconds in found.items())])
+def table(found: Mapping[str, Cost]) -> str:
+    """Return the costs as a Markdown table."""
+    lines = ["| command | CPU seconds | memory, MB |", "| --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {name} | {c.seconds:.2f} | {c.megabytes:.0f} |" for name, c in found.items())])
 
 
-def write(found: Mapping[str, float], trials: int, size: float) -> None:
-    """Write the CPU seconds as a page.
+def write(found: Mapping[str, Cost], trials: int, storage: str, size: float) -> None:
+    """Write the costs as a page.
 
     Args:
-        found: Command -> CPU seconds.
+        found: Command -> what it takes.
         trials: Number of trials of the study.
+        storage: A key of `STORAGES`.
         size: Size of the report in megabytes.
     """
     versions = ", ".join(f"{name} {version(name)}" for name in ("hpo", "optuna", "sqlalchemy", "plotly"))
     lines = [
-        "# How long the commands take on a large study",
+        "# What the commands take on a large study",
         "",
         f"{datetime.date.today().isoformat()}, {_processor()}, {os.cpu_count()} cores; {versions}. "
-        f"{trials:,} trials in SQLite, 5 parameters and up to 4 intermediate values each. The report: {size:.1f} MB.",
+        f"{trials:,} trials in {storage}, 5 parameters and up to {len(STEPS)} intermediate values each. "
+        f"The report: {size:.1f} MB.",
         "",
         table(found),
         "",
-        "`python benchmarks/large_study.py --write` says in its docstring what is measured.",
+        f"`python benchmarks/large_study.py --trials {trials} --storage {storage} --write` says in its docstring what "
+        "is measured.",
     ]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "large_study.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"large_study_{storage}.md").write_text("\n".join(lines) + "\n")
 
 
 def _processor() -> str:
@@ -187,20 +225,21 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+def main(arguments: Sequence[str] | None = None) -> dict[str, Cost]:
     """Run the benchmark as the command line says, print it, and return its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS / 'large_study.md'}")
+    parser.add_argument("--storage", choices=STORAGES, default="sqlite")
+    parser.add_argument("--write", action="store_true", help=f"write a page into {RESULTS}")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder, given.trials)
-        found = measured(folder, given.trials)
+        make(folder, given.trials, given.storage)
+        found = measured(folder, given.trials, given.storage)
         size = (folder / "runs" / "large" / "report.html").stat().st_size / 1e6
     print(table(found))
     if given.write:
-        write(found, given.trials, size)
+        write(found, given.trials, given.storage, size)
     return found
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cached_property
+from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property
 from typing import Any
 
 import sqlalchemy
@@ -29,6 +30,11 @@ SCHEMA = 12
 
 MOST_IDS = 500
 """The most trial ids to list in one statement."""
+
+MOST_ROWS = 10_000
+"""The most rows that are held at a time while they are read."""
+
+Rows = Iterator[Any]
 
 INSERT: Mapping[str, Callable[[Any], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -93,6 +99,9 @@ class TableWriter:
             _upsert(INSERT[engine.name](table)) for table in parts
         )
         self._selects = [_select(table) for table in (self._trials, *parts)]
+        # An object for the kind of each value would take longer than reading it.
+        kind = parts[1].c.intermediate_value_type
+        self._selects[2] = _select(parts[1], {kind: sqlalchemy.type_coerce(kind, sqlalchemy.String)})
         trial_id: Any = sqlalchemy.bindparam("id")
         self._selects_of_one = [select.where(_trial_of(select) == trial_id) for select in self._selects]
         state = sqlalchemy.select(self._trials.c.state).where(self._trials.c.trial_id == trial_id)
@@ -123,35 +132,60 @@ class TableWriter:
     def _read(self, selects: Sequence[Any], values: Mapping[str, Any]) -> list[FrozenTrial]:
         """Return the trials that selects give: first from the table of trials, then from those of parts."""
         with self._engine.begin() as connection, _no_garbage_collection():
-            trials, *found = (connection.execute(select, values).all() for select in selects)
-            parts: list[dict[int, list[Any]]] = [defaultdict(list) for _ in found]
-            for rows, of_trial in zip(found, parts, strict=True):
-                for row in rows:
-                    of_trial[row[0]].append(row[1:])
-            distributions: dict[str, BaseDistribution] = {}  # parsing is slow, and trials share most distributions
-            return [self._row(distributions, trial, *(part.get(trial[0], ()) for part in parts)) for trial in trials]
+            trials, *parts = (_stream(connection, select, values) for select in selects)
+            rows = list(trials)
+            params, distributions = self._drawn(parts[0])
+            curves = self._curves(parts[1])
+            user, system = _attrs(parts[2]), _attrs(parts[3])
+            results = self._results(parts[4])
+        return [
+            FrozenTrial(
+                number=row.number,
+                state=row.state,
+                value=None,
+                values=results.get(row.trial_id),
+                datetime_start=_local(row.datetime_start),
+                datetime_complete=_local(row.datetime_complete),
+                params=params[row.trial_id],
+                distributions=distributions[row.trial_id],
+                user_attrs=user[row.trial_id],
+                system_attrs=system[row.trial_id],
+                intermediate_values=curves[row.trial_id],
+                trial_id=row.trial_id,
+            )
+            for row in rows
+        ]
 
-    def _row(self, distributions: dict[str, BaseDistribution], trial: Any, *parts: Sequence[Any]) -> FrozenTrial:
-        """Return a trial, given its table row and those of its parts; new distributions are added by their JSON."""
-        params, curve, user, system, values = parts
-        for _, _, text in params:
-            if text not in distributions:
-                distributions[text] = json_to_distribution(text)
-        point, value = self._point.stored_repr_to_intermediate_value, self._value.stored_repr_to_value
-        return FrozenTrial(
-            number=trial.number,
-            state=trial.state,
-            value=None,
-            values=[value(*row) for _, *row in sorted(values)] or None,
-            datetime_start=_local(trial.datetime_start),
-            datetime_complete=_local(trial.datetime_complete),
-            params={name: distributions[text].to_external_repr(number) for name, number, text in params},
-            distributions={name: distributions[text] for name, _, text in params},
-            user_attrs={key: json.loads(text) for key, text in user},
-            system_attrs={key: json.loads(text) for key, text in system},
-            intermediate_values={step: point(*row) for step, *row in curve},
-            trial_id=trial.trial_id,
-        )
+    # Each fills the dicts of the trials row by row: the rows of a large study take more memory than what they say.
+
+    def _drawn(self, rows: Rows) -> tuple[Mapping[int, dict[str, Any]], Mapping[int, dict[str, BaseDistribution]]]:
+        """Return the parameters and the distributions of each trial."""
+        known: dict[str, BaseDistribution] = {}  # parsing is slow, and trials share most distributions
+        params: dict[int, dict[str, Any]] = defaultdict(dict)
+        distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+        for trial_id, name, number, text in rows:
+            if text not in known:
+                known[text] = json_to_distribution(text)
+            name = sys.intern(name)
+            distribution = distributions[trial_id][name] = known[text]
+            params[trial_id][name] = distribution.to_external_repr(number)
+        return params, distributions
+
+    def _curves(self, rows: Rows) -> Mapping[int, dict[int, float]]:
+        """Return the intermediate values of each trial."""
+        value, kinds = self._point.stored_repr_to_intermediate_value, self._point.TrialIntermediateValueType
+        steps: dict[int, int] = {}  # trials share most steps
+        curves: dict[int, dict[int, float]] = defaultdict(dict)
+        for trial_id, step, number, kind in rows:
+            curves[trial_id][steps.setdefault(step, step)] = number if kind == "FINITE" else value(number, kinds[kind])
+        return curves
+
+    def _results(self, rows: Rows) -> Mapping[int, list[float]]:
+        """Return the values of each trial that has some, by objective."""
+        found: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for trial_id, objective, number, kind in rows:
+            found[trial_id].append((objective, self._value.stored_repr_to_value(number, kind)))
+        return {trial_id: [value for _, value in sorted(values)] for trial_id, values in found.items()}
 
     def _update(self, state: TrialState) -> sqlalchemy.Update:
         """Return the statement that sets a state, and the time of the start or the end."""
@@ -227,11 +261,32 @@ def _upsert(statement: Any) -> Any:
     return statement.on_conflict_do_update(index_elements=list(unique.columns), set_=rest)
 
 
-def _select(table: Any) -> Any:
-    """Return a select of a table's columns without its primary key, the trial's id first, ordered by that key."""
+def _select(table: Any, replaced: Mapping[Any, Any] | None = None) -> Any:
+    """Return a select of a table's columns without its primary key, the trial's id first, ordered by that key.
+
+    Args:
+        table: The table.
+        replaced: Column -> what is selected in its place.
+    """
     keys = [column for column in table.primary_key if column.name != "trial_id"]
     columns = [column for column in table.columns if column.name != "trial_id" and column not in keys]
-    return sqlalchemy.select(table.c.trial_id, *columns).order_by(*table.primary_key)
+    shown = [(replaced or {}).get(column, column) for column in columns]
+    return sqlalchemy.select(table.c.trial_id, *shown).order_by(*table.primary_key)
+
+
+def _stream(connection: sqlalchemy.Connection, select: Any, values: Mapping[str, Any]) -> Rows:
+    """Yield the rows of a select, which is executed when the first one is asked for."""
+    for rows in connection.execute(select, values).partitions(MOST_ROWS):
+        yield from rows
+
+
+def _attrs(rows: Rows) -> Mapping[int, dict[str, Any]]:
+    """Return the attributes of each trial."""
+    parsed = json.JSONDecoder().raw_decode
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    for trial_id, key, text in rows:
+        found[trial_id][sys.intern(key)] = parsed(text)[0]
+    return found
 
 
 @contextmanager
@@ -253,4 +308,12 @@ def _trial_of(select: Any) -> Any:
 
 def _local(time: datetime | None) -> datetime | None:
     """Return a time, UTC in the table, as local time, as Optuna does."""
-    return None if time is None else time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    if time is None:
+        return None
+    return time + _offset(time.replace(minute=time.minute // 15 * 15, second=0, microsecond=0))
+
+
+@cache  # finding it takes longer than reading a trial, and clocks are changed at quarters of an hour only
+def _offset(time: datetime) -> timedelta:
+    """Return the difference between local time and UTC at a time in UTC."""
+    return time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None) - time
