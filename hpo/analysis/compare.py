@@ -132,6 +132,11 @@ def _refuse(first: Results, second: Results) -> None:
     if differ := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
         lines = [f"  {key}: {a!r} and {b!r}{EXPLANATIONS.get(key, '')}" for key, (a, b) in differ.items()]
         raise StudyError(f"studies {names} do not compare:\n" + "\n".join(lines))
+    if not TASKS[str(first.facts.get("task"))].rereads and METRICS[first.metric].counts is None:
+        raise StudyError(
+            f"{first.metric} cannot be computed from files of predictions, so studies of several tasks are not compared "
+            "on the same test rows; compare hpo show of both"
+        )
     if missing := [results.name for results in (first, second) if results.verdict is None]:
         raise StudyError(
             f"the best trial of {' and '.join(missing)} has not been scored on the test split; run it to its end: "

@@ -15,7 +15,7 @@ from hpo.analysis import by_task, decoding, generated
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, intervals
 from hpo.analysis.predictions import GROUP, counts_of, write
 from hpo.storage.snapshot import LOOK, Results, read
-from hpo.tasks.metrics import score, worst_group
+from hpo.tasks.metrics import METRICS, score, worst_group
 from hpo.tasks.task import Predictions, Reference
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _write_predictions(
             zip(own.as_rows(data.labels), task.predicted_rows(predictions, data.labels), own.groups, strict=True), 1
         )
     ]
-    if not task.rereads:
+    if not task.rereads and METRICS[array.setup.metric].counts is not None:
         counts = counts_of(array.setup.metric, predictions)
         rows = [row | more for row, more in zip(rows, counts, strict=True)]
     write(rows, path)

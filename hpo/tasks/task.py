@@ -65,8 +65,8 @@ class Task(ABC):
         generates: Whether its models generate text; see `GeneratingTask` in `hpo/tasks/language/task.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
-        rereads: Whether a file of predictions says all that metrics need; see `reread`. If not, every metric of the
-            task is a function of counts, and the file has those of the study's metric too.
+        rereads: Whether a file of predictions says all that metrics need; see `reread`. If not, the file
+            has the counts of the study's metric too, unless it is no function of counts.
         output_names: The tensors of a model's result that losses and answers are computed from, each [rows, ...].
         idle: Row target -> its value in a row of another task, where several tasks are trained together; 0 if it is not
             named. The loss of such a row is not used, but it has to be finite.
