@@ -98,11 +98,11 @@ class MultiTask(Task):
 
     # ------------------------------------------------------------ training and scoring
 
-    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    def tokenizer_options(self, tokenizer: PreTrainedTokenizerBase, keys: DataKeys) -> dict[str, Any]:
         """Return the options that any of the tasks needs."""
         found: dict[str, Any] = {}
         for part in self.parts.values():
-            found |= part.task.tokenizer_options(tokenizer)
+            found |= part.task.tokenizer_options(tokenizer, part.data.keys)
         return found
 
     def configure(self, config: Any, labels: Sequence[str]) -> None:
