@@ -1,20 +1,24 @@
 """Searches on recorded runs at equal cost: what each has found when its runs have trained so many examples.
 
 The cost is a share of what the full search of the same seed trains: 64 random draws, each to its end. A search has
-found the run with the best last validation score among those that it has trained to their end by then. A search that
-has ended before keeps what it has found, although it has cost less.
+found the run with the best last validation score among those that it has trained to their end by then. Where there is
+none, it is the run with the best score so far, which is then trained to its end without charge. A search that has ended
+before keeps what it has found, although it has cost less.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import pages
+import scipy.stats
 from recorded import Array, Table
 from search_methods import uniform, whole
 
@@ -24,8 +28,8 @@ FULL = 64
 IDLE = 32
 """Proposals in a row, of runs that are already trained so far, after which a search ends: it has converged."""
 
-Trace = Sequence[tuple[float, int]]
-"""(examples that all runs had trained, the run that was trained to its end then), in order."""
+Trace = Sequence[tuple[float, int, float, bool]]
+"""Evaluations in order: (examples that all runs had trained, the run, its score, whether it had ended)."""
 
 Search = Callable[[Table, int, float], Trace]
 """(table, seed, examples that it may train, at least) -> what it does."""
@@ -37,16 +41,24 @@ def draws(table: Table, seed: int, count: int = FULL) -> Array:
     return table.nearest([uniform(table, random) for _ in range(count)])
 
 
-def found(table: Table, trace: Trace, cost: float) -> int | None:
-    """Return the run that a search has found for a cost; None if it has trained none to its end."""
-    runs = [run for at, run in trace if at <= cost]
-    return max(runs, key=lambda run: table.finals[run]) if runs else None
+def found(table: Table, trace: Trace, cost: float) -> tuple[int, bool]:
+    """Return the run that a search has found for a cost, and whether it was trained to its end by then."""
+    seen = [(run, score, ended) for at, run, score, ended in trace if at <= cost]
+    whole = [run for run, _, ended in seen if ended]
+    if whole:
+        return max(whole, key=lambda run: table.finals[run]), True
+    return max(seen, key=lambda each: each[1])[0], False
 
 
 def compare(
-    table: Table, searches: Mapping[str, Search], seeds: Sequence[int], shares: Sequence[float], patience: float
+    table: Table,
+    searches: Mapping[str, Search],
+    seeds: Sequence[int],
+    shares: Sequence[float],
+    patience: float,
+    processes: int,
 ) -> dict[str, Any]:
-    """Run searches on a table.
+    """Run searches on a table, several at once in processes of their own.
 
     Args:
         table: The recorded runs.
@@ -54,84 +66,111 @@ def compare(
         seeds: Seeds of the searches.
         shares: Costs at which they are compared, of the full search's; in ascending order.
         patience: Seconds after which a search begins no further seed.
+        processes: Searches that run at once.
 
     Returns:
-        Name -> `seeds` (that were run), `seconds` (of the processor for one search, in the mean), `gaps`: for each
-        cost, seed by seed, the test score of what the search has found minus that of what the full search finds, None
-        if it has found nothing.
+        Name -> what `measured` returns.
     """
     full = [whole(table, draws(table, seed), seed) for seed in seeds]
-    results = {}
-    for name, search in searches.items():
-        began, used, gaps = time.perf_counter(), time.process_time(), []
-        for seed, (best, cost) in zip(seeds, full, strict=True):
-            if time.perf_counter() - began > patience:
-                break
+    # A forked process has what is imported. A copy of the table lacks its cached space, which cannot be sent.
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+        ran = {
+            name: pool.submit(measured, replace(table), search, list(zip(seeds, full, strict=True)), shares, patience)
+            for name, search in searches.items()
+        }
+        return {name: each.result() for name, each in ran.items()}
+
+
+def measured(
+    table: Table,
+    search: Search,
+    full: Sequence[tuple[int, tuple[int, float]]],
+    shares: Sequence[float],
+    patience: float,
+) -> dict[str, Any]:
+    """Run a search with several seeds.
+
+    Args:
+        table: The recorded runs.
+        search: The search.
+        full: Of each seed, it and what the full search finds: the run, and the examples.
+        shares: As `compare` takes them.
+        patience: As `compare` takes it.
+
+    Returns:
+        `seeds` (that were run), `seconds` (of the processor, for one search), `gaps`: for each cost, seed by seed, the
+        test score of what the search has found minus that of what the full search finds; `unfinished`: for each cost
+        the number of seeds of which no run was trained to its end by then; `problem`: why it does not run, or None.
+    """
+    began, used = time.perf_counter(), None
+    gaps: list[list[float]] = []
+    ended: list[list[bool]] = []
+    problem = None
+    for seed, (best, cost) in full:
+        try:
             trace = search(table, seed, shares[-1] * cost)
-            runs = [found(table, trace, share * cost) for share in shares]
-            gaps.append([None if run is None else float(table.tests[run] - table.tests[best]) for run in runs])
-        seconds = (time.process_time() - used) / max(1, len(gaps))
-        results[name] = {
-            "seeds": len(gaps),
-            "seconds": seconds,
-            "gaps": [list(each) for each in zip(*gaps, strict=True)],
-        }
-    return results
+        except Exception as error:  # another library's: an import that fails, or versions that do not go together
+            problem = f"{type(error).__name__}: {error}"
+            break
+        runs = [found(table, trace, share * cost) for share in shares]
+        gaps.append([float(table.tests[run] - table.tests[best]) for run, _ in runs])
+        ended.append([whole for _, whole in runs])
+        used = used or time.process_time()  # the first search imports the library
+        if time.perf_counter() - began > patience:
+            break
+    return {
+        "seeds": len(gaps),
+        "seconds": (time.process_time() - used) / (len(gaps) - 1) if used and len(gaps) > 1 else None,
+        "gaps": [list(each) for each in zip(*gaps, strict=True)],
+        "unfinished": [each.count(False) for each in zip(*ended, strict=True)],
+        "problem": problem,
+    }
 
 
-def mean(values: Iterable[float | None]) -> dict[str, float]:
-    """Return `mean`, its 95 % interval `low` and `high`, `fifth` (percentile), and `lacking`: values that are None."""
-    every = list(values)
-    known = np.array([value for value in every if value is not None])
-    if len(known) < 2:
-        return {
-            "mean": math.nan,
-            "low": math.nan,
-            "high": math.nan,
-            "fifth": math.nan,
-            "lacking": len(every) - len(known),
-        }
-    center, margin = float(known.mean()), 1.96 * float(known.std(ddof=1)) / len(known) ** 0.5
-    ends = {"mean": center, "low": center - margin, "high": center + margin}
-    return {**ends, "fifth": float(np.quantile(known, 0.05)), "lacking": len(every) - len(known)}
-
-
-def paired(one: Sequence[float | None], other: Sequence[float | None]) -> dict[str, float]:
-    """Return the mean of one - other over the seeds that both have, as `mean` does."""
-    pairs = zip(one, other, strict=False)  # one of them may have run fewer seeds
-    return mean(None if a is None or b is None else a - b for a, b in pairs)
+def mean(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean and the ends of its 95 % interval: a t interval over seeds."""
+    array = np.array(values)
+    margin = float(scipy.stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1)) / len(array) ** 0.5
+    return float(array.mean()), float(array.mean()) - margin, float(array.mean()) + margin
 
 
 def shown(results: Mapping[str, Any], shares: Sequence[float], reference: str) -> str:
     """Return the results as a Markdown table with an explanation."""
     columns = [f"at {share:.0%}" for share in shares]
-    heads = ["search", "seeds", "CPU s a search", *columns, f"5th percentile at {shares[-1]:.0%}"]
-    heads.append(f"to {reference}, at {shares[-1]:.0%}")
+    last = f"at {shares[-1]:.0%}"
+    heads = ["search", "seeds", "CPU s a search", *columns, f"5th percentile {last}", f"minus {reference} {last}"]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for name, each in results.items():
-        if not each["seeds"]:
+        if each["seeds"] < FEWEST:
             continue
-        cells = [_cell(mean(gaps)) for gaps in each["gaps"]]
-        fifth = 100 * mean(each["gaps"][-1])["fifth"]
-        gain = paired(each["gaps"][-1], results[reference]["gaps"][-1])
-        against = "" if name == reference else _cell(gain)
-        row = [name, str(each["seeds"]), f"{each['seconds']:.3g}", *cells, f"{fifth:+.2f}", against]
+        cells = [_cell(gaps, count) for gaps, count in zip(each["gaps"], each["unfinished"], strict=True)]
+        # One of the two may have run fewer seeds.
+        pairs = zip(each["gaps"][-1], results[reference]["gaps"][-1], strict=False)
+        against = "" if name == reference else _cell([one - other for one, other in pairs])
+        fifth = f"{100 * np.quantile(each['gaps'][-1], 0.05):+.2f}" if each["seeds"] >= 20 else "too few seeds"
+        row = [name, str(each["seeds"]), f"{each['seconds']:.2g}", *cells, fifth, against]
         lines.append(f"| {' | '.join(row)} |")
-    return "\n".join([*lines, "", LEGEND])
+    unknown = [name for name, each in results.items() if each["seeds"] < FEWEST and not each["problem"]]
+    few = [f"{name}: {results[name]['seeds']}" for name in unknown]
+    left_out = [f"Left out, with too few seeds in the time: {', '.join(few)}."] if few else []
+    failed = [f"{name} does not run here: {each['problem']}." for name, each in results.items() if each["problem"]]
+    return "\n\n".join(["\n".join(lines), LEGEND, *left_out, *failed])
 
+
+FEWEST = 5
+"""Seeds below which nothing is said of a search."""
 
 LEGEND = (
-    "Points of the test score above what the full search finds: means over seeds, with their 95 % interval for other "
-    "seeds on the same runs; higher is better. `n lack` counts seeds of which the search had trained no run to its end "
-    "by then. They are left out of the mean, which flatters it."
+    "Points of the test score above what the full search finds (64 random draws, each to its end) at shares of its "
+    "cost: means over seeds with their 95 % interval, which covers other seeds on the same runs; higher is better. "
+    "`n open`: of so many seeds no run was trained to its end by then; the best one so far counts as if it had been. "
+    "Intervals of different searches are not corrected for their number."
 )
 
 
-def _cell(found: Mapping[str, float]) -> str:
-    lacking = f", {found['lacking']} lack" if found["lacking"] else ""
-    if math.isnan(found["mean"]):
-        return f"-{lacking}"
-    return f"{100 * found['mean']:+.2f} ({100 * found['low']:+.2f} to {100 * found['high']:+.2f}{lacking})"
+def _cell(gaps: Sequence[float], unfinished: int = 0) -> str:
+    center, low, high = (100 * value for value in mean(gaps))
+    return f"{center:+.2f} ({low:+.2f} to {high:+.2f})" + (f", {unfinished} open" if unfinished else "")
 
 
 def write(

@@ -29,7 +29,7 @@ class Search:
         self.trials: list[FrozenTrial] = []
         self._runs: list[int] = []
         self._reached: list[int] = []  # the index of the last evaluation
-        self.completed: list[tuple[float, int]] = []  # the examples that all runs had seen, and the run that ended
+        self.trace: list[tuple[float, int, float, bool]] = []  # see `equal_cost.Trace`
 
     def start(self, runs: Sequence[int] | Array) -> list[int]:
         """Train runs to the lowest rung, and return the numbers of those that are new."""
@@ -50,8 +50,10 @@ class Search:
         run = self._runs[number]
         index = self._reached[number] = self.table.evaluation(run, step)
         trial = self.trials[number]
-        trial.intermediate_values[int(self.table.at[run, index])] = float(self.table.values[run, index])
-        if index == self.table.evaluations[run] - 1:
+        value, ended = float(self.table.values[run, index]), bool(index == self.table.evaluations[run] - 1)
+        trial.intermediate_values[int(self.table.at[run, index])] = value
+        self.trace.append((self.examples, run, value, ended))
+        if ended:
             self._end(number, TrialState.COMPLETE)
 
     def prune(self, number: int) -> None:
@@ -61,8 +63,6 @@ class Search:
     def _end(self, number: int, state: TrialState) -> None:
         trial = self.trials[number]
         trial.state, trial.values, trial.datetime_complete = state, [last_value(trial)], trial.datetime_start
-        if state == TrialState.COMPLETE:
-            self.completed.append((self.examples, self._runs[number]))
 
     def decision(self, number: int, round_size: int | None) -> Decision:
         """Return hpo's decision for a run at its last evaluation."""

@@ -47,7 +47,7 @@ from hpo.space.parameters import Float, Int
 
 UNITS = 40
 SHARES = (0.06, 0.13, 0.25)
-MOST = 2000  # points that a search draws at most
+MOST = 512  # points that a search draws at most
 PACKAGES = ("ray", "syne-tune", "smac", "flaml", "neural-pipeline-search")
 
 
@@ -64,13 +64,13 @@ class Ledger:
 
     Attributes:
         table: As given.
-        trace: What was trained to its end, see `equal_cost.Trace`.
+        trace: Its evaluations, see `equal_cost.Trace`.
         examples: What all runs have trained.
     """
 
     def __init__(self, table: Table, limit: float) -> None:
         self.table, self._limit = table, limit
-        self.trace: list[tuple[float, int]] = []
+        self.trace: list[tuple[float, int, float, bool]] = []
         self.examples = 0.0
         self._seen: dict[int, float] = {}  # run -> examples
         self._idle = 0  # proposals since examples were trained
@@ -98,14 +98,14 @@ class Ledger:
         if self.examples >= self._limit:
             raise SpentError
         index = self.table.evaluation(run, int(np.ceil(units * self.table.horizon / UNITS)))
-        seen, ended = float(self.table.at[run, index]), index == self.table.evaluations[run] - 1
+        seen, score = float(self.table.at[run, index]), float(self.table.values[run, index])
+        ended = bool(index == self.table.evaluations[run] - 1)
         before = self._seen.get(run, 0.0)
         if seen > before:
             self.examples += seen - before
             self._seen[run], self._idle = seen, 0
-            if ended:
-                self.trace.append((self.examples, run))
-        return float(self.table.values[run, index]), bool(ended)
+            self.trace.append((self.examples, run, score, ended))
+        return score, ended
 
     def reports(self, run: int) -> Iterator[tuple[int, float, bool]]:
         """Train a run unit by unit: yield the units, the score, and whether it has ended."""
@@ -150,6 +150,10 @@ def optuna_tpe(pruner: Callable[[], optuna.pruners.BasePruner], ledger: Ledger, 
             elif trial.should_prune():
                 study.tell(trial, state=TrialState.PRUNED)
                 break
+
+
+def _hyperband() -> optuna.pruners.BasePruner:
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=UNITS)
 
 
 def ray_asha(ledger: Ledger, seed: int) -> None:
@@ -274,12 +278,9 @@ def neps(ledger: Ledger, seed: int) -> None:
 
 PEERS: dict[str, Peer] = {
     "Optuna, TPE + median": partial(optuna_tpe, optuna.pruners.MedianPruner),
-    "Optuna, TPE + Hyperband": partial(
-        optuna_tpe, lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=UNITS)
-    ),
+    "Optuna, TPE + Hyperband": partial(optuna_tpe, _hyperband),
     "Ray Tune, ASHA": ray_asha,
     "Syne Tune, ASHA": partial(syne_tune, "ASHA"),
-    "Syne Tune, ASHABORE": partial(syne_tune, "ASHABORE"),
     "SMAC3, multi-fidelity": smac,
     "FLAML, BlendSearch": flaml,
     "NePS, Hyperband": neps,
@@ -299,26 +300,13 @@ OURS: dict[str, Search] = {
 def search_of(peer: Peer, table: Table, seed: int, limit: float) -> Trace:
     """Run a library's search until it has trained `limit` examples."""
     ledger = Ledger(table, limit)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with suppress(SpentError):
             peer(ledger, seed)
     return ledger.trace
-
-
-def runnable(peers: Sequence[str], table: Table) -> tuple[dict[str, Search], dict[str, str]]:
-    """Return name -> search of the libraries that run here, and name -> reason of the others."""
-    found: dict[str, Search] = {}
-    problems = {}
-    for name in peers:
-        search = partial(search_of, PEERS[name])
-        try:
-            search(table, 0, 2.0 * table.horizon)
-        except Exception as error:  # another library's: an import that fails, or versions that do not go together
-            problems[name] = f"{type(error).__name__}: {error}"
-        else:
-            found[name] = search
-    return found, problems
 
 
 def versions() -> dict[str, str]:
@@ -337,23 +325,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     settings = vars(_parser().parse_args(arguments))
     writes = settings.pop("write")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.disable(logging.WARNING)
     table, name = search_samplers.read(settings["table"])
     settings |= {"table": name, "shares": list(SHARES)}
-    peers, problems = runnable(settings["peers"], table)
-    found = equal_cost.compare(table, {**OURS, **peers}, range(settings["seeds"]), SHARES, settings["patience"])
-    text = "\n\n".join(
-        [
-            equal_cost.shown(found, SHARES, "random"),
-            *(f"{peer} did not run here: {reason}" for peer, reason in problems.items()),
-        ]
-    )
-    results = {
-        "settings": settings,
-        "circumstances": pages.circumstances("cpu"),
-        "found": found,
-        "problems": problems,
-    }
+    searches = {**OURS, **{peer: partial(search_of, PEERS[peer]) for peer in settings["peers"]}}
+    seeds, processes = range(settings["seeds"]), settings["processes"]
+    found = equal_cost.compare(table, searches, seeds, SHARES, settings["patience"], processes)
+    text = equal_cost.shown(found, SHARES, "random")
+    results = {"settings": settings, "circumstances": pages.circumstances("cpu"), "found": found}
     results["circumstances"]["versions"] |= versions()
     print(text)
     if writes:
@@ -370,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patience", type=float, default=600.0, help="seconds after which a search begins no more seeds"
     )
+    parser.add_argument("--processes", type=int, default=2, help="searches that run at once")
     parser.add_argument("--write", action="store_true", help="write the results into benchmarks/results/")
     return parser
 

@@ -51,7 +51,7 @@ def of_points(points: Callable[[Table, int], Array], pruned: bool, table: Table,
         _train(search, run, pruned)
         if search.examples >= limit:
             break
-    return search.completed
+    return search.trace
 
 
 def of_sampler(name: str, pruned: bool, table: Table, seed: int, limit: float) -> Trace:
@@ -77,12 +77,12 @@ def of_sampler(name: str, pruned: bool, table: Table, seed: int, limit: float) -
         completed = trained.state == TrialState.COMPLETE
         study.tell(trial, search_methods.last_value(trained) if completed else None, trained.state)
         idle = 0 if search.examples > before else idle + 1
-    return search.completed
+    return search.trace
 
 
 def of_auto(trials: int, table: Table, seed: int, limit: float) -> Trace:
     """Run the search that `auto` stands for, of so many trials, to its end."""
-    return search_methods.run_waves(table, equal_cost.draws(table, seed), seed, trials).completed
+    return search_methods.run_waves(table, equal_cost.draws(table, seed), seed, trials).trace
 
 
 def _train(search: search_methods.Search, run: int, pruned: bool) -> None:
@@ -142,12 +142,13 @@ def searches(samplers: Sequence[str]) -> dict[str, Search]:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
     settings = vars(_parser().parse_args(arguments))
-    writes, patience = settings.pop("write"), settings["patience"]
+    writes = settings.pop("write")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table, name = read(settings["table"])
     settings |= {"table": name, "shares": list(SHARES)}
     chosen = list(dict.fromkeys(["random", *settings["samplers"]]))  # the others are compared with it
-    found = equal_cost.compare(table, searches(chosen), range(settings["seeds"]), SHARES, patience)
+    seeds, processes = range(settings["seeds"]), settings["processes"]
+    found = equal_cost.compare(table, searches(chosen), seeds, SHARES, settings["patience"], processes)
     results = {"settings": settings, "circumstances": pages.circumstances("cpu"), "found": found}
     text = equal_cost.shown(found, SHARES, "random")
     print(text)
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patience", type=float, default=600.0, help="seconds after which a sampler begins no more seeds"
     )
+    parser.add_argument("--processes", type=int, default=2, help="searches that run at once")
     parser.add_argument("--write", action="store_true", help="write the results into benchmarks/results/")
     return parser
 

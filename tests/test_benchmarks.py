@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -384,3 +385,93 @@ def test_a_base_in_few_bits_is_measured_and_takes_less(monkeypatch: pytest.Monke
         sizes = {each["side"]: each["bytes"] for each in sides}
         assert sizes["nf4"] < sizes["int8"] < sizes["full"]
         assert all(each["passes"][64]["seconds"] > 0 for each in sides)
+
+
+# ---------------------------------------------------------------- searches at equal cost
+
+
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("search_peers")
+
+
+def test_what_is_found_for_a_cost_is_the_best_run_that_was_trained_to_its_end(peers: ModuleType) -> None:
+    rows = [recorded_run(rate, 1, [0.1, last], 0.5) for rate, last in ((1e-5, 0.6), (1e-4, 0.8), (1e-3, 0.7))]
+    table = peers.search_samplers.recorded.table_of(rows)
+    trace = [(10.0, 0, 0.3, False), (20.0, 1, 0.5, False), (30.0, 2, 0.7, True), (40.0, 1, 0.8, True)]
+    costs = (10, 29, 30, 39, 40, 99)
+    assert [peers.equal_cost.found(table, trace, cost) for cost in costs] == [
+        (0, False),
+        (1, False),
+        (2, True),
+        (2, True),
+        (1, True),
+        (1, True),
+    ]
+
+
+def test_a_run_is_trained_once_and_a_search_that_proposes_nothing_new_ends(peers: ModuleType) -> None:
+    rows = [recorded_run(rate, 1, [0.1, 0.2, 0.3, 0.4], 0.5) for rate in (1e-5, 1e-3)]
+    ledger = peers.Ledger(peers.search_samplers.recorded.table_of(rows), limit=7000)  # 4,000 examples each
+    assert ledger.run({"learning_rate": 2e-5}) == 0
+    assert ledger.train(0, 1) == (0.1, False)
+    assert ledger.examples == 1000
+    assert ledger.train(0, 1) == (0.1, False)
+    assert ledger.train(0, 11) == (0.2, False)
+    assert [units for units, _, ended in ledger.reports(0) if ended] == [31]
+    assert ledger.examples == 4000
+    assert ledger.train(1, 40) == (0.4, True)
+    assert [(at, run, ended) for at, run, _, ended in ledger.trace] == [
+        (1000, 0, False),
+        (2000, 0, False),
+        (3000, 0, False),
+        (4000, 0, True),
+        (8000, 1, True),
+    ]
+    with pytest.raises(peers.SpentError):
+        ledger.train(0, 1)
+    for _ in range(peers.equal_cost.IDLE):
+        ledger.run({"learning_rate": 2e-5})
+    with pytest.raises(peers.SpentError):
+        ledger.run({"learning_rate": 2e-5})
+
+
+def test_samplers_are_compared_at_equal_cost_with_the_full_search(peers: ModuleType) -> None:
+    samplers = peers.search_samplers
+    table = samplers.synthetic_table.table(60)
+    searches = samplers.searches(["random", "grid", "tpe", "auto"])
+    assert list(searches) == [
+        *("random", "grid", "tpe"),
+        *("random + asha", "grid + asha", "tpe + asha"),
+        *("auto, 24", "auto, 64"),
+    ]
+    found = peers.equal_cost.compare(table, searches, range(5), (0.2, 1.0), 600.0, 1)
+    assert {name: (each["seeds"], each["problem"]) for name, each in found.items()} == dict.fromkeys(
+        searches, (5, None)
+    )
+    assert found["random"]["gaps"][1] == [0.0] * 5  # it is the full search
+    assert found["random"]["gaps"][0] != [0.0] * 5
+    assert found["random"]["unfinished"] == [0, 0]
+    text = peers.equal_cost.shown(found, (0.2, 1.0), "random")
+    assert "| random | 5 |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_libraries_are_run_beside_hpo_and_what_fails_is_said(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = peers.search_samplers.synthetic_table.table(60)
+    monkeypatch.setattr(peers.search_samplers.synthetic_table, "table", lambda: table)
+    monkeypatch.setattr(peers.pages, "RESULTS", tmp_path)
+    monkeypatch.setitem(peers.PEERS, "broken", functools.partial(peers.syne_tune, "no such scheduler"))
+    monkeypatch.setattr(peers, "OURS", {"random": peers.OURS["random"]})
+    names = ["Optuna, TPE + median", "Optuna, TPE + Hyperband", "broken"]
+    results = peers.main(["--table", "synthetic", "--peers", *names, "--seeds", "5", "--processes", "1", "--write"])
+    page = (tmp_path / "search_peers_synthetic.md").read_text()
+    assert "broken does not run here: " in page
+    for name in names[:2]:
+        assert f"| {name} | 5 |" in page
+    assert all(f"{package} {version}" in page for package, version in peers.versions().items())
+    assert json.loads((tmp_path / "search_peers_synthetic.json").read_text()) == results
+    assert "| random | 5 |" in capsys.readouterr().out

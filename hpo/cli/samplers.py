@@ -43,11 +43,10 @@ def compare(
     if backends.exists(url):
         sampler_studies.refuse_others(studies, backends.look(url))
     found: dict[str, list[Results]] = {sampler: [] for sampler in samplers}
-    for each, done in sampler_studies.run_all(studies, url, watch, end_process):
-        if done.failed:
-            text = f"{each.name}: {done.stopped}; nothing is compared"
-            return Outcome(text, {"failed": each.name, "comparison": None}, True)
-        found[each.sampler].append(read(done.study))
+    for each, opened, failure in sampler_studies.run_all(studies, url, watch, end_process):
+        if failure is not None:
+            return Outcome(f"{each.name}: {failure}; nothing is compared", {"failed": each.name}, True)
+        found[each.sampler].append(read(opened))
     shown = compare_samplers(found)
     written = sampler_page.write(shown, study.config.name, folder_of(study.config.name) / "samplers.html")
     lines = [*sentences(shown), *map(as_text, tables(shown)), f"page: {written}"]

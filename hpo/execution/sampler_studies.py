@@ -21,7 +21,7 @@ from hpo.core.events import Observer
 from hpo.core.trainer import TrialArray
 from hpo.execution import side_study
 from hpo.execution.processes import joined
-from hpo.execution.run_study import Finished, run
+from hpo.execution.run_study import run
 from hpo.execution.trial_arrays import open_array
 from hpo.search.plugins import name_and_arguments
 
@@ -137,7 +137,7 @@ def refuse_others(studies: Sequence[SamplerStudy], storage: BaseStorage) -> None
 
 def run_all(
     studies: Sequence[SamplerStudy], url: str, watch: Observer, end: Callable[[], None]
-) -> Iterator[tuple[SamplerStudy, Finished]]:
+) -> Iterator[tuple[SamplerStudy, optuna.Study, str | None]]:
     """Run the studies of a comparison one after the other, as far as that has not been done.
 
     The studies of a repetition share what they have in common: the data and the model are read once, what frozen layers
@@ -150,7 +150,7 @@ def run_all(
         end: Ends this process when `hpo stop` asks the processes of the running study to end.
 
     Yields:
-        A study, and its run.
+        A study, as it was planned and as it is after its run; and why it was stopped, if its trials failed in a row.
 
     Raises:
         HpoError: The data, the model, the storage or a study is not as the file says.
@@ -160,10 +160,16 @@ def run_all(
     for each in studies:
         study = each.study
         if array is None or each.repetition != repetition:
+            array = None  # two would need the memory of two
             array, repetition = open_array(study), each.repetition
         elif study.config.slots == "auto":
             study = _changed(study, slots=array.slots)
         with joined(url, each.name, end):
-            done = run(study, url, watch, array=array)
-        array.notes = ()  # they have been said
-        yield each, done
+            opened, failure = _run(study, url, watch, array)
+        yield each, opened, failure
+
+
+def _run(study: StudySpec, url: str, watch: Observer, array: TrialArray) -> tuple[optuna.Study, str | None]:
+    done = run(study, url, watch, array=array)
+    array.notes = ()  # they have been said
+    return done.study, done.stopped if done.failed else None

@@ -36,8 +36,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> study_spec.StudySp
 
 
 def run(studies: list[sampler_studies.SamplerStudy]) -> dict[str, optuna.Study]:
-    done = sampler_studies.run_all(studies, URL, Silent(), lambda: None)
-    return {each.name: finished.study for each, finished in done}
+    return {each.name: opened for each, opened, _ in sampler_studies.run_all(studies, URL, Silent(), lambda: None)}
 
 
 def test_each_sampler_has_a_study_for_each_seed(study: study_spec.StudySpec) -> None:
