@@ -21,7 +21,8 @@ from plotly.offline import get_plotlyjs
 from hpo.analysis import audit, confirm_text
 from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
-from hpo.analysis.plots import PLOTS, Plot, TooSmallError
+from hpo.analysis.importances import TooSmallError
+from hpo.analysis.plots import PLOTS, Plot
 from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
 from hpo.analysis.verdict_text import sentences, tables
 from hpo.analysis.worth import worth_text
