@@ -131,8 +131,8 @@ def test_importance_rests_on_parameters_of_every_trial(sample_results: Build) ->
     title = plots.importance(sample_results()).layout.title.text
     assert title == (
         "Importance, from 24 completed trials (95% intervals from 50 resamples of these trials; grey cannot be told "
-        "from 0: schedule, batch_size, epochs; 3 pruned trials are left out: it says what matters among trials that survived; without "
-        "power: not in every trial, or always the same)"
+        "from 0: schedule, batch_size, epochs; 3 pruned trials are left out: it says what matters among trials that "
+        "survived; without power: not in every trial, or always the same)"
     )
     assert plots.importances(sample_results()) == shares
 
