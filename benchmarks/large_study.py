@@ -213,7 +213,8 @@ def write(found: Mapping[str, Cost], trials: int, storage: str, size: float) -> 
         "is measured.",
     ]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"large_study_{storage}.md").write_text("\n".join(lines) + "\n")
+    name = "large_study.md" if storage == "sqlite" else f"large_study_{storage}.md"
+    (RESULTS / name).write_text("\n".join(lines) + "\n")
 
 
 def _processor() -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from hpo.analysis.plots import POINTS, STATE_COLORS, TooSmallError, sample_note, styled
+from hpo.analysis.importances import TooSmallError
+from hpo.analysis.plots import POINTS, STATE_COLORS, sample_note, styled
 from hpo.storage.criteria import measures_of, violation
 from hpo.storage.snapshot import Results
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.analysis.export import study_file, with_absolute_models
 from hpo.analysis.findings import ENDINGS, ENOUGH, at_ends
+from hpo.analysis.importances import CONFIDENCE, FOREST, TooSmallError, importances, intervals, searched
 from hpo.config import study_spec, yaml
 from hpo.config.schema import StudyConfig
 from hpo.config.study_spec import StudySpec
@@ -72,13 +74,12 @@ class _Trials:
         return first, values
 
 
-def write(results: Results, path: Path, importances: Callable[[Results], Mapping[str, float]]) -> list[Change]:
+def write(results: Results, path: Path) -> list[Change]:
     """Write the file of the next study, and return what it changes.
 
     Args:
         results: The study.
         path: The file, which must not exist.
-        importances: Returns parameter -> share of the importance; raises ValueError where it cannot.
 
     Raises:
         StudyError: No trial has completed, the trials show no reason for a change, or the file exists.
@@ -87,7 +88,7 @@ def write(results: Results, path: Path, importances: Callable[[Results], Mapping
     if results.best is None:
         raise StudyError(f"there is nothing to learn from: {results.why_no_best}")
     study = study_spec.from_dict(results.attrs["config"])
-    found = changes(results, study.space, importances)
+    found = changes(results, study.space)
     if not found:
         raise StudyError(
             f"the {len(results.complete)} completed trials of {results.name!r} show no reason to change a range: "
@@ -149,28 +150,26 @@ def _next_name(name: str) -> str:
 # ---------------------------------------------------------------- what the trials show
 
 
-def changes(
-    results: Results, space: SearchSpace, importances: Callable[[Results], Mapping[str, float]]
-) -> list[Change]:
+def changes(results: Results, space: SearchSpace) -> list[Change]:
     """Return what to change; see the module."""
     trials = _trials(results)
-    shares = _shares(results, importances) if len(results.complete) >= ENOUGH else {}
+    shares = _shares(results) if len(results.complete) >= ENOUGH else {}
     level = CHANCE / max(1, len(space.parameters))
     ends = at_ends(results)
     # A model is left out by whoever writes the next file: the published default may be one that is worse.
     conditions = {MODEL, *(name for parameter in space.parameters.values() for name in parameter.when)}
     found: list[Change | None] = []
     for name, parameter in space.parameters.items():
-        decides, share = shares.get(name, 0.0) >= IMPORTANT, f"{shares[name]:.2f}" if name in shares else "unknown"
-        rests = f"importance {share} from {len(results.complete)} completed trials"
+        decides = shares.get(name, 0.0) >= IMPORTANT
+        rests = partial(_rests_on, results, name, shares)  # called for what changes only: intervals take a while
         if isinstance(parameter, Categorical):
             dropped = _without_worse(name, parameter, trials, level) if decides and name not in conditions else None
-            found.append(dropped and replace(dropped, why=f"{dropped.why}; {rests}"))
+            found.append(dropped and replace(dropped, why=f"{dropped.why}; {rests()}"))
         else:
             narrow = _narrowed(name, parameter, trials, level) if decides else None
-            moved = None if narrow is None else Change(name, narrow[0], f"{narrow[1]}; {rests}")
+            moved = None if narrow is None else Change(name, narrow[0], f"{narrow[1]}; {rests()}")
             if name in ends and (decides or name not in shares):  # else chance may have put the best trial there
-                moved = _widened(name, parameter, narrow, ends[name], results, rests)
+                moved = _widened(name, parameter, narrow, ends[name], results, rests())
             found.append(moved)
     return [change for change in found if change is not None]
 
@@ -185,15 +184,26 @@ def _trials(results: Results) -> _Trials:
     return _Trials(ranked, min(len(learned), len(ranked) // 3))
 
 
-def _shares(results: Results, importances: Callable[[Results], Mapping[str, float]]) -> Mapping[str, float]:
+def _shares(results: Results) -> Mapping[str, float]:
     """Return the importances; a parameter that is searched alone has all of it."""
-    names = {name for trial in results.complete for name in trial.params}
+    names = searched(results)
     if len(names) == 1:
         return dict.fromkeys(names, 1.0)
     try:
         return importances(results)
-    except ValueError:  # e.g. there are not two parameters whose values differ
+    except TooSmallError:  # e.g. there are not two parameters whose values differ
         return {}
+
+
+def _rests_on(results: Results, name: str, shares: Mapping[str, float]) -> str:
+    """Return how important a parameter is, with what that rests on."""
+    count = len(results.complete)
+    rests = f"from {f'{FOREST} of {count}' if count > FOREST else count} completed trials"
+    if name not in shares or len(shares) == 1:
+        return f"importance {f'{shares[name]:.2f}' if name in shares else 'unknown'} {rests}"
+    found = intervals(results)[name]
+    untold = "" if found.told else ", which cannot be told from 0"
+    return f"importance {found.share:.2f} ({CONFIDENCE:.0%}: {found.low:.2f} to {found.high:.2f}{untold}) {rests}"
 
 
 def _narrowed(name: str, parameter: Range, trials: _Trials, level: float) -> tuple[Range, str] | None:

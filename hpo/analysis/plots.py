@@ -7,33 +7,36 @@ many trials they rest. Of a large study a sample is drawn. If a study is too sma
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 import warnings
-from collections.abc import Callable, Container, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import optuna
 import plotly.graph_objects as go
 import plotly.io as pio
 from optuna import visualization
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
+from hpo.analysis.findings import ENOUGH
+from hpo.analysis.importances import (
+    FOREST,
+    RESAMPLES,
+    Importance,
+    TooSmallError,
+    importances,
+    intervals,
+    searched,
+)
 from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws
 from hpo.analysis.tuning_curve import tuning_curve as curve_of
+from hpo.core.formatting import number
 from hpo.storage.criteria import NO_CRITERIA
 from hpo.storage.snapshot import Results
 
 Plot = Callable[[Results], go.Figure]
-
-
-class TooSmallError(ValueError):
-    """A study is too small for a plot. Any other error is a defect of the plot."""
 
 
 STATE_COLORS = {
@@ -47,7 +50,6 @@ BEST_COLOR = "#111827"
 SCALE = ["#d97706", "#8b93b5", "#1d4ed8"]  # from the first value to the last; each colour is visible on white
 POINTS, LINES = 1000, 300  # trials drawn at most, as points and as lines
 CELLS = 100  # trials of a contour at most; a contour has their number squared cells
-FOREST = 300  # trials that importances are computed from at most; the time grows with their square
 CURVES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)  # whose learning curves are drawn
 IMPORTANT = 0.05  # a parameter below this share of the importance gets no contour of its own
 COLUMNS = 3  # slices a row
@@ -212,37 +214,51 @@ def contour(results: Results) -> go.Figure:
 
 
 def importance(results: Results) -> go.Figure:
-    """Draw the share of the value's variation that each parameter explains (fANOVA, Hutter et al., 2014)."""
+    """Draw the share of the value's variation that each parameter explains, with intervals (fANOVA)."""
     _need(results, 3)
     shares = importances(results)
-    drawn = results.sample(results.complete, FOREST)
+    known = intervals(results) if len(results.complete) >= ENOUGH else {}
     names = list(reversed(shares))  # Plotly draws bars from the bottom
-    labels = [f"{shares[name]:.2f}" if shares[name] >= 0.01 else "<0.01" for name in names]
+    ends = [(known[name].low, known[name].high) if name in known else (shares[name],) * 2 for name in names]
     bars = go.Bar(
         x=[shares[name] for name in names],
         y=names,
-        text=labels,
-        textposition="outside",
-        cliponaxis=False,
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [high - shares[name] for name, (_, high) in zip(names, ends, strict=True)],
+            "arrayminus": [shares[name] - low for name, (low, _) in zip(names, ends, strict=True)],
+            "visible": bool(known),
+        },
+        marker_color=[
+            STATE_COLORS["WAITING" if name in known and not known[name].told else "COMPLETE"] for name in names
+        ],
+        customdata=[f" ({number(low, 2)} to {number(high, 2)})" if known else "" for low, high in ends],
         orientation="h",
-        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+        hovertemplate="%{y}: %{x:.4g}%{customdata}<extra></extra>",
     )
     figure = go.Figure(bars)
     figure.update_layout(xaxis_title=f"share of the importance for {results.metric}", yaxis_automargin=True)
-    return styled(figure, _rests_on(results, drawn, shares))
+    return styled(figure, _rests_on(results, shares, known))
 
 
-def _rests_on(results: Results, drawn: Sequence[FrozenTrial], names: Container[str]) -> str:
+def _rests_on(results: Results, names: Container[str], known: Mapping[str, Importance]) -> str:
     """Return the title of the importances, which says on which trials they rest."""
-    used, complete, pruned = len(drawn), len(results.complete), results.counts["pruned"]
+    used, complete, pruned = min(len(results.complete), FOREST), len(results.complete), results.counts["pruned"]
     title = f"Importance, from {used:,}{f' of {complete:,}' if used < complete else ''} completed trials"
     notes = []
+    if known:
+        notes.append(f"{CONFIDENCE:.0%} intervals from {RESAMPLES} resamples of these trials")
+    else:
+        notes.append(f"intervals need {ENOUGH}")
+    if untold := [name for name, found in known.items() if not found.told]:
+        notes.append(f"grey cannot be told from 0: {', '.join(untold)}")
     if pruned:
         are = "trial is" if pruned == 1 else "trials are"
         notes.append(f"{pruned:,} pruned {are} left out: it says what matters among trials that survived")
-    if left_out := sorted(name for name in _searched(results) if name not in names):
+    if left_out := sorted(name for name in searched(results) if name not in names):
         notes.append(f"without {', '.join(left_out)}: not in every trial, or always the same")
-    return f"{title} ({'; '.join(notes)})" if notes else title
+    return f"{title} ({'; '.join(notes)})"
 
 
 def timeline(results: Results) -> go.Figure:
@@ -277,64 +293,13 @@ PLOTS: dict[str, Plot] = {
 }
 
 
-@lru_cache(maxsize=1)  # two plots use them
-def importances(results: Results) -> dict[str, float]:
-    """Return parameter -> share of the importance, the highest first.
-
-    Only completed trials count, and only parameters that all of them have: Optuna's own default also ranks
-    conditional ones, and at 30 trials put one without any effect first in most studies of our test function.
-
-    Raises:
-        TooSmallError: There are not two parameters to compare.
-        ValueError: Optuna cannot compute them.
-    """
-    names = _compared(results)
-    if len(names) < 2:
-        raise TooSmallError("it needs two parameters that all completed trials have, with values that differ")
-    drawn = _widened(results.sample(results.complete, FOREST), names)
-    forest = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = _optuna(optuna.importance.get_param_importances, results, drawn, evaluator=forest, params=names)
-    return {name: float(share) for name, share in shares.items()}
-
-
-def _widened(trials: Sequence[FrozenTrial], names: Sequence[str]) -> Sequence[FrozenTrial]:
-    """Return the trials with ranges that contain all their values: a published default may lie outside its range.
-
-    Optuna may fail at a value outside, as a split of a tree there leaves a part of negative width.
-    """
-    ranges: dict[str, BaseDistribution] = {}
-    for name in names:
-        known, values = trials[0].distributions[name], [trial.params[name] for trial in trials]
-        if isinstance(known, FloatDistribution | IntDistribution):
-            low, high = min(known.low, *values), max(known.high, *values)
-            if (low, high) != (known.low, known.high):
-                ranges[name] = type(known)(low, high, known.log)
-    if not ranges:
-        return trials
-    copies = [copy.copy(trial) for trial in trials]
-    for trial in copies:
-        trial.distributions = {**trial.distributions, **ranges}
-    return copies
-
-
-def _compared(results: Results) -> list[str]:
-    """Return the parameters that all completed trials have, with values that differ."""
-    trials = [trial.params for trial in results.complete]
-    shared = [name for name in sorted(_searched(results)) if all(name in params for params in trials)]
-    return [name for name in shared if len({repr(params[name]) for params in trials}) > 1]
-
-
 def _need(results: Results, count: int) -> None:
     have = len(results.complete)
     if have < count:
         are = {0: "is none", 1: "is one"}.get(have, f"are {have}")
         raise TooSmallError(f"it needs {count} completed trial{'s' * (count > 1)}, and there {are}")
-    if count > 1 and not _searched(results):
+    if count > 1 and not searched(results):
         raise TooSmallError("no completed trial has a searched parameter")
-
-
-def _searched(results: Results) -> set[str]:
-    return {name for trial in results.complete for name in trial.params}
 
 
 def _optuna(

@@ -15,8 +15,9 @@ from hpo.analysis import audit, confirm_text, page
 from hpo.analysis.by_task import measured
 from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
+from hpo.analysis.importances import TooSmallError
 from hpo.analysis.memory_text import memory_text
-from hpo.analysis.plots import PLOTS, Plot, TooSmallError
+from hpo.analysis.plots import PLOTS, Plot
 from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
 from hpo.analysis.verdict_text import Table, sentences, tables
 from hpo.analysis.worth import worth_text

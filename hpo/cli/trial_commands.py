@@ -96,14 +96,12 @@ def write_next(name: str, storage_flag: str | None, path: Path) -> Outcome:
     Raises:
         HpoError: The trials show nothing to change, or the file cannot be written.
     """
-    from hpo.analysis.plots import importances  # loads plotly, which takes a while
-
     located, url = locate(name, storage_flag)
     side_study.refuse(located)
     results = read(load_stored(located, url))
     if "config" not in results.attrs:
         raise StudyError(f"study {located!r} has no search space, as its objective suggests parameters itself")
-    found = next_study.write(results, path, importances)
+    found = next_study.write(results, path)
     lines = [f"{change.name}: {change.why}" for change in found]
     return Outcome("\n".join([*lines, f"written: {path}. Read it, then: hpo run {path}"]), {"file": str(path)})
 

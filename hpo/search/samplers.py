@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.core.errors import MissingExtraError
 from hpo.core.seeds import derived_seed
 from hpo.search import priors
+from hpo.search.bounded_tpe import BoundedTpe
 from hpo.search.cross_entropy import CrossEntropySampler
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ReplayedCmaEs(optuna.samplers.CmaEsSampler):
 
 
 SAMPLERS: dict[str, SamplerFactory] = {
-    "tpe": optuna.samplers.TPESampler,
+    "tpe": BoundedTpe,
     "random": optuna.samplers.RandomSampler,
     "qmc": optuna.samplers.QMCSampler,
     # The points of the grid are planned as waiting trials; trials beyond the grid are drawn at random.
@@ -84,7 +85,7 @@ ONE_SEED_PER_STUDY = ("qmc", "QMCSampler", "BruteForceSampler")
 
 def factory(name: str) -> SamplerFactory | None:
     """Return the sampler called `name`: a key of `SAMPLERS` or any class of `optuna.samplers`."""
-    name = {"CmaEsSampler": "cmaes"}.get(name, name)
+    name = {"CmaEsSampler": "cmaes", "TPESampler": "tpe"}.get(name, name)
     if name in SAMPLERS:
         return SAMPLERS[name]
     found = getattr(optuna.samplers, name, None)

@@ -11,7 +11,8 @@ from optuna.trial import create_trial
 
 from hpo.analysis import report
 from hpo.analysis.front_plot import front_plot
-from hpo.analysis.plots import PLOTS, TooSmallError
+from hpo.analysis.importances import TooSmallError
+from hpo.analysis.plots import PLOTS
 from hpo.storage.snapshot import Results, read
 
 POINTS = [(0.9, 40.0), (0.8, 30.0), (0.7, 10.0), (0.6, 20.0), (0.5, 5.0)]

@@ -1,22 +1,24 @@
-"""A study of 2,000 trials: every command ends within limits that a machine three times slower keeps too."""
+"""A study of 5,000 trials: what commands read, make and write is limited, and is far below the limits of time."""
 
 from __future__ import annotations
 
 import importlib
 import shutil
 import time
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpo.storage import backends
 from hpo.storage.snapshot import read
 
-TRIALS = 2000
+TRIALS = 5000
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,30 @@ def test_it_has_trials_of_every_kind_that_ends(folder: Path) -> None:
     assert [trial.number for trial in results.trials] == list(range(TRIALS))
     assert min(results.counts[state] for state in ("complete", "pruned", "fail")) > 50
     assert {len(trial.params) for trial in results.trials} == {5}
-    assert {len(trial.intermediate_values) for trial in results.complete} == {4}
+    assert {len(trial.intermediate_values) for trial in results.complete} == {10}
     assert results.baseline is not None
     assert results.baseline.state == TrialState.COMPLETE
+
+
+def test_it_is_read_with_one_select_a_table(folder: Path) -> None:
+    storage, statements = backends.connect(f"sqlite:///{folder}/hpo.db"), []
+    sqlalchemy.event.listen(
+        storage.engine, "before_cursor_execute", lambda _, __, statement, *___: statements.append(statement)
+    )
+    assert len(storage._get_trials(1, None, set(), -1)) == TRIALS
+    selects = [statement for statement in statements if statement.startswith("SELECT")]
+    assert len(selects) == 6
+
+
+def test_what_is_read_takes_less_than_6_kb_a_trial(folder: Path) -> None:
+    storage = backends.connect(f"sqlite:///{folder}/hpo.db")
+    tracemalloc.start()
+    try:
+        trials = storage._get_trials(1, None, set(), -1)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most / len(trials) < 6000  # 100,000 trials in less than 1 GB, beside what is imported
 
 
 def test_it_is_read_faster_than_optuna_reads_it(folder: Path) -> None:
@@ -55,16 +78,17 @@ def test_it_is_read_faster_than_optuna_reads_it(folder: Path) -> None:
         return time.process_time() - began
 
     ours, theirs = (min(seconds(one._get_trials) for _ in range(2)) for one in (type(kept), RDBStorage))
-    assert 2 * ours < theirs  # measured: eight times
+    assert 2 * ours < theirs  # measured: more than ten times
 
 
 @pytest.mark.slow
 def test_commands_end_in_time(bench: ModuleType, folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(folder, tmp_path / "copy")  # one of the commands adds trials
-    limits = {"best": 10, "show": 10, "list": 10, "trials": 15, "report": 40, "going on": 20, "a trial": 5}
+    limits = {"best": 20, "show": 20, "list": 20, "trials": 30, "report": 60, "going on": 40, "a trial": 10}
     took = bench.measured(folder, TRIALS)
     assert took.keys() == limits.keys()
-    assert {command: seconds for command, seconds in took.items() if seconds > limits[command]} == {}
+    assert {command: cost.seconds for command, cost in took.items() if cost.seconds > limits[command]} == {}
+    assert {command: cost.megabytes for command, cost in took.items() if cost.megabytes > 700} == {}
     report = (folder / "runs" / "large" / "report.html").read_bytes()
     assert len(report) < 5e6
-    assert b"1,000 of 2,005 trials" in report
+    assert b"1,000 of 5,005 trials" in report

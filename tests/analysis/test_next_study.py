@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpo.analysis import next_study
-from hpo.analysis.plots import importances
 from hpo.config import study_spec, yaml
 from hpo.core.errors import StudyError
 from hpo.space.parameters import Float
@@ -58,7 +58,7 @@ def studied(score: Callable[[Mapping[str, Any]], float], count: int, seed: int =
 
 def found(results: Results) -> dict[str, next_study.Change]:
     space: SearchSpace = study_spec.from_dict(results.attrs["config"]).space
-    return {change.name: change for change in next_study.changes(results, space, importances)}
+    return {change.name: change for change in next_study.changes(results, space)}
 
 
 @pytest.mark.parametrize("rate", [3e-5, 3e-4, 3e-3])
@@ -68,6 +68,7 @@ def test_a_range_is_narrowed_around_its_optimum_and_one_that_does_not_matter_is_
     assert after.low < rate < after.high  # type: ignore[union-attr]
     assert math.log10(after.high / after.low) < 0.8 * 3  # type: ignore[union-attr]
     assert "completed trials" in changes["learning_rate"].why
+    assert re.search(r"importance 0\.\d\d \(95%: 0\.\d\d to [01]\.\d\d\) from 40", changes["learning_rate"].why)
     assert changes.keys() <= {"learning_rate", "batch_size"}
 
 
@@ -135,7 +136,7 @@ def test_trials_that_diverged_show_where_not_to_search() -> None:
 def test_the_file_is_a_study_with_a_comment_for_each_change(tmp_path: Path) -> None:
     results = studied(optimum_at(3e-4), 40)
     path = tmp_path / "next.yaml"
-    changes = next_study.write(results, path, importances)
+    changes = next_study.write(results, path)
     text = path.read_text()
     assert text.startswith("# The next study after s (40 complete)")
     lines = text.splitlines()
@@ -160,14 +161,14 @@ def test_the_next_study_has_the_next_name(name: str, after: str) -> None:
 def test_what_shows_nothing_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "next.yaml"
     with pytest.raises(StudyError, match=r"show no reason to change a range.*from 10 completed trials on"):
-        next_study.write(studied(optimum_at(3e-4), 5), path, importances)
+        next_study.write(studied(optimum_at(3e-4), 5), path)
     empty = Results("s", "maximize", (), {})
     with pytest.raises(StudyError, match=r"nothing to learn from: no trial of s has completed; run it \(hpo run s\)"):
-        next_study.write(empty, path, importances)
+        next_study.write(empty, path)
     assert not path.exists()
     path.write_text("mine")
     with pytest.raises(StudyError, match="exists; name a new file with -o"):
-        next_study.write(studied(optimum_at(3e-4), 40), path, importances)
+        next_study.write(studied(optimum_at(3e-4), 40), path)
     assert path.read_text() == "mine"
 
 

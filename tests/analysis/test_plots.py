@@ -16,7 +16,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 import hpo
-from hpo.analysis import plots
+from hpo.analysis import importances, plots
+from hpo.analysis.importances import compared
 from hpo.analysis.plots import PLOTS
 from hpo.storage import snapshot as snapshots
 from hpo.storage.snapshot import Results
@@ -129,7 +130,8 @@ def test_importance_rests_on_parameters_of_every_trial(sample_results: Build) ->
     assert "power" not in shares
     title = plots.importance(sample_results()).layout.title.text
     assert title == (
-        "Importance, from 24 completed trials (3 pruned trials are left out: it says what matters among trials that "
+        "Importance, from 24 completed trials (95% intervals from 50 resamples of these trials; grey cannot be told "
+        "from 0: schedule, batch_size, epochs; 3 pruned trials are left out: it says what matters among trials that "
         "survived; without power: not in every trial, or always the same)"
     )
     assert plots.importances(sample_results()) == shares
@@ -158,7 +160,7 @@ def test_markup_in_names_and_choices_stays_text() -> None:
 
 def test_importance_without_a_pruned_trial_speaks_of_no_survivors() -> None:
     title = plots.importance(study(*({"a": n / 2, "b": n % 3} for n in range(6)))).layout.title.text
-    assert title == "Importance, from 6 completed trials"
+    assert title == "Importance, from 6 completed trials (intervals need 10)"
 
 
 # ---------------------------------------------------------------- as Optuna draws the storage
@@ -260,7 +262,7 @@ def test_a_study_is_drawn_as_optuna_draws_its_storage(name: str, sampler: str, t
 
 
 def check_importance(results: Results, stored: optuna.Study) -> None:
-    shares, names = plots.importances(results), plots._compared(results)
+    shares, names = plots.importances(results), compared(results)
     forest = optuna.importance.FanovaImportanceEvaluator(seed=0)
     wide = widened(stored)
     assert shares == pytest.approx(optuna.importance.get_param_importances(wide, evaluator=forest, params=names))
@@ -302,9 +304,12 @@ def curves(figure: go.Figure) -> list[list[tuple[float, float]]]:
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a study of sixty trials be a large one."""
-    for name, limit in {"POINTS": 20, "LINES": 15, "CELLS": 8, "FOREST": 12}.items():
+    for name, limit in {"POINTS": 20, "LINES": 15, "CELLS": 8}.items():
         monkeypatch.setattr(plots, name, limit)
-    plots.importances.cache_clear()
+    for module in (plots, importances):
+        monkeypatch.setattr(module, "FOREST", 12)
+    importances.importances.cache_clear()
+    importances.intervals.cache_clear()
 
 
 @pytest.mark.usefixtures("small_limits")
