@@ -91,8 +91,9 @@ def test_json_of_a_study(there):
     code, out, _ = there("show", "tiny", "--json")
     shown = json.loads(out)
     assert code == 0
-    keys = ["name", "direction", "counts", "best", "verdict", "confirmation", "audit", "findings", "disk", "worth"]
-    assert list(shown) == [*keys, "stopped", "limits", "front"]
+    keys = ["name", "direction", "counts", "best", "verdict", "confirmation", "audit", "findings", "disk", "memory"]
+    assert list(shown) == [*keys, "worth", "stopped", "limits", "front"]
+    assert shown["memory"]["estimated"]["weights"] > 0
     assert shown["verdict"]["best"]["number"] == shown["best"]["number"]
     assert any("importances need 10 or more" in finding for finding in shown["findings"])
     sizes = {path: path.stat().st_size for path in Path("runs/tiny").rglob("*") if path.is_file()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,8 @@ def estimated(engine: FoldedEngine, free: int | None) -> Memory:
     setup, template = engine.setup, engine.setup.model
     parameters = dict(template.named_parameters())
     trained = size_of(parameters[name] for name in engine.trained)
+    passed = of_pass(lambda rows: _pass(engine, rows), engine.shape().rows, setup.device, free)
+    gc.collect()  # a program and its recording refer to each other
     return counted(
         setup,
         engine.adaptation,
@@ -36,7 +39,7 @@ def estimated(engine: FoldedEngine, free: int | None) -> Memory:
         at_once=engine.slots,
         weights=size_of_model(template) + engine.slots * trained,
         gradients=trained,
-        activations=of_pass(lambda rows: _pass(engine, rows), engine.shape().rows, setup.device, free),
+        activations=passed,
     )
 
 
