@@ -16,6 +16,7 @@ from typing import Any
 
 import chats
 import choices
+import documents
 import optuna
 import paired
 import pytest
@@ -102,8 +103,8 @@ def test_free_running_trials_all_end() -> None:
 
 @pytest.mark.parametrize(
     "study_of",
-    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study],
-    ids=["texts", "tags", "questions", "choices", "pairs", "chats"],
+    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study, documents.study],
+    ids=["texts", "tags", "questions", "choices", "pairs", "chats", "documents"],
 )
 def test_arrays_that_train_are_restored_to_the_bit(
     folder: Path, pytestconfig: pytest.Config, study_of: Callable[..., dict[str, Any]]
@@ -114,6 +115,7 @@ def test_arrays_that_train_are_restored_to_the_bit(
     choices.write(folder / "swag.jsonl", choices.rows(200))
     paired.write_jsonl(folder / "pairs.jsonl", paired.pairs(200))
     chats.write(folder / "chats.jsonl", chats.rows(200))
+    documents.write(folder / "documents.jsonl", documents.texts(200))
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}
