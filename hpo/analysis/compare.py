@@ -134,8 +134,8 @@ def _refuse(first: Results, second: Results) -> None:
         raise StudyError(f"studies {names} do not compare:\n" + "\n".join(lines))
     if not TASKS[str(first.facts.get("task"))].rereads and METRICS[first.metric].counts is None:
         raise StudyError(
-            f"{first.metric} cannot be computed from files of predictions, so studies of several tasks are not compared "
-            "on the same test rows; compare hpo show of both"
+            f"{first.metric} cannot be computed from files of predictions, so studies of several tasks are not "
+            "compared on the same test rows; compare hpo show of both"
         )
     if missing := [results.name for results in (first, second) if results.verdict is None]:
         raise StudyError(

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import chats
 import datasets
+import documents
 import numpy as np
 import paired
+import pandas as pd
 import pytest
 import tagged
 import tiny
@@ -21,7 +23,8 @@ SPACES = sorted(study_spec.shipped("search_spaces").rglob("*.yaml"))
 
 
 OFFLINE = (
-    "instructions", "quickstart", "reviews_and_entities", "speeches", "summaries", "translations", "tweet_entities",
+    "instructions", "masked_reviews", "quickstart", "reviews_and_entities", "speeches", "summaries", "translations",
+    "tweet_entities",
 )  # fmt: skip
 """Studies of files of packages, and of files that examples write."""
 
@@ -32,12 +35,13 @@ def names(paths):
 
 def test_what_ships():
     assert names(STUDIES) == [
-        "instructions", "long_documents", "news_topics", "paraphrases", "quickstart", "reviews_and_entities",
-        "sentiment", "similarity", "spam", "speeches", "summaries", "translations", "tweet_entities",
+        "instructions", "long_documents", "masked_reviews", "news_topics", "paraphrases", "quickstart",
+        "reviews_and_entities", "sentiment", "similarity", "spam", "speeches", "summaries", "translations",
+        "tweet_entities",
     ]  # fmt: skip
     spaces = [
-        "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "multiple_choice",
-        "ner", "qa", "qlora", "roberta", "sft_lora", "small_data", "t5", "wide",
+        "bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation", "masked_lm",
+        "multiple_choice", "ner", "qa", "qlora", "roberta", "sft_lora", "small_data", "t5", "wide",
     ]  # fmt: skip
     assert names(SPACES) == spaces
     for folder in ("studies", "search_spaces"):
@@ -141,6 +145,16 @@ def test_the_study_of_instructions_runs(tmp_path, monkeypatch):
     look = ran("instructions", **short)
     assert look["references"]["untuned"]["says"] == "The model untuned"
     assert list(look["generated"]["baselines"]) == ["The model untuned"]
+
+
+def test_the_study_of_masked_reviews_runs(tmp_path, monkeypatch):
+    """On a file of the form of the package's, and a model that has its head."""
+    monkeypatch.chdir(tmp_path)
+    documents.save_model(tmp_path / "tiny")
+    rows = [(text, source) for text in documents.texts(60) for source in ("rotten_tomatoes", "imdb")]
+    pd.DataFrame(rows, columns=["text", "source"]).to_csv("reviews.csv", index=False)
+    look = ran("masked_reviews", **{"data.train": "reviews.csv", "data.rows": 50, "checksums": {}})
+    assert look["references"]["untuned"]["says"] == "The model untuned"
 
 
 @pytest.mark.parametrize(("name", "columns"), [("summaries", "description"), ("translations", "english")])

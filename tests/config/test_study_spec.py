@@ -138,9 +138,9 @@ def test_a_metric_knows_its_direction_and_a_custom_objective_is_told(change: dic
 # ---------------------------------------------------------------- files that ship
 
 SPACES = {"bart_summarisation", "bert", "deberta", "default", "electra", "lora", "marian_translation"}
-SPACES |= {"multiple_choice", "ner", "qa", "qlora", "roberta", "sft_lora", "small_data", "t5", "wide"}
+SPACES |= {"masked_lm", "multiple_choice", "ner", "qa", "qlora", "roberta", "sft_lora", "small_data", "t5", "wide"}
 STUDIES = {"long_documents", "news_topics", "paraphrases", "quickstart", "sentiment", "similarity", "spam", "speeches"}
-STUDIES |= {"instructions", "summaries", "translations", "tweet_entities"}
+STUDIES |= {"instructions", "masked_reviews", "summaries", "translations", "tweet_entities"}
 
 
 def test_the_yaml_files_are_those_tested_here() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import chats
 import choices
+import documents
 import optuna
 import paired
 import pytest
@@ -118,8 +119,17 @@ def test_trials_that_pause_are_promoted_by_the_rule_whatever_is_killed(url: str)
 
 @pytest.mark.parametrize(
     "study_of",
-    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study, several.study],
-    ids=["texts", "tags", "questions", "choices", "pairs", "chats", "several"],
+    [
+        tiny.study,
+        tagged.study,
+        squad_rows.study,
+        choices.study,
+        paired.study,
+        chats.study,
+        several.study,
+        documents.study,
+    ],  # fmt: skip
+    ids=["texts", "tags", "questions", "choices", "pairs", "chats", "several", "documents"],
 )
 def test_arrays_that_train_are_restored_to_the_bit(
     folder: Path, pytestconfig: pytest.Config, study_of: Callable[..., dict[str, Any]]
@@ -130,6 +140,7 @@ def test_arrays_that_train_are_restored_to_the_bit(
     choices.write(folder / "swag.jsonl", choices.rows(200))
     paired.write_jsonl(folder / "pairs.jsonl", paired.pairs(200))
     chats.write(folder / "chats.jsonl", chats.rows(200))
+    documents.write(folder / "documents.jsonl", documents.texts(200))
     kills = 60 if pytestconfig.getoption("--full-storm") else 20
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}
