@@ -73,7 +73,8 @@ def combination_problems(
         problems += [] if custom else several_tasks.space_problems(raw, space)
     if config is not None and config.data is not None and config.tasks is None:
         problems += _data_problems(config.task, config.data, ("data",))
-    for name, part in ((config and config.tasks) or {}).items():
+    tasks = None if config is None else config.tasks
+    for name, part in (tasks or {}).items():
         problems += _data_problems(part.task, part.data, ("tasks", name, "data"))
     if config is not None and config.generate is not None and not custom:
         problems += _generate_problems(config, config.generate)
@@ -117,7 +118,7 @@ def _pydantic_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[P
 
 def _metric_problems(raw: Mapping[str, Any]) -> list[Problem]:
     metric, task = raw.get("metric"), task_in(raw)
-    if not isinstance(metric, str) or is_custom(raw):
+    if not isinstance(metric, str) or is_custom(raw) or raw.get("tasks") is not None:  # see `several_tasks`
         return []
     if metric not in METRICS:
         return [Problem(("metric",), f"{metric!r} is not a metric{suggested(metric, task)}")]

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from hpo.config.schema import OneOfSeveral
 from hpo.core.errors import Problem
 from hpo.space.search_space import SearchSpace
-from hpo.tasks.metrics import METRICS, searchable, suggested
+from hpo.tasks.metrics import METRICS, WEIGHTED_MEAN, searchable, suggested
 from hpo.tasks.multitask.keys import TOGETHER
 from hpo.tasks.registry import AUTO, reader_of
 
@@ -31,7 +31,7 @@ def problems(raw: Mapping[str, Any]) -> list[Problem]:
     found = [
         Problem((key,), f"is for a study of one task, and this one has several (tasks): {instead}; leave it out")
         for key, instead in OF_ONE_TASK.items()
-        if raw.get(key) is not None and raw[key] != AUTO and not (key == "metric" and raw[key] not in METRICS)
+        if raw.get(key) is not None and raw[key] not in (AUTO, WEIGHTED_MEAN)
     ]
     if isinstance(raw.get("shards"), int) and raw["shards"] > 1:
         found.append(Problem(("shards",), "is for a study of one task, not of several (tasks); leave it out"))

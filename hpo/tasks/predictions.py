@@ -1,4 +1,4 @@
-"""What predictions of every task are, and baselines for them."""
+"""What all packages know of a model's predictions, and of a cheap model that a fine-tuned one should beat."""
 
 from __future__ import annotations
 

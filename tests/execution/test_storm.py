@@ -128,7 +128,7 @@ def test_trials_that_pause_are_promoted_by_the_rule_whatever_is_killed(url: str)
         chats.study,
         several.study,
         documents.study,
-    ],  # fmt: skip
+    ],
     ids=["texts", "tags", "questions", "choices", "pairs", "chats", "several", "documents"],
 )
 def test_arrays_that_train_are_restored_to_the_bit(
