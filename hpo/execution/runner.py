@@ -102,12 +102,12 @@ class Runner:
             KeyboardInterrupt: After the first SIGINT or SIGTERM, once all trials are put back; at the second, at once.
         """
         self.watch.follow(self.seen)
-        deadline = self.stop_request.deadline = time.monotonic() + self.rules.seconds
+        self.stop_request.deadline = time.monotonic() + self.rules.seconds
         with handling_signals(self.stop_request), watchdog(self.stop_request, self.rules.stall_timeout):
             try:
-                if self._stop_reason(deadline) is None:
+                if self._stop_reason() is None:
                     self._store_reason()
-                self._loop(deadline)
+                self._loop()
                 self._store_reason()
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) and self.stop_request.is_set():
@@ -123,8 +123,8 @@ class Runner:
         self._note_exhausted()
         return self.stopped
 
-    def _loop(self, deadline: float) -> None:
-        while self._stop_reason(deadline) is None:
+    def _loop(self) -> None:
+        while self._stop_reason() is None:
             told = self._told
             self._fill_slots()
             if not self._slots:  # by what was last read of the study
@@ -156,13 +156,13 @@ class Runner:
         """Whether so many trials failed in a row that the study had to stop."""
         return self._failures >= self.rules.max_consecutive_failures
 
-    def _stop_reason(self, deadline: float) -> str | None:
+    def _stop_reason(self) -> str | None:
         """Return why the study has to stop now, and store it in `stopped`; None if it goes on."""
         if self.stop_request.is_set():
             self.stopped = "stopped by a signal; run the same command again to go on"
         elif self.failed:
             self.stopped = failed_in_a_row(self.study, self._failures)
-        elif time.monotonic() >= deadline:
+        elif time.monotonic() >= self.stop_request.deadline:
             self.stopped = "the time is up; run the same command again to go on"
         elif self.rules.limits != NO_LIMITS:
             running = sum(active.device_seconds for active in self._slots.values())

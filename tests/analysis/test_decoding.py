@@ -12,6 +12,7 @@ import optuna
 import pytest
 
 from hpo.analysis import decoding
+from hpo.analysis.confirm_generated import with_texts
 from hpo.config.schema import Decoding, GenerateConfig
 from hpo.storage.snapshot import DECODING, read
 from hpo.tasks.language.predictions import TextPredictions
@@ -110,3 +111,14 @@ def test_what_was_tried_is_said_with_rows_seconds_and_ties() -> None:
     assert heads == ["num_beams", "length_penalty", "chrf", "seconds", ""]
     assert [row[:2] for row in rows] == [["4", "0.6"], ["4", "1"], ["1", "-"], ["2", "0.6"], ["2", "1"]]
     assert [row[-1] for row in rows] == ["chosen", "", "", "", ""]
+
+
+def test_the_texts_of_a_confirmation_are_generated_once_for_a_way_of_decoding(tmp_path: Path) -> None:
+    array: Any = Array({**dict.fromkeys(WAYS, 0), WAYS[2]: 4})
+    array.written = lambda folder, split, rows, ways: Array.written(array, folder, "validation", rows, ways)
+    path = tmp_path / "outputs" / "3.json"
+    for way, calls, texts in [(WAYS[2], 1, EXPECTED), (WAYS[2], 1, EXPECTED), (WAYS[0], 2, ["no"] * 4)]:
+        found = with_texts(predictions(), array, Path("trials/3"), way, path)
+        assert (len(array.calls), list(found.generated)) == (calls, texts)
+    path.write_text("half of a fi")
+    assert list(with_texts(predictions(), array, Path("trials/3"), WAYS[2], path).generated) == EXPECTED

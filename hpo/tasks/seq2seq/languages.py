@@ -67,8 +67,8 @@ def codes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _token(tokenizer: PreTrainedTokenizerBase, code: str) -> int:
     """Return the id of the token of a language; M2M100's is another word than its code."""
-    found: int = getattr(tokenizer, "get_lang_id", tokenizer.convert_tokens_to_ids)(code)
-    return found
+    id_of: Any = getattr(tokenizer, "get_lang_id", tokenizer.convert_tokens_to_ids)
+    return int(id_of(code))
 
 
 def begin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, keys: PairKeys, shift: Any) -> None:
