@@ -272,15 +272,21 @@ class Array:
             targets = rng.integers(0, 2, 60)
             splits[name] = TextSplit([f"{('dull', 'fine')[t]} w{i % 7}" for i, t in enumerate(targets)], None, targets)
         data = Dataset("single_label", ("bad", "good"), splits, digest="f" * 64)
-        config = SimpleNamespace(generate=None)
+        config = SimpleNamespace(generate=None, base_weights=None)
         self.setup = SimpleNamespace(data=data, metric="accuracy", task=TASKS["single_label"], config=config)
         self.scored = []
+        self.right_as_trained = None  # of ten rows, if the base was held in few bits
 
     def of(self, params):
         return self
 
     def untuned(self, split, *, decoding):
         return None
+
+    def as_trained(self, folder, split):
+        if self.right_as_trained is None:
+            return None
+        return outputs(self.setup.data.splits[split].targets, np.arange(60) % 10 < self.right_as_trained)
 
     def predictions_of(self, folder, split, *, decoding):
         assert decoding is None
@@ -310,6 +316,24 @@ def test_a_published_default_that_failed_is_said_to_have_no_value(judged):
     found = look()
     assert (found["baseline"], found["baseline_without_value"]) == (None, 0)
     assert "The published default (trial 0) ended without a value" in sentence(found)
+
+
+def test_what_is_exported_is_compared_with_what_was_trained_on_a_base_in_few_bits(judged):
+    _, array, add, look = judged
+    array.setup.config.base_weights, array.right_as_trained = "nf4", 9
+    add(5, baseline=True)
+    add(7)
+    found = look()
+    assert (found["best"]["score"], found["baseline"]["score"]) == (0.7, 0.5)
+    trained = found["as_trained"]
+    assert (trained["base"], trained["score"], trained["shown"]) == ("nf4", 0.9, True)
+    assert trained["difference"] == pytest.approx(-0.2)
+    assert trained["low"] < -0.2 < trained["high"] < 0
+    said = sentences(found)[1]
+    assert "On the base in nf4, as it was trained, the best trial scores 0.9 on the same rows" in said
+    assert said.endswith("what is exported is worse")
+    assert {"tfidf", "majority"} <= found["references"].keys()  # it is no baseline
+    assert "as_trained" not in found["references"]
 
 
 def test_a_second_look_does_not_overwrite_the_first(judged):
