@@ -27,7 +27,6 @@ from hpo.finetune.folded import program as folded_program
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.models import token_head
-from hpo.finetune.models.loading import load_model
 from hpo.finetune.plain import PlainEngine
 
 CAUSAL = ["gpt2-causal", "gpt2-untied", "gpt-neox-causal", "llama-causal", "llama-causal-tied", "qwen3-causal"]
@@ -66,17 +65,6 @@ def opened(folder: Path, name: str = "llama-causal", **overrides: Any) -> Any:
     else:
         raw = causal_study(folder, name, **overrides)
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
-
-
-@pytest.fixture
-def in_float64(monkeypatch):
-    """Let arrays load models in float64."""
-
-    def load(*args):
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
 
 
 def assert_equal(found, expected, tolerance):

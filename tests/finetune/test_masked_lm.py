@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,29 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, pipeline
-from trials import MIXED, advanced_beside_nan, curves, run, same
+from trials import (
+    ADAPTERS,
+    EXACT,
+    NARROW,
+    TRIALS,
+    advanced_beside_nan,
+    assert_adapters_of_one_slot,
+    assert_separate,
+    curves,
+    run,
+    same,
+)
 
 from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded import engine
-from hpo.finetune.models.loading import load_model
 from hpo.tasks.rows import IGNORED
-
-SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
-ADAPTERS = SPACE | {"lora_rank": [2, 4]}
-TRIALS = [{name: value for name, value in each.items() if name != "layer_decay"} for each in MIXED]
-EXACT = [{**each, "dropout": 0.0} for each in TRIALS]
 
 
 def opened(folder: Path, **overrides: Any) -> Any:
-    raw = documents.study(folder, **{"fold": True, "space": SPACE, **overrides})
+    raw = documents.study(folder, **{"fold": True, "space": NARROW, **overrides})
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
-
-
-@pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*args: Any) -> Any:
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -51,13 +48,7 @@ def test_folded_trials_are_separate_trials(tmp_path: Path, monkeypatch: pytest.M
     folded, plain = opened(tmp_path, slots=3), opened(tmp_path, fold=False, micro_batch=5)
     plain.engine.window = engine.FoldedEngine.window
     assert folded.facts["program"] == ("packed" if worth else "folded")
-    together, expected = curves(folded, EXACT), curves(plain, EXACT)
-    for number, curve in expected.items():
-        for (_, _, metrics), (_, _, own_metrics) in zip(curve[:-1], together[number][:-1], strict=True):
-            assert own_metrics["loss"] == pytest.approx(metrics["loss"], rel=1e-9)
-        for name, weight in together[number][-1].items():
-            if "key.bias" not in name:  # its gradient is only rounding, which AdamW turns into whole steps
-                torch.testing.assert_close(weight, curve[-1][name], rtol=1e-9, atol=1e-9)
+    assert_separate(curves(folded, EXACT), curves(plain, EXACT))
 
 
 @pytest.mark.parametrize("slots", [2, 5])
@@ -68,12 +59,7 @@ def test_a_trial_is_to_the_bit_the_same_whatever_its_neighbours(tmp_path: Path, 
 
 
 def test_adapters_in_several_slots_are_those_of_one(tmp_path: Path) -> None:
-    trials = [{**each, "lora_rank": 2 + 2 * (number % 2)} for number, each in enumerate(TRIALS)]
-    alone = curves(opened(tmp_path, slots=1, space=ADAPTERS, fold=None), trials)
-    together = curves(opened(tmp_path, slots=3, space=ADAPTERS, fold=None), trials)
-    for number, curve in alone.items():
-        losses = [[point[2]["loss"] for point in each[:-1]] for each in (curve, together[number])]
-        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert_adapters_of_one_slot(partial(opened, tmp_path))
 
 
 def test_side_by_side_is_one_by_one(tmp_path: Path) -> None:
@@ -154,7 +140,7 @@ def test_adapters_are_written_and_read(tmp_path: Path) -> None:
 
 
 def test_outputs_that_are_not_finite_end_the_trial_alone(tmp_path: Path) -> None:
-    outcomes = advanced_beside_nan(opened(tmp_path, slots=3, space=SPACE | {"layer_decay": [1.0, 0.8]}))
+    outcomes = advanced_beside_nan(opened(tmp_path, slots=3, space=NARROW | {"layer_decay": [1.0, 0.8]}))
     assert [type(outcome).__name__ for outcome in outcomes.values()] == ["Evaluation", "DivergedError", "Evaluation"]
 
 
@@ -174,6 +160,7 @@ def test_a_study_is_run_exported_and_predicts(
         code, printed = call("run", "masks.yaml")
         assert code == 0, printed
         assert re.search(r"On \d+ test examples, trial \d scores [\d.]+ \(loss\)", printed)
+        assert re.search(r"The model untuned scores [\d.]+ on the same rows", " ".join(printed.split()))
         assert call("export", "masks", "-o", "exported")[0] == 0
         code, printed = call("predict", "exported", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10", "w3 w4")
         assert code == 0, printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +13,34 @@ import tiny
 import torch
 from architectures import ARCHITECTURES
 from transformers import AutoConfig, AutoModelForMultipleChoice, get_linear_schedule_with_warmup
-from trials import MIXED, advanced_beside_nan, curves, run, same
+from trials import (
+    ADAPTERS,
+    EXACT,
+    NARROW,
+    TRIALS,
+    advanced_beside_nan,
+    assert_adapters_of_one_slot,
+    assert_separate,
+    curves,
+    run,
+    same,
+)
 
 from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded import engine, equivalence
 from hpo.finetune.lora.adapters import Lora
-from hpo.finetune.models.loading import load_model
 from hpo.finetune.sharded.array import ShardedArray
 
-SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
-ADAPTERS = SPACE | {"lora_rank": [2, 4]}
-TRIALS = [{name: value for name, value in each.items() if name != "layer_decay"} for each in MIXED]
-EXACT = [{**each, "dropout": 0.0} for each in TRIALS]
 # The softmax over choices does not depend on the bias of the head, so its gradient is only rounding, as that of the
 # biases of keys; AdamW turns it into whole steps.
 ROUNDING = ("key.bias", "classifier.bias")
 
 
 def opened(folder: Path, **overrides: Any) -> Any:
-    raw = choices.study(folder, **{"fold": True, "space": SPACE, **overrides})
+    raw = choices.study(folder, **{"fold": True, "space": NARROW, **overrides})
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
-
-
-@pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*args: Any) -> Any:
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
 
 
 # ---------------------------------------------------------------- models
@@ -107,37 +105,25 @@ def test_folded_trials_are_separate_trials(
     """All steps of five trials, clipped, scheduled, smoothed: scores and weights in float64, to 1e-9."""
     monkeypatch.setattr(engine, "WORTH_PACKING", worth)
     trials = [{**each, **space} for each in EXACT]
-    folded, plain = (opened(tmp_path, space={**SPACE, **space}, **more) for more in ({"slots": 3}, {"fold": False}))
+    folded, plain = (opened(tmp_path, space={**NARROW, **space}, **more) for more in ({"slots": 3}, {"fold": False}))
     plain.engine.window = engine.FoldedEngine.window
     assert folded.facts["program"] == ("packed" if worth else "folded")
-    together, expected = curves(folded, trials), curves(plain, trials)
-    for number, curve in expected.items():
-        for (at, value, metrics), (own_at, own, own_metrics) in zip(curve[:-1], together[number][:-1], strict=True):
-            assert (own_at, own) == (at, value)
-            assert own_metrics["loss"] == pytest.approx(metrics["loss"], rel=1e-9)
-        for name, weight in together[number][-1].items():
-            if not name.endswith(ROUNDING):
-                torch.testing.assert_close(weight, curve[-1][name], rtol=1e-9, atol=1e-9)
+    assert_separate(curves(folded, trials), curves(plain, trials), ROUNDING)
 
 
 @pytest.mark.usefixtures("in_float64")
 def test_frozen_layers_are_layers_without_a_gradient(tmp_path: Path) -> None:
     trial = {**EXACT[0], "frozen_layers": 1}
-    array = opened(tmp_path, fold=False, space=SPACE | {"frozen_layers": 1})
+    array = opened(tmp_path, fold=False, space=NARROW | {"frozen_layers": 1})
     found = curves(array, [trial])[0]
-    whole = opened(tmp_path, fold=False, space=SPACE | {"frozen_layers": [0, 1]})
+    whole = opened(tmp_path, fold=False, space=NARROW | {"frozen_layers": [0, 1]})
     whole.setup.split_for = lambda model, split: whole.setup.tokens[split]
     expected = curves(whole, [trial])[0]
     assert [point[2]["loss"] for point in found[:-1]] == pytest.approx([p[2]["loss"] for p in expected[:-1]], rel=1e-9)
 
 
 def test_adapters_in_several_slots_are_those_of_one(tmp_path: Path) -> None:
-    trials = [{**each, "lora_rank": 2 + 2 * (number % 2)} for number, each in enumerate(TRIALS)]
-    alone = curves(opened(tmp_path, slots=1, space=ADAPTERS, fold=None), trials)
-    together = curves(opened(tmp_path, slots=3, space=ADAPTERS, fold=None), trials)
-    for number, curve in alone.items():
-        losses = [[point[2]["loss"] for point in each[:-1]] for each in (curve, together[number])]
-        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert_adapters_of_one_slot(partial(opened, tmp_path))
 
 
 def test_side_by_side_is_one_by_one(tmp_path: Path) -> None:
@@ -159,7 +145,7 @@ def test_a_trial_goes_on_from_its_checkpoint_as_if_it_had_run_through(tmp_path: 
     assert [each.metrics for each in through] == [first.metrics, array.advance()[0].metrics]
 
 
-@pytest.mark.parametrize("space", [SPACE, ADAPTERS], ids=["whole", "adapters"])
+@pytest.mark.parametrize("space", [NARROW, ADAPTERS], ids=["whole", "adapters"])
 def test_weights_that_are_written_score_as_in_training(tmp_path: Path, space: dict[str, Any]) -> None:
     array = opened(tmp_path, fold=None, space=space, metric="loss")
     values = [each.value for each in run(array, {"lora_rank": 2} if "lora_rank" in space else {})]
@@ -182,7 +168,7 @@ def test_a_divided_trial_is_the_trial_of_one_process(tmp_path: Path) -> None:
 
 
 def test_outputs_that_are_not_finite_end_the_trial_alone(tmp_path: Path) -> None:
-    outcomes = advanced_beside_nan(opened(tmp_path, slots=3, space=SPACE | {"layer_decay": [1.0, 0.8]}))
+    outcomes = advanced_beside_nan(opened(tmp_path, slots=3, space=NARROW | {"layer_decay": [1.0, 0.8]}))
     assert [type(outcome).__name__ for outcome in outcomes.values()] == ["Evaluation", "DivergedError", "Evaluation"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ import tiny
 import torch
 from architectures import ARCHITECTURES
 from transformers import AutoConfig, AutoModelForQuestionAnswering, get_linear_schedule_with_warmup
-from trials import MIXED, advanced_beside_nan, curves, run, same
+from trials import (
+    EXACT,
+    NARROW,
+    TRIALS,
+    advanced_beside_nan,
+    assert_adapters_of_one_slot,
+    assert_separate,
+    curves,
+    run,
+    same,
+)
 
 from hpo.config import study_spec
 from hpo.core.errors import ModelError
@@ -21,18 +32,12 @@ from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded import engine, equivalence
 from hpo.finetune.lora.adapters import Lora
-from hpo.finetune.models.loading import load_model
 from hpo.finetune.sharded.array import ShardedArray
 from hpo.tasks.metrics import score
 
-SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
-ADAPTERS = SPACE | {"lora_rank": [2, 4]}
-TRIALS = [{name: value for name, value in each.items() if name != "layer_decay"} for each in MIXED]
-EXACT = [{**each, "dropout": 0.0} for each in TRIALS]
-
 
 def opened(folder: Path, **overrides: Any) -> Any:
-    raw = squad_rows.study(folder, **{"fold": True, "space": SPACE, **overrides})
+    raw = squad_rows.study(folder, **{"fold": True, "space": NARROW, **overrides})
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
 
 
@@ -40,15 +45,6 @@ def opened(folder: Path, **overrides: Any) -> Any:
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack tokens although windows have nearly the same length."""
     monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
-
-
-@pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*args: Any) -> Any:
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
 
 
 # ---------------------------------------------------------------- models
@@ -128,24 +124,12 @@ def test_folded_trials_are_separate_trials(tmp_path: Path, monkeypatch: pytest.M
     folded, plain = opened(tmp_path, slots=3), opened(tmp_path, fold=False)
     plain.engine.window = engine.FoldedEngine.window
     assert folded.facts["program"] == ("packed" if worth else "folded")
-    together, expected = curves(folded, EXACT), curves(plain, EXACT)
-    for number, curve in expected.items():
-        for (at, value, metrics), (own_at, own, own_metrics) in zip(curve[:-1], together[number][:-1], strict=True):
-            assert (own_at, own) == (at, value)
-            assert own_metrics["loss"] == pytest.approx(metrics["loss"], rel=1e-9)
-        for name, weight in together[number][-1].items():
-            if "key.bias" not in name:  # its gradient is only rounding, which AdamW turns into whole steps
-                torch.testing.assert_close(weight, curve[-1][name], rtol=1e-9, atol=1e-9)
+    assert_separate(curves(folded, EXACT), curves(plain, EXACT))
 
 
 @pytest.mark.usefixtures("packed")
 def test_adapters_in_several_slots_are_those_of_one(tmp_path: Path) -> None:
-    trials = [{**each, "lora_rank": 2 + 2 * (number % 2)} for number, each in enumerate(TRIALS)]
-    alone = curves(opened(tmp_path, slots=1, space=ADAPTERS, fold=None), trials)
-    together = curves(opened(tmp_path, slots=3, space=ADAPTERS, fold=None), trials)
-    for number, curve in alone.items():
-        losses = [[point[2]["loss"] for point in each[:-1]] for each in (curve, together[number])]
-        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert_adapters_of_one_slot(partial(opened, tmp_path))
 
 
 def test_side_by_side_is_one_by_one(tmp_path: Path) -> None:
@@ -315,5 +299,5 @@ def test_a_threshold_of_the_study_file_is_not_fitted(tmp_path: Path) -> None:
 
 
 def test_outputs_that_are_not_finite_end_the_trial_alone(tmp_path: Path) -> None:
-    outcomes = advanced_beside_nan(opened(tmp_path, slots=3, space=SPACE | {"layer_decay": [1.0, 0.8]}))
+    outcomes = advanced_beside_nan(opened(tmp_path, slots=3, space=NARROW | {"layer_decay": [1.0, 0.8]}))
     assert [type(outcome).__name__ for outcome in outcomes.values()] == ["Evaluation", "DivergedError", "Evaluation"]

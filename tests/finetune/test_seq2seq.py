@@ -14,14 +14,13 @@ from transformers import (
     Seq2SeqTrainingArguments,
     get_linear_schedule_with_warmup,
 )
-from trials import MIXED, SPACE, advanced_beside_nan, curves, run, same
+from trials import ADAPTERS, MIXED, SPACE, advanced_beside_nan, curves, run, same
 
 from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
-from hpo.finetune.models.loading import load_model
 from hpo.finetune.plain import PlainEngine
 from hpo.tasks.metrics import score, searchable
 from hpo.tasks.registry import TASKS
@@ -30,21 +29,10 @@ from hpo.tasks.rows import IGNORED
 TASK = TASKS["seq2seq"]
 STILL = [{**each, "dropout": 0.0} for each in MIXED]
 
-ADAPTERS = {name: value for name, value in SPACE.items() if name != "layer_decay"} | {"lora_rank": [2, 4]}
-
 
 def opened(folder, kind="t5", **overrides):
     raw = paired.study(folder, kind, **{"space": SPACE, **overrides})
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
-
-
-@pytest.fixture
-def in_float64(monkeypatch):
-    def load(*args):
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
 
 
 # ---------------------------------------------------------------- engines

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import tiny
 import torch
 
@@ -19,7 +20,11 @@ MIXED = [
     {"learning_rate": 4e-3, "epochs": 2, "batch_size": 32, "schedule": "constant", "dropout": 0.0},
 ]
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16, 17, 32, 64], "epochs": [1, 2]}
+NARROW = dict(SPACE)  # of tasks and adapters without layer_decay
 SPACE |= {"layer_decay": [1.0, 0.8]}
+ADAPTERS = NARROW | {"lora_rank": [2, 4]}
+TRIALS = [{name: value for name, value in each.items() if name != "layer_decay"} for each in MIXED]
+EXACT = [{**each, "dropout": 0.0} for each in TRIALS]
 
 
 def open_array(folder, **overrides):
@@ -61,6 +66,38 @@ def curves(array, trials=MIXED, order=None):
 def same(one, other):
     """Return whether two trials have the same curve and the same weights, to the bit."""
     return one[:-1] == other[:-1] and all(torch.equal(w, other[-1][name]) for name, w in one[-1].items())
+
+
+def assert_separate(together, expected, rounding=("key.bias",)):
+    """Folded trials in float64 have the scores and the weights of separate ones, to 1e-9.
+
+    Args:
+        together: Their curves.
+        expected: The curves of separate trials.
+        rounding: Ends of the names of parameters whose gradient is only rounding, which AdamW turns into whole steps.
+    """
+    for number, curve in expected.items():
+        for (at, value, metrics), (own_at, own, own_metrics) in zip(curve[:-1], together[number][:-1], strict=True):
+            assert own_at == at
+            assert own == pytest.approx(value, rel=1e-9)
+            assert own_metrics["loss"] == pytest.approx(metrics["loss"], rel=1e-9)
+        for name, weight in together[number][-1].items():
+            if not name.endswith(rounding):
+                torch.testing.assert_close(weight, curve[-1][name], rtol=1e-9, atol=1e-9)
+
+
+def assert_adapters_of_one_slot(opened, **settings):
+    """Adapters that train in three slots have the losses that they have in one.
+
+    Args:
+        opened: Opens an array with such settings.
+        settings: Of the study.
+    """
+    trials = [{**each, "lora_rank": 2 + 2 * (number % 2)} for number, each in enumerate(TRIALS)]
+    alone, together = (curves(opened(slots=slots, space=ADAPTERS, fold=None, **settings), trials) for slots in (1, 3))
+    for number, curve in alone.items():
+        losses = [[point[2]["loss"] for point in each[:-1]] for each in (curve, together[number])]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def advanced_beside_nan(array):

@@ -262,13 +262,13 @@ class ChatWriter(Writer):
             return _end_before_common(whole, changed)
         others = [Turn(turn.role, letter) for letter in "xy"]  # what is called may end with one of them
         try:
-            changed = [self.render((*turns[:number], other, *after), tools) for other in others]
+            plain = [self.render((*turns[:number], other, *after), tools) for other in others]
         except UnwrittenError:  # it refuses what tools return where nothing was called
             upto = self.render(turns[: number + 1], tools)
-            changed = [self.render((*turns[:number], other), tools) for other in others]
-            end = max(_end_before_common(upto, each) for each in changed)
+            plain = [self.render((*turns[:number], other), tools) for other in others]
+            end = max(_end_before_common(upto, each) for each in plain)
             return end if whole.startswith(upto[:end]) else 0
-        return max(_end_before_common(whole, each) for each in changed)
+        return max(_end_before_common(whole, each) for each in plain)
 
     def _marked(self, example: Conversation, trained: str, whole: str) -> list[Span]:
         """Return what the template marks as written by the assistant."""
