@@ -19,7 +19,6 @@ import choices
 import optuna
 import paired
 import pytest
-import several
 import squad_rows
 import storm
 import tagged
@@ -103,8 +102,8 @@ def test_free_running_trials_all_end() -> None:
 
 @pytest.mark.parametrize(
     "study_of",
-    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study, several.study],
-    ids=["texts", "tags", "questions", "choices", "pairs", "chats", "several"],
+    [tiny.study, tagged.study, squad_rows.study, choices.study, paired.study, chats.study],
+    ids=["texts", "tags", "questions", "choices", "pairs", "chats"],
 )
 def test_arrays_that_train_are_restored_to_the_bit(
     folder: Path, pytestconfig: pytest.Config, study_of: Callable[..., dict[str, Any]]
