@@ -2,9 +2,10 @@
 
 A sampler proposes one point of the table's space after the other. The recorded run nearest to a point is trained in its
 place, and the sampler is told its scores. `random` takes the draws of the full search. `grid` is a lattice of 64 points
-in random order: two values of each parameter, and more of those on a logarithmic scale. `auto` is what `sampler: auto`
-and `pruner: auto` stand for with so many trials; it has a pruner of its own, and ends. See `equal_cost.py` for how
-searches are compared. The table is read, not copied.
+in random order, shifted at random: two values of each parameter, more of those on a logarithmic scale. `qmc` is
+scrambled, so that seeds differ; the other samplers have their defaults. `auto` is what `sampler: auto` and
+`pruner: auto` stand for with so many trials; it has a pruner of its own, and ends. See `equal_cost.py` for how searches
+are compared. The table is read, not copied.
 
 Run it: python benchmarks/search_samplers.py --table PATH [--samplers NAME...] [--seeds 20] [--write]
 """
@@ -36,7 +37,9 @@ from hpo.search.cross_entropy import value_at
 from hpo.search.samplers import TrialSeededSampler
 
 SYNTHETIC = "synthetic"
-SHARES = (0.06, 0.13, 0.25, 0.5)
+SHARES = (0.06, 0.13, 0.25)
+SCRAMBLED = {"qmc": {"scramble": True}}
+"""Arguments without which a sampler would draw the same points with every seed."""
 MOST = 512
 """Points that a search proposes at most; with ASHA so many cost more than the largest share."""
 
@@ -65,7 +68,9 @@ def of_sampler(name: str, pruned: bool, table: Table, seed: int, limit: float) -
         limit: Examples.
     """
     search = search_methods.Search(table, search_methods.asha_rungs(table))
-    study = optuna.create_study(direction="maximize", sampler=TrialSeededSampler(name, {}, table.space, seed))
+    study = optuna.create_study(
+        direction="maximize", sampler=TrialSeededSampler(name, SCRAMBLED.get(name, {}), table.space, seed)
+    )
     idle = 0
     while search.examples < limit and idle < equal_cost.IDLE:
         trial, before = study.ask(), search.examples
@@ -101,18 +106,22 @@ def random_points(table: Table, seed: int) -> Array:
 
 
 def lattice(table: Table, seed: int) -> Array:
-    """Return the runs nearest to the points of a lattice, in random order."""
+    """Return the runs nearest to the points of a lattice that is shifted at random, in random order.
+
+    One lattice for all seeds would be one set of runs, whose luck no interval over seeds covers.
+    """
+    random = np.random.default_rng(seed)
     distributions = table.space.distributions()
     counts = dict.fromkeys(distributions, 2)
     on_a_log_scale = itertools.cycle([name for name, each in distributions.items() if each.log] or list(distributions))
     while 2 * math.prod(counts.values()) <= FULL:
         counts[next(on_a_log_scale)] *= 2
     values = [
-        [value_at(each, (place + 0.5) / counts[name]) for place in range(counts[name])]
-        for name, each in distributions.items()
+        [value_at(each, (place + shift) / counts[name]) for place in range(counts[name])]
+        for (name, each), shift in zip(distributions.items(), random.random(len(distributions)), strict=True)
     ]
     points = [dict(zip(distributions, point, strict=True)) for point in itertools.product(*values)]
-    return np.random.default_rng(seed).permutation(table.nearest(points))
+    return random.permutation(table.nearest(points))
 
 
 SAMPLERS: dict[str, Callable[[bool], Search]] = {

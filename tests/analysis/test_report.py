@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
+from hpo.analysis import page as pages
 from hpo.analysis import report
 from hpo.analysis.plots import PLOTS
 from hpo.core.errors import HpoError
@@ -172,10 +173,10 @@ def test_a_browser_draws_every_plot(sample_results: Build, browsed: Callable[[st
 @pytest.mark.slow
 def test_a_browser_unpacks_texts_of_every_length(browsed: Callable[[str], str]) -> None:
     texts = ["ä<€" + "x" * 0, *("".join(chr(33 + (7 * i * i + n) % 90) for i in range(n)) for n in range(1, 13))]
-    packed = [page.packed(text) for text in texts]
+    packed = [pages.packed(text) for text in texts]
     assert {len(each) % 5 for each in packed} >= {0, 2, 3, 4}
     places = "".join(f'<script type="text/plain" id="t{i}">{each}</script>' for i, each in enumerate(packed))
-    script = page.part("report_plots.js")
+    script = pages.part("report_plots.js")
     body = f"<!doctype html><meta charset=utf-8><title>x</title><p id=said></p>{places}<script>{script}</script>"
     ask = f"Promise.all([...Array({len(texts)}).keys()].map(i => unpacked(`t${{i}}`)))"
     html = browsed(f"{body}<script>{ask}.then(all => document.title = JSON.stringify(all))</script>")
@@ -289,7 +290,7 @@ def test_a_failure_leaves_the_old_report(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "replace", full)
+    monkeypatch.setattr(pages.os, "replace", full)
     with pytest.raises(HpoError, match=r"report\.html cannot be written \(No space left on device\)"):
         report.write(sample_results(1), path)
     assert path.read_text() == "old"
