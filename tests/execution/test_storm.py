@@ -20,6 +20,7 @@ import documents
 import optuna
 import paired
 import pytest
+import several
 import squad_rows
 import storm
 import tagged
