@@ -87,6 +87,14 @@ def test_a_family_whose_tasks_have_different_encoders_is_refused(tmp_path):
         open_array(tmp_path, ["sentiment", "entities"])
 
 
+def test_a_head_that_cannot_learn_its_task_is_refused(tmp_path):
+    """Only a model that reads from left to right, and only for questions without an answer."""
+    open_array(tmp_path, ["sentiment", "questions"])
+    tiny.save_model(tmp_path / "model", "gpt2")
+    with pytest.raises(ModelError, match=r"reads from left to right, .* of train have none"):
+        open_array(tmp_path, ["sentiment", "questions"])
+
+
 @pytest.mark.parametrize("settings", [{"fold": False, "threads": 2}, {"fold": True}])
 def test_trials_do_not_depend_on_their_neighbours(tmp_path, settings):
     alone = curves(open_array(tmp_path, slots=1, **settings | {"threads": 1}), MIXED[:3])

@@ -78,6 +78,19 @@ def test_adapters_train_folded_and_are_those_of_peft(tmp_path, kind):
     assert score("loss", kept) == pytest.approx(outcome.value, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", paired.KINDS)
+@pytest.mark.parametrize("fold", [False, True])
+def test_trials_in_bf16_come_near_those_in_float32(tmp_path, kind, fold):
+    exact, rounded = (
+        curves(opened(tmp_path, kind, fold=fold, slots=2, precision=precision), STILL[:2])
+        for precision in ("fp32", "bf16")
+    )
+    for number, curve in exact.items():
+        values = [[value for _, value, _ in each[:-1]] for each in (rounded[number], curve)]
+        assert values[0] != values[1]
+        assert values[0] == pytest.approx(values[1], rel=0.02)
+
+
 @pytest.mark.usefixtures("in_float64")
 def test_micro_batches_add_up(tmp_path):
     """A batch's loss is divided by its tokens, not by its rows."""

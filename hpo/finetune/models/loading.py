@@ -84,6 +84,8 @@ def _attention(
         else:
             wide = torch.promote_types(query.dtype, torch.float32) if on_cpu else query.dtype
             q, k, v = query.to(wide), key.to(wide), value.to(wide)
+            if kwargs.get("position_bias") is not None:
+                kwargs["position_bias"] = kwargs["position_bias"].to(wide)
             output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, dropout, scaling, **kwargs)
     output = output.to(query.dtype)
     return (output if packing is None else packing.to_line(output)), None

@@ -29,10 +29,11 @@ Tensors = Mapping[str, torch.Tensor]  # by name
 
 
 class _Passing:
-    """The encoder, and what it returned in the present pass; all heads of a model have the same one."""
+    """The encoder, and what it returned in the present pass of all heads; they have the same one."""
 
     def __init__(self, encoder: nn.Module) -> None:
         self.encoder = encoder
+        self.of_all_heads = False
         self.returned: Any = None
 
 
@@ -48,10 +49,13 @@ class SharedEncoder(nn.Module):
         self.passing = passing
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the encoder returns; it runs at the first call in a pass only."""
-        if self.passing.returned is None:
-            self.passing.returned = self.passing.encoder(*args, **kwargs)
-        return self.passing.returned
+        """Return what the encoder returns; in a pass of all heads it runs at the first call only."""
+        if self.passing.returned is not None:
+            return self.passing.returned
+        returned = self.passing.encoder(*args, **kwargs)
+        if self.passing.of_all_heads:
+            self.passing.returned = returned
+        return returned
 
 
 class MultiTaskModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -83,12 +87,13 @@ class MultiTaskModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the outputs of all heads: `task.name` -> [rows, ...]."""
         found: dict[str, torch.Tensor] = {}
+        self.passing.of_all_heads = True
         try:
             for name, head in self.heads.items():
                 result = head(**inputs)
                 found |= {f"{name}.{key}": value for key, value in result.items() if torch.is_tensor(value)}
         finally:
-            self.passing.returned = None
+            self.passing.of_all_heads, self.passing.returned = False, None
         return found
 
     def get_input_embeddings(self) -> nn.Module:
@@ -130,6 +135,7 @@ def pretrained(
     models = {name: model for name, (model, _) in loaded.items()}
     prefixes = {name: f"{model.base_model_prefix}." for name, model in models.items()}
     model = MultiTaskModel(config, models)
+    model.eval()  # as transformers loads a model
     there = model.state_dict().keys()
     missing = set()
     for name, (_, info) in loaded.items():

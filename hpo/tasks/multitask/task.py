@@ -26,7 +26,7 @@ from hpo.tasks.task import Reference, Smoothing, Task
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hpo.tasks.task import Outputs, Tensors
 
@@ -144,6 +144,15 @@ class MultiTask(Task):
             for name, part in self.parts.items()
             for note in part.task.row_notes(_of(rows, name), part.data.keys)
         ]
+
+    def refuse_model(self, model: PreTrainedModel, rows: EncodedRows) -> None:
+        """Refuse a model whose head cannot learn its task."""
+        training = model.training
+        model.train(False)  # the encoder too, which is not below a head
+        heads: Any = model.heads
+        for name, part in self.parts.items():
+            part.task.refuse_model(heads[name], rows.alignment[name])
+        model.train(training)
 
     def tasks_of(self, rows: EncodedRows) -> Array:
         """Return the number of the task that each row is of."""

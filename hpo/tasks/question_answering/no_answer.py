@@ -49,8 +49,7 @@ def _sees_context(model: PreTrainedModel, rows: EncodedRows) -> bool:
         for name, values in rows.inputs.items()
     }
     changed = inputs["input_ids"].clone()
-    embeddings: Any = model.get_input_embeddings()
-    changed[0, first] = (changed[0, first] + 1) % embeddings.num_embeddings
+    changed[0, first] = (changed[0, first] + 1) % model.config.get_text_config().vocab_size
     training = model.training
     model.train(False)
     with torch.no_grad():
