@@ -157,7 +157,7 @@ def test_the_version_is_that_of_the_package(call):
         (["list"], "there is no storage", []),
         (["check", "broken.yaml"], "3 problems", [("trails", 2), ("data.train", 3), ("space.epochs", 5)]),
         (["run", "broken.yaml"], "3 problems", [("trails", 2), ("data.train", 3), ("space.epochs", 5)]),
-        (["show", "a", "b"], "unexpected extra argument", []),
+        (["show", "a", "1", "b"], "unexpected extra argument", []),
     ],
 )
 def test_with_json_an_error_is_json_too(call, tmp_path, arguments, says, problems):

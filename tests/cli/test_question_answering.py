@@ -80,7 +80,8 @@ def test_the_predictions_are_written_beside_ids_and_gold_answers(finished: tuple
         rows = list(csv.DictReader(path.read_text().splitlines()))
         assert len(rows) >= 20
         assert list(rows[0]) == [
-            "row", "id", "question", "answers", "predicted", "probability", "predicted_start", "null_difference"
+            "row", "id", "question", "answers", "predicted", "probability", "predicted_start", "null_difference",
+            "group", "counts of answer_f1"
         ]  # fmt: skip
 
 

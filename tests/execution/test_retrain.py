@@ -14,7 +14,7 @@ from hpo.config import study_spec
 from hpo.core.errors import DivergedError
 from hpo.core.events import Silent
 from hpo.finetune.array import FineTuneArray
-from hpo.search.halving import Decision
+from hpo.search.decisions import Decision, Judged
 from hpo.search.trial_order import TrialOrder
 
 SPACE = {  # in which the published default collapses, and the other trial learns
@@ -42,9 +42,8 @@ def run(tmp_path: Path, name: str, **changes: Any) -> tuple[dict[str, Any], list
 def prune_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune as earlier versions did."""
     monkeypatch.setattr("hpo.search.trial_order.is_baseline", lambda row: False)
-    monkeypatch.setattr(
-        TrialOrder, "_by_optuna", lambda self, row: Decision.PRUNE if row.number == 0 else Decision.GO_ON
-    )
+    decisions = {0: Judged(Decision.PRUNE), 1: Judged(Decision.GO_ON)}
+    monkeypatch.setattr(TrialOrder, "_by_optuna", lambda self, row: decisions[row.number])
 
 
 @pytest.mark.parametrize("patience", [None, 12])
@@ -70,7 +69,8 @@ def test_a_default_that_was_pruned_is_trained_to_its_end_and_the_verdict_is_that
 def test_a_verdict_waits_for_the_published_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as others:  # the default belongs to another process, which was stopped
-        others.setattr(TrialOrder, "_may_go_on", lambda self, row: row.number != 0)
+        ready = TrialOrder.ready
+        others.setattr(TrialOrder, "ready", lambda self: (row for row in ready(self) if row.number != 0))
         others.setattr(TrialOrder, "unfinished", lambda self: False)
         verdict, notes = run(tmp_path, "parts")
     assert verdict is None
