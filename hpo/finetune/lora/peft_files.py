@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ def library() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
+    # Where bitsandbytes is installed, peft imports it; on some processors it warns of a package that is not used here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import peft
     except ImportError:

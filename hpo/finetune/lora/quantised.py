@@ -36,7 +36,7 @@ def library() -> Any:
         MissingExtraError: It is not installed.
     """
     # On some processors it warns that an optional package for inference is missing, which is not used here.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes.functional
     except ImportError:

@@ -135,7 +135,7 @@ def pretrained(
     models = {name: model for name, (model, _) in loaded.items()}
     prefixes = {name: f"{model.base_model_prefix}." for name, model in models.items()}
     model = MultiTaskModel(config, models)
-    model.eval()  # as transformers loads a model
+    model.train(False)  # as transformers loads a model
     there = model.state_dict().keys()
     missing = set()
     for name, (_, info) in loaded.items():
