@@ -30,9 +30,9 @@ from hpo.analysis.importances import (
     intervals,
     searched,
 )
-from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws
+from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, mean_of, random_draws
 from hpo.analysis.tuning_curve import tuning_curve as curve_of
-from hpo.core.formatting import number
+from hpo.core.formatting import duration, number
 from hpo.storage.criteria import NO_CRITERIA
 from hpo.storage.snapshot import Results
 
@@ -110,7 +110,10 @@ def tuning_curve(results: Results) -> go.Figure:
             _line("median", [(row[0], row[1]) for row in rows], line={"color": BEST_COLOR, "width": 3}),
         ]
     )
-    figure.update_layout(xaxis_title="random trials", yaxis_title=f"best {results.metric}", xaxis_rangemode="tozero")
+    each = [f"{cost.mean:,.0f} examples"] if (cost := mean_of(draws.examples)) else []
+    each += [duration(cost.mean)] if (cost := mean_of(draws.seconds)) else []
+    trials = "random trials" + (f" (one takes {' and '.join(each)} on average)" if each else "")
+    figure.update_layout(xaxis_title=trials, yaxis_title=f"best {results.metric}", xaxis_rangemode="tozero")
     pruned = f", {draws.pruned:,} of them pruned and counted as worse than all others" if draws.pruned else ""
     return styled(figure, f"Tuning curve: the best of n random trials, from {len(draws.scores):,}{pruned}")
 

@@ -35,7 +35,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.analysis.trial_summary import finite_value
 from hpo.search.samplers import DRAWN_BY, RANDOM
-from hpo.storage.criteria import violation
+from hpo.storage.criteria import DEVICE_SECONDS, violation
 from hpo.storage.snapshot import Results
 from hpo.tasks.metrics import METRICS
 
@@ -66,6 +66,8 @@ class Draws:
         limit: No score is above it.
         numeric: Searched hyperparameters that are numbers, at least 1.
         pruned: Trials that the pruner ended.
+        seconds: The device seconds of each trial, of those that have them.
+        examples: How many examples each trial has trained on; none for an objective of one's own.
     """
 
     scores: tuple[float, ...]
@@ -73,11 +75,22 @@ class Draws:
     limit: float
     numeric: int
     pruned: int
+    seconds: tuple[float, ...] = ()
+    examples: tuple[int, ...] = ()
 
     @property
     def valued(self) -> int:
         """Trials that have a value."""
         return sum(math.isfinite(score) for score in self.scores)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of something over independent trials, and its t interval for `CONFIDENCE`; None of one trial."""
+
+    mean: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -133,12 +146,15 @@ def random_draws(results: Results) -> Draws:
     if not all(any(map(_is_continuous, trial.distributions.values())) for trial in ended):
         raise UntoldError("the space has finitely many points, of which none is drawn twice")
     sign = 1 if results.direction == "maximize" else -1
+    own = results.attrs.get("config", {}).get("objective") is not None
     return Draws(
         tuple(_score(trial, sign) for trial in ended),
         sign,
         _limit(results),
         max(1, *(sum(map(_is_numeric, trial.distributions.values())) for trial in ended)),
         sum(trial.state == TrialState.PRUNED and trial.user_attrs.get("reason") == "pruner" for trial in ended),
+        tuple(trial.user_attrs[DEVICE_SECONDS] for trial in ended if DEVICE_SECONDS in trial.user_attrs),
+        () if own else tuple(trial.last_step for trial in ended if trial.last_step is not None),
     )
 
 
@@ -181,6 +197,22 @@ def _is_continuous(distribution: BaseDistribution) -> bool:
 
 def _is_numeric(distribution: BaseDistribution) -> bool:
     return not isinstance(distribution, CategoricalDistribution) and not distribution.single()
+
+
+def mean_of(costs: Sequence[float]) -> Mean | None:
+    """Return the mean of a cost of the draws; None if none is known.
+
+    The cost of n more such trials is n times that on average, whatever the costs depend on.
+    """
+    from scipy.stats import t
+
+    if not costs:
+        return None
+    mean = float(np.mean(costs))
+    if len(costs) == 1:
+        return Mean(mean, None, None)
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, len(costs) - 1)) * float(np.std(costs, ddof=1)) / math.sqrt(len(costs))
+    return Mean(mean, max(mean - reach, 0.0), mean + reach)
 
 
 # ---------------------------------------------------------------- the curve

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from hpo.analysis.tuning_curve import (
     CONFIDENCE,
     Draws,
+    Mean,
     Outlook,
     UntoldError,
+    mean_of,
     other_samplers,
     outlook,
     random_draws,
     tuning_curve,
 )
-from hpo.core.formatting import number, plain
+from hpo.core.formatting import duration, number, plain
 from hpo.storage.snapshot import Results
 
 
@@ -29,16 +31,23 @@ def worth_text(results: Results) -> list[str]:
         draws, ahead = _told(results)
     except UntoldError as reason:
         return [f"Whether more trials are worth it cannot be told: {plain(str(reason))}"]
-    return [_gain_text(results, draws, ahead), *_possible_text(results, draws, ahead)]
+    return [_gain_text(results, draws, ahead), *_cost_text(draws, ahead), *_possible_text(results, draws, ahead)]
 
 
 def worth_facts(results: Results) -> dict[str, Any]:
-    """Return the same as JSON values: `draws`, `outlook` (null with the reason `untold`), and `curve`."""
-    facts: dict[str, Any] = {"draws": None, "outlook": None, "untold": None, "curve": None}
+    """Return the same as JSON values.
+
+    Returns:
+        `draws`, `outlook` (null with the reason `untold`), `curve`, and `cost`: `seconds` and `examples` of one random
+        trial, in the mean with its interval, null where they are not known.
+    """
+    facts: dict[str, Any] = {"draws": None, "outlook": None, "untold": None, "curve": None, "cost": None}
     try:
         draws = random_draws(results)
         counts = {"ended": len(draws.scores), "with_value": draws.valued, "pruned": draws.pruned}
         facts |= {"draws": counts, "curve": asdict(tuning_curve(draws))}
+        costs = {"seconds": mean_of(draws.seconds), "examples": mean_of(draws.examples)}
+        facts["cost"] = {name: mean and asdict(mean) for name, mean in costs.items()}
         facts["outlook"] = asdict(_told(results)[1])
     except UntoldError as reason:
         facts["untold"] = str(reason)
@@ -76,6 +85,23 @@ def _gain_text(results: Results, draws: Draws, ahead: Outlook) -> str:
         f"{number(best.value)}, with a probability of {'' if exact else 'at most '}{ahead.chance:.0%}: by at most "
         f"{number(ahead.gain, 2)}, on average by at most {number(ahead.mean_gain, 2)} ({CONFIDENCE:.0%} confidence)"
     )
+
+
+def _cost_text(draws: Draws, ahead: Outlook) -> list[str]:
+    kinds: list[tuple[Mean | None, Callable[[float], str], str]] = [
+        (mean_of(draws.seconds), duration, " of device time"),
+        (mean_of(draws.examples), lambda count: f"{count:,.0f}", " examples"),
+    ]
+    known = [(mean, write, unit) for mean, write, unit in kinds if mean is not None and mean.mean > 0]
+    if ahead.chance == 0 or not known:
+        return []
+    so_many = " and ".join(f"{write(ahead.more * mean.mean)}{unit}" for mean, write, unit in known)
+    each = " and ".join(
+        f"{write(mean.mean)}{unit}"
+        + ("" if mean.low is None or mean.high is None else f" ({write(mean.low)} to {write(mean.high)})")
+        for mean, write, unit in known
+    )
+    return [f"They would take about {so_many}: a random trial has taken {each} on average"]
 
 
 def _possible_text(results: Results, draws: Draws, ahead: Outlook) -> list[str]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import scipy.stats
 
 import hpo
+from hpo.analysis import plots
 from hpo.analysis.tuning_curve import FEWEST
 from hpo.analysis.worth import worth_facts, worth_text
 from hpo.storage.snapshot import Results, finite_json, read
@@ -27,7 +29,7 @@ def searched(direction: Any = "maximize", trials: int = 20, **options: Any) -> R
 
 def test_a_random_search_is_told_what_twenty_more_trials_may_bring() -> None:
     results = searched()
-    gain, possible = worth_text(results)
+    gain, possible = worth_text(results)  # no time has passed
     assert gain.startswith("20 more random trials would improve the best value, 0.8")
     assert "with a probability of 50%: by at most 0." in gain
     start = (
@@ -38,6 +40,24 @@ def test_a_random_search_is_told_what_twenty_more_trials_may_bring() -> None:
     assert results.best is not None
     assert results.best.value is not None
     assert results.best.value <= 0.9 <= limit  # 0.9 is the optimum
+
+
+def test_what_more_trials_cost_is_their_number_times_the_mean_of_those_before() -> None:
+    results = searched(trials=10)
+    results.attrs["config"]["objective"] = None  # as of fine-tuning, whose steps are examples
+    for number, trial in enumerate(results.trials):
+        trial.user_attrs["device_seconds"] = 60.0 + number
+        trial.intermediate_values = {1000 + 100 * (number % 2): 0.5}
+    _, cost, _ = worth_text(results)
+    assert cost == (
+        "They would take about 21 min 30 s of device time and 21,000 examples: a random trial has taken "
+        "1 min 4 s of device time (1 min 2 s to 1 min 7 s) and 1,050 examples (1,012 to 1,088) on average"
+    )
+    told = worth_facts(results)["cost"]
+    low, high = scipy.stats.t.interval(0.95, 9, 64.5, scipy.stats.sem([60.0 + number for number in range(10)]))
+    assert told["seconds"] == pytest.approx({"mean": 64.5, "low": low, "high": high})
+    title = plots.tuning_curve(results).layout.xaxis.title.text
+    assert title == "random trials (one takes 1,050 examples and 1 min 4 s on average)"
 
 
 def test_a_minimised_objective_has_the_same_outlook() -> None:
