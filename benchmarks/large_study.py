@@ -57,6 +57,18 @@ def objective(params):
 objective.parameters = ["learning_rate", "weight_decay", "dropout", "epochs", "batch_size"]
 '''
 
+# Runs a command, and prints its CPU time and the most memory that was resident, in KB. It does so from a small process,
+# because Linux counts the memory of the process that starts a command as the command's own.
+MEASURED = """
+import os, subprocess, sys
+
+with subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL) as process:
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+sys.exit(process.returncode)
+"""
+
 STUDY = """
 name: large
 objective: large_objective:objective
@@ -160,13 +172,10 @@ class Cost:
 
 def cost_of(folder: Path, *arguments: str) -> Cost:
     """Return what `hpo ...` takes in a process of its own."""
-    command = [sys.executable, "-m", "hpo.cli", *arguments]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000)
+    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "hpo.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    seconds, kilobytes = done.stdout.split()
+    return Cost(float(seconds), int(kilobytes) / 1000)
 
 
 def measured(folder: Path, trials: int, storage: str = "sqlite") -> dict[str, Cost]:

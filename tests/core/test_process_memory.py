@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,13 @@ def test_what_is_resident_grows_with_what_is_written() -> None:
     assert after is not None
     assert after - before > 50_000_000
     assert process_memory.peak() >= 0.9 * after  # the two counts of the system differ a little
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells it")
+def test_the_peak_is_not_that_of_the_process_that_started_this_one() -> None:
+    """A parent that fills 300 MB starts this interpreter again, which asks for its own peak."""
+    ask = "from hpo.core import process_memory; print(process_memory.peak())"
+    held = "held = bytearray(b'1') * 300_000_000"
+    start = f"import subprocess, sys; {held}; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    done = subprocess.run([sys.executable, "-c", start, ask], capture_output=True, text=True, check=True)
+    assert 1_000_000 < int(done.stdout) < 250_000_000
