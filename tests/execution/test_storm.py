@@ -141,7 +141,7 @@ def test_arrays_that_train_are_restored_to_the_bit(
     paired.write_jsonl(folder / "pairs.jsonl", paired.pairs(200))
     chats.write(folder / "chats.jsonl", chats.rows(200))
     documents.write(folder / "documents.jsonl", documents.texts(200))
-    kills = 60 if pytestconfig.getoption("--full-storm") else 20
+    kills = 20 if pytestconfig.getoption("--full-storm") else 8
     pruner = {"name": "asha", "min_resource": 500, "reduction_factor": 2}
     settings = {"sampler": "tpe", "pruner": pruner, "round_size": 6, "evaluations_per_epoch": 4, "keep_best": 2}
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [8, 16], "epochs": 6}
