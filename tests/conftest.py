@@ -45,7 +45,9 @@ INITDB = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) + [Path(p) for
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let storms be large."""
-    parser.addoption("--full-storm", action="store_true", help="storms of 1,000 trials and 200 kills; of tasks, 20 kills")
+    parser.addoption(
+        "--full-storm", action="store_true", help="storms of 1,000 trials and 200 kills; 20 kills of tasks"
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
