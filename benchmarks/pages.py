@@ -53,8 +53,10 @@ def write(results: dict[str, Any], folder: Path, name: str, title: str, found: s
     versions = ", ".join(f"{package} {number}" for package, number in circumstances["versions"].items())
     trials = settings["trials"] if "trials" in settings else len(settings["learning_rates"])
     rounds = f", rounds: {settings['pairs']}; median (min to max)" if "pairs" in settings else ""
+    task = settings.get("task", "classification")
+    of, asked = ("", "") if task == "classification" else (f", {task}", f" --task {task}")
     lines = [
-        f"# {title} on {settings['device']}",
+        f"# {title} on {settings['device']}{of}",
         "",
         f"{circumstances['date']}, {hardware}{circumstances['cpu']}, {circumstances['cores']} cores; {versions}.",
         f"{settings['model']}, {settings['rows']} rows, batch size {settings['batch']}, epochs: {settings['epochs']}, "
@@ -62,6 +64,6 @@ def write(results: dict[str, Any], folder: Path, name: str, title: str, found: s
         "",
         found,
         "",
-        f"`python benchmarks/{name}.py --write` says in its docstring what is measured.",
+        f"`python benchmarks/{name}.py{asked} --write` says in its docstring what is measured.",
     ]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
