@@ -171,7 +171,8 @@ def _predictions(
     data = array.setup.data
     path = folder / "outputs" / f"{run.number}-{_identity(confirmed, run)}.safetensors"
     with suppress(OSError, KeyError, SafetensorError):  # missing or damaged: computed again
-        return LabelPredictions(data.task, data.splits["test"].targets, load_file(path)["logits"])
+        logits = load_file(path)["logits"]
+        return LabelPredictions(data.task, data.splits["test"].targets, logits)
     weights = _weights(confirmed, run, note)
     predictions = array.of(run.params).predictions_of(weights, "test")
     log.info("run %d of %s is scored on the test split", run.number, confirmed.study.config.name)

@@ -184,11 +184,11 @@ def _describe_tokens(setup: Setup, frozen: Path, of: str, facts: dict[str, str],
 
 def _examples(setup: Setup) -> list[str]:
     """Return the first rows of train as the model sees them, with what is trained on marked."""
-    rows, shown = setup.rows["train"], []
-    for index, ids in enumerate(rows.inputs["input_ids"]):
+    shown = []
+    for ids, marked in setup.task.examples(setup.rows["train"], setup.data.labels):
         tokens = setup.tokenizer.convert_ids_to_tokens(list(ids[:LONGEST]))
         more = [f"... ({len(ids) - LONGEST} more)"] if len(ids) > LONGEST else []
-        shown.append(setup.task.marked(rows, index, [*map(plain, tokens), *more], setup.data.labels))
+        shown.append(marked([*map(plain, tokens), *more]))
     return shown
 
 

@@ -15,7 +15,8 @@ of the windows of a long example. A *unit* is what a loss is the mean of: a row,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Union
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Smoothing = Union[float, "torch.Tensor"]
+Marked = Callable[[Sequence[str]], str]  # tokens of a row -> the row in writing, with what is trained on marked
 COLLAPSE = "gives every example the same answer"
 """What a collapsed model does, where its task knows no more."""
 
@@ -210,6 +212,11 @@ class Task(ABC):
             labels: Names of the labels, by index.
         """
         return " ".join(tokens)
+
+    def examples(self, rows: EncodedRows, labels: Sequence[str]) -> Iterator[tuple[Sequence[int], Marked]]:
+        """Yield for each row that `hpo check` shows its token ids, and what marks its tokens in writing."""
+        for row, ids in enumerate(rows.inputs["input_ids"]):
+            yield ids, partial(self.marked, rows, row, labels=labels)
 
     def trained_in_full(self, new: frozenset[str], classifier: frozenset[str]) -> frozenset[str]:
         """Return the names of the parameters that are trained beside adapters.

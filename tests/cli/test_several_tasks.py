@@ -30,6 +30,8 @@ def test_a_study_of_several_tasks(call):
     checked = " ".join(done(call, "check", "s.yaml").split())
     assert "task entities" in checked
     assert "entity_f1, weight 2" in checked
+    seen = checked.partition("as the model sees the first rows of train:")[2]
+    assert [seen.count(f" {name}: [CLS]") for name in several.TASKS] == [3, 3, 3]
     done(call, "run", "s.yaml")
     shown = done(call, "show", "several")
     for name in ("sentiment.accuracy", "entities.entity_f1", "questions.answer_f1", "weighted_mean", "By task"):
@@ -38,6 +40,7 @@ def test_a_study_of_several_tasks(call):
     for each in verdict["tasks"].values():
         assert each["examples"] >= 10
         assert {"low", "high"} <= each.keys() or "untold" in each or len(each["scores"]) == 1
+    assert "seeds each" in done(call, "confirm", "several", "--top", "1", "--seeds", "3")
     done(call, "report", "several", "-o", "report.html")
     assert "entities.entity_f1" in Path("report.html").read_text()
     done(call, "export", "several", "-o", "out")

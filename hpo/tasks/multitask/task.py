@@ -6,7 +6,8 @@ shapes do not depend on which rows a batch has, and engines need not know that t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hpo.tasks.task import Outputs, Tensors
+    from hpo.tasks.task import Marked, Outputs, Tensors
 
 Array = np.ndarray[Any, Any]
 
@@ -110,12 +111,11 @@ class MultiTask(Task):
         heads = {name: {"task": part.data.task, "labels": list(part.data.labels)} for name, part in self.parts.items()}
         setattr(config, HEADS, heads)
 
-    def marked(self, rows: EncodedRows, row: int, tokens: Sequence[str], labels: Sequence[str]) -> str:
-        """Return a row as its task marks it, with the name of the task."""
-        number = int(rows.row_targets[OF_TASK][row])
-        name, part = list(self.parts.items())[number]
-        first = int(np.argmax(rows.row_targets[OF_TASK] == number))
-        return f"{name}: {part.task.marked(rows.alignment[name], row - first, tokens, part.data.labels)}"
+    def examples(self, rows: EncodedRows, labels: Sequence[str]) -> Iterator[tuple[Sequence[int], Marked]]:
+        """Yield the first rows of each task, as its task marks them, with its name."""
+        for name, part in self.parts.items():
+            for ids, marked in part.task.examples(rows.alignment[name], part.data.labels):
+                yield ids, partial(_named, name, marked)
 
     def encode(
         self, split: MultiSplit, keys: DataKeys, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -275,6 +275,10 @@ class MultiTask(Task):
 def _of(rows: Mapping[str, EncodedRows], task: str) -> dict[str, EncodedRows]:
     """Return the rows of one task in each split."""
     return {split: each.alignment[task] for split, each in rows.items()}
+
+
+def _named(name: str, marked: Marked, tokens: Sequence[str]) -> str:
+    return f"{name}: {marked(tokens)}"
 
 
 def _said(by_task: Mapping[str, str]) -> str:
