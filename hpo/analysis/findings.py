@@ -237,10 +237,12 @@ def _boundaries(results: _Analysed) -> Iterator[str]:
     for name, side in at_ends(results).items():
         best = results.best
         assert best is not None
-        low, high = _ends(best.distributions[name]) or (None, None)
+        value, ends = best.params[name], _ends(best.distributions[name])
+        assert ends is not None
+        where = "below" if value < ends[0] else "above" if value > ends[1] else f"at the {side} end of"
         yield (
-            f"The best trial ({best.number}) has {name} = {number(best.params[name])}, at the {side} end of what was "
-            f"searched ({number(low)} to {number(high)}): "
+            f"The best trial ({best.number}) has {name} = {number(value)}, {where} what was searched "
+            f"({number(ends[0])} to {number(ends[1])}): "
             f"{_step(results, name, 'lower' if side == 'lower' else 'higher')}."
         )
 

@@ -82,10 +82,10 @@ def test_a_boundary_is_named_with_its_numbers() -> None:
     assert "search higher values" in sentence
 
 
-def test_a_published_default_outside_the_range_is_at_its_end() -> None:
+def test_a_published_default_outside_the_range_is_said_to_be_outside() -> None:
     best = trial(0, 0.9)
     best._params = {"x": 1e-6}
-    assert "at the lower end" in findings(enough(best))[0]
+    assert "x = 1e-06, below what was searched (1e-05 to 0.001): search lower" in findings(enough(best))[0]
 
 
 def test_nothing_lies_beyond_a_natural_end() -> None:
