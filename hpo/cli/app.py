@@ -184,7 +184,7 @@ def trials(
     """List the trials of a study."""
     from hpo.cli.locate_study import results_of
     from hpo.cli.study_text import trial_table
-    from hpo.storage.snapshot import trial_json, trials_csv
+    from hpo.storage.snapshot_json import trial_json, trials_csv
 
     if as_json and as_csv:
         raise ConfigError("hpo trials", [Problem(("--csv",), "cannot be with --json; choose one of them")])
@@ -203,7 +203,7 @@ def best(study: StudyName, storage: Storage = None, as_json: Json = False) -> No
     from hpo.cli.inspect_commands import best_of
     from hpo.cli.locate_study import results_of
     from hpo.cli.study_text import front_json, front_text, settings_text, trial_text
-    from hpo.storage.snapshot import trial_json
+    from hpo.storage.snapshot_json import trial_json
 
     results = results_of(study, storage)
     trial = best_of(results)

@@ -11,7 +11,8 @@ from hpo.execution import audit as audits
 from hpo.execution import side_study
 from hpo.execution.processes import joined
 from hpo.execution.study_setup import folder_of
-from hpo.storage.snapshot import finite_json, read
+from hpo.storage.snapshot import read
+from hpo.storage.snapshot_json import finite_json
 
 
 def audit(name: str, storage_flag: str | None, count: int, watch: Observer) -> Outcome:

@@ -15,7 +15,8 @@ from hpo.core.events import Observer
 from hpo.execution import confirmation
 from hpo.execution.processes import joined
 from hpo.execution.study_setup import folder_of
-from hpo.storage.snapshot import finite_json, read
+from hpo.storage.snapshot import read
+from hpo.storage.snapshot_json import finite_json
 
 
 def confirm(name: str, storage_flag: str | None, top: int, seeds: int, watch: Observer) -> Outcome:

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial
 from hpo.cli.locate_study import existing_storage, load_stored, locate
 from hpo.core.errors import StudyError
 from hpo.storage import backends
-from hpo.storage.snapshot import Results, read, study_json
+from hpo.storage.snapshot import Results, read
+from hpo.storage.snapshot_json import study_json
 
 
 def summaries(storage_flag: str | None) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ from hpo.execution.processes import LOOK, Processes, joined, processes_of
 from hpo.execution.retrain import lacks_weights, retrain
 from hpo.execution.study_setup import folder_of
 from hpo.storage import backends
-from hpo.storage.snapshot import Results, finite_json, read
+from hpo.storage.snapshot import Results, read
+from hpo.storage.snapshot_json import finite_json
 from hpo.storage.urls import opening_error
 
 if TYPE_CHECKING:

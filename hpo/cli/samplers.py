@@ -14,7 +14,8 @@ from hpo.core.events import Observer
 from hpo.execution import sampler_studies
 from hpo.execution.study_setup import folder_of
 from hpo.storage import backends
-from hpo.storage.snapshot import Results, finite_json, read
+from hpo.storage.snapshot import Results, read
+from hpo.storage.snapshot_json import finite_json
 
 
 def compare(

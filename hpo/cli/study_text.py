@@ -24,7 +24,8 @@ from hpo.execution.side_study import KINDS, kind_of
 from hpo.execution.study_setup import folder_of
 from hpo.search.warm_start import stored_in
 from hpo.storage.criteria import measures_of
-from hpo.storage.snapshot import MEMORY, Results, finite_json, study_json, trial_json
+from hpo.storage.snapshot import MEMORY, Results
+from hpo.storage.snapshot_json import finite_json, study_json, trial_json
 
 
 def study_text(results: Results) -> str:

@@ -13,7 +13,8 @@ from hpo.core.errors import StudyError
 from hpo.core.formatting import columns, number, plain
 from hpo.search.decisions import MOST, REASONS, Decision, Judged, decisions_of
 from hpo.search.trial_order import is_baseline
-from hpo.storage.snapshot import Results, finite_json, trial_json
+from hpo.storage.snapshot import Results
+from hpo.storage.snapshot_json import finite_json, trial_json
 
 WORDS = {Decision.GO_ON: "goes on", Decision.PRUNE: "ends", Decision.WAIT: "pauses"}
 

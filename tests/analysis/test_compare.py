@@ -26,7 +26,8 @@ from hpo.config import study_spec
 from hpo.core.errors import HpoError, StudyError
 from hpo.execution import trial_arrays
 from hpo.search.samplers import DRAWN_BY, RANDOM
-from hpo.storage.snapshot import Results, finite_json
+from hpo.storage.snapshot import Results
+from hpo.storage.snapshot_json import finite_json
 from hpo.tasks.classification.predictions import LabelPredictions
 from hpo.tasks.metrics import METRICS, score
 from hpo.tasks.registry import TASKS

@@ -16,7 +16,8 @@ from optuna.trial import TrialState, create_trial
 from hpo.analysis.sampler_comparison import compare_samplers, searched, sentences, tables
 from hpo.analysis.sampler_page import figure, write
 from hpo.analysis.seed_interval import interval
-from hpo.storage.snapshot import Results, finite_json
+from hpo.storage.snapshot import Results
+from hpo.storage.snapshot_json import finite_json
 
 BEGAN = datetime.datetime(2026, 1, 1)
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "fail": TrialState.FAIL}

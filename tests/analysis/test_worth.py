@@ -12,7 +12,8 @@ import hpo
 from hpo.analysis import plots
 from hpo.analysis.tuning_curve import FEWEST
 from hpo.analysis.worth import worth_facts, worth_text
-from hpo.storage.snapshot import Results, finite_json, read
+from hpo.storage.snapshot import Results, read
+from hpo.storage.snapshot_json import finite_json
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}, "y": {"low": 0.0, "high": 1.0}}
 

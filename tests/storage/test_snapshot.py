@@ -16,7 +16,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpo.storage import backends
-from hpo.storage.snapshot import STATES, Results, read, study_json, trial_json
+from hpo.storage.snapshot import STATES, Results, read
+from hpo.storage.snapshot_json import study_json, trial_json
 
 FLOAT = optuna.distributions.FloatDistribution(0, 1)
 
