@@ -137,12 +137,14 @@ def postgresql(postgresql_server: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Return a function that runs `hpo ...` in this process: (exit code, all that it printed)."""
+def hpo_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs `hpo ...` in this process: (exit code, stdout, stderr)."""
 
     from hpo.cli import app as cli
 
-    def run(*arguments: Any) -> tuple[int, str]:
+    def run(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
         code: Any = 0
         try:
@@ -150,7 +152,18 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         except SystemExit as error:
             code = error.code or 0
         printed = capsys.readouterr()
-        return code, printed.out + printed.err
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def call(hpo_command: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs `hpo ...` in this process: (exit code, all that it printed)."""
+
+    def run(*arguments: Any) -> tuple[int, str]:
+        code, out, err = hpo_command(*arguments)
+        return code, out + err
 
     return run
 

@@ -132,7 +132,7 @@ def _refuse(first: Results, second: Results) -> None:
     if differ := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
         lines = [f"  {key}: {a!r} and {b!r}{EXPLANATIONS.get(key, '')}" for key, (a, b) in differ.items()]
         raise StudyError(f"studies {names} do not compare:\n" + "\n".join(lines))
-    if not TASKS[str(first.facts.get("task"))].rereads and METRICS[first.metric].counts is None:
+    if TASKS[str(first.facts.get("task"))].reread is None and METRICS[first.metric].counts is None:
         raise StudyError(
             f"{first.metric} cannot be computed from files of predictions, so studies of several tasks are not "
             "compared on the same test rows; compare hpo show of both"
@@ -232,7 +232,7 @@ def _read(path: Path, results: Results) -> _Tested:
     task, metric = TASKS[str(results.facts["task"])], results.metric
     asked = [{key: value for key, value in row.items() if not _is_answer(key, task)} for row in table]
     groups = _groups(table, results)
-    if task.rereads:
+    if task.reread is not None:
         predictions, labels = task.reread(table)
         return _Tested(asked, groups, score(metric, predictions), predictions, labels)
     counts = np.array([json.loads(row[f"{COUNTS}{metric}"]) for row in table], dtype=float)

@@ -213,7 +213,7 @@ def _write_predictions(
             zip(own.as_rows(data.labels), task.predicted_rows(predictions, data.labels), own.groups, strict=True), 1
         )
     ]
-    if not task.rereads and METRICS[array.setup.metric].counts is not None:
+    if task.reread is None and METRICS[array.setup.metric].counts is not None:
         counts = counts_of(array.setup.metric, predictions)
         rows = [row | more for row, more in zip(rows, counts, strict=True)]
     write(rows, path)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Smoothing = Union[float, "torch.Tensor"]
+Reread = Callable[[Sequence[Mapping[str, str]]], tuple[Predictions, tuple[str, ...]]]
 Marked = Callable[[Sequence[str]], str]  # tokens of a row -> the row in writing, with what is trained on marked
 COLLAPSE = "gives every example the same answer"
 """What a collapsed model does, where its task knows no more."""
@@ -67,8 +68,6 @@ class Task(ABC):
         generates: Whether its models generate text; see `GeneratingTask` in `hpo/tasks/language/task.py`.
         formats: Endings of files that it reads itself, which need not be tables.
         answer_keys: The keys of `predicted_rows`.
-        rereads: Whether a file of predictions says all that metrics need; see `reread`. If not, the file
-            has the counts of the study's metric too, unless it is no function of counts.
         output_names: The tensors of a model's result that losses and answers are computed from, each [rows, ...].
         idle: Row target -> its value in a row of another task, where several tasks are trained together; 0 if it is not
             named. The loss of such a row is not used, but it has to be finite.
@@ -89,7 +88,6 @@ class Task(ABC):
     formats: ClassVar[tuple[str, ...]] = ()
     cuts: ClassVar[bool] = True
     answer_keys: ClassVar[tuple[str, ...]] = ("predicted", "probability", "probabilities")
-    rereads: ClassVar[bool] = False
     output_names: ClassVar[tuple[str, ...]] = ("logits",)
     idle: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
@@ -381,14 +379,15 @@ class Task(ABC):
     def predicted_rows(self, predictions: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Return a model's predictions for n examples as JSON values, with the key `predicted`."""
 
-    def reread(self, rows: Sequence[Mapping[str, str]]) -> tuple[Predictions, tuple[str, ...]]:
-        """Return the predictions that the rows of a file of predictions have, and the labels, if the task `rereads`.
+    @property
+    def reread(self) -> Reread | None:
+        """What reads the predictions and the labels from the rows of a file of predictions.
 
-        Raises:
-            KeyError: A column is missing.
-            ValueError: A value is not what it must be.
+        It raises KeyError if a column is missing, and ValueError if a value is not what it must be. None if such a file
+        does not say all that metrics need. Then the file has the counts of the study's metric too, unless it is no
+        function of counts.
         """
-        raise NotImplementedError
+        return None
 
     def refuse_unlearnable(self, data: Dataset) -> None:
         """Refuse data from which nothing can be learned.

@@ -22,27 +22,15 @@ from ruamel.yaml import YAML
 
 import hpo
 from hpo.analysis.export import card
-from hpo.cli import app as cli
 from hpo.config import study_spec
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(hpo_command, monkeypatch, tmp_path):
     """Return a function that runs `hpo ...` here, in `tmp_path`: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HPO_STORAGE", raising=False)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            code = error.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return hpo_command
 
 
 def write(path, content):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,16 @@ import tiny
 from ruamel.yaml import YAML
 
 import hpo
-from hpo.cli import app as cli
 
 Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+def call(hpo_command: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     """Return a function that runs `hpo ...` in `tmp_path`: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HPO_STORAGE", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hpo", *arguments])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            code = error.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return hpo_command
 
 
 def test_a_study_of_a_transformer_from_no_best_trial_to_one(call: Call, tmp_path: Path) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-
-from hpo.cli import app as cli
 
 OBJECTIVE = """
 def objective(params):
@@ -22,7 +19,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+def call(hpo_command: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     """Return a function that runs `hpo ...` beside a study file: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HPO_STORAGE", raising=False)
@@ -30,17 +27,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     raw: dict[str, Any] = {"name": "s", "objective": "parabola:objective", "trials": 5, "pruner": "none"}
     (tmp_path / "s.yaml").write_text(json.dumps({**raw, "space": {"x": {"low": 0.0, "high": 1.0}}}))
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hpo", *arguments])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            code = error.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return hpo_command
 
 
 def test_samplers_are_run_and_compared(call: Call) -> None:

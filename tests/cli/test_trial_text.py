@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,17 @@ from typing import Any
 import pytest
 
 import hpo
-from hpo.cli import app as cli
 
 Call = Callable[..., tuple[int, str, str]]
 URL = "sqlite:///s.db"
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+def call(hpo_command: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     """Return a function that runs `hpo ...` in `tmp_path`: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hpo", *arguments, "--storage", URL])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            code = error.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
+    return lambda *arguments: hpo_command(*arguments, "--storage", URL)
 
 
 def ran(pruner: Any) -> None:

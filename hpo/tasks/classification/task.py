@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from hpo.tasks.classification.texts import TextSplit, empty_texts, refuse_unlear
 from hpo.tasks.dataset import SPLITS, Dataset
 from hpo.tasks.metrics import METRICS
 from hpo.tasks.rows import EncodedRows
-from hpo.tasks.task import Reference, Smoothing, Task
+from hpo.tasks.task import Reference, Reread, Smoothing, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,6 @@ class Classification(Task):
     peft_type = "SEQ_CLS"
     keys = TextKeys
     row = "text"
-    rereads = True
 
     def __init__(self, name: str) -> None:
         self.name, self.kind = name, KINDS[name]
@@ -251,6 +251,7 @@ class Classification(Task):
                 rows.append({"predicted": label, "probability": each[label], "probabilities": each})
         return rows
 
-    def reread(self, rows: Sequence[Mapping[str, str]]) -> tuple[LabelPredictions, tuple[str, ...]]:
-        """Return the predictions of the rows of a file, and the labels."""
-        return reread(self.name, rows)
+    @property
+    def reread(self) -> Reread:
+        """What reads the predictions and the labels from the rows of a file."""
+        return partial(reread, self.name)
