@@ -63,3 +63,14 @@ def memory_text(results: Results) -> str | None:
         return text
     expected = needed(parts, stored[CHECKPOINT])
     return f"{text}; used {size(used)} ({USED[device]}), {used / expected:.2f} times the estimate"
+
+
+def memory_fact(results: Results) -> tuple[str | None, str]:
+    """Return the same in a few words: what was used, else the estimate, and what that is; None without an estimate."""
+    stored = results.attrs.get(MEMORY)
+    if stored is None:
+        return None, ""
+    parts, used = stored["estimated"], stored["used"]
+    if used is None or stored["settings"].get("device") not in USED:
+        return size(needed(parts)), "estimated peak"
+    return size(used), f"used at the peak, estimated {size(needed(parts, stored[CHECKPOINT]))}; hpo show says of what"

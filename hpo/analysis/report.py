@@ -16,7 +16,7 @@ from hpo.analysis.by_task import measured
 from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
 from hpo.analysis.importances import TooSmallError
-from hpo.analysis.memory_text import memory_text
+from hpo.analysis.memory_text import memory_fact
 from hpo.analysis.plots import PLOTS, Plot
 from hpo.analysis.trial_summary import finite_value, in_words, remarks, seconds
 from hpo.analysis.verdict_text import Table, sentences, tables
@@ -95,7 +95,6 @@ def _plots_of(results: Results) -> dict[str, Plot]:
 
 def _facts(results: Results) -> str:
     best, config, start = results.best, results.attrs.get("config", {}), stored_in(results.attrs)
-    memory = memory_text(results)
     states = ", ".join(f"{count} {state}" for state, count in results.counts.items() if count)
     starts = [t.datetime_start for t in results.trials if t.datetime_start]
     ends = [t.datetime_complete for t in results.trials if t.datetime_complete]
@@ -113,7 +112,7 @@ def _facts(results: Results) -> str:
         ("Data", data, ""),
         ("Task", results.facts.get("task"), ""),
         ("Generating", *_generating(results)),
-        ("Memory", "estimated and used" if memory else None, memory.removeprefix("memory: ") if memory else ""),
+        ("Memory", *memory_fact(results)),
     )
     shown = "".join(
         f"<div><dt>{name}</dt><dd>{_text(value)}</dd><dd class=soft>{_text(more)}</dd></div>"

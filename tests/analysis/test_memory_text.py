@@ -47,7 +47,10 @@ def test_what_was_used_stands_beside_the_estimate(stored: dict[str, Any], said: 
     assert said in found
     assert ("used" in found) == ("used" in stored)
     assert found in study_text(results(**stored))
-    assert "estimated and used" in report.html(results(**stored))
+    page = report.html(results(**stored))
+    peak = "1.5 GB" if stored.get("checkpoint") else "1.0 GB"
+    assert (f"used at the peak, estimated {peak};" in page) == ("used" in stored)
+    assert ("estimated peak" in page) == ("used" not in stored)
 
 
 def test_a_study_without_an_estimate_says_nothing() -> None:
