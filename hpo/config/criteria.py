@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hpo.config.schema import StudyConfig, task_in
@@ -11,7 +12,7 @@ from hpo.core.errors import Problem, nearest
 from hpo.core.types import Direction
 from hpo.search.plugins import name_and_arguments
 from hpo.storage.criteria import COSTS, MODEL_COSTS, Criteria, Limit, Second
-from hpo.tasks.metrics import METRICS, refused, searchable, suggested
+from hpo.tasks.metrics import METRICS, of_generated_text, searchable, suggested
 from hpo.tasks.registry import TASKS
 
 BOUNDS = ("least", "most")
@@ -33,11 +34,13 @@ def criteria_of(config: StudyConfig) -> Criteria:
     """Return the criteria of a study whose keys have no problem."""
     custom = config.objective is not None
     limits = tuple(_limit(name, setting, custom) for name, setting in (config.limits or {}).items())
-    if config.second_metric is None:
-        return Criteria(limits)
-    name, arguments = name_and_arguments(config.second_metric)
-    direction: Direction = arguments.get("direction") or direction_of(name, custom) or "minimize"
-    return Criteria(limits, Second(name, direction))
+    second = None
+    if config.second_metric is not None:
+        name, arguments = name_and_arguments(config.second_metric)
+        second = Second(name, arguments.get("direction") or direction_of(name, custom) or "minimize")
+    criteria = Criteria(limits, second)
+    texts = () if custom else of_generated_text(config.task)
+    return replace(criteria, at_end=tuple(name for name in criteria.names if name in texts))
 
 
 def _limit(name: str, setting: float | Mapping[str, float], custom: bool) -> Limit:
@@ -121,6 +124,8 @@ def _name_problem(name: str, raw: Mapping[str, Any]) -> str | None:
     offered = searchable(task) if task in TASKS else list(METRICS)
     if name not in METRICS:
         return f"{name!r} is neither a metric nor one of {', '.join((*COSTS, *MODEL_COSTS))}{suggested(name, task)}"
-    if reason := refused(name, task):
-        return reason
+    if name in of_generated_text(task):
+        if raw.get("generate") is not None:
+            return None
+        return f"{name!r} is a score of generated text, and the study generates none; write generate: {{}} too"
     return None if name in offered else f"{name!r} is not defined for {task}; one of {', '.join([*offered, *COSTS])}"

@@ -93,10 +93,13 @@ class Criteria:
     Attributes:
         limits: The limits; a trial has to meet all of them.
         second: The second metric, if there is one.
+        at_end: Those of their metrics that a trial measures at its end only, as the scores of generated text are. Not
+            stored: only who runs trials asks for what is known at a step.
     """
 
     limits: tuple[Limit, ...] = ()
     second: Second | None = None
+    at_end: tuple[str, ...] = ()
 
     @classmethod
     def stored(cls, config: Mapping[str, Any]) -> Criteria:
@@ -130,7 +133,7 @@ class Criteria:
     @property
     def reported(self) -> tuple[str, ...]:
         """Those of `names` that evaluations have to report."""
-        return tuple(name for name in self.names if name not in COSTS)
+        return tuple(name for name in self.names if not self._known_at_end(name))
 
     def require(self, metrics: Mapping[str, float]) -> None:
         """Check that an evaluation reports what is needed.
@@ -165,17 +168,20 @@ class Criteria:
         return _constrained(trial, self.constraints(trial.user_attrs))
 
     def seen_at(self, trial: FrozenTrial, step: int) -> FrozenTrial:
-        """Return a trial with the constraints of what it had reported at a step; costs do not count there."""
+        """Return a trial with the constraints of what it had reported at a step; see `excesses_at`."""
         if not (self.limits or is_constrained(trial)):
             return trial
         excesses = self.excesses_at(trial, step)
         return _constrained(trial, {f"{CONSTRAINTS}{name}": excess for name, excess in excesses.items()})
 
     def excesses_at(self, trial: FrozenTrial, step: int) -> dict[str, float]:
-        """Return the excess over each limit at a step; costs, which are known when a trial ends, do not count."""
+        """Return the excess over each limit at a step; what is known when a trial ends does not count."""
         at: Mapping[str, Mapping[str, float]] = trial.system_attrs.get(METRICS_AT, {})
-        limits = [limit for limit in self.limits if limit.name not in COSTS]
+        limits = [limit for limit in self.limits if not self._known_at_end(limit.name)]
         return {limit.name: limit.excess(at.get(limit.name, {}).get(str(step))) for limit in limits}
+
+    def _known_at_end(self, name: str) -> bool:
+        return name in COSTS or name in self.at_end
 
     def rank(self, trial: FrozenTrial, sign: int) -> tuple[float, float, int]:
         """Return what orders completed trials: the value, of equal ones the second metric, then the number.

@@ -29,7 +29,7 @@ class Metric:
         needs: Classes that must have enough rows for the score to be reliable: the `positive` one, or `every`.
         aliases: Names of it in other programs, for "did you mean" in an error.
         generated: The tasks for which it is a score of generated text: measured at the end of a trial and on the test
-            split, and never what a study is searched by.
+            split, so that it can be a limit or the second metric, and never what a study is searched by.
     """
 
     score: Callable[[Any], float]

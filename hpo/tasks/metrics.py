@@ -118,8 +118,8 @@ def refused(metric: str, task: str) -> str | None:
         return None
     return (
         f"{metric!r} is a score of generated text, and a study cannot be searched by it: generating is too slow for "
-        f"every evaluation. Write generate: {{}} to measure it at the end of each trial and on the test split, and "
-        f"search by one of {', '.join(searchable(task))}"
+        f"every evaluation. Search by one of {', '.join(searchable(task))}, and write generate: {{}}, which measures "
+        f"it at the end of each trial and on the test split; second_metric: {metric} then forms a front with the metric"
     )
 
 

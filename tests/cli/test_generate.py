@@ -40,7 +40,9 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     space = SPACE | ({"lora_rank": 4} if task == "seq2seq" else {})
     generate: dict[str, Any] = {"rows": 11, "max_new_tokens": 7}
     generate |= {"num_beams": [2, 1], "length_penalty": [-4.0, 4.0]} if task == "seq2seq" else {}
-    study = STUDIES[task](folder, name="writes", trials=2, space=space, generate=generate, slots=2, fold=True)
+    criteria = {"second_metric": "chrf", "limits": {"bleu": {"least": 0}}} if task == "seq2seq" else {}
+    settings: dict[str, Any] = {"name": "writes", "trials": 2, "space": space, "slots": 2, "fold": True, **criteria}
+    study = STUDIES[task](folder, generate=generate, **settings)
     (folder / "writes.yaml").write_text(json.dumps(study))
     for command in (["run", "writes.yaml"], ["export", "writes", "-o", "exported"]):
         command = [sys.executable, "-m", "hpo.cli", *command]
@@ -63,6 +65,24 @@ def test_every_trial_has_the_scores_and_the_seconds_of_what_it_wrote(finished: t
         assert 0 < trial.user_attrs["generation_seconds"] < trial.user_attrs["seconds"]
     rows = list(csv.DictReader(there("trials", "writes", "--csv")[1].splitlines()))
     assert [float(row["metrics_chrf"]) for row in rows] == [trial.user_attrs["metrics"]["chrf"] for trial in trials]
+
+
+def test_a_score_of_generated_text_forms_a_front_with_the_metric(finished: tuple[str, Path], there: Call) -> None:
+    task, folder = finished
+    front = json.loads(there("show", "writes", "--json")[1]).get("front")
+    if task == "causal_lm":  # asks for none
+        assert front is None
+        return
+    trials = optuna.load_study(study_name="writes", storage=f"sqlite:///{folder}/hpo.db").trials
+    points = {trial.number: (trial.value, -trial.user_attrs["metrics"]["chrf"]) for trial in trials}
+    undominated = {
+        number
+        for number, point in points.items()
+        if not any(other != point and all(np.array(other) <= point) for other in points.values())
+    }
+    assert {each["number"] for each in front} == undominated
+    assert all((folder / "runs" / "writes" / "trials" / str(number)).is_dir() for number in undominated)
+    assert "bleu at least 0" in (folder / "runs" / "writes" / "report.html").read_text()
 
 
 def test_the_verdict_has_an_interval_of_each_score_and_ten_rows_side_by_side(
@@ -195,7 +215,7 @@ def test_a_confirmation_scores_what_its_runs_write(finished: tuple[str, Path], t
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "a score of generated text": ("seq2seq", {"metric": "rougeL"}, "'rougeL' is a score of generated text"),
-    "a limit": ("seq2seq", {"limits": {"bleu": 9}}, "'bleu' is a score of generated text"),
+    "a limit": ("seq2seq", {"limits": {"bleu": 9}}, "'bleu' is a score of generated text, and the study"),
     "another task": ("auto", {"generate": {}}, "is for tasks whose models generate text (causal_lm, seq2seq)"),
     "an unknown key": ("seq2seq", {"generate": {"beams": 4}}, "generate.beams: is not a key"),
     "no rows": ("seq2seq", {"generate": {"rows": 0}}, "generate.rows"),

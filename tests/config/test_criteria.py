@@ -49,6 +49,16 @@ def test_directions_are_known_and_written_out(keys: dict[str, Any], expected: Cr
     assert from_dict(stored).criteria == expected
 
 
+def test_scores_of_generated_text_are_known_at_the_end_of_a_trial() -> None:
+    keys = {"limits": {"bleu": 20, "loss": 3}, "second_metric": "rougeL", "generate": {}, "task": "seq2seq"}
+    found = build({**FINE_TUNING, **keys}, "study.yaml", Path()).criteria
+    limits = (Limit("bleu", least=20.0), Limit("loss", most=3.0))
+    assert found == Criteria(limits, Second("rougeL", "maximize"), at_end=("bleu", "rougeL"))
+    assert found.reported == ("loss",)
+    keys |= {"task": "question_answering", "limits": {"exact_match": 0.5}, "second_metric": "loss", "generate": None}
+    assert build({**FINE_TUNING, **keys}, "study.yaml", Path()).criteria.reported == ("exact_match", "loss")
+
+
 def test_a_custom_objective_says_which_way_its_metrics_are_better() -> None:
     keys = {"limits": {"latency_ms": {"most": 20}}, "second_metric": {"name": "size", "direction": "minimize"}}
     found = build({**CUSTOM, **keys}, "study.yaml", Path()).criteria
@@ -72,6 +82,8 @@ def test_a_custom_objective_says_which_way_its_metrics_are_better() -> None:
         ({"limits": {"loss": {"least": 2, "most": 1}}}, "limits.loss", "no value is at least 2 and at most 1"),
         ({"limits": 20}, "limits", "valid dictionary, not 20"),
         ({"metric": "f1_macro", "limits": {"f1_macro": 0.5}}, "limits.f1_macro", "is the metric that is optimised"),
+        ({"task": "seq2seq", "limits": {"bleu": 9}}, "limits.bleu", "the study generates none; write generate: {} too"),
+        ({"task": "seq2seq", "second_metric": "rouge_l"}, "second_metric", "did you mean rougeL?"),
         ({"second_metric": "size"}, "second_metric", "'size' is neither a metric nor one of device_seconds"),
         ({"second_metric": {"direction": "minimize"}}, "second_metric.name", "is missing"),
         ({"second_metric": {"name": "loss", "way": "up"}}, "second_metric.way", "is not a key; write {name: NAME"),

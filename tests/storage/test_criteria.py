@@ -70,6 +70,8 @@ def test_a_step_is_judged_by_what_was_reported_there_without_costs() -> None:
     row = measured(0.5, latency_ms=10.0)
     row.system_attrs = {METRICS_AT: {"latency_ms": {"1": 40.0, "2": 10.0}}}
     assert [violation(criteria.seen_at(row, step)) for step in (1, 2)] == [1.0, 0.0]
+    at_end = Criteria(criteria.limits, at_end=("latency_ms",))
+    assert [violation(at_end.seen_at(row, step)) for step in (1, 2)] == [0.0, 0.0]
     assert criteria.seen(row).constraints == {"latency_ms": -0.5, "device_seconds": UNKNOWN}
 
 
