@@ -64,8 +64,8 @@ def _collapsed(results: _Analysed) -> Iterator[str]:
     best = results.best
     if best and best.user_attrs.get("collapsed") is True:
         yield (
-            f"The best trial ({best.number}) has collapsed: it {_collapse(best)}, so "
-            f"its {results.metric} of {number(best.value)} means nothing; train longer, or search another space."
+            f"The best trial ({best.number}) has collapsed: it {_collapse(best)}. Do not use it, whatever its "
+            f"{results.metric} of {number(best.value)} says; train longer, or search another space."
         )
     elif results.baseline and results.baseline.user_attrs.get("collapsed") is True:
         yield (

@@ -152,7 +152,7 @@ def worst_group(metric: str, predictions: Predictions, groups: Sequence[str]) ->
         groups: The group of each row, n of them.
 
     Returns:
-        The worst group, the first by name of equally bad ones; None if no group can be scored.
+        The worst group, the first by name of equally bad ones; None if there are no two groups that can be scored.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
@@ -163,7 +163,7 @@ def worst_group(metric: str, predictions: Predictions, groups: Sequence[str]) ->
         defined = METRICS[metric].counts is not None or part.varied
         if len(rows) >= SMALLEST_GROUP and defined and math.isfinite(value := score(metric, part)):
             found.append((value, name, len(rows)))
-    if not found:
+    if len(found) < 2:
         return None
     sign = -1 if METRICS[metric].direction == "minimize" else 1
     value, name, count = min(found, key=lambda each: sign * each[0])

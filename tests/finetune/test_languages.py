@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hpo.config import study_spec
-from hpo.core.errors import ConfigError, ModelError
+from hpo.core.errors import ConfigError, MissingExtraError, ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.predictor import Predictor
@@ -40,13 +40,13 @@ def test_a_translator_writes_the_languages_of_its_study(tmp_path: Path, family: 
     padded = {"input_ids": inputs["input_ids"], "labels": targets["labels"]}
     for name, ids in padded.items():
         assert ids[0, : len(expected[name])].tolist() == expected[name]
-    assert own.convert_tokens_to_ids(source) in expected["input_ids"]
+    assert own.convert_tokens_to_ids(spoken.token(family, source)) in expected["input_ids"]
     labels = torch.tensor([expected["labels"]])
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
     loss = model(input_ids=torch.tensor([expected["input_ids"]]), labels=labels).loss.item()
     outputs = setup.task.loss(setup.outputs(setup.model.eval(), inputs, targets), targets, 0.0, None)
     assert outputs.item() / labels.numel() == pytest.approx(loss, rel=1e-5)
-    language = own.convert_tokens_to_ids(target)
+    language = own.convert_tokens_to_ids(spoken.token(family, target))
     at_first = (setup.generation.decoder_start_token_id, setup.generation.forced_bos_token_id)
     assert at_first == ((language, None) if family == "mbart" else (2, language))
 
@@ -63,6 +63,44 @@ def test_a_translator_writes_the_languages_of_its_study(tmp_path: Path, family: 
     found = [loaded.generate(**kept(row["source"], return_tensors="pt"))[0] for row in rows]
     assert predicted == [kept.decode(ids, skip_special_tokens=True) for ids in found]
     assert all(language in ids[:2].tolist() for ids in found)
+
+
+def test_marian_writes_each_side_with_its_own_pieces(tmp_path: Path) -> None:
+    array = opened(tmp_path, spoken.study(tmp_path, "marian", space=SPACE, generate={"max_new_tokens": 8}))
+    own = AutoTokenizer.from_pretrained(tmp_path / "model")
+    split = array.setup.data.splits["validation"]
+    inputs, targets = array.setup.tokens["validation"].batch(np.arange(4))
+    for row in range(4):
+        expected = own(split.sources[row], text_target=split.targets[row])
+        assert own.unk_token_id not in expected["labels"]
+        for name, ids in (("input_ids", inputs["input_ids"]), ("labels", targets["labels"])):
+            assert ids[row, : len(expected[name])].tolist() == expected[name]
+    array.load(0, TrialSpec(0, TRIAL, 5))
+    while not array.advance()[0].last:
+        pass
+    array.save_weights(0, tmp_path / "saved")
+    kept = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved")
+    predictor = Predictor(tmp_path / "saved", 96, generate=array.setup.config.generate)
+    predicted = [row["predicted"] for row in predictor([{"source": split.sources[0]}], array.setup.data.keys)]
+    (found,) = loaded.generate(**kept(split.sources[0], return_tensors="pt"))
+    assert predicted == [kept.decode(found, skip_special_tokens=True)]
+    assert "palabra" in predicted[0]
+
+
+def test_a_tokenizer_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = "MarianTokenizer requires the SentencePiece library but it was not found in your environment. Check out"
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise ImportError(lacking)
+
+    raw = spoken.study(tmp_path, "marian")
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fails)
+    with pytest.raises(MissingExtraError, match=r"its tokenizer needs .* pip install 'hpo\[translation\]'"):
+        opened(tmp_path, raw)
+    lacking = "XTokenizer requires the X library but it was not found in your environment. Check out the\n instructions"
+    with pytest.raises(ModelError, match=r"its tokenizer needs a package\. XTokenizer .* in your environment\.$"):
+        opened(tmp_path, raw)
 
 
 UNKNOWN = "data.target_language: 'es' is none of the 52 languages of the model's tokenizer; did you mean es_XX[?]"

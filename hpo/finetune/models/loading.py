@@ -21,7 +21,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from hpo.core.errors import ModelError
+from hpo.core.errors import HpoError, MissingExtraError, ModelError
 from hpo.core.paths import locate, model_source
 from hpo.finetune.folded.packing import current as packed_now
 from hpo.finetune.models import dropout as own_dropout
@@ -128,6 +128,14 @@ def _explained(name: str, folder: Path, what: str, error: Exception) -> ModelErr
     return ModelError(f"model {name!r}: its {what} cannot be loaded ({first}). {searched}{hint}")
 
 
+def _lacking(name: str, what: str, error: ImportError) -> HpoError:
+    """Return the error about a package that a tokenizer needs: those of Marian and M2M100 need SentencePiece."""
+    message = " ".join(str(error).split())
+    if "sentencepiece" in message.lower():
+        return MissingExtraError(f"model {name!r}: its {what}", "translation")
+    return ModelError(f"model {name!r}: its {what} needs a package. {message.partition(' Check out')[0]}")
+
+
 def load_tokenizer(name: str, folder: Path, **options: Any) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer, with a padding token.
 
@@ -142,6 +150,8 @@ def load_tokenizer(name: str, folder: Path, **options: Any) -> PreTrainedTokeniz
     source = model_source(name, folder)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **NO_CODE, **options)
+    except ImportError as error:
+        raise _lacking(name, "tokenizer", error) from None
     except Exception as error:  # transformers, tokenizers and the Hub raise errors of many kinds
         raise _explained(name, folder, "tokenizer", error) from None
     if len(tokenizer) <= len(

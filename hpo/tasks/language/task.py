@@ -56,6 +56,10 @@ class LanguageTask(Task):
             list(self.sources(split)),
         )
 
+    def collapse(self, predictions: Any) -> str:
+        """Return what a collapsed model does."""
+        return "writes the same text for every example"
+
     @abstractmethod
     def expected(self, split: Any) -> Sequence[str]:
         """Return the text that is expected for each example of a split."""

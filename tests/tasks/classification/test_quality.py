@@ -199,16 +199,17 @@ def test_of_losses_the_worst_is_the_highest() -> None:
 
 
 def test_groups_that_cannot_be_scored_are_left_out() -> None:
-    targets = np.array([0, 1] * 10 + [0] * 10 + [0, 1] * 4)
-    groups = ["both"] * 20 + ["one label"] * 10 + ["small"] * 8
+    targets = np.array([0, 1] * 10 + [0, 1] * 5 + [0] * 10 + [0, 1] * 4)
+    groups = ["both"] * 20 + ["both again"] * 10 + ["one label"] * 10 + ["small"] * 8
     outputs = LabelPredictions("single_label", targets, np.eye(2)[1 - targets])
     found = metrics.worst_group("f1_binary", outputs, groups)
     assert found is not None
-    assert (found.name, found.compared) == ("both", 1)
+    assert (found.name, found.compared) == ("both", 2)
     means = metrics.worst_group("accuracy", outputs, groups)
     assert means is not None
-    assert means.compared == 2
-    assert metrics.worst_group("accuracy", outputs, [str(i) for i in range(38)]) is None
+    assert means.compared == 3
+    assert metrics.worst_group("accuracy", outputs, [str(i) for i in range(48)]) is None
+    assert metrics.worst_group("f1_binary", outputs, ["one group"] * 30 + groups[30:]) is None
 
 
 # ---------------------------------------------------------------- the command
