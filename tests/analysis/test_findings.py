@@ -153,7 +153,7 @@ def test_of_a_best_trial_that_has_collapsed_nothing_else_is_concluded() -> None:
 def test_what_a_trial_collapsed_to_is_named_where_it_is_known() -> None:
     to = {"collapsed": True, "collapse": "gives every word the tag 'O'"}
     (said,) = findings(enough(trial(0, 0.9, x=1.05e-5, baseline=True, **to)))
-    assert "has collapsed: it gives every word the tag 'O', so its" in said
+    assert "has collapsed: it gives every word the tag 'O'. Do not use it, whatever its accuracy of 0.9 says" in said
     rows = [trial(0, 0.9), *(trial(n, **to) for n in (1, 2))]
     assert any("trials collapsed (each gives every word the tag 'O'): " in said for said in findings(study(*rows)))
 
