@@ -413,7 +413,7 @@ def test_rows_of_a_group_or_of_equal_texts_are_resampled_together_and_the_worst_
     test = array.setup.data.splits["test"]
     array.setup.data.splits["test"] = TextSplit(["same"] * 60, None, test.targets)
     assert look()["references"]["tfidf"]["untold"] == "the 60 test rows are of 1 group"
-    groups = [f"g{row % 3 if row % 10 < 7 else 5}" for row in range(60)]
+    groups = [f"g{row % 12 if row % 10 < 5 else 20 if row % 10 < 7 else 5}" for row in range(60)]
     texts = [f"{text} {row}" for row, text in enumerate(test.texts)]
     array.setup.data.splits["test"] = TextSplit(texts, None, test.targets, members=groups)
     add(8)
