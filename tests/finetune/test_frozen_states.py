@@ -16,7 +16,7 @@ from hpo.core.errors import ModelError, StudyError
 from hpo.core.formatting import size
 from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study
-from hpo.finetune import trial_model
+from hpo.finetune import trial_start
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.frozen_states import FrozenStates
 from hpo.finetune.models import frozen
@@ -39,7 +39,7 @@ def freezing(layers, trials=MIXED):
 @pytest.fixture
 def reference(monkeypatch):
     """Let trials freeze the first layer as one would by hand, and compute it in every pass."""
-    reset = trial_model.reset
+    reset = trial_start.reset
 
     def resetting(setup, adaptation, model, trial, params):
         reset(setup, adaptation, model, trial, params)
@@ -50,7 +50,7 @@ def reference(monkeypatch):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not BELOW.search(name))
 
-    monkeypatch.setattr(trial_model, "reset", resetting)
+    monkeypatch.setattr(trial_start, "reset", resetting)
 
 
 def equal_rows(path, count):

@@ -30,6 +30,7 @@ from hpo.config import study_spec
 from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
+from hpo.finetune import trial_start
 from hpo.finetune.folded import engine, equivalence
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.sharded.array import ShardedArray
@@ -186,7 +187,7 @@ def test_a_trial_is_that_of_transformers_example(tmp_path: Path) -> None:
     array = opened(tmp_path, fold=False, max_length=40)
     array.load(0, TrialSpec(0, params, 1))
     slot, splits = array.engine.occupied[0], array.setup.data.splits
-    batches = list(array.setup.batches(slot, array.engine.window))
+    batches = list(trial_start.batches(array.setup, slot, array.engine.window))
 
     model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model", dtype=torch.float64).train()
     for module in model.modules():

@@ -19,6 +19,7 @@ from trials import ADAPTERS, MIXED, SPACE, advanced_beside_nan, curves, run, sam
 from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
+from hpo.finetune import trial_start
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.plain import PlainEngine
@@ -155,7 +156,7 @@ def test_a_trial_is_that_of_transformers_example(tmp_path, smoothing):
     array = opened(tmp_path, "marian", fold=False)
     array.load(0, TrialSpec(0, params, 1))
     slot, split = array.engine.occupied[0], array.setup.data.splits["train"]
-    batches = list(array.setup.batches(slot, array.engine.window))
+    batches = list(trial_start.batches(array.setup, slot, array.engine.window))
 
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", dtype=torch.float64)
     tokenizer, collated = paired.tokenizer(), DataCollatorForSeq2Seq(paired.tokenizer(), model=model)

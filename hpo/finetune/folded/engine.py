@@ -38,7 +38,8 @@ from hpo.finetune.memory import Memory
 from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.finetune.trial_model import measured_seconds, predict_whole, reset
+from hpo.finetune.trial_model import measured_seconds, predict_whole
+from hpo.finetune.trial_start import batches, new_slot, reset
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.task import Predictions
 
@@ -145,7 +146,8 @@ class FoldedEngine:
         weights = self.program.load(slot, template, params)
         optimizer = self.program.optimizer
         own = optimizer.parameters(slot)
-        self.occupied[slot] = self.setup.new_slot(
+        self.occupied[slot] = new_slot(
+            self.setup,
             trial,
             params,
             template,
@@ -271,7 +273,7 @@ class FoldedEngine:
         """Put slots that were stopped within a segment back to their last whole step."""
         for number in numbers:
             self.program.optimizer.gradients[number].zero_()
-            self.occupied[number].batches = self.setup.batches(self.occupied[number], self.window)
+            self.occupied[number].batches = batches(self.setup, self.occupied[number], self.window)
 
     def _done(self, slot: Slot, micro: MicroBatch) -> None:
         """Count a micro-batch that is done."""
