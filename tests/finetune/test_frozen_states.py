@@ -123,7 +123,7 @@ def test_rows_of_any_length_in_batches_of_any_size(tmp_path, monkeypatch, refere
 def test_folded_trials_equal_separate_trials(tmp_path, monkeypatch, kind, layers):
     """To 1e-9 in float64, packed where the family packs; layers=2 are all that the model has."""
     monkeypatch.setattr("hpo.finetune.setup.load_model", in_float64)
-    monkeypatch.setattr("hpo.finetune.folded.engine.WORTH_PACKING", 10.0)
+    monkeypatch.setattr("hpo.finetune.folded.program_builder.WORTH_PACKING", 10.0)
     monkeypatch.setattr(PlainEngine, "window", FoldedEngine.window)
     tiny.save_model(tmp_path / "model", kind)
     trials = [{**each, "dropout": 0.0} for each in freezing(layers)]  # masks depend on the arrangement of tokens

@@ -22,8 +22,8 @@ from hpo.config import study_spec
 from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine
 from hpo.finetune.folded import program as folded_program
+from hpo.finetune.folded import program_builder
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.models import token_head
@@ -89,7 +89,7 @@ def architectures_key_bias(name: str) -> bool:
 @pytest.mark.parametrize(("name", "worth"), ENGINES)
 def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, in_float64, name, worth):
     """Losses and weights, with label smoothing, several micro-batches and refilled slots: float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     plain = opened(tmp_path, name, fold=False)
     assert type(plain.engine) is PlainEngine
     plain.engine.window = FoldedEngine.window
@@ -136,7 +136,7 @@ def test_trials_side_by_side_have_the_results_that_they_have_alone(tmp_path):
 def test_a_recorded_program_trains_every_later_trial_to_the_bit(tmp_path, monkeypatch, space):
     """As on a GPU: all tokens are computed, and nothing waits for the device."""
     monkeypatch.setattr(token_head, "_only_trained", lambda x: False)
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
     trials = [{**each, "epochs": 1} for each in (ADAPTED if space is LORA_SPACE else MIXED)[:3]]
     expected = curves(opened(tmp_path, slots=2, fold=True, space=space), trials)
     monkeypatch.setattr(folded_program, "Replay", tape.Taped)

@@ -31,7 +31,7 @@ from trials import (
 from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine
+from hpo.finetune.folded import engine, program_builder
 from hpo.tasks.rows import IGNORED
 
 
@@ -44,7 +44,7 @@ def opened(folder: Path, **overrides: Any) -> Any:
 @pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])
 def test_folded_trials_are_separate_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float) -> None:
     """All steps of five trials with the masks of each step: scores and weights in float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     folded, plain = opened(tmp_path, slots=3), opened(tmp_path, fold=False, micro_batch=5)
     plain.engine.window = engine.FoldedEngine.window
     assert folded.facts["program"] == ("packed" if worth else "folded")

@@ -30,7 +30,7 @@ from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune import trial_start
-from hpo.finetune.folded import engine, equivalence
+from hpo.finetune.folded import engine, equivalence, program_builder
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.sharded.array import ShardedArray
 
@@ -87,7 +87,7 @@ def test_models_that_pack_for_classification_pack_here(name: str) -> None:
 def test_a_trial_is_to_the_bit_the_same_whatever_its_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
 ) -> None:
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
     first = opened(tmp_path, slots=1)
     assert first.facts["program"] == "packed"
     alone, together = curves(first, TRIALS), curves(opened(tmp_path, slots=slots), TRIALS, order=[4, 2, 0, 1, 3])
@@ -104,7 +104,7 @@ def test_folded_trials_are_separate_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float, space: dict[str, Any]
 ) -> None:
     """All steps of five trials, clipped, scheduled, smoothed: scores and weights in float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     trials = [{**each, **space} for each in EXACT]
     folded, plain = (opened(tmp_path, space={**NARROW, **space}, **more) for more in ({"slots": 3}, {"fold": False}))
     plain.engine.window = engine.FoldedEngine.window

@@ -15,7 +15,7 @@ from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.data.encoded import on_device
-from hpo.finetune.folded import engine
+from hpo.finetune.folded import program_builder
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.models import token_head
@@ -61,7 +61,7 @@ def assert_equal(found, expected, tolerance):
 def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, line):
     """Batches of rows of all tasks, windows, clipping, decay, schedules, and other mixtures: float64, to 1e-9."""
     in_float64(monkeypatch)
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0 if line else 0.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0 if line else 0.0)
     trials = [{**each, "sampling_temperature": 1.0 + i} for i, each in enumerate(STILL[:3])]
     array = open_array(tmp_path, slots=3, fold=True)
     assert type(array.engine) is FoldedEngine, array.notes

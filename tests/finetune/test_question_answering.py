@@ -31,7 +31,7 @@ from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune import trial_start
-from hpo.finetune.folded import engine, equivalence
+from hpo.finetune.folded import engine, equivalence, program_builder
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.sharded.array import ShardedArray
 from hpo.tasks.metrics import score
@@ -45,7 +45,7 @@ def opened(folder: Path, **overrides: Any) -> Any:
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack tokens although windows have nearly the same length."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
 
 
 # ---------------------------------------------------------------- models
@@ -121,7 +121,7 @@ def test_a_trial_is_to_the_bit_the_same_whatever_its_neighbours(tmp_path: Path, 
 @pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])
 def test_folded_trials_are_separate_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float) -> None:
     """All steps of five trials, clipped, scheduled, smoothed: scores and weights in float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     folded, plain = opened(tmp_path, slots=3), opened(tmp_path, fold=False)
     plain.engine.window = engine.FoldedEngine.window
     assert folded.facts["program"] == ("packed" if worth else "folded")

@@ -16,7 +16,7 @@ from hpo.config import study_spec
 from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine, equivalence
+from hpo.finetune.folded import equivalence, program_builder
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.folded.model import fold, load_slot
 from hpo.finetune.lora.adaptation import LoraAdaptation
@@ -38,7 +38,7 @@ STILL = [{**each, "dropout": 0.0} for each in MIXED]
 @pytest.fixture(autouse=True)
 def packed(monkeypatch):
     """Pack tokens although these rows have nearly the same length."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
 
 
 def open_array(folder, **overrides):
@@ -133,7 +133,7 @@ def test_a_family_without_such_a_head_is_refused(tmp_path):
 def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, line):
     """Steps with windows, batches of several micro-batches, clipping, decay and schedules: float64, to 1e-9."""
     in_float64(monkeypatch)
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0 if line else 0.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0 if line else 0.0)
     array = open_array(tmp_path, slots=3, fold=True)
     assert array.facts["program"] == ("packed" if line else "folded")
     assert array.setup.train_rows > len(array.setup.data.splits["train"])
