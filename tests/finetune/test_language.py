@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
-from trials import MIXED, SPACE, curves, same
+from trials import MIXED, SPACE, assert_separate, curves, same
 
 from hpo.config import study_spec
 from hpo.core.errors import ModelError
@@ -37,6 +37,9 @@ LORA_SPACE = SPACE | {"lora_rank": [2, 4], "lora_alpha": {"low": 1.0, "high": 16
 ADAPTED = [
     {**each, "lora_rank": rank, "lora_targets": "all_linear"} for each, rank in zip(MIXED, (2, 4, 4, 2, 2), strict=True)
 ]
+
+# Parameters whose gradient is only rounding, which AdamW turns into whole steps.
+ROUNDING = ("key.bias", "k_proj.bias", "c_attn.bias", "query_key_value.bias")
 
 
 def causal_study(folder: Path, name: str = "llama-causal", count: int = 70, **overrides: Any) -> dict[str, Any]:
@@ -67,22 +70,6 @@ def opened(folder: Path, name: str = "llama-causal", **overrides: Any) -> Any:
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
 
 
-def assert_equal(found, expected, tolerance):
-    for number, curve in expected.items():
-        for (at, value, _), (at_own, value_own, _) in zip(found[number][:-1], curve[:-1], strict=True):
-            assert at == at_own
-            assert value == pytest.approx(value_own, rel=tolerance)
-        for name, weight in curve[-1].items():
-            if not architectures_key_bias(name):
-                off = (found[number][-1][name] - weight).norm() / weight.norm().clamp(min=1e-6)
-                assert off <= tolerance, (number, name, off)
-
-
-def architectures_key_bias(name: str) -> bool:
-    """Return whether a name is a key bias's, whose gradient is rounding that AdamW turns into whole steps."""
-    return name.endswith(("key.bias", "k_proj.bias", "c_attn.bias", "query_key_value.bias"))
-
-
 # ---------------------------------------------------------------- engines
 
 
@@ -100,7 +87,7 @@ def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, in_float64, na
     found = curves(array, STILL)
     packs = array.engine.program.shape.line is not None
     assert packs == (worth > 1 and name in CAUSAL and name != "opt-causal")
-    assert_equal(found, expected, 1e-8)
+    assert_separate(found, expected, ROUNDING, tolerance=1e-8, scores=1e-8)
 
 
 @pytest.mark.parametrize("name", ["llama-causal", "llama-causal-tied", "gpt2-causal", "t5", "bart"])
