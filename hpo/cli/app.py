@@ -67,23 +67,18 @@ def run(
     from hpo.cli import live
 
     chosen = {"trials": trials, "timeout": timeout, "slots": slots, "warm_start": warm_start or None}
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli import run_commands
-            from hpo.cli.locate_study import study_to_run
+    with live.watched(quiet, as_json, "trials that ran") as watch:
+        from hpo.cli import run_commands
+        from hpo.cli.locate_study import study_to_run
 
-            watch.doing(f"reading {study}")
-            loaded, url = study_to_run(study, storage, set_ or [], chosen)
-            if workers > 1 or executor != "local" or address is not None:
-                given = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
-                sets = [*(set_ or []), *given]
-                outcome = run_commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
-            else:
-                outcome = run_commands.run(loaded, url, watch)
-    except KeyboardInterrupt:
-        end("stopped; trials that ran are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        loaded, url = study_to_run(study, storage, set_ or [], chosen)
+        if workers > 1 or executor != "local" or address is not None:
+            given = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
+            sets = [*(set_ or []), *given]
+            outcome = run_commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
+        else:
+            outcome = run_commands.run(loaded, url, watch)
     conclude(outcome, as_json)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from hpo.cli.options import Json, Storage, StudyName
-from hpo.cli.printing import conclude, end, interrupt, say
+from hpo.cli.printing import conclude, say
 
 
 def confirm(
@@ -24,16 +22,11 @@ def confirm(
     """Train the best configurations and the published default again with fresh seeds, and say whether one wins."""
     from hpo.cli import live
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli.confirm import confirm as confirmed
+    with live.watched(quiet, as_json, "runs under way") as watch:
+        from hpo.cli.confirm import confirm as confirmed
 
-            watch.doing(f"reading {study}")
-            outcome = confirmed(study, storage, top, seeds, watch)
-    except KeyboardInterrupt:
-        end("stopped; runs under way are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        outcome = confirmed(study, storage, top, seeds, watch)
     conclude(outcome, as_json)
 
 
@@ -49,16 +42,11 @@ def audit(
     """Train a random sample of pruned trials to their end, and say what pruning cost."""
     from hpo.cli import live
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli.audit import audit as audited
+    with live.watched(quiet, as_json, "runs under way") as watch:
+        from hpo.cli.audit import audit as audited
 
-            watch.doing(f"reading {study}")
-            outcome = audited(study, storage, trials, watch)
-    except KeyboardInterrupt:
-        end("stopped; runs under way are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        outcome = audited(study, storage, trials, watch)
     conclude(outcome, as_json)
 
 
@@ -92,14 +80,9 @@ def compare_samplers(
     """Run a study with several samplers, and say how they compare at equal cost."""
     from hpo.cli import live
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli.samplers import compare
+    with live.watched(quiet, as_json, "trials that ran") as watch:
+        from hpo.cli.samplers import compare
 
-            watch.doing(f"reading {study}")
-            outcome = compare(study, storage, sets, samplers, seeds, watch)
-    except KeyboardInterrupt:
-        end("stopped; trials that ran are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        outcome = compare(study, storage, sets, samplers, seeds, watch)
     conclude(outcome, as_json)
