@@ -150,7 +150,7 @@ def build(
     look: bool = False,
 ) -> StudySpec:
     """Check a study given as plain values; see `load`."""
-    config, problems = values.read(raw)
+    config, problems = values.validated(raw)
     problems += checks.problems(raw)
     space, more = _space(raw, folder)
     problems += [*more, *combinations.problems(raw, config, space)]

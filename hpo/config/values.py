@@ -15,7 +15,7 @@ MAPPINGS: dict[str, type[BaseModel]] = {"stop": StopConfig, "generate": Generate
 """Key of a study -> the keys of its mapping."""
 
 
-def read(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]]:
+def validated(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]]:
     """Return the settings, None if a key or a value is wrong, and the problems of keys and values.
 
     Args:

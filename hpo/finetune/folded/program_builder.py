@@ -51,11 +51,7 @@ class ProgramBuilder:
         return names
 
     def shape(self, rows: int) -> Shape:
-        """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches.
-
-        Args:
-            rows: Rows of each slot in one pass.
-        """
+        """Return the shape of micro-batches of so many rows; a line of packed tokens is long enough for nearly all."""
         tokens = self.setup.tokens["train"]
         longest, totals = int(tokens.lengths.max()), tokens.totals
         if tokens.decoder is not None:  # a packing has one length for each row, and such rows have two
@@ -66,13 +62,7 @@ class ProgramBuilder:
         return Shape(rows, longest, line if self._packs and worth else None)
 
     def program(self, slots: int, tokens: Tokens, shape: Shape) -> Program:
-        """Return a program with a number of slots, all empty.
-
-        Args:
-            slots: Their number.
-            tokens: The rows that it trains on.
-            shape: The shape of its micro-batches.
-        """
+        """Return a program with a number of slots, all empty, that trains on these rows."""
         setup = self.setup
         return Program(
             setup.model,
