@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from hpo.cli import guide
-from hpo.cli.options import Json, Set, Slots, Storage, StudyName
+from hpo.cli.options import Json, Quiet, Set, Slots, Storage, StudyName
 from hpo.cli.printing import conclude, console, end, interrupt, print_json, print_json_error, say
 from hpo.core.errors import ConfigError, HpoError, Problem, hidden
 
@@ -60,7 +60,7 @@ def run(
         typer.Option(metavar="STUDY", help="An earlier study of the same space to learn from; may be repeated."),
     ] = None,
     set_: Set = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it: the same command resumes."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpo.cli.options import Json, Storage, StudyName
+from hpo.cli.options import Json, Quiet, Storage, StudyName
 from hpo.cli.printing import conclude, say
 
 
@@ -16,7 +16,7 @@ def confirm(
     top: Annotated[int, typer.Option(min=1, help="Best configurations to train again, besides the default.")] = 3,
     seeds: Annotated[int, typer.Option(help="Fresh seeds for each configuration.")] = 5,
     storage: Storage = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train the best configurations and the published default again with fresh seeds, and say whether one wins."""
@@ -36,7 +36,7 @@ def audit(
         int, typer.Option("--trials", "-n", min=1, help="Pruned trials to train to their end; all if there are fewer.")
     ] = 10,
     storage: Storage = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train a random sample of pruned trials to their end, and say what pruning cost."""

@@ -16,11 +16,7 @@ from hpo.tasks.registry import TASKS
 
 
 def problems(raw: Mapping[str, Any]) -> list[Problem]:
-    """Return the problems of keys, beside those of their types.
-
-    Args:
-        raw: The study as plain values.
-    """
+    """Return the problems of the keys of a study given as plain values, beside those of their types."""
     return [
         *_metric_problems(raw),
         *_objective_problems(raw),

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpo.config.schema import StudyConfig, is_custom, task_in
 from hpo.core.errors import Problem, nearest
+from hpo.core.numbers import is_number
 from hpo.core.types import Direction
 from hpo.search.plugins import name_and_arguments
 from hpo.storage.criteria import COSTS, MODEL_COSTS, Criteria, Limit, Second
@@ -84,7 +85,7 @@ def _bounds_problems(name: str, setting: Mapping[Any, Any]) -> Iterator[Problem]
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def _second_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:

@@ -16,11 +16,7 @@ MAPPINGS: dict[str, type[BaseModel]] = {"stop": StopConfig, "generate": Generate
 
 
 def validated(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[Problem]]:
-    """Return the settings, None if a key or a value is wrong, and the problems of keys and values.
-
-    Args:
-        raw: The study as plain values.
-    """
+    """Return the settings of a study given as plain values, and their problems; no settings if one is wrong."""
     problems: list[Problem] = []
     config: StudyConfig | None = None
     try:

@@ -37,13 +37,7 @@ def name_and_arguments(setting: str | Mapping[str, Any]) -> tuple[str, dict[str,
 
 
 def problems(kind: str, module: types.ModuleType, setting: str | Mapping[str, Any]) -> list[Problem]:
-    """Check a setting: its name, its arguments and their values.
-
-    Args:
-        kind: `sampler` or `pruner`.
-        module: The module that makes it.
-        setting: What the study says.
-    """
+    """Check the setting of a sampler or a pruner, which `module` makes: its name, its arguments and their values."""
     name, arguments = name_and_arguments(setting)
     factory = module.factory(name)
     if factory is None:
