@@ -33,7 +33,9 @@ def problems(raw: Mapping[str, Any], config: StudyConfig | None, space: SearchSp
         found += [] if is_custom(raw) else _space_problems(raw, space)
     if config is not None:
         found += _data_problems(config)
-        found += [] if is_custom(raw) else _trial_problems(config, space)
+        if not is_custom(raw):
+            found += [] if config.generate is None else _generate_problems(config, config.generate)
+            found += _shard_problems(config, space) if config.shards > 1 else []
         found += _round_problems(config)
     return found
 
@@ -132,11 +134,6 @@ def _data_problems(config: StudyConfig) -> list[Problem]:
 
 
 # ---------------------------------------------------------------- how trials run
-
-
-def _trial_problems(config: StudyConfig, space: SearchSpace | None) -> list[Problem]:
-    found = [] if config.generate is None else _generate_problems(config, config.generate)
-    return found + (_shard_problems(config, space) if config.shards > 1 else [])
 
 
 def _round_problems(config: StudyConfig) -> list[Problem]:
