@@ -43,11 +43,9 @@ def problems(kind: str, module: types.ModuleType, setting: str | Mapping[str, An
     if factory is None:
         return [Problem((kind,), f"{name!r} is not a {kind}{nearest(name, module.names())}")]
     accepted = inspect.signature(factory).parameters
-    unknown = [key for key in arguments if key not in accepted]
-    if unknown:
+    if unknown := [key for key in arguments if key not in accepted]:
         return [Problem((kind, key), f"is not an argument of {name}{nearest(key, accepted)}") for key in unknown]
-    wrong = argument_problems(factory, arguments)
-    if wrong:
+    if wrong := argument_problems(factory, arguments):
         return [Problem((kind, key), message) for key, message in wrong.items()]
     try:
         module.make(name, arguments)
