@@ -8,6 +8,7 @@ before keeps what it has found, although it has cost less.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ import pages
 import scipy.stats
 from recorded import Array, Table
 from search_methods import uniform, whole
+from synthetic_table import SYNTHETIC
 
 FULL = 64
 """Trials of the full search."""
@@ -171,6 +173,17 @@ LEGEND = (
 def _cell(gaps: Sequence[float], unfinished: int = 0) -> str:
     center, low, high = (100 * value for value in mean(gaps))
     return f"{center:+.2f} ({low:+.2f} to {high:+.2f})" + (f", {unfinished} open" if unfinished else "")
+
+
+def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
+    """Return the command line of a benchmark, without the option that names its searches."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--table", required=True, help=f"file of recorded runs, or {SYNTHETIC!r}")
+    made.add_argument("--seeds", type=int, default=seeds, help="number of searches")
+    made.add_argument("--patience", type=float, default=600.0, help="seconds after which a search begins no more seeds")
+    made.add_argument("--processes", type=int, default=2, help="searches that run at once")
+    made.add_argument("--write", action="store_true", help="write the results into benchmarks/results/")
+    return made
 
 
 def write(

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import environment  # noqa: F401  # isort: skip
 
-import argparse
 import datetime
 import importlib.metadata
 import itertools
@@ -39,6 +38,7 @@ import numpy as np
 import optuna
 import pages
 import search_samplers
+import synthetic_table
 from equal_cost import Search, Trace
 from optuna.trial import TrialState
 from recorded import Table
@@ -328,10 +328,12 @@ def versions() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
-    settings = vars(_parser().parse_args(arguments))
+    parser = equal_cost.parser(__doc__, seeds=100)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="NAME")
+    settings = vars(parser.parse_args(arguments))
     writes = settings.pop("write")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    table, name = search_samplers.read(settings["table"])
+    table, name = synthetic_table.read(settings["table"])
     settings |= {"table": name, "shares": list(SHARES)}
     searches = {**OURS, **{peer: partial(search_of, PEERS[peer]) for peer in settings["peers"]}}
     seeds, processes = range(settings["seeds"]), settings["processes"]
@@ -344,19 +346,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         asked = f"--table {name} --seeds {settings['seeds']} --patience {settings['patience']:g} --write"
         equal_cost.write(results, "search_peers", "Other libraries at equal cost", text, asked, versions())
     return results
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", required=True, help=f"file of recorded runs, or {search_samplers.SYNTHETIC!r}")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=100, help="number of searches")
-    parser.add_argument(
-        "--patience", type=float, default=600.0, help="seconds after which a search begins no more seeds"
-    )
-    parser.add_argument("--processes", type=int, default=2, help="searches that run at once")
-    parser.add_argument("--write", action="store_true", help="write the results into benchmarks/results/")
-    return parser
 
 
 if __name__ == "__main__":

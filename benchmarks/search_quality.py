@@ -16,18 +16,15 @@ import environment  # noqa: F401  # isort: skip
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pages
-import recorded
 import synthetic_table
 from recorded import Array, Table
 from search_methods import METHODS, Method, uniform, whole
 
-SYNTHETIC = "synthetic"
 FULL = 64  # trials of the full search
 
 
@@ -124,7 +121,7 @@ def _write(results: dict[str, Any], text: str, name: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", required=True, help=f"file of recorded runs, or {SYNTHETIC!r}")
+    parser.add_argument("--table", required=True, help=f"file of recorded runs, or {synthetic_table.SYNTHETIC!r}")
     parser.add_argument("--seeds", type=int, default=1000, help="number of searches")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument("--halves", type=int, default=0, help="divisions of the runs into halves to replay on too")
@@ -137,10 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     settings = vars(_parser().parse_args(arguments))
     writes = settings.pop("write")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    made = settings["table"] == SYNTHETIC
-    table = synthetic_table.table() if made else recorded.read(Path(settings["table"]))
-    name = SYNTHETIC if made else Path(settings["table"]).name.split(".")[0]
-    settings |= {"name": name, "table": settings["table"] if made else Path(settings["table"]).name}
+    table, file = synthetic_table.read(settings["table"])
+    name = file.split(".")[0]
+    settings |= {"name": name, "table": file}
     methods = {method: METHODS[method] for method in settings["methods"]}
     found = compare(table, methods, range(settings["seeds"]))
     text = shown(found)

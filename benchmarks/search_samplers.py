@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import environment  # noqa: F401  # isort: skip
 
-import argparse
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import equal_cost
 import numpy as np
 import optuna
 import pages
-import recorded
 import search_methods
 import synthetic_table
 from equal_cost import FULL, Search, Trace
@@ -36,7 +33,6 @@ from recorded import Array, Table
 from hpo.search.cross_entropy import value_at
 from hpo.search.samplers import TrialSeededSampler
 
-SYNTHETIC = "synthetic"
 SHARES = (0.06, 0.13, 0.25)
 SCRAMBLED = {"qmc": {"scramble": True}}
 """Arguments without which a sampler would draw the same points with every seed."""
@@ -150,10 +146,12 @@ def searches(samplers: Sequence[str]) -> dict[str, Search]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
-    settings = vars(_parser().parse_args(arguments))
+    parser, names = equal_cost.parser(__doc__, seeds=20), [*SAMPLERS, "auto"]
+    parser.add_argument("--samplers", nargs="+", choices=names, default=names, metavar="NAME")
+    settings = vars(parser.parse_args(arguments))
     writes = settings.pop("write")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    table, name = read(settings["table"])
+    table, name = synthetic_table.read(settings["table"])
     settings |= {"table": name, "shares": list(SHARES)}
     chosen = list(dict.fromkeys(["random", *settings["samplers"]]))  # the others are compared with it
     seeds, processes = range(settings["seeds"]), settings["processes"]
@@ -165,27 +163,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         asked = f"--table {name} --samplers {' '.join(settings['samplers'])} --seeds {settings['seeds']}"
         equal_cost.write(results, "search_samplers", "Samplers at equal cost", text, f"{asked} --write")
     return results
-
-
-def read(given: str) -> tuple[Table, str]:
-    """Return a table, and its name without folders."""
-    if given == SYNTHETIC:
-        return synthetic_table.table(), SYNTHETIC
-    return recorded.read(Path(given)), Path(given).name
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*SAMPLERS, "auto"]
-    parser.add_argument("--table", required=True, help=f"file of recorded runs, or {SYNTHETIC!r}")
-    parser.add_argument("--samplers", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=20, help="number of searches")
-    parser.add_argument(
-        "--patience", type=float, default=600.0, help="seconds after which a sampler begins no more seeds"
-    )
-    parser.add_argument("--processes", type=int, default=2, help="searches that run at once")
-    parser.add_argument("--write", action="store_true", help="write the results into benchmarks/results/")
-    return parser
 
 
 if __name__ == "__main__":

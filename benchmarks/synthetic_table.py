@@ -8,15 +8,24 @@ have the error of 3,000 validation rows.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import recorded
 
+SYNTHETIC = "synthetic"
 ROWS = 20_000  # of the training split
 EVERY = 250  # steps between two evaluations
 SLOW = 10_000  # examples in which two thirds of what is to be learned are learned, at the best learning rate
 ERROR = 0.0075  # standard error of a score of 0.8 on 3,000 rows
+
+
+def read(given: str) -> tuple[recorded.Table, str]:
+    """Return the table of a file, or this one if `SYNTHETIC` is given; and its name without folders."""
+    if given == SYNTHETIC:
+        return table(), SYNTHETIC
+    return recorded.read(Path(given)), Path(given).name
 
 
 def table(runs: int = 1000, seed: int = 0) -> recorded.Table:

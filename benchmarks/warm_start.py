@@ -20,20 +20,17 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pages
-import recorded
 import search_methods
 import search_quality
 import synthetic_table
 from optuna.trial import FrozenTrial, TrialState
 from recorded import Array, Table
 from search_methods import Method, two_waves
-from search_quality import SYNTHETIC
 
 from hpo.search.warm_start import WarmStart, learn, ranked
 
@@ -132,15 +129,14 @@ def _cells(parts: Sequence[Mapping[str, float]]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark as the command line says, print it, and return its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", required=True, help=f"file of recorded runs, or {SYNTHETIC!r}")
+    parser.add_argument("--table", required=True, help=f"file of recorded runs, or {synthetic_table.SYNTHETIC!r}")
     parser.add_argument("--divisions", type=int, default=5, help="random divisions of the runs into halves")
     parser.add_argument("--seeds", type=int, default=200, help="number of searches in each half")
     parser.add_argument("--write", action="store_true", help="write the results into benchmarks/results/")
     settings = vars(parser.parse_args(arguments))
-    writes, made = settings.pop("write"), settings["table"] == SYNTHETIC
+    writes = settings.pop("write")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    table = synthetic_table.table() if made else recorded.read(Path(settings["table"]))
-    settings["table"] = Path(settings["table"]).name
+    table, settings["table"] = synthetic_table.read(settings["table"])
     parts = compare(table, settings["divisions"], range(settings["seeds"]))
     text = shown(parts)
     results = {

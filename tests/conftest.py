@@ -108,6 +108,14 @@ def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpo.core.errors._secrets", set())
 
 
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the folder of the test, where no variable of the environment names a storage."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def postgresql_cluster() -> Iterator[Cluster]:
     """Start a cluster."""

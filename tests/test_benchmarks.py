@@ -269,7 +269,7 @@ def recorded_run(rate: float, epochs: int, matched: list[float], mismatched: flo
 
 def test_a_run_is_charged_to_the_first_evaluation_at_or_after_a_step(quality: ModuleType) -> None:
     rows = [recorded_run(1e-5, 1, [0.1, 0.2], 0.3), recorded_run(1e-4, 2, [0.4, 0.5, 0.6, 0.7], 0.8, batch=20)]
-    table = quality.recorded.table_of([*rows, recorded_run(1e-3, 2, [0.4], 0.1)])
+    table = quality.synthetic_table.recorded.table_of([*rows, recorded_run(1e-3, 2, [0.4], 0.1)])
     assert table.lengths.tolist() == [2000, 8000, 1000]
     assert table.finals.tolist() == [0.2, 0.7, 0.4]
     assert table.tests.tolist() == [0.3, 0.8, 0.1]
@@ -396,7 +396,7 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_what_is_found_for_a_cost_is_the_best_run_that_was_trained_to_its_end(peers: ModuleType) -> None:
     rows = [recorded_run(rate, 1, [0.1, last], 0.5) for rate, last in ((1e-5, 0.6), (1e-4, 0.8), (1e-3, 0.7))]
-    table = peers.search_samplers.recorded.table_of(rows)
+    table = peers.synthetic_table.recorded.table_of(rows)
     trace = [(10.0, 0, 0.3, False), (20.0, 1, 0.5, False), (30.0, 2, 0.7, True), (40.0, 1, 0.8, True)]
     costs = (10, 29, 30, 39, 40, 99)
     assert [peers.equal_cost.found(table, trace, cost) for cost in costs] == [
@@ -411,7 +411,7 @@ def test_what_is_found_for_a_cost_is_the_best_run_that_was_trained_to_its_end(pe
 
 def test_a_run_is_trained_once_and_a_search_that_proposes_nothing_new_ends(peers: ModuleType) -> None:
     rows = [recorded_run(rate, 1, [0.1, 0.2, 0.3, 0.4], 0.5) for rate in (1e-5, 1e-3)]
-    ledger = peers.Ledger(peers.search_samplers.recorded.table_of(rows), limit=7000)  # 4,000 examples each
+    ledger = peers.Ledger(peers.synthetic_table.recorded.table_of(rows), limit=7000)  # 4,000 examples each
     assert ledger.run({"learning_rate": 2e-5}) == 0
     assert ledger.train(0, 1) == (0.1, False)
     assert ledger.examples == 1000
@@ -459,8 +459,8 @@ def test_samplers_are_compared_at_equal_cost_with_the_full_search(peers: ModuleT
 def test_libraries_are_run_beside_hpo_and_what_fails_is_said(
     peers: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = peers.search_samplers.synthetic_table.table(60)
-    monkeypatch.setattr(peers.search_samplers.synthetic_table, "table", lambda: table)
+    table = peers.synthetic_table.table(60)
+    monkeypatch.setattr(peers.synthetic_table, "table", lambda: table)
     monkeypatch.setattr(peers.pages, "RESULTS", tmp_path)
     monkeypatch.setitem(peers.PEERS, "broken", functools.partial(peers.syne_tune, "no such scheduler"))
     monkeypatch.setattr(peers, "OURS", {"random": peers.OURS["random"]})

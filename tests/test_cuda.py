@@ -8,8 +8,8 @@ import torch
 from trials import MIXED, SPACE, advanced_beside_nan, curves, open_array, same
 
 from hpo.core.trainer import TrialSpec
-from hpo.finetune.folded import engine
 from hpo.finetune.folded import program as folded_program
+from hpo.finetune.folded import program_builder
 from hpo.finetune.folded.cuda_graph import Replay
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.recipe.hyperparameters import DEFAULTS
@@ -24,7 +24,7 @@ KINDS = ["bert", "qwen3", "modernbert", "deberta-v2", "xlnet"]
 @pytest.fixture(autouse=True, params=[10.0, 0.0], ids=["packed", "padded"])
 def deterministic(request, monkeypatch):
     """Use kernels that give the same sums each time."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", request.param)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", request.param)
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -127,7 +127,9 @@ def test_a_head_is_the_same_on_every_device(tmp_path):
 def test_after_a_failed_recording_trials_train_without(tmp_path, monkeypatch):
     called = curves(on_gpu(tmp_path, slots=2))
     array = on_gpu(tmp_path, slots=2)
-    monkeypatch.setattr(array.engine, "_context", lambda keys, context=array.engine._context: waiting(context(keys)))
+    builder = array.engine._builder
+    context = builder._context
+    monkeypatch.setattr(builder, "_context", lambda keys: waiting(context(keys)))
     with pytest.warns(UserWarning, match="without CUDA graphs"):
         found = curves(array)
     assert [number for number in called if not same(called[number], found[number])] == []

@@ -76,19 +76,18 @@ def take_audit(study: optuna.Study, results: Results, name: str, runs: Sequence[
     return found
 
 
-def at_most(population: int, sample: int, seen: int, confidence: float = CONFIDENCE) -> int:
-    """Return the upper bound of how many of a population have a property that `seen` of a random sample have.
+def at_most(population: int, sample: int, seen: int) -> int:
+    """Return the upper bound, with `CONFIDENCE`, of how many of a population have a property, as `seen` of a sample do.
 
     Args:
         population: Its size.
         sample: Size of the sample, which is drawn without repetition.
         seen: How many of the sample have the property.
-        confidence: Share of samples whose bound is not below the truth, at least.
     """
     from scipy.stats import hypergeom
 
     def too_unlikely(truth: int) -> bool:
-        return bool(hypergeom.cdf(seen, population, truth, sample) <= 1 - confidence)
+        return bool(hypergeom.cdf(seen, population, truth, sample) <= 1 - CONFIDENCE)
 
     most = population - (sample - seen)  # the others of the sample lack the property
     return seen + bisect_left(range(seen, most + 1), True, key=too_unlikely) - 1

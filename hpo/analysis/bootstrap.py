@@ -51,9 +51,7 @@ def intervals(
     return _intervals(resampled(metric, models, groups, seed))
 
 
-def intervals_of_counts(
-    metric: str, counts: Sequence[Array], groups: Array | None = None, seed: int = 0
-) -> list[tuple[float, float] | str]:
+def intervals_of_counts(metric: str, counts: Sequence[Array], groups: Array | None) -> list[tuple[float, float] | str]:
     """Return the intervals of models of which only the counts of a metric are known, each [n, k]; see `intervals`."""
     entry = METRICS[metric]
     reason = _few_rows(len(counts[0]), groups)
@@ -61,7 +59,7 @@ def intervals_of_counts(
         reason = entry.too_few(counts[0].sum(axis=0))
     if reason:
         return [reason] * (len(counts) - 1)
-    return _intervals(_of_counts(entry, counts, groups, seed))
+    return _intervals(_of_counts(entry, counts, groups, seed=0))
 
 
 def resampled(metric: str, models: Sequence[Predictions], groups: Array | None = None, seed: int = 0) -> Array:

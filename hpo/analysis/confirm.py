@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, resampled, too_few
 from hpo.analysis.confirm_generated import of_runs, way_of, with_texts, writes
 from hpo.analysis.seed_interval import interval
+from hpo.core.numbers import finite
 from hpo.execution.confirmation import DEFAULT, Configuration, Confirmed
 from hpo.execution.retrain import retrain
 from hpo.storage.snapshot import CONFIRMATION, Results
@@ -284,8 +285,8 @@ class Comparison:
             "trial": each.trial,
             "params": dict(each.params),
             "searched": each.value,
-            "validation": _finite(self._validation[index]),
-            "scores": _finite(scores),
+            "validation": [finite(value) for value in self._validation[index].tolist()],
+            "scores": [finite(value) for value in scores.tolist()],
             "mean": float(complete.mean()) if len(complete) else None,
             "sd": float(complete.std(ddof=1)) if len(complete) > 1 else None,
             **found,
@@ -362,7 +363,3 @@ def _value(run: FrozenTrial) -> float:
 
 def _ending(run: FrozenTrial) -> str:
     return str(run.user_attrs.get("reason") or run.state.name.lower())
-
-
-def _finite(values: Array) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]

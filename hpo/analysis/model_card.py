@@ -39,7 +39,7 @@ def card(results: Results, trial: FrozenTrial, task: str | None = None) -> str:
     return "\n".join([*lines, *_origin(results, f"trial {trial.number}", task)])
 
 
-def confirmed_card(results: Results, each: Mapping[str, Any], run: FrozenTrial, task: str | None = None) -> str:
+def confirmed_card(results: Results, each: Mapping[str, Any], run: FrozenTrial, task: str | None) -> str:
     """Return the model card of a run of a confirmation.
 
     Args:

@@ -78,7 +78,7 @@ def check(study: StudySpec, url: str) -> Plan:
     if config.objective is not None:
         return Plan(facts | {"objective": config.objective}, notes, None)
     if config.baseline and not space.source:  # a published space fixes published values
-        published = defaults({*space.parameters, *space.fixed})
+        published = defaults(space.names)
         notes += [
             f"{name} is fixed at {value}, for the published default too, where it would be {_shown(published[name])}"
             for name, value in space.fixed.items()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import number, plain
+from hpo.core.numbers import finite
 from hpo.execution.audit import AUDITS
 from hpo.execution.confirmation import REPEATS
 from hpo.search.decisions import Decision, decisions_of
@@ -33,7 +33,7 @@ def seconds(trial: FrozenTrial) -> float | None:
 def finite_value(trial: FrozenTrial) -> float | None:
     """Return a trial's value, or None if it has none or it is not finite."""
     value = trial.values[0] if trial.values else None
-    return value if value is not None and math.isfinite(value) else None
+    return None if value is None else finite(value)
 
 
 def remarks(trial: FrozenTrial) -> str:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from hpo.cli import guide
-from hpo.cli.options import Json, Set, Slots, Storage, StudyName
+from hpo.cli.options import Json, Quiet, Set, Slots, Storage, StudyName
 from hpo.cli.printing import conclude, console, end, interrupt, print_json, print_json_error, say
 from hpo.core.errors import ConfigError, HpoError, Problem, hidden
 
@@ -60,30 +60,25 @@ def run(
         typer.Option(metavar="STUDY", help="An earlier study of the same space to learn from; may be repeated."),
     ] = None,
     set_: Set = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it: the same command resumes."""
     from hpo.cli import live
 
     chosen = {"trials": trials, "timeout": timeout, "slots": slots, "warm_start": warm_start or None}
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli import run_commands
-            from hpo.cli.locate_study import study_to_run
+    with live.watched(quiet, as_json, "trials that ran") as watch:
+        from hpo.cli import run_commands
+        from hpo.cli.locate_study import study_to_run
 
-            watch.doing(f"reading {study}")
-            loaded, url = study_to_run(study, storage, set_ or [], chosen)
-            if workers > 1 or executor != "local" or address is not None:
-                given = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
-                sets = [*(set_ or []), *given]
-                outcome = run_commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
-            else:
-                outcome = run_commands.run(loaded, url, watch)
-    except KeyboardInterrupt:
-        end("stopped; trials that ran are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        loaded, url = study_to_run(study, storage, set_ or [], chosen)
+        if workers > 1 or executor != "local" or address is not None:
+            given = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
+            sets = [*(set_ or []), *given]
+            outcome = run_commands.run_together(loaded, url, watch, workers, study, sets, executor, address)
+        else:
+            outcome = run_commands.run(loaded, url, watch)
     conclude(outcome, as_json)
 
 

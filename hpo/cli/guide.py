@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from hpo.cli.options import Json, Storage, StudyName
-from hpo.cli.printing import conclude, end, interrupt, say
+from hpo.cli.options import Json, Quiet, Storage, StudyName
+from hpo.cli.printing import conclude, say
 
 
 def confirm(
@@ -18,22 +16,17 @@ def confirm(
     top: Annotated[int, typer.Option(min=1, help="Best configurations to train again, besides the default.")] = 3,
     seeds: Annotated[int, typer.Option(help="Fresh seeds for each configuration.")] = 5,
     storage: Storage = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train the best configurations and the published default again with fresh seeds, and say whether one wins."""
     from hpo.cli import live
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli.confirm import confirm as confirmed
+    with live.watched(quiet, as_json, "runs under way") as watch:
+        from hpo.cli.confirm import confirm as confirmed
 
-            watch.doing(f"reading {study}")
-            outcome = confirmed(study, storage, top, seeds, watch)
-    except KeyboardInterrupt:
-        end("stopped; runs under way are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        outcome = confirmed(study, storage, top, seeds, watch)
     conclude(outcome, as_json)
 
 
@@ -43,22 +36,17 @@ def audit(
         int, typer.Option("--trials", "-n", min=1, help="Pruned trials to train to their end; all if there are fewer.")
     ] = 10,
     storage: Storage = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train a random sample of pruned trials to their end, and say what pruning cost."""
     from hpo.cli import live
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli.audit import audit as audited
+    with live.watched(quiet, as_json, "runs under way") as watch:
+        from hpo.cli.audit import audit as audited
 
-            watch.doing(f"reading {study}")
-            outcome = audited(study, storage, trials, watch)
-    except KeyboardInterrupt:
-        end("stopped; runs under way are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        outcome = audited(study, storage, trials, watch)
     conclude(outcome, as_json)
 
 
@@ -92,14 +80,9 @@ def compare_samplers(
     """Run a study with several samplers, and say how they compare at equal cost."""
     from hpo.cli import live
 
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with live.view(quiet or as_json, Console(stderr=as_json)) as watch:
-            watch.doing("loading Optuna")
-            from hpo.cli.samplers import compare
+    with live.watched(quiet, as_json, "trials that ran") as watch:
+        from hpo.cli.samplers import compare
 
-            watch.doing(f"reading {study}")
-            outcome = compare(study, storage, sets, samplers, seeds, watch)
-    except KeyboardInterrupt:
-        end("stopped; trials that ran are put back, and the same command goes on from here", 130)
+        watch.doing(f"reading {study}")
+        outcome = compare(study, storage, sets, samplers, seeds, watch)
     conclude(outcome, as_json)

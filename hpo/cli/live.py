@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 from optuna.trial import FrozenTrial
@@ -17,6 +19,7 @@ from rich.text import Text
 
 from hpo.analysis.trial_summary import finite_value, remarks, seconds
 from hpo.cli.line_view import LineView
+from hpo.cli.printing import end, interrupt
 from hpo.cli.view import QuietView, View, counted
 from hpo.core.formatting import duration, number, plain, wrapped
 
@@ -34,6 +37,18 @@ def view(quiet: bool, console: Console) -> View:
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveView(console)
     return LineView(console)
+
+
+@contextmanager
+def watched(quiet: bool, as_json: bool, put_back: str) -> Iterator[View]:
+    """Watch a command that trains; if a signal stops it, say what is put back, and end with exit code 130."""
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with view(quiet or as_json, Console(stderr=as_json)) as watch:
+            watch.doing("loading Optuna")
+            yield watch
+    except KeyboardInterrupt:
+        end(f"stopped; {put_back} are put back, and the same command goes on from here", 130)
 
 
 class LiveView(View):

@@ -12,6 +12,7 @@ Storage = Annotated[
     typer.Option(help="URL of the Optuna storage. Default: $HPO_STORAGE, what $HPO_STORAGE_FILE holds, else hpo.db."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result only.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study file, e.g. --set data.rows=500."),

@@ -99,13 +99,11 @@ def study_table(studies: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def trial_text(trial: FrozenTrial, results: Results | None = None) -> str:
+def trial_text(trial: FrozenTrial, results: Results) -> str:
     """Return the best trial as a line."""
-    params = trial.params if results is None else results.params(trial)
     value = "no value" if trial.value is None else f"{trial.value:.4f}"
-    of_tasks = {} if results is None else measured(results, trial)
-    scores = "".join(f", {plain(name)} {number(score, 4)}" for name, score in of_tasks.items())
-    return f"best: trial {trial.number}, {value}{scores}, {json.dumps(params)}"
+    scores = "".join(f", {plain(name)} {number(score, 4)}" for name, score in measured(results, trial).items())
+    return f"best: trial {trial.number}, {value}{scores}, {json.dumps(results.params(trial))}"
 
 
 def limits_text(results: Results) -> list[str]:

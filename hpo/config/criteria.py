@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from hpo.config.schema import StudyConfig, task_in
+from hpo.config.schema import StudyConfig, is_custom, task_in
 from hpo.core.errors import Problem, nearest
+from hpo.core.numbers import is_number
 from hpo.core.types import Direction
 from hpo.search.plugins import name_and_arguments
 from hpo.storage.criteria import COSTS, MODEL_COSTS, Criteria, Limit, Second
@@ -66,7 +67,7 @@ def _limits_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
         elif not _is_finite(setting):
             message = f"must be a number, {{most: NUMBER}} or {{least: NUMBER}}, not {setting!r}"
             yield Problem(("limits", str(name)), message)
-        elif direction_of(str(name), raw.get("objective") is not None) is None:
+        elif direction_of(str(name), is_custom(raw)) is None:
             message = (
                 f"is that the largest value allowed or the smallest? Write {{most: {setting}}} or {{least: {setting}}}"
             )
@@ -87,7 +88,7 @@ def _bounds_problems(name: str, setting: Mapping[Any, Any]) -> Iterator[Problem]
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def _second_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
@@ -98,7 +99,7 @@ def _second_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     for key in arguments:
         if key != "direction":
             yield Problem(("second_metric", key), "is not a key; write {name: NAME, direction: minimize}")
-    direction, known = arguments.get("direction"), direction_of(name, raw.get("objective") is not None)
+    direction, known = arguments.get("direction"), direction_of(name, is_custom(raw))
     if not name:
         yield Problem(("second_metric", "name"), "is missing: name what forms a front with the metric")
     elif (wrong := _name_problem(name, raw)) is not None:
@@ -108,13 +109,13 @@ def _second_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(("second_metric",), message)
     elif direction not in (None, "minimize", "maximize"):
         yield Problem(("second_metric", "direction"), f"must be 'minimize' or 'maximize', not {direction!r}")
-    elif raw.get("objective") is None and direction not in (None, known):
+    elif not is_custom(raw) and direction not in (None, known):
         yield Problem(("second_metric", "direction"), f"leave it out: {name} knows its own, {known}")
 
 
 def _name_problem(name: str, raw: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a name for this study, if anything; a custom objective may report any."""
-    if raw.get("objective") is not None or name in COSTS:
+    if is_custom(raw) or name in COSTS:
         return None
     if name in MODEL_COSTS:
         return None if isinstance(raw.get("model"), list) else OF_ONE_MODEL

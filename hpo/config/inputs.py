@@ -20,7 +20,7 @@ def problems(raw: Mapping[str, Any], folder: Path) -> list[Problem]:
     """Return a problem for each model, file and column that a study names and that does not exist.
 
     Names on the Hub are not looked up, as that needs the network. Settings that are not valid are skipped, because
-    `checks.validated` reports them.
+    `values.validated` reports them.
 
     Args:
         raw: The study as plain values.

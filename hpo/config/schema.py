@@ -256,6 +256,11 @@ RESUMABLE = frozenset(marked(StudyConfig, Mark.RESUMABLE))
 FINE_TUNING = marked(StudyConfig, Mark.FINE_TUNING)
 
 
+def is_custom(raw: Mapping[str, Any]) -> bool:
+    """Return whether a study has a custom objective, and not the built-in one, which fine-tunes a model."""
+    return raw.get("objective") is not None
+
+
 def task_in(raw: Mapping[str, Any]) -> str:
     """Return the name of a study's task in `TASKS`, or `auto`."""
     return SEVERAL if raw.get("tasks") is not None else str(raw.get("task", AUTO))

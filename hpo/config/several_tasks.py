@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
-from hpo.config.schema import OneOfSeveral
 from hpo.core.errors import Problem
-from hpo.space.search_space import SearchSpace
 from hpo.tasks.metrics import METRICS, WEIGHTED_MEAN, searchable, suggested
 from hpo.tasks.multitask.keys import TOGETHER
-from hpo.tasks.registry import AUTO, reader_of
+from hpo.tasks.registry import AUTO
 
-TEMPERATURE = "sampling_temperature"
 OF_ONE_TASK = {
     "task": "name the task of each under tasks",
     "data": "name the data of each under tasks",
@@ -52,22 +47,3 @@ def _metric_problem(metric: str, task: str) -> str | None:
         offered = [name for name in searchable(task) if METRICS[name].direction == "maximize"]
         return f"{metric!r} is not defined for {task}; one of {', '.join(offered)}"
     return None
-
-
-def space_problems(raw: Mapping[str, Any], space: SearchSpace) -> list[Problem]:
-    """Return the problem of a space that says how several tasks are mixed, in a study of one."""
-    if raw.get("tasks") is not None or TEMPERATURE not in {*space.parameters, *space.fixed}:
-        return []
-    return [Problem(("space", TEMPERATURE), "mixes several tasks (tasks), and this study has one; leave it out")]
-
-
-def untagged(place: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the place of an error without the tag with which pydantic chooses the keys of a task."""
-    return (*place[:2], *place[3:]) if place[:1] == ("tasks",) and len(place) > 2 else place
-
-
-def keys_at(place: tuple[Any, ...], raw: Mapping[str, Any]) -> type[BaseModel]:
-    """Return the keys of the mapping in which an unknown key is, at a place under `tasks`."""
-    if len(place) < 4:
-        return OneOfSeveral
-    return reader_of(raw["tasks"][place[1]].get("task", AUTO)).keys

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hpo.config import checks, inputs, yaml
+from hpo.config import checks, combinations, inputs, values, yaml
 from hpo.config.criteria import criteria_of
-from hpo.config.schema import StudyConfig, task_in
+from hpo.config.schema import StudyConfig, is_custom, task_in
 from hpo.core.errors import ConfigError, Problem
 from hpo.core.types import Direction
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, MODEL, Hyperparameter, conflicts, model_choice
@@ -150,13 +150,14 @@ def build(
     look: bool = False,
 ) -> StudySpec:
     """Check a study given as plain values; see `load`."""
-    config, problems = checks.validated(raw)
+    config, problems = values.validated(raw)
+    problems += checks.problems(raw)
     space, more = _space(raw, folder)
-    problems += [*more, *checks.combination_problems(raw, config, space)]
-    if look and not checks.is_custom(raw):
+    problems += [*more, *combinations.problems(raw, config, space)]
+    if look and not is_custom(raw):
         problems += inputs.problems(raw, folder)
     if config is not None and space is not None and not problems:
-        problems += checks.sampler_problems(config, space)
+        problems += combinations.sampler_problems(config, space)
     if problems:
         located = [Problem(p.path, p.message, p.line or yaml.line_of(p.path, lines)) for p in problems]
         raise ConfigError(source, sorted(located, key=lambda p: p.line or 0))
@@ -194,7 +195,7 @@ def _space(raw: Mapping[str, Any], folder: Path) -> tuple[SearchSpace | None, li
 
 def _read_space(study: Mapping[str, Any], folder: Path) -> SearchSpace:
     setting, models = study.get("space", "default"), _models(study)
-    known = None if checks.is_custom(study) else HYPERPARAMETERS
+    known = None if is_custom(study) else HYPERPARAMETERS
     if isinstance(setting, Mapping):
         return _parsed(setting, known, "space", models)
     if not isinstance(setting, str):
@@ -215,7 +216,7 @@ def _read_space(study: Mapping[str, Any], folder: Path) -> SearchSpace:
 def _models(study: Mapping[str, Any]) -> list[str]:
     """Return the models between which a study chooses; none where it has one, or an objective of its own."""
     models = study.get("model")
-    if checks.is_custom(study) or not isinstance(models, list):
+    if is_custom(study) or not isinstance(models, list):
         return []
     return list(dict.fromkeys(name for name in models if isinstance(name, str)))
 

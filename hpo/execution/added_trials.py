@@ -121,7 +121,7 @@ def _name_problem(study: StudySpec, name: str, value: Any) -> str | None:
         fixed = space.fixed[name]
         return None if value == fixed else f"is {fixed!r} in every trial of this study; search it in a new study"
     if not own and name in HYPERPARAMETERS:
-        default = defaults({*space.parameters, *space.fixed})[name]
+        default = defaults(space.names)[name]
         return f"is not searched in this study, whose trials have the default, {default!r}; search it in a new study"
     return f"is not a parameter of this study{nearest(name, space.parameters)}"
 

@@ -1,4 +1,4 @@
-"""Custom objectives by name: `module:function`, imported from the study's folder."""
+"""Custom objectives: imported by name, `module:function`, from the study's folder; and what they read of a space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpo.core.errors import ConfigError, Problem
+from hpo.config.schema import StudyConfig
+from hpo.core.errors import ConfigError, Problem, nearest
+from hpo.space.search_space import SearchSpace
 
 
 def imported(name: str, folder: Path) -> Callable[..., Any]:
@@ -49,6 +51,23 @@ def imported(name: str, folder: Path) -> Callable[..., Any]:
     if not callable(found):
         raise problem(f"{name!r} is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
+
+
+def refuse_unread_parameters(config: StudyConfig, space: SearchSpace, objective: Any) -> None:
+    """Check a space against the `parameters` that a custom objective declares, if it declares any.
+
+    Raises:
+        ConfigError: The space has a parameter that the objective does not read.
+    """
+    declared: Sequence[str] | None = getattr(objective, "parameters", None)
+    if declared is None:
+        return
+    unread = [name for name in space.names if name not in declared]
+    if unread:
+        raise ConfigError(
+            config.name,
+            [Problem(("space", n), f"is not read by {config.objective}{nearest(n, declared)}") for n in unread],
+        )
 
 
 def _raised(error: BaseException, places: Sequence[str]) -> str:

@@ -12,12 +12,13 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config import checks, study_spec
+from hpo.config import study_spec
 from hpo.core.errors import ConfigError, Problem
 from hpo.core.events import Observer, Silent
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Objective
+from hpo.execution.custom_objective import refuse_unread_parameters
 from hpo.execution.objective_source import source_digest
 from hpo.execution.optuna_arguments import argument_problems, object_problems
 from hpo.execution.processes import joined
@@ -125,7 +126,7 @@ def optimize(
     opened_storage = optuna.storages.InMemoryStorage() if storage is None else backends.connect(storage)
     if space is None:
         return _run_by_optuna(objective, study, opened_storage, watch or Silent(), storage)
-    checks.custom_parameters(study.config, study.space, objective)
+    refuse_unread_parameters(study.config, study.space, objective)
     array = open_custom(objective)
     opened, budget = open_planned(study, opened_storage, storage, array, watch)
     runner = run_trials(opened, study, array, budget, watch or Silent(), storage, register=True)

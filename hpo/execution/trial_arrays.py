@@ -7,11 +7,11 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpo.config import checks, study_spec
+from hpo.config import combinations, study_spec
 from hpo.core.errors import DataError
 from hpo.core.paths import verify
 from hpo.core.trainer import TrialArray
-from hpo.execution.custom_objective import imported
+from hpo.execution.custom_objective import imported, refuse_unread_parameters
 from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.objective_source import source_digest
 from hpo.execution.study_setup import SOURCE
@@ -40,7 +40,7 @@ def open_array(study: study_spec.StudySpec) -> TrialArray:
     if study.config.objective is not None:
         log.info("importing %s", study.config.objective)
         objective = imported(study.config.objective, study.folder)
-        checks.custom_parameters(study.config, study.space, objective)
+        refuse_unread_parameters(study.config, study.space, objective)
         assert study.config.slots != "auto"  # `study_spec.build` refuses it
         return open_custom(objective, study.config.slots)
     return _open_finetuning(study)
@@ -98,13 +98,13 @@ def _limits(space: SearchSpace) -> TrialLimits:
     def values(name: str) -> Sequence[Any]:
         return space.values_of(name, DEFAULTS[name])
 
-    adapters = trains_adapters({*space.parameters, *space.fixed})
+    adapters = trains_adapters(space.names)
     return TrialLimits(
         epochs=max(values("epochs")),
         smallest_batch=min(values("batch_size")),
         largest_batch=max(values("batch_size")),
         layer_decay="layer_decay" in space.parameters or values("layer_decay")[0] != DEFAULTS["layer_decay"],
-        frozen_layers=checks.frozen_layers(space),
+        frozen_layers=combinations.frozen_layers(space),
         lora_rank=max(values("lora_rank")) if adapters else None,
         lora_targets=tuple(values("lora_targets")) if adapters else (),
     )

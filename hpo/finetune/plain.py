@@ -25,7 +25,8 @@ from hpo.finetune.memory import Memory, of_pass, size_of_model
 from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.finetune.trial_model import begin, counted, measured_seconds, predict_whole
+from hpo.finetune.trial_model import counted, measured_seconds, predict_whole
+from hpo.finetune.trial_start import begin
 from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
@@ -155,7 +156,7 @@ class PlainEngine:
             inputs, targets = tokens.batch(rows[start : start + self.micro_batch], key=seed)
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
                 outputs = self.setup.outputs(slot.model, inputs, targets)
-            loss = self.setup.losses(slot, outputs, targets).sum() / units
+            loss = self.setup.losses(slot.params, outputs, targets).sum() / units
             loss.backward()
             total += loss.detach()
         return total

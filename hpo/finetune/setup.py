@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,17 +16,14 @@ from transformers import PreTrainedModel
 from hpo.config.schema import Decoding, StudyConfig
 from hpo.core.interrupts import StopRequest
 from hpo.core.seeds import derived_seed
-from hpo.core.trainer import TrialSpec
 from hpo.finetune import device, generation
-from hpo.finetune.data.batches import boundaries, epoch_batches
+from hpo.finetune.data.batches import boundaries
 from hpo.finetune.data.encoded import Tensors, Tokens, on_device
-from hpo.finetune.data.mixing import mixed
 from hpo.finetune.frozen_states import FrozenStates
 from hpo.finetune.models import dropout, first_token, frozen, recomputed_layers, token_head
 from hpo.finetune.models.initial_state import InitialState, digest
 from hpo.finetune.models.loading import load_model, load_tokenizer, longest_input
 from hpo.finetune.models.vocabulary import Vocabulary
-from hpo.finetune.slot import Slot
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.dataset import Dataset
 from hpo.tasks.language.task import GeneratingTask
@@ -251,17 +246,6 @@ class Setup:
 
     # ------------------------------------------------------------ frozen layers
 
-    def freeze(self, model: PreTrainedModel, layers: int) -> None:
-        """Freeze the lowest layers of a model whose weights are at a trial's start.
-
-        Raises:
-            StudyError: What they yield cannot be kept.
-        """
-        frozen.freeze(model, layers)
-        if layers:
-            assert self.frozen is not None
-            self.frozen.of(model, layers)
-
     def compute_frozen(self) -> None:
         """Compute what frozen layers yield, for all numbers of layers, before any trial starts.
 
@@ -289,58 +273,6 @@ class Setup:
         assert self.frozen is not None
         return self.frozen.stand_in("train")
 
-    # ------------------------------------------------------------ trials
-
-    def new_slot(
-        self,
-        trial: TrialSpec,
-        params: TrainingParams,
-        model: PreTrainedModel,
-        weights: dict[str, torch.Tensor],
-        parameters: Mapping[str, torch.Tensor],
-        moments: Callable[[str], dict[str, torch.Tensor]],
-        window: int,
-    ) -> Slot:
-        """Return a trial at its start, or where its checkpoint left it.
-
-        The first arguments are as in `Slot`, `window` is as in `epoch_batches`.
-
-        Raises:
-            ValueError: The checkpoint is another trial's, or another model's.
-            KeyError: The checkpoint lacks something.
-        """
-        rows = self.train_rows
-        slot = Slot(
-            replace(trial, checkpoint=None),  # so that its memory is free after it is restored
-            params,
-            model,
-            weights,
-            dict(parameters),
-            moments,
-            boundaries(rows, self.config.evaluations_per_epoch, params.epochs),
-            total_steps=params.epochs * math.ceil(rows / params.batch_size),
-        )
-        if trial.checkpoint is not None:
-            slot.restore(trial.checkpoint)
-        slot.batches = self.batches(slot, window)
-        return slot
-
-    def batches(self, slot: Slot, window: int) -> Iterator[Array]:
-        """Yield the row numbers of each step of a trial, from its present step on."""
-        sizes, size = self.tokens["train"].sizes, slot.params.batch_size
-        first, done = divmod(slot.step, math.ceil(len(sizes) / size))
-        for epoch in range(first, slot.params.epochs):
-            rows = self._mixed(slot, epoch)
-            yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window, rows)[done:]
-            done = 0
-
-    def _mixed(self, slot: Slot, epoch: int) -> Array | None:
-        """Return the rows of an epoch where several tasks are mixed in other proportions than those of their rows."""
-        tasks, temperature = self.task.tasks_of(self.rows["train"]), slot.params.sampling_temperature
-        if tasks is None or temperature == 1:
-            return None
-        return mixed(tasks, temperature, derived_seed(slot.trial.seed, "tasks"), epoch)
-
     # ------------------------------------------------------------ passes
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -361,14 +293,14 @@ class Setup:
         """Return the outputs of a forward pass that the task reads, in float32 or wider."""
         return token_head.outputs(self.task, model, inputs, targets)
 
-    def losses(self, slot: Slot, outputs: tuple[torch.Tensor, ...], targets: Tensors) -> torch.Tensor:
+    def losses(self, params: TrainingParams, outputs: tuple[torch.Tensor, ...], targets: Tensors) -> torch.Tensor:
         """Return the loss of each row [n], summed over its units, times the weights of their classes.
 
         The weights' mean over the training rows is 1, so a sum is divided by units, not by the weights of a batch.
         """
-        chosen = slot.params.class_weights
+        chosen = params.class_weights
         weights = None if chosen == "none" else self.class_weights[chosen]
-        return self.task.loss(outputs, targets, slot.params.label_smoothing, weights)
+        return self.task.loss(outputs, targets, params.label_smoothing, weights)
 
     @torch.no_grad()  # not inference mode, in which autocast would cast the weights again for every chunk
     def predict(self, model: PreTrainedModel, split: str) -> Predictions:

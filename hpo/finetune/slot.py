@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hpo.core.numbers import finite
 from hpo.core.trainer import TrialCheckpoint, TrialSpec
 from hpo.finetune import optimizer as optimizers
 from hpo.recipe.training_params import TrainingParams
@@ -129,8 +130,7 @@ class Slot:
                 tensors[f"best.{name}"] = self.best_weights[name]
         state: dict[str, Any] = {name: getattr(self, name) for name in COUNTS}
         for name in NUMBERS:
-            value = float(getattr(self, name))
-            state[name] = value if math.isfinite(value) else None  # JSON has no NaN
+            state[name] = finite(float(getattr(self, name)))  # JSON has no NaN
         state["fitted"] = self.fitted
         return TrialCheckpoint(
             self.trial.number, state, {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}

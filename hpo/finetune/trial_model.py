@@ -1,4 +1,4 @@
-"""What engines do with the model of one trial: put it to a trial's start, predict with it, measure its speed."""
+"""What engines do with the model of one trial: predict with it, measure its speed, count its memory."""
 
 from __future__ import annotations
 
@@ -7,54 +7,14 @@ import time
 
 from transformers import PreTrainedModel
 
-from hpo.core.seeds import derived_seed
-from hpo.core.trainer import TrialSpec
-from hpo.finetune import optimizer as optimizers
 from hpo.finetune.adaptation import Adaptation
 from hpo.finetune.data.batches import epoch_batches
 from hpo.finetune.memory import Memory, size_of
 from hpo.finetune.models import frozen, token_head
 from hpo.finetune.setup import Setup
-from hpo.finetune.slot import Slot
-from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.task import Predictions
 
 log = logging.getLogger(__name__)
-
-
-def reset(
-    setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: TrialSpec, params: TrainingParams
-) -> None:
-    """Put a model to where a trial starts: pretrained weights, and a head and adapters drawn from the trial's seed."""
-    setup.initial.start(model, derived_seed(trial.seed, "head"), params.dropout)
-    adaptation.start(model, params, derived_seed(trial.seed, "adapters"))
-    setup.freeze(model, params.frozen_layers)
-
-
-def begin(setup: Setup, adaptation: Adaptation, model: PreTrainedModel, trial: TrialSpec, window: int) -> Slot:
-    """Return a trial that trains a model with an optimiser of its own: at its start, or where its checkpoint left it.
-
-    Args:
-        setup: What trials share.
-        adaptation: What of the model is trained.
-        model: The trial's model; changed in place.
-        trial: The trial.
-        window: As in `epoch_batches`.
-
-    Raises:
-        ValueError: The checkpoint is another trial's, or another model's.
-        KeyError: The checkpoint lacks something.
-    """
-    params = TrainingParams.of(trial.params)
-    reset(setup, adaptation, model, trial, params)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = optimizers.build(dict(model.named_parameters()), setup.head, params)
-    weights = adaptation.owned(frozen.above(model, model.state_dict()), parameters)
-    slot = setup.new_slot(
-        trial, params, model, weights, parameters, lambda name: optimizer.state[parameters[name]], window
-    )
-    slot.optimizer = optimizer
-    return slot
 
 
 def predict_whole(setup: Setup, model: PreTrainedModel, split: str) -> Predictions:

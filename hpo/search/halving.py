@@ -246,28 +246,6 @@ def _why(keys: Sequence[Key], own: Key, places: int) -> str | None:
     return "all" if bisect_left(keys, own) < places < bisect_right(keys, own) else "loss"
 
 
-def decide(
-    trials: Sequence[FrozenTrial],
-    number: int,
-    step: int,
-    rungs: Rungs,
-    round_size: int | None,
-    compared: Comparison,
-) -> Decision:
-    """Return the decision for a trial after its evaluation at a step.
-
-    Args:
-        trials: The trials of the study, in any state.
-        number: The trial's number.
-        step: The step of the evaluation.
-        rungs: The rungs of its bracket.
-        round_size: Trials of a round; None without rounds.
-        compared: What orders trials.
-    """
-    judged = Field(trials, rungs, compared, round_size, number).judge(number, step)
-    return Decision.GO_ON if judged is None else judged.decision
-
-
 def is_duplicate(trial: FrozenTrial, mates: Sequence[FrozenTrial]) -> bool:
     """Return whether an earlier trial of the round has the same parameters."""
     return any(other.number < trial.number and other.params == trial.params != {} for other in mates)

@@ -13,6 +13,8 @@ import numpy
 import optuna
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hpo.core.errors import HpoError, Problem, nearest
+
 # The names in Optuna's annotations, which Optuna imports for type checkers only.
 _MODULES = (
     collections.abc,
@@ -32,6 +34,24 @@ def name_and_arguments(setting: str | Mapping[str, Any]) -> tuple[str, dict[str,
         return setting, {}
     arguments = dict(setting)
     return str(arguments.pop("name", "")), arguments
+
+
+def problems(kind: str, module: types.ModuleType, setting: str | Mapping[str, Any]) -> list[Problem]:
+    """Check the setting of a sampler or a pruner, which `module` makes: its name, its arguments and their values."""
+    name, arguments = name_and_arguments(setting)
+    factory = module.factory(name)
+    if factory is None:
+        return [Problem((kind,), f"{name!r} is not a {kind}{nearest(name, module.names())}")]
+    accepted = inspect.signature(factory).parameters
+    if unknown := [key for key in arguments if key not in accepted]:
+        return [Problem((kind, key), f"is not an argument of {name}{nearest(key, accepted)}") for key in unknown]
+    if wrong := argument_problems(factory, arguments):
+        return [Problem((kind, key), message) for key, message in wrong.items()]
+    try:
+        module.make(name, arguments)
+    except (ValueError, TypeError, HpoError) as error:
+        return [Problem((kind,), str(error))]
+    return []
 
 
 def argument_problems(build: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from hpo.core.errors import ConfigError, Problem, nearest
+from hpo.core.numbers import is_number
 from hpo.recipe.hyperparameters import Hyperparameter, defaults
 from hpo.space.parameters import Categorical, Float, Int, Parameter, Scalar
 from hpo.space.search_space import Params, SearchSpace
@@ -146,7 +147,7 @@ def _parameter(value: Any, hyperparameter: Hyperparameter | None) -> Parameter |
         raise ValueError(f"must be finite, not {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, tuple) and len(value) == 2 and all(_is_number(end) for end in value):
+    if isinstance(value, tuple) and len(value) == 2 and all(is_number(end) for end in value):
         raise ValueError(
             f"{value} can mean a range or a choice; write {{'low': {min(value)}, 'high': {max(value)}}} for all "
             f"numbers between, or the list {list(value)} for these two"
@@ -163,10 +164,6 @@ def _parameter(value: Any, hyperparameter: Hyperparameter | None) -> Parameter |
     whole = all(isinstance(end, int) for end in ends)
     integer = hyperparameter.kind is int if hyperparameter else whole
     return (Int if integer else Float)(**value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _messages(error: ValueError) -> list[str]:

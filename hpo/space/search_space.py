@@ -40,6 +40,11 @@ class SearchSpace:
     source: str = ""
     configurations: Sequence[Mapping[str, Any]] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all hyperparameters: those that are searched, then the fixed ones."""
+        return (*self.parameters, *self.fixed)
+
     def active(self, name: str, params: Mapping[str, Any]) -> bool:
         """Return whether a parameter's condition holds, given the values of those before it."""
         known = {**self.fixed, **params}

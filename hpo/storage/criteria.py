@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.errors import ConfigError, Problem
 from hpo.core.formatting import number, plain
+from hpo.core.numbers import is_number
 from hpo.core.types import Direction
 from hpo.storage.step_metrics import METRICS_AT
 
@@ -108,7 +109,7 @@ class Criteria:
         found = []
         for name, bounds in limits.items() if isinstance(limits, Mapping) else ():
             ends = bounds if isinstance(bounds, Mapping) else {}
-            known = {bound: float(ends[bound]) for bound in ("least", "most") if _is_number(ends.get(bound))}
+            known = {bound: float(ends[bound]) for bound in ("least", "most") if is_number(ends.get(bound))}
             if known:
                 found.append(Limit(str(name), **known))
         fields = second if isinstance(second, Mapping) else {}
@@ -232,7 +233,7 @@ def measures_of(attrs: Mapping[str, Any]) -> dict[str, float]:
     """Return what a trial measured beside its value, from its user attributes: metrics and costs that are finite."""
     metrics = attrs.get("metrics")
     found = {**(metrics if isinstance(metrics, Mapping) else {}), **{name: attrs.get(name) for name in COSTS}}
-    return {name: float(value) for name, value in found.items() if _is_number(value) and math.isfinite(value)}
+    return {name: float(value) for name, value in found.items() if is_number(value) and math.isfinite(value)}
 
 
 def is_constrained(trial: FrozenTrial) -> bool:
@@ -243,7 +244,7 @@ def is_constrained(trial: FrozenTrial) -> bool:
 def violation(trial: FrozenTrial) -> float:
     """Return how far a trial is beyond its constraints in all; 0 if it meets them or has none."""
     found = (value for name, value in trial.system_attrs.items() if name.startswith(CONSTRAINTS))
-    return sum(max(0.0, float(value)) for value in found if _is_number(value))
+    return sum(max(0.0, float(value)) for value in found if is_number(value))
 
 
 def front(items: Sequence[Item], point: Callable[[Item], tuple[float, float]]) -> list[Item]:
@@ -273,7 +274,3 @@ def _constrained(trial: FrozenTrial, constraints: Mapping[str, float]) -> Frozen
     others = {name: value for name, value in trial.system_attrs.items() if not name.startswith(CONSTRAINTS)}
     seen.system_attrs = {**others, **constraints}
     return seen
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

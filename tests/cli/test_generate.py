@@ -26,11 +26,7 @@ Call = Callable[..., tuple[int, str]]
 SPACE = {"learning_rate": [2e-4, 1e-2], "batch_size": 8, "epochs": 2}
 STUDIES: dict[str, Callable[..., dict[str, Any]]] = {"causal_lm": prompted.study, "seq2seq": paired.study}
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture(scope="module", params=STUDIES)

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
+import signal
+import sys
 from collections.abc import Callable
 
 import pytest
+import typer
 from optuna.trial import TrialState
 from rich.console import Console
 from views import PARAMS, trial
 
 from hpo.cli.line_view import LineView
-from hpo.cli.live import RECENT, LiveView, view
+from hpo.cli.live import RECENT, LiveView, view, watched
 from hpo.cli.view import QuietView
 from hpo.core.formatting import wrapped
 from hpo.core.trainer import Evaluation
@@ -218,3 +222,19 @@ def test_a_whole_study_passes(sample_results: Callable[..., Results]) -> None:
                 shown.started(one.number, one.params)
                 shown.ended(one)
             shown.closed()
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_says_what_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signal_: signal.Signals
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hpo", "run"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(typer.Exit) as caught, watched(True, False, "trials that ran"):
+            os.kill(os.getpid(), signal_)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.exit_code == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == "stopped; trials that ran are put back, and the same command goes on from here"

@@ -18,11 +18,7 @@ import pytest
 
 Call = Callable[..., tuple[int, str]]
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def hpo(folder: Path, *arguments: str) -> str:

@@ -16,6 +16,8 @@ from hpo.analysis.predictions import as_csv, jsonl
 
 TEXTS = ["w1 fine warm", "w2 dull grim w3", "bright", "", "w5 " * 90]
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 
 def folder(place: Path, task: str, data: dict[str, Any] | None = None, **study: Any) -> Path:
     """Write a fine-tuned model and the study file beside it, as an export does."""
@@ -46,13 +48,6 @@ def expected(place: Path, texts: list[str], pairs: list[str] | None = None, max_
                 for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)
             ]
         )
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_texts_get_labels_and_probabilities_as_transformers_computes_them(call: Any, tmp_path: Path) -> None:

@@ -20,11 +20,7 @@ import squad_rows
 CONTEXT = "w1 w2 w3 fine w4 w5 grim w6"
 Call = Callable[..., tuple[int, str]]
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HPO_STORAGE", raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 import several
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def write(**overrides):

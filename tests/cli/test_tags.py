@@ -7,12 +7,7 @@ import pandas as pd
 import pytest
 import tagged
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("HPO_STORAGE", "HPO_STORAGE_FILE"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def write(**overrides):

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from study_problems import BUILT_IN, CUSTOM, problems
 
 from hpo.config.study_spec import build, from_dict
-from hpo.core.errors import ConfigError
 from hpo.storage.criteria import Criteria, Limit, Second
 
-FINE_TUNING = {"name": "s", "model": "m", "data": {"train": "rows.csv"}, "task": "single_label"}
-CUSTOM = {"name": "s", "objective": "train:objective", "space": {"x": [1, 2]}}
-
-
-def problems(raw: Mapping[str, Any]) -> dict[str, str]:
-    try:
-        build(raw, "study.yaml", Path())
-    except ConfigError as error:
-        return {".".join(map(str, problem.path)): problem.message for problem in error.problems}
-    return {}
+FINE_TUNING = {**BUILT_IN, "task": "single_label"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from study_problems import problems
 
 from hpo.config import study_spec
 from hpo.config.study_spec import StudySpec, from_dict
@@ -17,15 +18,12 @@ from hpo.space.parameters import Categorical
 SPACE: dict[str, Any] = {"learning_rate": {"low": 1e-5, "high": 1e-3}, "epochs": 2}
 
 
-def build(folder: Path = Path(), *, look: bool = False, **settings: Any) -> StudySpec:
-    raw = {"name": "s", "model": ["a", "b"], "data": {"train": "rows.csv"}, "space": SPACE, **settings}
-    return study_spec.build(raw, "test", folder, look=look)
+def raw(**settings: Any) -> dict[str, Any]:
+    return {"name": "s", "model": ["a", "b"], "data": {"train": "rows.csv"}, "space": SPACE, **settings}
 
 
-def problems(**settings: Any) -> dict[str, str]:
-    with pytest.raises(ConfigError) as caught:
-        build(**settings)
-    return {".".join(map(str, problem.path)): problem.message for problem in caught.value.problems}
+def build(**settings: Any) -> StudySpec:
+    return study_spec.build(raw(**settings), "test", Path())
 
 
 @pytest.mark.parametrize("space", [SPACE, {"parameters": SPACE, "source": "a paper"}, "default"])
@@ -54,7 +52,7 @@ def test_a_condition_names_models() -> None:
     assert [space.active("batch_size", {"model": model}) for model in "ab"] == [False, True]
     assert "batch_size" not in space.fixing("model", "a").parameters
     assert space.fixing("model", "b").parameters["batch_size"] == Categorical([1, 2])
-    assert problems(space={**SPACE, "batch_size": {"values": [1, 2], "when": {"model": "c"}}}) == {
+    assert problems(raw(space={**SPACE, "batch_size": {"values": [1, 2], "when": {"model": "c"}}})) == {
         "space.batch_size.when.model": "is never 'c'; it is one of 'a', 'b'"
     }
 
@@ -92,7 +90,7 @@ def test_a_stored_study_is_read_back() -> None:
     ],
 )
 def test_refusals(settings: dict[str, Any], expected: dict[str, str]) -> None:
-    assert problems(**settings) == expected
+    assert problems(raw(**settings)) == expected
 
 
 def test_an_objective_of_ones_own_may_have_a_parameter_of_that_name() -> None:
@@ -105,7 +103,7 @@ def test_models_that_are_missing_or_the_same_are_told_at_once(tmp_path: Path) ->
     (tmp_path / "here" / "config.json").write_text("{}")
     (tmp_path / "rows.csv").write_text("text,label\n")
     names = ["here", "./nowhere", "./here", "package:nothing/x"]
-    found = problems(folder=tmp_path, look=True, model=names)
+    found = problems(raw(model=names), tmp_path, look=True)
     assert found.keys() == {"model.1", "model.2", "model.3"}
     assert found["model.1"].startswith("there is no model folder ./nowhere")
     assert found["model.2"] == "'./here' is the same model as 'here'; name each model once"

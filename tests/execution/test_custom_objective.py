@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from hpo.config.study_spec import build
 from hpo.core.errors import ConfigError, DivergedError
 from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialCheckpoint, TrialSpec
-from hpo.execution.custom_objective import imported
+from hpo.execution.custom_objective import imported, refuse_unread_parameters
 from hpo.execution.generator_array import GeneratorArray
 
 Params = Mapping[str, Any]
@@ -297,3 +298,25 @@ def test_an_iterator_is_as_good_as_a_generator() -> None:
     array = loaded(lambda params: iter([0.5, 0.75]))
     assert [array.advance()[0].value for _ in range(2)] == [0.5, 0.75]  # type: ignore[union-attr]
     assert isinstance(array.advance()[0], StopIteration)
+
+
+# ---------------------------------------------------------------- what it reads of a space
+
+
+def test_the_parameters_that_a_custom_objective_declares_are_checked() -> None:
+    def objective(params: Params) -> float:
+        return 0.0
+
+    study = build(
+        {"name": "s", "objective": "train:objective", "space": {"learning_rte": [1, 2], "depth": 3}}, "x", Path()
+    )
+    refuse_unread_parameters(study.config, study.space, objective)  # it declares none
+    objective.parameters = ["learning_rate", "depth"]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError) as caught:
+        refuse_unread_parameters(study.config, study.space, objective)
+    (problem,) = caught.value.problems
+    assert str(problem) == "space.learning_rte: is not read by train:objective; did you mean learning_rate?"
+    objective.parameters = []  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError) as caught:
+        refuse_unread_parameters(study.config, study.space, objective)
+    assert len(caught.value.problems) == 2

@@ -13,6 +13,7 @@ from hpo.config import study_spec
 from hpo.core.errors import DataError, DivergedError, OutOfMemoryError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
+from hpo.finetune import trial_start
 from hpo.finetune.folded.program import Program
 from hpo.finetune.optimizer import build
 from hpo.finetune.plain import PlainEngine
@@ -205,7 +206,7 @@ def test_training_is_a_plain_loop_of_adamw_steps(tmp_path):
     slot = array.engine.occupied[0]
     reference = copy.deepcopy(slot.model).train()
     optimizer = build(dict(reference.named_parameters()), array.setup.head, slot.params)
-    for step, rows in enumerate(list(array.setup.batches(slot, array.engine.window))[:4]):
+    for step, rows in enumerate(list(trial_start.batches(array.setup, slot, array.engine.window))[:4]):
         inputs, targets = array.setup.tokens["train"].batch(rows)
         loss = reference(**inputs, labels=targets["labels"]).loss
         loss.backward()

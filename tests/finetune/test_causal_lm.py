@@ -16,7 +16,7 @@ from hpo.analysis import preflight
 from hpo.config import study_spec
 from hpo.config.schema import Decoding
 from hpo.execution import run_study, trial_arrays
-from hpo.finetune.folded import engine
+from hpo.finetune.folded import program_builder
 
 TEXT = {"train": "text.jsonl", "form": "text"}
 
@@ -34,7 +34,7 @@ def test_scores_are_those_of_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, data: dict[str, Any], fold: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)  # rows of nearly one length are packed too
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)  # rows of nearly one length are packed too
     array: Any = trial_arrays.open_array(built(tmp_path, kind=kind, data=data, fold=fold))
     setup = array.setup
     found = setup.predict(setup.model, "validation")

@@ -16,7 +16,7 @@ from hpo.core.errors import ModelError, StudyError
 from hpo.core.formatting import size
 from hpo.core.trainer import TrialSpec
 from hpo.execution import run_study
-from hpo.finetune import trial_model
+from hpo.finetune import trial_start
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.frozen_states import FrozenStates
 from hpo.finetune.models import frozen
@@ -39,7 +39,7 @@ def freezing(layers, trials=MIXED):
 @pytest.fixture
 def reference(monkeypatch):
     """Let trials freeze the first layer as one would by hand, and compute it in every pass."""
-    reset = trial_model.reset
+    reset = trial_start.reset
 
     def resetting(setup, adaptation, model, trial, params):
         reset(setup, adaptation, model, trial, params)
@@ -50,7 +50,7 @@ def reference(monkeypatch):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not BELOW.search(name))
 
-    monkeypatch.setattr(trial_model, "reset", resetting)
+    monkeypatch.setattr(trial_start, "reset", resetting)
 
 
 def equal_rows(path, count):
@@ -123,7 +123,7 @@ def test_rows_of_any_length_in_batches_of_any_size(tmp_path, monkeypatch, refere
 def test_folded_trials_equal_separate_trials(tmp_path, monkeypatch, kind, layers):
     """To 1e-9 in float64, packed where the family packs; layers=2 are all that the model has."""
     monkeypatch.setattr("hpo.finetune.setup.load_model", in_float64)
-    monkeypatch.setattr("hpo.finetune.folded.engine.WORTH_PACKING", 10.0)
+    monkeypatch.setattr("hpo.finetune.folded.program_builder.WORTH_PACKING", 10.0)
     monkeypatch.setattr(PlainEngine, "window", FoldedEngine.window)
     tiny.save_model(tmp_path / "model", kind)
     trials = [{**each, "dropout": 0.0} for each in freezing(layers)]  # masks depend on the arrangement of tokens

@@ -18,7 +18,6 @@ from hpo.core.interrupts import StopRequest
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.folded.engine import FoldedEngine
-from hpo.finetune.models.loading import load_model
 from hpo.finetune.plain import PlainEngine
 from hpo.tasks.metrics import of_generated_text
 
@@ -48,17 +47,6 @@ def run(array: Any, trials: list[dict[str, Any]]) -> dict[int, list[Evaluation]]
 
 
 @pytest.fixture
-def float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let arrays load models in float64."""
-
-    def load(*args: Any) -> Any:
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
-
-
-@pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[int, list[str]]]:
     """Record what engines generate."""
     calls: list[dict[int, list[str]]] = []
@@ -72,7 +60,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[int, list[str]]]:
     return calls
 
 
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("task", STUDIES)
 def test_trials_of_every_engine_generate_the_same(

@@ -16,14 +16,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
-from trials import MIXED, SPACE, curves, same
+from trials import MIXED, SPACE, assert_separate, curves, same
 
 from hpo.config import study_spec
 from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine
 from hpo.finetune.folded import program as folded_program
+from hpo.finetune.folded import program_builder
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.models import token_head
@@ -37,6 +37,9 @@ LORA_SPACE = SPACE | {"lora_rank": [2, 4], "lora_alpha": {"low": 1.0, "high": 16
 ADAPTED = [
     {**each, "lora_rank": rank, "lora_targets": "all_linear"} for each, rank in zip(MIXED, (2, 4, 4, 2, 2), strict=True)
 ]
+
+# Parameters whose gradient is only rounding, which AdamW turns into whole steps.
+ROUNDING = ("key.bias", "k_proj.bias", "c_attn.bias", "query_key_value.bias")
 
 
 def causal_study(folder: Path, name: str = "llama-causal", count: int = 70, **overrides: Any) -> dict[str, Any]:
@@ -67,29 +70,13 @@ def opened(folder: Path, name: str = "llama-causal", **overrides: Any) -> Any:
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
 
 
-def assert_equal(found, expected, tolerance):
-    for number, curve in expected.items():
-        for (at, value, _), (at_own, value_own, _) in zip(found[number][:-1], curve[:-1], strict=True):
-            assert at == at_own
-            assert value == pytest.approx(value_own, rel=tolerance)
-        for name, weight in curve[-1].items():
-            if not architectures_key_bias(name):
-                off = (found[number][-1][name] - weight).norm() / weight.norm().clamp(min=1e-6)
-                assert off <= tolerance, (number, name, off)
-
-
-def architectures_key_bias(name: str) -> bool:
-    """Return whether a name is a key bias's, whose gradient is rounding that AdamW turns into whole steps."""
-    return name.endswith(("key.bias", "k_proj.bias", "c_attn.bias", "query_key_value.bias"))
-
-
 # ---------------------------------------------------------------- engines
 
 
 @pytest.mark.parametrize(("name", "worth"), ENGINES)
 def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, in_float64, name, worth):
     """Losses and weights, with label smoothing, several micro-batches and refilled slots: float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     plain = opened(tmp_path, name, fold=False)
     assert type(plain.engine) is PlainEngine
     plain.engine.window = FoldedEngine.window
@@ -100,7 +87,7 @@ def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, in_float64, na
     found = curves(array, STILL)
     packs = array.engine.program.shape.line is not None
     assert packs == (worth > 1 and name in CAUSAL and name != "opt-causal")
-    assert_equal(found, expected, 1e-8)
+    assert_separate(found, expected, ROUNDING, tolerance=1e-8, scores=1e-8)
 
 
 @pytest.mark.parametrize("name", ["llama-causal", "llama-causal-tied", "gpt2-causal", "t5", "bart"])
@@ -136,7 +123,7 @@ def test_trials_side_by_side_have_the_results_that_they_have_alone(tmp_path):
 def test_a_recorded_program_trains_every_later_trial_to_the_bit(tmp_path, monkeypatch, space):
     """As on a GPU: all tokens are computed, and nothing waits for the device."""
     monkeypatch.setattr(token_head, "_only_trained", lambda x: False)
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
     trials = [{**each, "epochs": 1} for each in (ADAPTED if space is LORA_SPACE else MIXED)[:3]]
     expected = curves(opened(tmp_path, slots=2, fold=True, space=space), trials)
     monkeypatch.setattr(folded_program, "Replay", tape.Taped)

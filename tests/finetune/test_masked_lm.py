@@ -22,29 +22,26 @@ from trials import (
     TRIALS,
     advanced_beside_nan,
     assert_adapters_of_one_slot,
+    assert_goes_on_from_its_checkpoint,
     assert_separate,
+    assert_side_by_side,
     curves,
+    open_array,
     run,
     same,
 )
 
-from hpo.config import study_spec
-from hpo.core.trainer import TrialSpec
-from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine
+from hpo.finetune.folded import engine, program_builder
 from hpo.tasks.rows import IGNORED
 
-
-def opened(folder: Path, **overrides: Any) -> Any:
-    raw = documents.study(folder, **{"fold": True, "space": NARROW, **overrides})
-    return trial_arrays.open_array(study_spec.build(raw, "test", folder))
+opened = partial(open_array, study=documents.study, space=NARROW)
 
 
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])
 def test_folded_trials_are_separate_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float) -> None:
     """All steps of five trials with the masks of each step: scores and weights in float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     folded, plain = opened(tmp_path, slots=3), opened(tmp_path, fold=False, micro_batch=5)
     plain.engine.window = engine.FoldedEngine.window
     assert folded.facts["program"] == ("packed" if worth else "folded")
@@ -63,22 +60,14 @@ def test_adapters_in_several_slots_are_those_of_one(tmp_path: Path) -> None:
 
 
 def test_side_by_side_is_one_by_one(tmp_path: Path) -> None:
-    alone = curves(opened(tmp_path, fold=False), TRIALS[:3])
-    together = curves(opened(tmp_path, fold=False, slots=2, threads=2), TRIALS[:3])
-    assert all(same(alone[number], together[number]) for number in alone)
+    assert_side_by_side(partial(opened, tmp_path))
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_a_trial_goes_on_from_its_checkpoint_with_the_masks_that_it_would_have_had(tmp_path: Path, fold: bool) -> None:
-    params = {**TRIALS[0], "epochs": 2}
-    through = run(opened(tmp_path, fold=fold), params)
-    array = opened(tmp_path, fold=fold)
-    array.load(0, TrialSpec(0, params, 1))
-    first = array.advance()[0]
-    checkpoint = array.save(0)
-    array.unload(0)
-    array.load(0, TrialSpec(0, params, 1, checkpoint))
-    assert [each.metrics for each in through] == [first.metrics, array.advance()[0].metrics]
+@pytest.mark.parametrize("settings", [{"fold": False}, {"fold": True, "slots": 2}])
+def test_a_trial_goes_on_from_its_checkpoint_with_the_masks_that_it_would_have_had(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    assert_goes_on_from_its_checkpoint(partial(opened, tmp_path, **settings), {**TRIALS[0], "epochs": 2})
 
 
 def test_scores_of_two_trials_are_of_the_same_masks(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import architectures
 import choices
+import example_loop
 import numpy as np
 import pytest
 import tiny
 import torch
-from architectures import ARCHITECTURES
-from transformers import AutoConfig, AutoModelForMultipleChoice, get_linear_schedule_with_warmup
+from transformers import AutoModelForMultipleChoice
 from trials import (
     ADAPTERS,
     EXACT,
@@ -20,16 +21,16 @@ from trials import (
     TRIALS,
     advanced_beside_nan,
     assert_adapters_of_one_slot,
+    assert_goes_on_from_its_checkpoint,
     assert_separate,
+    assert_side_by_side,
     curves,
+    open_array,
     run,
     same,
 )
 
-from hpo.config import study_spec
-from hpo.core.trainer import TrialSpec
-from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine, equivalence
+from hpo.finetune.folded import engine, equivalence, program_builder
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.sharded.array import ShardedArray
 
@@ -37,26 +38,13 @@ from hpo.finetune.sharded.array import ShardedArray
 # biases of keys; AdamW turns it into whole steps.
 ROUNDING = ("key.bias", "classifier.bias")
 
-
-def opened(folder: Path, **overrides: Any) -> Any:
-    raw = choices.study(folder, **{"fold": True, "space": NARROW, **overrides})
-    return trial_arrays.open_array(study_spec.build(raw, "test", folder))
+opened = partial(open_array, study=choices.study, space=NARROW)
 
 
 # ---------------------------------------------------------------- models
 
 
-def heads() -> dict[str, tuple[type, Any]]:
-    """Return every architecture of the tests that has a head for multiple choice, and its configuration."""
-    found: dict[str, tuple[type, Any]] = {}
-    for kind, _, settings in ARCHITECTURES.values():
-        config = AutoConfig.for_model(kind, **settings)
-        if type(config) in AutoModelForMultipleChoice._model_mapping:
-            found[f"{kind}-{len(settings)}"] = AutoModelForMultipleChoice._model_mapping[type(config)], config
-    return found
-
-
-HEADS = heads()
+HEADS = architectures.heads(AutoModelForMultipleChoice)
 
 
 def test_encoders_have_a_head_for_multiple_choice() -> None:
@@ -86,7 +74,7 @@ def test_models_that_pack_for_classification_pack_here(name: str) -> None:
 def test_a_trial_is_to_the_bit_the_same_whatever_its_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
 ) -> None:
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
     first = opened(tmp_path, slots=1)
     assert first.facts["program"] == "packed"
     alone, together = curves(first, TRIALS), curves(opened(tmp_path, slots=slots), TRIALS, order=[4, 2, 0, 1, 3])
@@ -103,7 +91,7 @@ def test_folded_trials_are_separate_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float, space: dict[str, Any]
 ) -> None:
     """All steps of five trials, clipped, scheduled, smoothed: scores and weights in float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     trials = [{**each, **space} for each in EXACT]
     folded, plain = (opened(tmp_path, space={**NARROW, **space}, **more) for more in ({"slots": 3}, {"fold": False}))
     plain.engine.window = engine.FoldedEngine.window
@@ -127,22 +115,12 @@ def test_adapters_in_several_slots_are_those_of_one(tmp_path: Path) -> None:
 
 
 def test_side_by_side_is_one_by_one(tmp_path: Path) -> None:
-    alone = curves(opened(tmp_path, fold=False), TRIALS[:3])
-    together = curves(opened(tmp_path, fold=False, slots=2, threads=2), TRIALS[:3])
-    assert all(same(alone[number], together[number]) for number in alone)
+    assert_side_by_side(partial(opened, tmp_path))
 
 
-@pytest.mark.parametrize("fold", [True, False])
-def test_a_trial_goes_on_from_its_checkpoint_as_if_it_had_run_through(tmp_path: Path, fold: bool) -> None:
-    params = {**TRIALS[0], "epochs": 2}
-    through = run(opened(tmp_path, fold=fold), params)
-    array = opened(tmp_path, fold=fold)
-    array.load(0, TrialSpec(0, params, 1))
-    first = array.advance()[0]
-    checkpoint = array.save(0)
-    array.unload(0)
-    array.load(0, TrialSpec(0, params, 1, checkpoint))
-    assert [each.metrics for each in through] == [first.metrics, array.advance()[0].metrics]
+@pytest.mark.parametrize("settings", [{"fold": False}, {"fold": True, "slots": 2}])
+def test_a_trial_goes_on_from_its_checkpoint_as_if_it_had_run_through(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert_goes_on_from_its_checkpoint(partial(opened, tmp_path, **settings), {**TRIALS[0], "epochs": 2})
 
 
 @pytest.mark.parametrize("space", [NARROW, ADAPTERS], ids=["whole", "adapters"])
@@ -183,43 +161,29 @@ def test_a_tiny_model_learns_which_choice_is_right(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("in_float64")
 def test_a_trial_is_that_of_transformers_example(tmp_path: Path) -> None:
     """Inputs, loss, steps and accuracy as in `run_swag.py`, which pads all choices of a batch to one length."""
-    params = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 16, "dropout": 0.0, "weight_decay": 0.0}
-    params |= {"warmup_ratio": 0.0, "schedule": "linear", "max_grad_norm": 1e9}
     array = opened(tmp_path, fold=False, max_length=16)
-    array.load(0, TrialSpec(0, params, 1))
-    slot, splits = array.engine.occupied[0], array.setup.data.splits
-    batches = list(array.setup.batches(slot, array.engine.window))
-
-    model = AutoModelForMultipleChoice.from_pretrained(tmp_path / "model", dtype=torch.float64).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    (slot, batches), splits = example_loop.loaded(array), array.setup.data.splits
+    model = example_loop.without_dropout(AutoModelForMultipleChoice, tmp_path / "model")
     model.classifier.load_state_dict(slot.model.classifier.state_dict())
     tokenizer = tiny.tokenizer()
 
-    def inputs(examples: Any) -> dict[str, torch.Tensor]:
-        firsts = [each.context for each in examples for _ in range(4)]
-        seconds = [f"{each.question} {choice}" for each in examples for choice in each.choices]
+    def inputs(rows: Any) -> dict[str, torch.Tensor]:
+        firsts = [each.context for each in rows for _ in range(4)]
+        seconds = [f"{each.question} {choice}" for each in rows for choice in each.choices]
         flat = tokenizer(firsts, seconds, truncation=True, max_length=16, padding=True,
                          return_tensors="pt")  # fmt: skip
-        return {name: values.view(len(examples), 4, -1) for name, values in flat.items()}
+        return {name: values.view(len(rows), 4, -1) for name, values in flat.items()}
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=params["learning_rate"], weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, len(batches))
-    for batch in batches:
-        examples = [splits["train"].examples[row] for row in batch]
-        model(**inputs(examples), labels=torch.tensor([each.label for each in examples])).loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    examples = splits["validation"].examples
+    def loss(batch: Any) -> torch.Tensor:
+        rows = [splits["train"].examples[row] for row in batch]
+        return model(**inputs(rows), labels=torch.tensor([each.label for each in rows])).loss
+
+    example_loop.train(model, batches, loss)
     with torch.no_grad():
-        logits = model.eval()(**inputs(examples)).logits
+        logits = model.eval()(**inputs(splits["validation"].examples)).logits
     expected = np.mean(logits.argmax(dim=1).numpy() == splits["validation"].targets)
 
     evaluations = [array.advance()[0] for _ in range(2)]
     assert evaluations[-1].last
     assert evaluations[-1].value == pytest.approx(expected)
-    for name, weight in slot.model.state_dict().items():
-        if "word_embeddings" not in name and not name.endswith(ROUNDING):  # the study's table has fewer rows
-            torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-6, atol=1e-8)
+    example_loop.assert_same_weights(slot, model, ROUNDING)

@@ -1,6 +1,7 @@
 """Several tasks on one encoder, through every engine: the numbers are those of each task."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,18 +9,17 @@ import several
 import tiny
 import torch
 from transformers import AutoTokenizer, pipeline
-from trials import MIXED, SPACE, curves, run, same
+from trials import MIXED, SPACE, assert_goes_on_from_its_checkpoint, assert_separate, curves, run, same
 
 from hpo.config import study_spec
 from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
 from hpo.finetune.data.encoded import on_device
-from hpo.finetune.folded import engine
+from hpo.finetune.folded import program_builder
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.lora.adaptation import LoraAdaptation
 from hpo.finetune.models import token_head
-from hpo.finetune.models.loading import load_model
 from hpo.finetune.plain import PlainEngine
 from hpo.finetune.predictor import Predictor
 from hpo.finetune.task_files import divide
@@ -33,35 +33,14 @@ def open_array(folder, names=several.TASKS, **overrides):
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
 
 
-def in_float64(monkeypatch):
-    """Let arrays load models in float64."""
-
-    def load(*args):
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
-
-
-def assert_equal(found, expected, tolerance):
-    for number, curve in expected.items():
-        for (at, value, metrics), (at_own, value_own, own) in zip(found[number][:-1], curve[:-1], strict=True):
-            assert (at, value) == (at_own, value_own)
-            assert metrics == pytest.approx(own, rel=max(tolerance, 1e-6))  # answers are in float32
-        for name, weight in curve[-1].items():
-            if not name.endswith(("key.bias", "qa_outputs.bias")):  # their gradients are rounding, steps are whole
-                off = (found[number][-1][name] - weight).norm() / weight.norm().clamp(min=1e-6)
-                assert off <= tolerance, (number, name, off)
-
-
 # ---------------------------------------------------------------- engines
 
 
+@pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("line", [True, False])
 def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, line):
     """Batches of rows of all tasks, windows, clipping, decay, schedules, and other mixtures: float64, to 1e-9."""
-    in_float64(monkeypatch)
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0 if line else 0.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0 if line else 0.0)
     trials = [{**each, "sampling_temperature": 1.0 + i} for i, each in enumerate(STILL[:3])]
     array = open_array(tmp_path, slots=3, fold=True)
     assert type(array.engine) is FoldedEngine, array.notes
@@ -69,7 +48,8 @@ def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, line):
     plain = open_array(tmp_path, fold=False)
     assert type(plain.engine) is PlainEngine
     plain.engine.window = FoldedEngine.window
-    assert_equal(curves(array, trials), curves(plain, trials), 1e-9)
+    rounding = ("key.bias", "qa_outputs.bias")
+    assert_separate(curves(array, trials), curves(plain, trials), rounding, scores=1e-6)  # answers are in float32
 
 
 @pytest.mark.parametrize("kind", ["roberta", "distilbert", "electra", "deberta-v2", "albert", "mpnet", "modernbert"])
@@ -144,17 +124,8 @@ def test_adapters_train_and_are_added_to_the_encoder(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"fold": False}, {"fold": True, "slots": 2}])
 def test_a_trial_goes_on_from_its_checkpoint_to_the_bit(tmp_path, settings):
-    params = {**MIXED[1], "sampling_temperature": 4.0, "epochs": 2}
-    array = open_array(tmp_path, **settings)
-    whole = run(array, params, seed=5)
-    array.unload(0)
-    array.load(0, TrialSpec(0, params, 5))
-    found = [array.advance()[0] for _ in range(3)]  # into the second epoch
-    kept = array.save(0)
-    other = open_array(tmp_path, **settings)
-    other.load(0, TrialSpec(0, params, 5, kept))
-    found.append(other.advance()[0])
-    assert [(e.value, e.metrics) for e in found] == [(e.value, e.metrics) for e in whole]
+    params = {**MIXED[1], "sampling_temperature": 4.0, "epochs": 2}  # it goes on in the second epoch
+    assert_goes_on_from_its_checkpoint(partial(open_array, tmp_path, **settings), params, before=3)
 
 
 # ---------------------------------------------------------------- scores and files

@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import architectures
+import example_loop
 import numpy as np
 import pytest
 import squad_rows
 import tiny
 import torch
-from architectures import ARCHITECTURES
-from transformers import AutoConfig, AutoModelForQuestionAnswering, get_linear_schedule_with_warmup
+from transformers import AutoModelForQuestionAnswering
 from trials import (
     EXACT,
     NARROW,
@@ -21,51 +22,40 @@ from trials import (
     advanced_beside_nan,
     assert_adapters_of_one_slot,
     assert_separate,
+    assert_side_by_side,
     curves,
+    open_array,
     run,
     same,
 )
 
-from hpo.config import study_spec
 from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
-from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine, equivalence
+from hpo.finetune.folded import engine, equivalence, program_builder
 from hpo.finetune.lora.adapters import Lora
 from hpo.finetune.sharded.array import ShardedArray
 from hpo.tasks.metrics import score
 
-
-def opened(folder: Path, **overrides: Any) -> Any:
-    raw = squad_rows.study(folder, **{"fold": True, "space": NARROW, **overrides})
-    return trial_arrays.open_array(study_spec.build(raw, "test", folder))
+opened = partial(open_array, study=squad_rows.study, space=NARROW)
 
 
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pack tokens although windows have nearly the same length."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
 
 
 # ---------------------------------------------------------------- models
 
 
-def heads() -> dict[str, tuple[type, Any]]:
-    """Return every architecture of the tests that has a head for question answering, and its configuration."""
-    found: dict[str, tuple[type, Any]] = {}
-    for kind, _, settings in ARCHITECTURES.values():
-        config = AutoConfig.for_model(kind, **settings)
-        if type(config) in AutoModelForQuestionAnswering._model_mapping:
-            found[f"{kind}-{len(settings)}"] = AutoModelForQuestionAnswering._model_mapping[type(config)], config
-    return found
-
-
-HEADS = heads()
+HEADS = architectures.heads(AutoModelForQuestionAnswering)
 LEFT_TO_RIGHT = ("gpt2", "qwen3")
 
 
 def test_gemma_and_models_that_only_write_text_have_no_head_for_question_answering() -> None:
-    lacking = {kind for kind, _, _ in ARCHITECTURES.values()} - {name.rpartition("-")[0] for name in HEADS}
+    lacking = {kind for kind, _, _ in architectures.ARCHITECTURES.values()} - {
+        name.rpartition("-")[0] for name in HEADS
+    }
     assert lacking == {"gemma", "marian", "encoder-decoder"}
 
 
@@ -120,7 +110,7 @@ def test_a_trial_is_to_the_bit_the_same_whatever_its_neighbours(tmp_path: Path, 
 @pytest.mark.parametrize("worth", [10.0, 0.0], ids=["packed", "padded"])
 def test_folded_trials_are_separate_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float) -> None:
     """All steps of five trials, clipped, scheduled, smoothed: scores and weights in float64, to 1e-9."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     folded, plain = opened(tmp_path, slots=3), opened(tmp_path, fold=False)
     plain.engine.window = engine.FoldedEngine.window
     assert folded.facts["program"] == ("packed" if worth else "folded")
@@ -133,9 +123,7 @@ def test_adapters_in_several_slots_are_those_of_one(tmp_path: Path) -> None:
 
 
 def test_side_by_side_is_one_by_one(tmp_path: Path) -> None:
-    alone = curves(opened(tmp_path, fold=False), TRIALS[:3])
-    together = curves(opened(tmp_path, fold=False, slots=2, threads=2), TRIALS[:3])
-    assert all(same(alone[number], together[number]) for number in alone)
+    assert_side_by_side(partial(opened, tmp_path))
 
 
 @pytest.mark.slow
@@ -181,17 +169,9 @@ def test_a_trial_is_that_of_transformers_example(tmp_path: Path) -> None:
     for row in rows:
         row["context"] += " w59" * (14 - len(row["context"].split()))
     squad_rows.write(tmp_path / "questions.jsonl", rows)
-    params = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 16, "dropout": 0.0, "weight_decay": 0.0}
-    params |= {"warmup_ratio": 0.0, "schedule": "linear", "max_grad_norm": 1e9}
     array = opened(tmp_path, fold=False, max_length=40)
-    array.load(0, TrialSpec(0, params, 1))
-    slot, splits = array.engine.occupied[0], array.setup.data.splits
-    batches = list(array.setup.batches(slot, array.engine.window))
-
-    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model", dtype=torch.float64).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    (slot, batches), splits = example_loop.loaded(array), array.setup.data.splits
+    model = example_loop.without_dropout(AutoModelForQuestionAnswering, tmp_path / "model")
     model.qa_outputs.load_state_dict(slot.model.qa_outputs.state_dict())
     tokenizer = tiny.tokenizer()
 
@@ -208,17 +188,14 @@ def test_a_trial_is_that_of_transformers_example(tmp_path: Path) -> None:
         tokens = [feature.char_to_token(number, at, 1) for at in (start, start + len(text) - 1)]
         return tokens[0], tokens[1]
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=params["learning_rate"], weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, len(batches))
-    for batch in batches:
+    def loss(batch: Any) -> torch.Tensor:
         questions = [splits["train"].questions[row] for row in batch]
         feature = features(questions)
         spans = torch.tensor([places(each, feature, number) for number, each in enumerate(questions)])
         inputs = {name: feature[name] for name in tokenizer.model_input_names}
-        model(**inputs, start_positions=spans[:, 0], end_positions=spans[:, 1]).loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        return model(**inputs, start_positions=spans[:, 0], end_positions=spans[:, 1]).loss
+
+    example_loop.train(model, batches, loss)
 
     questions = splits["validation"].questions
     feature = features(questions)
@@ -248,9 +225,7 @@ def test_a_trial_is_that_of_transformers_example(tmp_path: Path) -> None:
     evaluations = [array.advance()[0] for _ in range(2)]
     assert evaluations[-1].last
     assert evaluations[-1].value == pytest.approx(expected)
-    for name, weight in slot.model.state_dict().items():
-        if "word_embeddings" not in name and "key.bias" not in name:  # the study's table has fewer rows
-            torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-6, atol=1e-8)
+    example_loop.assert_same_weights(slot, model)
 
 
 # ---------------------------------------------------------------- the threshold

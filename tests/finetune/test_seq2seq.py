@@ -1,8 +1,10 @@
 """Sequence to sequence through every engine: two lengths a row, losses of tokens, a head of the whole vocabulary."""
 
 import json
+from functools import partial
 from pathlib import Path
 
+import example_loop
 import numpy as np
 import paired
 import pytest
@@ -12,9 +14,18 @@ from transformers import (
     DataCollatorForSeq2Seq,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    get_linear_schedule_with_warmup,
 )
-from trials import ADAPTERS, MIXED, SPACE, advanced_beside_nan, curves, run, same
+from trials import (
+    ADAPTERS,
+    MIXED,
+    SPACE,
+    advanced_beside_nan,
+    assert_goes_on_from_its_checkpoint,
+    assert_separate,
+    curves,
+    run,
+    same,
+)
 
 from hpo.config import study_spec
 from hpo.core.trainer import TrialSpec
@@ -45,14 +56,7 @@ def test_folded_trials_are_separate_trials(tmp_path, kind):
     folded, plain = opened(tmp_path, kind, fold=True, slots=3), opened(tmp_path, kind, fold=False)
     assert (type(folded.engine), type(plain.engine)) == (FoldedEngine, PlainEngine)
     plain.engine.window = FoldedEngine.window
-    together, expected = curves(folded, STILL), curves(plain, STILL)
-    for number, curve in expected.items():
-        values = [[value for _, value, _ in each[:-1]] for each in (together[number], curve)]
-        assert values[0] == pytest.approx(values[1], rel=1e-9)
-        for name, weight in curve[-1].items():
-            if "k_proj.bias" not in name and "key.bias" not in name:  # its gradient is only rounding
-                off = (together[number][-1][name] - weight).norm() / weight.norm().clamp(min=1e-6)
-                assert off <= 1e-9, (number, name, off)
+    assert_separate(curves(folded, STILL), curves(plain, STILL), ("k_proj.bias", "key.bias"))
 
 
 @pytest.mark.parametrize("kind", ["t5", "encoder-decoder"])
@@ -100,16 +104,7 @@ def test_micro_batches_add_up(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"fold": False}, {"fold": True, "slots": 2}])
 def test_a_trial_goes_on_from_its_checkpoint_to_the_bit(tmp_path, settings):
-    array = opened(tmp_path, **settings)
-    whole = run(array, MIXED[1], seed=5)
-    array.unload(0)
-    array.load(0, TrialSpec(0, MIXED[1], 5))
-    found, kept = [array.advance()[0]], array.save(0)
-    other = opened(tmp_path, **settings)
-    other.load(0, TrialSpec(0, MIXED[1], 5, kept))
-    while not found[-1].last:
-        found.append(other.advance()[0])
-    assert [(each.value, each.metrics) for each in found] == [(each.value, each.metrics) for each in whole]
+    assert_goes_on_from_its_checkpoint(partial(opened, tmp_path, **settings))
 
 
 def test_outputs_that_are_not_finite_end_the_trial_alone(tmp_path):
@@ -150,18 +145,13 @@ def test_the_best_weights_give_their_score_to_transformers_trainer(tmp_path, kin
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_trial_is_that_of_transformers_example(tmp_path, smoothing):
     """Losses and steps as in `run_translation.py`, on the same batches: weights in float64."""
-    params = {"learning_rate": 2e-3, "epochs": 2, "batch_size": 16, "dropout": 0.0, "weight_decay": 0.0}
-    params |= {"warmup_ratio": 0.0, "schedule": "linear", "max_grad_norm": 1e9, "label_smoothing": smoothing}
     array = opened(tmp_path, "marian", fold=False)
-    array.load(0, TrialSpec(0, params, 1))
-    slot, split = array.engine.occupied[0], array.setup.data.splits["train"]
-    batches = list(array.setup.batches(slot, array.engine.window))
-
+    slot, batches = example_loop.loaded(array, {**example_loop.PARAMS, "label_smoothing": smoothing})
+    split = array.setup.data.splits["train"]
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", dtype=torch.float64)
     tokenizer, collated = paired.tokenizer(), DataCollatorForSeq2Seq(paired.tokenizer(), model=model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=params["learning_rate"], weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, len(batches))
-    for batch in batches:
+
+    def loss(batch):
         rows = collated(
             [
                 {"input_ids": tokenizer(split.sources[row])["input_ids"]}
@@ -171,18 +161,15 @@ def test_a_trial_is_that_of_transformers_example(tmp_path, smoothing):
         )
         inputs = {name: rows[name] for name in ("input_ids", "attention_mask", "labels")}
         logits = model.eval()(**inputs).logits  # no dropout
-        torch.nn.functional.cross_entropy(
+        return torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), rows["labels"].flatten(), ignore_index=IGNORED, label_smoothing=smoothing
-        ).backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        )
+
+    example_loop.train(model, batches, loss)
 
     while not array.advance()[0].last:
         pass
-    for name, weight in slot.model.state_dict().items():
-        if "k_proj.bias" not in name:
-            torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-6, atol=1e-8)
+    example_loop.assert_same_weights(slot, model, ("k_proj.bias",))
 
 
 # ---------------------------------------------------------------- learning and scoring

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 import architectures
 import numpy as np
@@ -10,17 +11,16 @@ import tagged
 import tiny
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification
-from trials import MIXED, SPACE, curves, run, same
+from trials import MIXED, SPACE, assert_goes_on_from_its_checkpoint, assert_separate, curves, run, same
 
 from hpo.config import study_spec
 from hpo.core.errors import ModelError
 from hpo.core.trainer import TrialSpec
 from hpo.execution import trial_arrays
-from hpo.finetune.folded import engine, equivalence
+from hpo.finetune.folded import equivalence, program_builder
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.folded.model import fold, load_slot
 from hpo.finetune.lora.adaptation import LoraAdaptation
-from hpo.finetune.models.loading import load_model
 from hpo.finetune.plain import PlainEngine
 from hpo.finetune.sharded.array import ShardedArray
 from hpo.tasks.metrics import score
@@ -38,22 +38,12 @@ STILL = [{**each, "dropout": 0.0} for each in MIXED]
 @pytest.fixture(autouse=True)
 def packed(monkeypatch):
     """Pack tokens although these rows have nearly the same length."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0)
 
 
 def open_array(folder, **overrides):
     raw = tagged.study(folder, **{"space": SPACE, "max_length": 12, "data": {"stride": 3}, **overrides})
     return trial_arrays.open_array(study_spec.build(raw, "test", folder))
-
-
-def in_float64(monkeypatch):
-    """Let arrays load models in float64."""
-
-    def load(*args):
-        model, head = load_model(*args)
-        return model.double(), head
-
-    monkeypatch.setattr("hpo.finetune.setup.load_model", load)
 
 
 def separate(folder, trials, **overrides):
@@ -62,17 +52,6 @@ def separate(folder, trials, **overrides):
     assert type(plain.engine) is PlainEngine
     plain.engine.window = FoldedEngine.window
     return curves(plain, trials)
-
-
-def assert_equal(found, expected, tolerance):
-    for number, curve in expected.items():
-        for (at, value, metrics), (at_own, value_own, own) in zip(found[number][:-1], curve[:-1], strict=True):
-            assert (at, value) == (at_own, value_own)
-            assert metrics["loss"] == pytest.approx(own["loss"], rel=max(tolerance, 1e-6))  # answers are in float32
-        for name, weight in curve[-1].items():
-            if "key.bias" not in name:  # its gradient is zero but for rounding, which AdamW turns into whole steps
-                off = (found[number][-1][name] - weight).norm() / weight.norm().clamp(min=1e-6)
-                assert off <= tolerance, (number, name, off)
 
 
 # ---------------------------------------------------------------- architectures
@@ -129,16 +108,16 @@ def test_a_family_without_such_a_head_is_refused(tmp_path):
 # ---------------------------------------------------------------- engines
 
 
+@pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("line", [True, False])
 def test_folded_trials_are_separate_trials(tmp_path, monkeypatch, line):
     """Steps with windows, batches of several micro-batches, clipping, decay and schedules: float64, to 1e-9."""
-    in_float64(monkeypatch)
-    monkeypatch.setattr(engine, "WORTH_PACKING", 10.0 if line else 0.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 10.0 if line else 0.0)
     array = open_array(tmp_path, slots=3, fold=True)
     assert array.facts["program"] == ("packed" if line else "folded")
     assert array.setup.train_rows > len(array.setup.data.splits["train"])
     trials = [{**each, "class_weights": "balanced" if i % 2 else "none"} for i, each in enumerate(STILL)]
-    assert_equal(curves(array, trials), separate(tmp_path, trials), 1e-9)
+    assert_separate(curves(array, trials), separate(tmp_path, trials), scores=1e-6)  # answers are in float32
 
 
 @pytest.mark.bits
@@ -161,12 +140,12 @@ def test_a_batchs_loss_is_that_of_transformers(tmp_path):
     assert found / setup.tokens["train"].units[rows].sum() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_micro_batches_add_up(tmp_path, monkeypatch):
     """Batches are divided by their labelled words, not by their rows."""
-    in_float64(monkeypatch)
     whole = separate(tmp_path, STILL[:1], micro_batch=64)
     parts = separate(tmp_path, STILL[:1], micro_batch=3)
-    assert_equal(parts, whole, 1e-9)
+    assert_separate(parts, whole, scores=1e-6)
 
 
 def test_adapters_train_folded_and_are_a_token_classifier_of_peft(tmp_path):
@@ -201,19 +180,7 @@ def test_a_divided_trial_is_the_trial_of_one_process(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"fold": False}, {"fold": True, "slots": 2}])
 def test_a_trial_goes_on_from_its_checkpoint_to_the_bit(tmp_path, settings):
-    array = open_array(tmp_path, **settings)
-    whole = run(array, MIXED[1], seed=5)
-    array.unload(0)
-    spec = TrialSpec(0, MIXED[1], 5)
-    array.load(0, spec)
-    first = array.advance()[0]
-    kept = array.save(0)
-    other = open_array(tmp_path, **settings)
-    other.load(0, TrialSpec(0, MIXED[1], 5, kept))
-    rest = [other.advance()[0]]
-    while not rest[-1].last:
-        rest.append(other.advance()[0])
-    assert [(e.value, e.metrics) for e in (first, *rest)] == [(e.value, e.metrics) for e in whole]
+    assert_goes_on_from_its_checkpoint(partial(open_array, tmp_path, **settings))
 
 
 def test_the_best_weights_give_their_score_again(tmp_path):
@@ -237,12 +204,12 @@ def with_roles(folder, **overrides):
     return open_array(folder, data=data, **{"max_length": 16, **overrides})
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_folded_trials_with_predicates_are_separate_trials(tmp_path, monkeypatch):
-    in_float64(monkeypatch)
     array = with_roles(tmp_path, slots=3, fold=True)
     plain = with_roles(tmp_path, fold=False)
     plain.engine.window = FoldedEngine.window
-    assert_equal(curves(array, STILL[:3]), curves(plain, STILL[:3]), 1e-9)
+    assert_separate(curves(array, STILL[:3]), curves(plain, STILL[:3]), scores=1e-6)
 
 
 def test_the_marked_predicate_tells_which_of_two_verbs_is_meant(tmp_path):

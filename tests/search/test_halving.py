@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.search.comparison import Comparison
 from hpo.search.decisions import TIED, Decision
-from hpo.search.halving import Field, Rungs, decide, rungs_of
+from hpo.search.halving import Field, Rungs, rungs_of
 from hpo.search.pruners import make
 from hpo.storage.step_metrics import METRICS_AT
 
@@ -19,6 +19,12 @@ HIGHER, LOWER = Comparison("maximize"), Comparison("minimize")
 GO_ON, PRUNE, WAIT = Decision.GO_ON, Decision.PRUNE, Decision.WAIT
 STATES = {"R": TrialState.RUNNING, "W": TrialState.WAITING, "P": TrialState.PRUNED, "F": TrialState.FAIL}
 X = CategoricalDistribution(tuple(range(-1, 100)))
+
+
+def decide(trials, number, step, rungs, round_size, compared):
+    """Return the decision for a trial after its evaluation at a step."""
+    judged = Field(trials, rungs, compared, round_size, number).judge(number, step)
+    return Decision.GO_ON if judged is None else judged.decision
 
 
 def row(number, state, curve, x=None, **attrs):

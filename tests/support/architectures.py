@@ -81,6 +81,16 @@ ARCHITECTURES: dict[str, tuple[str, Any, dict[str, Any]]] = {
 }
 
 
+def heads(auto: Any) -> dict[str, tuple[type[PreTrainedModel], Any]]:
+    """Return every architecture that has a model of an auto class, and its configuration."""
+    found = {}
+    for kind, _, settings in ARCHITECTURES.values():
+        config = AutoConfig.for_model(kind, **settings)
+        if type(config) in auto._model_mapping:
+            found[f"{kind}-{len(settings)}"] = auto._model_mapping[type(config)], config
+    return found
+
+
 def configuration(name: str, **changes: Any) -> tuple[Any, Any]:
     """Return the auto class and the configuration of an architecture."""
     kind, task, settings = ARCHITECTURES[name]

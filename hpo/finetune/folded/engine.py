@@ -12,10 +12,8 @@ trial's result does not depend on its neighbours.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,21 +31,20 @@ from hpo.finetune.device import out_of_memory
 from hpo.finetune.engine import Trained
 from hpo.finetune.folded.memory import estimated
 from hpo.finetune.folded.model import narrowed
-from hpo.finetune.folded.program import MicroBatch, Program, Shape
+from hpo.finetune.folded.program import MicroBatch, Program
+from hpo.finetune.folded.program_builder import ProgramBuilder
 from hpo.finetune.memory import Memory
 from hpo.finetune.models import dropout, frozen
 from hpo.finetune.setup import Setup
 from hpo.finetune.slot import Slot
-from hpo.finetune.trial_model import measured_seconds, predict_whole, reset
+from hpo.finetune.trial_model import measured_seconds, predict_whole
+from hpo.finetune.trial_start import batches, new_slot, reset
 from hpo.recipe.training_params import TrainingParams
 from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
 
 log = logging.getLogger(__name__)
-
-# Packing costs copies in memory. It is used where the line of tokens is shorter than this share of the padded rows.
-WORTH_PACKING = 0.9
 
 DISPLACED = (
     "the last bits of a trial's result may depend on its slot and its neighbours: products in this process depend on "
@@ -67,7 +64,6 @@ class FoldedEngine:
     Attributes:
         window: As in `epoch_batches`; rows are not sorted by length, because all are padded to one length or packed.
         micro_batch: Rows of each slot in one pass; halved after a lack of memory.
-        trained: Names of the parameters that get a gradient.
 
     Raises:
         NotFoldableError: Folded trials would differ from separate trials.
@@ -76,7 +72,7 @@ class FoldedEngine:
     window = 1
 
     def __init__(self, setup: Setup, adaptation: Adaptation, smallest_batch: int, by_depth: bool) -> None:
-        self.setup, self.adaptation, self._by_depth = setup, adaptation, by_depth
+        self.setup, self.adaptation = setup, adaptation
         slots = setup.config.slots
         self.slots = 1 if slots == "auto" else slots
         self.threads = torch.get_num_threads()  # for one slot after the other
@@ -92,8 +88,7 @@ class FoldedEngine:
         if not self._alone and (wrong := adaptation.difference(template)):
             raise NotFoldableError(wrong)
         self.micro_batch = min(setup.config.micro_batch, smallest_batch)
-        self._packs = adaptation.difference(template, packed=True) is None
-        self.trained = self._with_gradient(template)
+        self._builder = ProgramBuilder(setup, adaptation, by_depth)
         self._program: Program | None = None
 
     @property
@@ -105,29 +100,7 @@ class FoldedEngine:
     @property
     def facts(self) -> Mapping[str, Any]:
         """Which program trains: sums over packed tokens and over padded rows differ in their last bits."""
-        return {"program": "packed" if self.shape().line else "folded"}
-
-    def _with_gradient(self, model: PreTrainedModel) -> list[str]:
-        """Return the names of the parameters that get a gradient; AdamW leaves the others as they are."""
-        tokens = self.setup.measurable(model)
-        inputs, targets = tokens.batch(np.arange(min(2, len(tokens.lengths))))
-        with self.setup.autocast():
-            outputs = self.setup.outputs(model.train(), inputs, targets)
-        torch.stack([output.sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
-        names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
-        model.zero_grad()
-        return names
-
-    def shape(self) -> Shape:
-        """Return the shape of a micro-batch; the line of packed tokens is long enough for nearly all micro-batches."""
-        tokens, rows = self.setup.tokens["train"], self.micro_batch
-        longest, totals = int(tokens.lengths.max()), tokens.totals
-        if tokens.decoder is not None:  # a packing has one length for each row, and such rows have two
-            return Shape(rows, longest, None, int(tokens.decoder.lengths.max()))
-        usual = rows * totals.mean() + 2 * math.sqrt(rows) * totals.std()
-        line = max(int(totals.max()), 8 * math.ceil(usual / 8))
-        worth = line < WORTH_PACKING * rows * tokens.choices * longest
-        return Shape(rows, longest, line if self._packs and worth else None)
+        return {"program": "packed" if self._builder.shape(self.micro_batch).line else "folded"}
 
     # ------------------------------------------------------------ trials in slots
 
@@ -141,11 +114,12 @@ class FoldedEngine:
         params, template = TrainingParams.of(trial.params), self.setup.model
         reset(self.setup, self.adaptation, template, trial, params)
         if self._program is None:
-            self._program = self._built(template)
+            self._program = self._built()
         weights = self.program.load(slot, template, params)
         optimizer = self.program.optimizer
         own = optimizer.parameters(slot)
-        self.occupied[slot] = self.setup.new_slot(
+        self.occupied[slot] = new_slot(
+            self.setup,
             trial,
             params,
             template,
@@ -155,7 +129,7 @@ class FoldedEngine:
             self.window,
         )
 
-    def _built(self, template: PreTrainedModel) -> Program:
+    def _built(self) -> Program:
         """Return the program, with all slots empty.
 
         Raises:
@@ -163,7 +137,7 @@ class FoldedEngine:
             OutOfMemoryError: One slot does not fit in memory.
         """
         try:
-            return self.program_of(template, self.slots, self._train_rows(template), self.shape())
+            return self._builder.program(self.slots, self._train_rows(), self._builder.shape(self.micro_batch))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -172,36 +146,16 @@ class FoldedEngine:
             raise OutOfMemoryError("one trial's weights, gradients and moments do not fit in memory")
         raise ArrayShrankError(self._halved())
 
-    def program_of(self, template: PreTrainedModel, slots: int, tokens: Tokens, shape: Shape) -> Program:
-        """Return a program with a number of slots."""
-        return Program(
-            template,
-            slots,
-            self.trained,
-            self.setup.head,
-            tokens,
-            shape,
-            self.setup.task,
-            self.setup.class_weights,
-            self._context,
-            self._by_depth,
-        )
-
-    def _train_rows(self, template: PreTrainedModel) -> Tokens:
+    def _train_rows(self) -> Tokens:
         """Return the train split, which the program gathers batches from on the device.
 
         Raises:
             ModelError: The states of frozen layers do not fit in the device's memory.
         """
-        tokens = self.setup.split_for(template, "train")
+        tokens = self.setup.split_for(self.setup.model, "train")
         if tokens.states is not None and tokens.states.device.type != self.setup.device.type:
             raise ModelError("the states of the frozen layers do not fit in the device's memory; write fold: false")
         return tokens
-
-    @contextmanager
-    def _context(self, keys: torch.Tensor) -> Iterator[None]:
-        with self.setup.intercepted(), dropout.drawing_from(keys), self.setup.autocast():
-            yield
 
     def unload(self, slot: int) -> None:
         """Empty a slot, whatever state its trial is in."""
@@ -271,7 +225,7 @@ class FoldedEngine:
         """Put slots that were stopped within a segment back to their last whole step."""
         for number in numbers:
             self.program.optimizer.gradients[number].zero_()
-            self.occupied[number].batches = self.setup.batches(self.occupied[number], self.window)
+            self.occupied[number].batches = batches(self.setup, self.occupied[number], self.window)
 
     def _done(self, slot: Slot, micro: MicroBatch) -> None:
         """Count a micro-batch that is done."""
@@ -330,7 +284,7 @@ class FoldedEngine:
     def memory(self, free: int | None) -> Memory:
         """Estimate the memory that the trials in all slots take."""
         self._forget()
-        return estimated(self, free)
+        return estimated(self._builder, self.slots, self._builder.shape(self.micro_batch), free)
 
     def fastest_slots(self, most: int) -> int:
         """Return how many slots train the most examples a second, found by doubling them while they fit in memory."""

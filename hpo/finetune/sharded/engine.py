@@ -32,7 +32,8 @@ from hpo.finetune.models import dropout
 from hpo.finetune.setup import Setup
 from hpo.finetune.sharded.divide import DividedInitialState, copied_heads, divide, fill
 from hpo.finetune.slot import Slot
-from hpo.finetune.trial_model import begin, measured_seconds
+from hpo.finetune.trial_model import measured_seconds
+from hpo.finetune.trial_start import begin
 from hpo.tasks.task import Predictions
 
 Array = np.ndarray[Any, Any]
@@ -194,7 +195,7 @@ class ShardEngine:
             inputs, targets = self.setup.tokens["train"].batch(own[part])
             with self.setup.masked(dropout.key(seed, number)), self.setup.autocast():
                 outputs = self.setup.outputs(slot.model, inputs, targets)
-            loss = (self.setup.losses(slot, outputs, targets) * weight[part]).sum()
+            loss = (self.setup.losses(slot.params, outputs, targets) * weight[part]).sum()
             loss.backward()
             total += loss.detach()
         return total

@@ -39,33 +39,31 @@ class Kind:
     loss: Callable[..., torch.Tensor]
 
 
-@dataclass(frozen=True)
-class LabelPredictions:
-    """A classifier's outputs for n texts, with the targets; see `hpo.tasks.task.Predictions`.
+class OfLogits:
+    """Outputs of a classifier for n examples, with the targets: what follows from them, whatever an example is.
 
     Attributes:
-        task: Name in `KINDS`.
-        targets: [n] class indices or numbers, or [n, labels] of 0 and 1.
+        targets: [n] class indices or numbers, or [n, outputs] of 0 and 1.
         logits: [n, outputs].
     """
 
-    task: str
     targets: Array
     logits: Array
+
+    @property
+    def kind(self) -> Kind:
+        """What a target means: the number of the one output that is right."""
+        return KINDS["single_label"]
 
     @cached_property
     def predicted(self) -> Array:
         """The predictions, shaped as the targets."""
-        return KINDS[self.task].predicted(self.logits)
+        return self.kind.predicted(self.logits)
 
     @cached_property
     def probabilities(self) -> Array:
         """The probabilities, [n, outputs]; for regression the values, [n]."""
-        return KINDS[self.task].probabilities(self.logits)
-
-    def take(self, rows: Array) -> LabelPredictions:
-        """Return the outputs for some rows, e.g. those of a bootstrap sample."""
-        return LabelPredictions(self.task, self.targets[rows], self.logits[rows])
+        return self.kind.probabilities(self.logits)
 
     def __len__(self) -> int:
         """Return n."""
@@ -88,17 +86,41 @@ class LabelPredictions:
 
     @cached_property
     def losses(self) -> Array:
-        """[n]: the loss of each text as in training, but without label smoothing and class weights."""
+        """[n]: the loss of each example as in training, but without label smoothing and class weights."""
         import torch
 
         logits, targets = torch.as_tensor(self.logits, dtype=torch.float64), torch.as_tensor(self.targets)
-        targets = targets if self.task == "single_label" else targets.double()
-        return np.asarray(KINDS[self.task].loss(logits, targets, 0.0).numpy())
+        targets = targets if self.kind is KINDS["single_label"] else targets.double()
+        return np.asarray(self.kind.loss(logits, targets, 0.0).numpy())
 
     @property
     def units(self) -> Array:
-        """[n]: one for each text."""
+        """[n]: one for each example."""
         return np.ones(len(self))
+
+
+@dataclass(frozen=True)
+class LabelPredictions(OfLogits):
+    """A classifier's outputs for n texts, with the targets; see `hpo.tasks.task.Predictions`.
+
+    Attributes:
+        task: Name in `KINDS`.
+        targets: [n] class indices or numbers, or [n, labels] of 0 and 1.
+        logits: [n, outputs].
+    """
+
+    task: str
+    targets: Array
+    logits: Array
+
+    @property
+    def kind(self) -> Kind:
+        """What a target means."""
+        return KINDS[self.task]
+
+    def take(self, rows: Array) -> LabelPredictions:
+        """Return the outputs for some rows, e.g. those of a bootstrap sample."""
+        return LabelPredictions(self.task, self.targets[rows], self.logits[rows])
 
 
 def _softmax(logits: Array) -> Array:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from hpo.tasks.classification.predictions import KINDS
+from hpo.tasks.classification.predictions import KINDS, OfLogits
 
 Array = np.ndarray[Any, Any]
 
@@ -19,7 +18,7 @@ KIND = KINDS["single_label"]
 
 
 @dataclass(frozen=True)
-class ChoicePredictions:
+class ChoicePredictions(OfLogits):
     """Predictions for n examples; see `hpo.tasks.task.Predictions`.
 
     Attributes:
@@ -37,48 +36,6 @@ class ChoicePredictions:
         """Name in `TASKS`."""
         return TASK
 
-    def __len__(self) -> int:
-        """Return n."""
-        return len(self.targets)
-
     def take(self, examples: Array) -> ChoicePredictions:
         """Return the predictions for some examples."""
         return ChoicePredictions(self.targets[examples], self.logits[examples], [self.choices[i] for i in examples])
-
-    @cached_property
-    def predicted(self) -> Array:
-        """[n] numbers of the chosen ones."""
-        return KIND.predicted(self.logits)
-
-    @cached_property
-    def probabilities(self) -> Array:
-        """[n, choices]."""
-        return KIND.probabilities(self.logits)
-
-    @cached_property
-    def losses(self) -> Array:
-        """[n] the cross-entropy of the right choice."""
-        import torch
-
-        logits = torch.as_tensor(self.logits, dtype=torch.float64)
-        return np.asarray(KIND.loss(logits, torch.as_tensor(self.targets), 0.0).numpy())
-
-    @property
-    def units(self) -> Array:
-        """[n] one for each example."""
-        return np.ones(len(self))
-
-    @property
-    def finite(self) -> bool:
-        """Whether all scores are finite."""
-        return bool(np.isfinite(self.logits).all())
-
-    @property
-    def varied(self) -> bool:
-        """Whether the right choices have different numbers."""
-        return not bool((self.targets == self.targets[:1]).all())
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether the model chooses the same number in every example, although different ones are right."""
-        return bool((self.predicted == self.predicted[:1]).all()) and self.varied

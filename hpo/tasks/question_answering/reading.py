@@ -14,15 +14,6 @@ ENDINGS = (".json", ".jsonl", ".parquet")
 _SQUAD = "{data: [{paragraphs: [{context, qas: [{id, question, answers}]}]}]}"
 
 
-def read_questions(path: Path, columns: Columns | None = None, encoding: str | None = None) -> list[Question]:
-    """Return the questions of a file; see `read_rows`.
-
-    Raises:
-        DataError: The file cannot be read, has no questions, or has some that cannot be used.
-    """
-    return [question for question, _ in read_rows(path, columns or Columns(), encoding)]
-
-
 def read_rows(path: Path, columns: Columns, encoding: str | None = None) -> list[tuple[Question, Mapping[str, Any]]]:
     """Return the questions of a file, each with its whole row.
 

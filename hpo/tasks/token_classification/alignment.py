@@ -218,23 +218,6 @@ def inner_labels(names: Sequence[str]) -> list[int]:
     return [index.get(f"I-{name[2:]}", i) if name.startswith("B-") else i for i, name in enumerate(names)]
 
 
-def by_sentence(
-    windows: Sequence[Window], predicted: Sequence[Sequence[int]], lengths: Sequence[int]
-) -> list[list[int]]:
-    """Return the predicted label of each word of n sentences; -100 for a word without a piece.
-
-    Args:
-        windows: Those of the sentences, in any order.
-        predicted: The predicted label of each piece of each window; more than its pieces, for padding, are allowed.
-        lengths: Number of words of each sentence.
-    """
-    found = [[IGNORED] * length for length in lengths]
-    for window, labels in zip(windows, predicted, strict=True):
-        for position, word in zip(window.positions, window.words, strict=True):
-            found[window.sentence][word] = int(labels[position])
-    return found
-
-
 def joins_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether a tokenizer reads a list of words as if no blanks were between them.
 

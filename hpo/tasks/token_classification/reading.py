@@ -105,7 +105,6 @@ def read_tokens(
     tags: Sequence[Any],
     places: Sequence[tuple[str, int]],
     remarks: Remarks,
-    names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     predicates: Sequence[Any] | None = None,
 ) -> list[Sentence]:
@@ -113,10 +112,9 @@ def read_tokens(
 
     Args:
         tokens: The words of each row: a list of texts.
-        tags: The tags of each row: a list of texts, or of numbers that stand for `names`.
+        tags: The tags of each row: a list of texts.
         places: File and number of each row.
         remarks: Where faults are recorded, and rows without a word, which are left out.
-        names: The tags that numbers stand for.
         groups: The group of each row.
         predicates: The number of a word of each row, from 0.
     """
@@ -131,10 +129,10 @@ def read_tokens(
             remarks.note(EMPTY_ROWS, _place(place))
         elif predicates is not None and not is_number_below(len(words), predicates[i]):
             remarks.fault(PREDICATE, _place(place), f"{_shown(predicates[i])} in a sentence of {len(words)} words")
-        elif (named := _names(given, names or (), place, remarks)) is not None:
+        elif _are_tags(given, place, remarks):
             group = groups[i] if groups is not None else None
             predicate = None if predicates is None else whole_number(predicates[i])
-            found.append(Sentence(tuple(words), tuple(named), *place, group=group, predicate=predicate))
+            found.append(Sentence(tuple(words), tuple(given), *place, group=group, predicate=predicate))
     return found
 
 
@@ -154,19 +152,14 @@ def texts_of(value: Any) -> list[str] | None:
     return listed if listed is not None and all(isinstance(each, str) for each in listed) else None
 
 
-def _names(tags: list[Any], names: Sequence[str], place: tuple[str, int], remarks: Remarks) -> list[str] | None:
-    """Return tags as texts, or None if one is neither a text nor the number of a name, which is recorded."""
-    numbered = [
-        names[index] if (index := whole_number(tag)) is not None and 0 <= index < len(names) else tag for tag in tags
-    ]
-    wrong = next((i for i, tag in enumerate(numbered) if not isinstance(tag, str) or not tag), None)
+def _are_tags(tags: list[Any], place: tuple[str, int], remarks: Remarks) -> bool:
+    """Return whether tags are texts; the first that is none is recorded."""
+    wrong = next((i for i, tag in enumerate(tags) if not isinstance(tag, str) or not tag), None)
     if wrong is None:
-        return numbered
-    is_number = isinstance(tags[wrong], int | float | np.number)
-    detail = f"the tag of word {wrong + 1} is {_shown(tags[wrong])}"
-    has_names = f"; the tags with a name are 0 to {len(names) - 1}" if is_number and names else ""
-    remarks.fault(NUMBERS if is_number else NOT_LISTS, _place(place), detail + has_names)
-    return None
+        return True
+    kind = NUMBERS if isinstance(tags[wrong], int | float | np.number) else NOT_LISTS
+    remarks.fault(kind, _place(place), f"the tag of word {wrong + 1} is {_shown(tags[wrong])}")
+    return False
 
 
 def whole_number(value: Any) -> int | None:

@@ -16,7 +16,7 @@ from hpo.core.seeds import derived_seed
 from hpo.core.trainer import Evaluation, TrialSpec
 from hpo.execution import run_study, trial_arrays
 from hpo.finetune import device
-from hpo.finetune.folded import engine
+from hpo.finetune.folded import engine, program_builder
 from hpo.finetune.folded.engine import FoldedEngine
 from hpo.finetune.models import dropout
 from hpo.finetune.models.loading import load_model
@@ -30,7 +30,7 @@ from hpo.recipe.schedules import SCHEDULES
 def packed():
     """Pack tokens although these rows have nearly the same length."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "WORTH_PACKING", 10.0)
+        patch.setattr(program_builder, "WORTH_PACKING", 10.0)
         yield
 
 
@@ -52,7 +52,7 @@ def test_a_trial_is_to_the_bit_the_same_whatever_the_slots_neighbours_and_refill
 @pytest.mark.bits
 def test_a_padded_trial_is_to_the_bit_the_same_too(tmp_path, monkeypatch):
     assert open_array(tmp_path).facts["program"] == "packed"
-    monkeypatch.setattr(engine, "WORTH_PACKING", 0.0)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", 0.0)
     alone = curves(open_array(tmp_path, slots=1))
     array = open_array(tmp_path, slots=3)
     assert array.facts["program"] == "folded"
@@ -197,7 +197,7 @@ def test_out_of_memory_halves_the_slots_then_the_micro_batch_and_says_so(tmp_pat
         (FoldedEngine, "_train"),
         (FoldedEngine, "_answers_of_all"),
         (Slot, "hold"),  # it copies the best weights
-        (engine, "Program"),
+        (program_builder, "Program"),
     ],
 )
 def test_a_study_that_runs_out_of_memory_ends_with_the_same_table(tmp_path, monkeypatch, owner, name):

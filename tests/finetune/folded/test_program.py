@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from trials import MIXED, curves, open_array, same
 
 from hpo.finetune.data.encoded import Tokens
-from hpo.finetune.folded import engine
 from hpo.finetune.folded import model as folded
 from hpo.finetune.folded import program as folded_program
+from hpo.finetune.folded import program_builder
 from hpo.finetune.folded.cuda_graph import WARM_UP
 from hpo.finetune.folded.program import MicroBatch, Program, Shape
 from hpo.finetune.lora.adapters import Lora
@@ -28,7 +28,7 @@ from hpo.tasks.registry import TASKS
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "qwen3"])
 def test_a_recorded_program_trains_every_later_trial_to_the_bit(tmp_path, monkeypatch, kind, worth):
     """Other rows, rates, masks, batch sizes, epochs and dropout are read from tensors only."""
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     tiny.save_model(tmp_path / "model", kind)
     trials = [{**each, "epochs": 1} for each in MIXED]
     expected = curves(open_array(tmp_path, slots=2), trials)

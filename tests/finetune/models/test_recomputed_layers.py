@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from trials import MIXED, curves, open_array, same
 
 from hpo.core.errors import ModelError
-from hpo.finetune.folded import engine, packing
+from hpo.finetune.folded import packing, program_builder
 from hpo.finetune.folded import program as folded_program
 from hpo.finetune.folded.model import fold
 from hpo.finetune.models import dropout, loading, output_check, recomputed_layers
@@ -100,7 +100,7 @@ def test_a_model_without_such_layers_is_refused(name: str) -> None:
 def test_trials_get_the_same_weights(
     changes: dict[str, Any], worth: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     trials = [{**each, "epochs": 1} for each in MIXED[:3]]
     expected = curves(open_array(tmp_path, **changes), trials)
     found = curves(open_array(tmp_path, gradient_checkpointing=True, **changes), trials)
@@ -138,7 +138,7 @@ def test_masks_from_the_global_generator_are_the_same_too(tmp_path: Path, monkey
 def test_a_recorded_program_computes_layers_again(
     worth: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "WORTH_PACKING", worth)
+    monkeypatch.setattr(program_builder, "WORTH_PACKING", worth)
     trials = [{**each, "epochs": 1} for each in MIXED]
     expected = curves(open_array(tmp_path, slots=2), trials)
     monkeypatch.setattr(folded_program, "Replay", tape.Taped)

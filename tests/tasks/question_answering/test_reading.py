@@ -14,12 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.core.errors import DataError
-from hpo.tasks.question_answering.questions import Columns, Problems, questions_of
-from hpo.tasks.question_answering.reading import read_questions
+from hpo.tasks.question_answering.questions import Columns, Problems, Question, questions_of
+from hpo.tasks.question_answering.reading import read_rows
 
 WRITTEN = squad_rows.written()
 ANSWERED = [row for row in WRITTEN if row["answers"]["text"]]
 CONTEXT = "The  cat sat on a mat; the cat slept."
+
+
+def read_questions(path: Path, columns: Columns | None = None) -> list[Question]:
+    return [question for question, _ in read_rows(path, columns or Columns())]
 
 
 def row(answers: Any = None, **changes: Any) -> dict[str, Any]:

@@ -174,12 +174,11 @@ def test_tags_that_the_scheme_does_not_allow_are_said_with_their_line():
 # ---------------------------------------------------------------- tokens and tags
 
 
-def test_tokens_and_tags_are_read_as_texts_or_numbers():
+def test_tokens_and_tags_are_read_as_texts():
     remarks = Remarks()
     tokens = [["Ann", "left"], np.array(["Oslo"], dtype=object), [], ("a",)]
-    names = ["O", "B-PER", "B-LOC"]
-    tags = [[1, 0], np.array([2]), [], ("O",)]
-    found = read_tokens(tokens, tags, rows(4), remarks, names, groups=list("ppqq"))
+    tags = [["B-PER", "O"], np.array(["B-LOC"], dtype=object), [], ("O",)]
+    found = read_tokens(tokens, tags, rows(4), remarks, groups=list("ppqq"))
     assert [(each.words, each.tags, each.group) for each in found] == [
         (("Ann", "left"), ("B-PER", "O"), "p"),
         (("Oslo",), ("B-LOC",), "p"),
@@ -191,24 +190,23 @@ def test_tokens_and_tags_are_read_as_texts_or_numbers():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "tags", "names", "said"),
+    ("tokens", "tags", "said"),
     [
-        (["a", "b"], ["O"], None, "2 tokens, 1 tags"),
-        ("a b", ["O", "O"], None, "tokens 'a b', tags ['O', 'O']"),
-        (["a"], None, None, "tokens ['a'], tags None"),
-        (["a", None], ["O", "O"], None, "tokens ['a', None], tags ['O', 'O']"),
-        (["a"], [float("nan")], None, "the tag of word 1 is nan"),
-        (["a"], [None], None, "the tag of word 1 is None"),
-        (["a"], [""], None, "the tag of word 1 is ''"),
-        (["a", "b"], ["O", 1], None, "the tag of word 2 is 1"),
-        (["a"], [-1], ["O", "B-X"], "the tag of word 1 is -1; the tags with a name are 0 to 1"),
-        (["a"], [np.int64(2)], ["O", "B-X"], "the tag of word 1 is 2; the tags with a name are 0 to 1"),
-        (["a"], [True], ["O", "B-X"], "the tag of word 1 is True; the tags with a name are 0 to 1"),
+        (["a", "b"], ["O"], "2 tokens, 1 tags"),
+        ("a b", ["O", "O"], "tokens 'a b', tags ['O', 'O']"),
+        (["a"], None, "tokens ['a'], tags None"),
+        (["a", None], ["O", "O"], "tokens ['a', None], tags ['O', 'O']"),
+        (["a"], [float("nan")], "the tag of word 1 is nan"),
+        (["a"], [None], "the tag of word 1 is None"),
+        (["a"], [""], "the tag of word 1 is ''"),
+        (["a", "b"], ["O", 1], "the tag of word 2 is 1"),
+        (["a"], [np.int64(2)], "the tag of word 1 is 2"),
+        (["a"], [True], "the tag of word 1 is True"),
     ],
 )
-def test_tokens_and_tags_that_do_not_fit_are_said_with_their_row(tokens, tags, names, said):
+def test_tokens_and_tags_that_do_not_fit_are_said_with_their_row(tokens, tags, said):
     remarks = Remarks()
-    found = read_tokens([["x"], tokens], [["O"], tags], rows(2), remarks, names)
+    found = read_tokens([["x"], tokens], [["O"], tags], rows(2), remarks)
     assert [each.words for each in found] == [("x",)]
     assert refused(remarks)[2] == f"    row 2 of a.jsonl: {said}"
 
