@@ -142,10 +142,13 @@ class SearchSpace:
 
         Args:
             name: The parameter's name; the space may not have it.
-            default: The value of a parameter that the space does not fix.
+            default: The value of a parameter that the space does not fix, and of one whose condition is not met.
         """
-        points: Sequence[Any] | None = self.parameters[name].points() if name in self.parameters else None
-        return points or [self.fixed.get(name, default)]
+        parameter = self.parameters.get(name)
+        points = None if parameter is None else parameter.points()
+        if parameter is None or not points:
+            return [self.fixed.get(name, default)]
+        return [*points, default] if parameter.when and default not in points else points
 
     def fixing(self, name: str, value: Any) -> SearchSpace:
         """Return the part of the space in which a parameter has this value."""

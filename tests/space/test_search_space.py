@@ -86,6 +86,22 @@ def test_inactive_parameters_are_not_suggested() -> None:
         assert ("power" in trial.params) == (params["schedule"] != "linear")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, [3]),
+        ({"epochs": 5}, [5]),
+        ({"epochs": [1, 2]}, [1, 2]),
+        ({"epochs": {"low": 1, "high": 2}}, [1, 2]),
+        ({"epochs": {"values": [1, 2], "when": {"schedule": "linear"}}}, [1, 2, 3]),
+        ({"epochs": {"values": [2, 3], "when": {"schedule": "linear"}}}, [2, 3]),
+    ],
+)
+def test_the_values_of_a_parameter_are_those_that_a_trial_may_have(given: dict[str, Any], expected: list[int]) -> None:
+    space = parse({"schedule": ["linear", "cosine"], **given}, HYPERPARAMETERS)
+    assert list(space.values_of("epochs", 3)) == expected
+
+
 def test_a_large_range_of_whole_numbers_is_not_listed() -> None:
     space = parse({"seed": {"low": 0, "high": 2**40}})
     assert space.size == 2**40 + 1

@@ -103,7 +103,8 @@ def test_no_study_is_searched_by_a_score_of_generated_text() -> None:
     assert of_generated_text("question_answering") == []
     assert not {*searchable("seq2seq")} & {*of_generated_text("seq2seq")}
     assert "exact_match" in searchable("question_answering")
-    with pytest.raises(DataError, match=r"'bleu' is a score of generated text.*Search by one of perplexity.*second_metric: bleu"):
+    says = r"'bleu' is a score of generated text.*Search by one of perplexity.*second_metric: bleu"
+    with pytest.raises(DataError, match=says):
         chosen("bleu", "seq2seq", "loss")
 
 
