@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, get_storage
 
 from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
@@ -160,6 +160,8 @@ def open_planned(
     Raises:
         StudyError: The study in the storage has other settings, or the warm start cannot be learned.
     """
+
+    storage = get_storage(storage)  # with a cache of ended trials; a study that is loaded from it anew reads none again
 
     def begin() -> tuple[optuna.Study, int]:
         array.resume_with(stored_facts(study.config.name, storage))
