@@ -160,7 +160,6 @@ def open_planned(
     Raises:
         StudyError: The study in the storage has other settings, or the warm start cannot be learned.
     """
-
     storage = get_storage(storage)  # with a cache of ended trials; a study that is loaded from it anew reads none again
 
     def begin() -> tuple[optuna.Study, int]:
