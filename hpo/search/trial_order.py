@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.pruners import HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.comparison import Comparison
-from hpo.search.decisions import TIED, Decision, Judged, explained, went_on, with_decision
+from hpo.search.decisions import TIED, Decision, Judged, judged_by, went_on, with_decision
 from hpo.search.halving import Field, PromotionPruner, Rungs, is_duplicate, rungs_of
+from hpo.search.kept_trials import ByParams
 from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
 from hpo.storage.criteria import is_constrained
@@ -69,6 +71,7 @@ class TrialOrder:
         self._compared = compared or Comparison(study.direction.name.lower())
         before = self._cache.get_all_trials(0, deepcopy=False)  # perhaps under limits that are not in force any more
         self._constrained = bool(self._compared.criteria.limits) or any(map(is_constrained, before))
+        self._settled: dict[int, FrozenTrial | None] = {}  # ended trials as waves see them
 
     @property
     def in_rounds(self) -> bool:
@@ -85,9 +88,11 @@ class TrialOrder:
             trials = [trial for trial in trials if trial.state != TrialState.WAITING or self.params_of(trial)]
         return trials
 
-    def unfinished(self) -> bool:
-        """Return whether a trial is not finished."""
-        return any(not trial.state.is_finished() for trial in self.rows())
+    def unfinished(self) -> Sequence[FrozenTrial]:
+        """Return those of `rows` that have not ended."""
+        if self._cache.count <= self._budget and self._space.size > self._cache.count:
+            return self._cache.unfinished()
+        return [trial for trial in self.rows() if not trial.state.is_finished()]
 
     def decided(self) -> Sequence[FrozenTrial]:
         """Return the trials that a decision to stop the study may rest on.
@@ -147,7 +152,7 @@ class TrialOrder:
 
     def _current(self) -> Sequence[FrozenTrial]:
         """Return the unfinished trials; in rounds, those of the first round that has not ended."""
-        trials = [trial for trial in self.rows() if not trial.state.is_finished()]
+        trials = self.unfinished()
         return [trial for trial in trials if self._begin(trial.number) == self._begin(trials[0].number)]
 
     def _begin(self, number: int) -> int:
@@ -167,7 +172,7 @@ class TrialOrder:
                 view = view.seen_as(self._as_ended, self._study.direction.name)
             return self._study_of(view)
         view = self._cache.before(self._drawn_from(number))
-        return self._study_of(view.seen_as(self._at_first_rung, self._study.direction.name))
+        return self._study_of(view.seen_as(self._at_first_rung, self._study.direction.name, settled=False))
 
     def _as_ended(self, trial: FrozenTrial) -> FrozenTrial:
         """Return a trial with its constraints; if it is paused, as if it had been pruned where it waits."""
@@ -179,9 +184,18 @@ class TrialOrder:
 
     def _at_first_rung(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return a trial as if it had ended at the lowest rung; None if it has no value there, or is a duplicate."""
+        if trial.number in self._settled:
+            return self._settled[trial.number]
         rungs = self._rungs(trial)
+        seen = self._cut_at_rung(trial, rungs)
+        if trial.state.is_finished() and rungs is not None:  # all trials before it are drawn: it stays as it is
+            self._settled[trial.number] = seen
+        return seen
+
+    def _cut_at_rung(self, trial: FrozenTrial, rungs: Rungs | None) -> FrozenTrial | None:
+        """Return what `_at_first_rung` returns, of the trial's rungs."""
         values = rungs.values(trial.intermediate_values) if rungs else []
-        if (not values and trial.state != TrialState.COMPLETE) or is_duplicate(trial, self.rows()):
+        if (not values and trial.state != TrialState.COMPLETE) or self._is_duplicate(trial):
             return None
         seen = copy.copy(trial)
         seen.state, seen.values = TrialState.COMPLETE, values[:1] or trial.values
@@ -190,7 +204,7 @@ class TrialOrder:
 
     def _keeps_waiting(self, trial: FrozenTrial) -> bool:
         """Return whether the next wave has to wait for a trial; a duplicate waits for its original itself."""
-        ended = trial.state.is_finished() or is_duplicate(trial, self.rows())
+        ended = trial.state.is_finished() or self._is_duplicate(trial)
         return not ended and self._at_first_rung(trial) is None
 
     def _visible(self, number: int) -> StudyCache:
@@ -221,15 +235,25 @@ class TrialOrder:
             return other.number < trial.number
         return other.state == TrialState.RUNNING
 
+    def _ended_alike(self, params: Mapping[str, Any]) -> Sequence[FrozenTrial]:
+        """Return those of `rows` that have ended and have the given parameters, which are drawn, by number."""
+        if self._cache.count <= self._budget:
+            return self._cache.kept(ByParams).alike(params)
+        return [trial for trial in self.rows() if trial.state.is_finished() and trial.params == params]
+
+    def _is_duplicate(self, trial: FrozenTrial) -> bool:
+        """Return whether an earlier trial has the same parameters."""
+        return is_duplicate(trial, [*self._ended_alike(trial.params), *self.unfinished()])
+
     def finished_original(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return the completed or pruned trial with the same parameters, whose result a trial is told.
 
         The published default has none: it is always trained.
         """
-        for other in [] if is_baseline(trial) else self.rows():
+        for other in [] if is_baseline(trial) else self._ended_alike(trial.params):
             ended = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
             before = other.number < trial.number or (self._size is None and other.number != trial.number)
-            if ended and before and other.params == trial.params and same_seed(other, trial):
+            if ended and before and same_seed(other, trial):
                 return other
         return None
 
@@ -312,7 +336,7 @@ class TrialOrder:
         if not rungs.reached(self._compared.curve(trial), step):
             return None
         if self.in_rounds and not self._compared.lacks_metrics(trial):
-            trials = [self._with_metrics(other) for other in trials]
+            trials = [other if other.state.is_finished() else self._with_metrics(other) for other in trials]
         return self._field(trials, trial, rungs).judge(trial.number, step)
 
     def _field(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, rungs: Rungs) -> Field:
@@ -327,9 +351,8 @@ class TrialOrder:
         return Field(trials, rungs, self._compared, self._size, trial.number, waiting, more)
 
     def _with_metrics(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return a trial, read again if another process owns it and its last evaluation was read incompletely."""
-        foreign = not trial.state.is_finished() and trial.number not in self._cache.owned
-        if foreign and self._compared.lacks_metrics(trial):
+        """Return a trial that has not ended, read again if another process's evaluation was read incompletely."""
+        if trial.number not in self._cache.owned and self._compared.lacks_metrics(trial):
             self._cache.read_again(trial.number)
         return self._cache.row(trial.number)
 
@@ -339,7 +362,7 @@ class TrialOrder:
         In rounds, the pruner sees the trials up to the end of the first round with a completed trial.
         """
         seen = self._cache
-        if (size := self._size) is not None:
+        if (size := self._size) is not None and isinstance(self._study.pruner, HyperbandPruner):
             completed = (t for t in self.rows() if t.state == TrialState.COMPLETE and t.last_step is not None)
             first = next((t.number // size + 1 for t in completed), 0)
             seen = seen.before(min(first, trial.number // size) * size)
@@ -350,8 +373,7 @@ class TrialOrder:
         cache = self._visible(trial.number).seen_as(self._compared.seen, self._compared.direction)
         as_seen = self._compared.seen(trial)
         assert as_seen is not None  # the trial has not ended
-        study, pruner = self._study_of(cache), self._study.pruner
-        return explained(pruner, study, as_seen, pruner.prune(study, as_seen))
+        return judged_by(self._study.pruner, self._study_of(cache), as_seen)
 
 
 def paused_at(trial: FrozenTrial) -> int | None:

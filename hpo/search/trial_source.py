@@ -95,7 +95,7 @@ class TrialSource:
         if (original := self._order.finished_original(frozen)) is not None:
             self._tell_duplicate(trial, original)
             return None
-        if self._order.unfinished_original(frozen, self._order.rows()) is not None:
+        if self._order.unfinished_original(frozen, self._order.unfinished()) is not None:
             self._cache.put_back(frozen.number)
             return None
         return trial, TrialSpec(frozen.number, params, seed_of(self._seed, frozen))

@@ -110,7 +110,7 @@ def test_in_rounds_only_trials_of_the_first_unfinished_round_run(states, size):
     order = order_of(rows, size=size)
     first = next((n for n, state in enumerate(states) if not state.is_finished()), None)
     moving = numbers([*order.ready(), *order.to_draw()])
-    assert order.unfinished() == (first is not None) == bool(moving)
+    assert bool(order.unfinished()) == (first is not None) == bool(moving)
     assert {n // size for n in moving} <= {first // size if moving else None}
     assert all(not states[n].is_finished() for n in moving)
 
