@@ -36,7 +36,7 @@ from hpo.execution.trial_arrays import open_array
 from hpo.search import auto, pruners
 from hpo.search.plugins import name_and_arguments
 from hpo.search.stopping import Rules, StudyLimits
-from hpo.search.trial_order import is_added
+from hpo.search.trial_marks import is_added
 from hpo.search.warm_start import stored_in
 from hpo.storage import backends
 from hpo.storage.retry import Retry

@@ -25,7 +25,7 @@ from hpo.core.formatting import plain
 from hpo.core.seeds import derived_seed
 from hpo.search import auto, samplers, warm_start
 from hpo.search.plugins import name_and_arguments
-from hpo.search.trial_order import is_added
+from hpo.search.trial_marks import is_added
 from hpo.search.warm_start import WarmStart
 from hpo.space.search_space import Params
 from hpo.storage.trial_writers import writer_of

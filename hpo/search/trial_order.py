@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import optuna
@@ -12,21 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.comparison import Comparison
 from hpo.search.decisions import TIED, Decision, Judged, judged_by, went_on, with_decision
-from hpo.search.halving import Field, PromotionPruner, Rungs, is_duplicate, rungs_of
+from hpo.search.halving import EndedKeys, Field, PromotionPruner, Rungs, every_trial, is_duplicate, rungs_of
 from hpo.search.kept_trials import ByParams
+from hpo.search.trial_marks import PAUSED, TIES, is_added, is_baseline, paused_at
 from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
 from hpo.storage.criteria import is_constrained
 from hpo.storage.study_cache import StudyCache
-
-PAUSED = "hpo:paused_at"
-"""System attribute of a trial that waits at a rung: the step of that rung's evaluation."""
-
-TIES = "ties"
-"""User attribute of a trial: step -> how a tie was decided in which the trial went on or was pruned."""
-
-ADDED = "added"
-"""User attribute of a trial that a user has added to those that the study file asks for."""
 
 
 class TrialOrder:
@@ -300,7 +294,7 @@ class TrialOrder:
         if rungs is None:
             judged |= {row.number: self.paused(row) for row in rows}
         else:
-            field = self._field(self.rows(), rows[0], rungs)
+            field = self._field(rows[0], rungs)
             rows = [row for row in rows if not field.waits(row.number)]
             for row in sorted(rows, key=lambda row: field.rank(row.number)):
                 judged[row.number] = field.judge(row.number, row.system_attrs[PAUSED])
@@ -330,17 +324,17 @@ class TrialOrder:
 
     def _at_rung(self, trial: FrozenTrial, step: int, rungs: Rungs) -> Judged | None:
         """Return the decision at a rung; None if the step has reached none."""
-        trials = self.rows()
-        if self.in_rounds and self._begin(len(trials)) == self._begin(trial.number) and self.lacks_trials():
+        if self.in_rounds and self._begin(len(self.rows())) == self._begin(trial.number) and self.lacks_trials():
             return Judged(Decision.WAIT)  # for the trials that are to be added to this round
         if not rungs.reached(self._compared.curve(trial), step):
             return None
+        return self._field(trial, rungs).judge(trial.number, step)
+
+    def _field(self, trial: FrozenTrial, rungs: Rungs) -> Field:
+        """Return the trials among which a trial is judged."""
+        ended, trials = self._among(trial, rungs)
         if self.in_rounds and not self._compared.lacks_metrics(trial):
             trials = [other if other.state.is_finished() else self._with_metrics(other) for other in trials]
-        return self._field(trials, trial, rungs).judge(trial.number, step)
-
-    def _field(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, rungs: Rungs) -> Field:
-        """Return the trials among which a trial is judged."""
         waiting: set[int] = set()
         if self._pauses:
             unfinished = [other for other in trials if not other.state.is_finished()]
@@ -348,7 +342,20 @@ class TrialOrder:
             pairs = ((other, alike[_key(self.params_of(other))]) for other in unfinished)
             waiting = {other.number for other, same in pairs if self.unfinished_original(other, same) is not None}
         more = self._pauses and self.lacks_trials()
-        return Field(trials, rungs, self._compared, self._size, trial.number, waiting, more)
+        return Field(trials, rungs, self._compared, self._size, trial.number, waiting, more, ended)
+
+    def _among(self, trial: FrozenTrial, rungs: Rungs) -> tuple[EndedKeys | None, Sequence[FrozenTrial]]:
+        """Return what is kept of ended trials, in rounds of those before a trial's round, and the other trials."""
+        if rungs.in_bracket is not every_trial or self._cache.count > self._budget:
+            return None, self.rows()
+        if self._size is None:
+            return self._cache.kept(EndedKeys, rungs, self._compared), self.unfinished()
+        begin = self._begin(trial.number)
+        before = self._cache.before(begin)
+        ended = before.kept(EndedKeys, rungs, self._compared)
+        rows = self.rows()
+        start = bisect_left(rows, begin, key=attrgetter("number"))
+        return ended, [*before.unfinished(), *rows[start : start + self._size]]
 
     def _with_metrics(self, trial: FrozenTrial) -> FrozenTrial:
         """Return a trial that has not ended, read again if another process's evaluation was read incompletely."""
@@ -374,24 +381,6 @@ class TrialOrder:
         as_seen = self._compared.seen(trial)
         assert as_seen is not None  # the trial has not ended
         return judged_by(self._study.pruner, self._study_of(cache), as_seen)
-
-
-def paused_at(trial: FrozenTrial) -> int | None:
-    """Return the step at which a trial waits for the decision at its rung; None if it does not."""
-    step = trial.system_attrs.get(PAUSED)
-    if step is None or step != trial.last_step or trial.state.is_finished() or went_on(trial, step):
-        return None
-    return trial.last_step
-
-
-def is_added(trial: FrozenTrial) -> bool:
-    """Return whether a user has added a trial to those that the study file asks for."""
-    return trial.user_attrs.get(ADDED) is True
-
-
-def is_baseline(trial: FrozenTrial) -> bool:
-    """Return whether a trial runs the published default."""
-    return trial.user_attrs.get("baseline") is True
 
 
 def _key(params: Mapping[str, Any]) -> Any:

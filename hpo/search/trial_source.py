@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpo.core.errors import HpoError, LostTrialError, StudyError
 from hpo.core.trainer import TrialSpec
 from hpo.search.decisions import Decision
-from hpo.search.trial_order import PAUSED, TrialOrder
+from hpo.search.trial_marks import PAUSED
+from hpo.search.trial_order import TrialOrder
 from hpo.search.trial_seed import seed_of
 from hpo.space.search_space import Params, SearchSpace
 from hpo.storage.study_cache import StudyCache

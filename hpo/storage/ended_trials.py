@@ -11,9 +11,6 @@ from typing import Any, Protocol, TypeVar
 
 from optuna.trial import FrozenTrial
 
-MOST = 8
-"""What is kept for at most so many classes and views; in rounds, a view is of one round."""
-
 
 class KeptTrials(Protocol):
     """What a class keeps of ended trials."""
@@ -36,7 +33,8 @@ class EndedTrials:
         self.changed: set[int] = set()
         self._ended: list[int] = []
         self._others: dict[int, None] = {}  # in order
-        self._kept: dict[Hashable, tuple[int, Any]] = {}  # how many of the ended trials were added, and to what
+        # the limit of the view, how many of the ended trials were looked at, and what is kept of them
+        self._kept: dict[Hashable, tuple[int | None, int, Any]] = {}
 
     def read(self, count: int) -> None:
         """Expect any change of the trials that have not ended, and new trials up to a number of them in all."""
@@ -68,7 +66,7 @@ class EndedTrials:
         shown: Callable[[Iterable[FrozenTrial]], Iterable[FrozenTrial]],
         kind: Callable[..., Kept],
         arguments: tuple[Hashable, ...],
-        view: Hashable | None,
+        view: tuple[int | None, Hashable] | None,
     ) -> Kept:
         """Return what a class keeps of the ended trials.
 
@@ -78,17 +76,16 @@ class EndedTrials:
             shown: Returns rows as a view shows them.
             kind: The class.
             arguments: Its arguments.
-            view: What names the view; None keeps nothing for the next time.
+            view: The view's limit, and how it shows rows; None keeps nothing for the next time.
         """
         self._look(rows, skipped)
-        key = kind, arguments, view
-        added, kept = self._kept.pop(key, (0, None)) if view is not None else (0, None)
-        if kept is None:
-            kept = kind(*arguments)
+        limit, as_seen = view or (None, None)
+        key = kind, arguments, as_seen, limit is None  # of views of several rounds, only the last one is kept
+        of, added, kept = self._kept.get(key, (limit, 0, None)) if view is not None else (limit, 0, None)
+        if kept is None or of != limit:
+            added, kept = 0, kind(*arguments)
         for row in shown(rows[number] for number in self._ended[added:]):
             kept.add(row)
         if view is not None:
-            self._kept[key] = len(self._ended), kept  # the one used last is last
-            for oldest in list(self._kept)[:-MOST]:
-                del self._kept[oldest]
+            self._kept[key] = limit, len(self._ended), kept
         return kept

@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from hpo.search.decisions import Decision
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
-from hpo.search.trial_order import PAUSED, TIES, TrialOrder, is_baseline
+from hpo.search.trial_marks import PAUSED, TIES, is_baseline
+from hpo.search.trial_order import TrialOrder
 from hpo.space.parser import parse
 from hpo.storage.study_cache import StudyCache
 
