@@ -192,11 +192,13 @@ def _explained(tree: Any, table: _Table) -> Array | None:
 def _boxes(tree: Any, ends: Array) -> tuple[Array, Array]:
     """Return [boxes, columns] the lower and the upper ends of the boxes in which a tree is constant."""
     low, high = (np.repeat(end[None], tree.node_count, axis=0) for end in ends)
-    feature, threshold = tree.feature, tree.threshold
-    for node in np.flatnonzero(feature >= 0):  # a node comes before its children
-        left, right = tree.children_left[node], tree.children_right[node]
-        low[[left, right]], high[[left, right]] = low[node], high[node]
-        high[left, feature[node]] = low[right, feature[node]] = threshold[node]
+    feature, threshold, nodes = tree.feature, tree.threshold, np.array([0])
+    while len(nodes := nodes[feature[nodes] >= 0]):  # those of one depth that are divided
+        left, right = tree.children_left[nodes], tree.children_right[nodes]
+        for child in (left, right):
+            low[child], high[child] = low[nodes], high[nodes]
+        high[left, feature[nodes]] = low[right, feature[nodes]] = threshold[nodes]
+        nodes = np.concatenate([left, right])
     return low[feature < 0], high[feature < 0]
 
 

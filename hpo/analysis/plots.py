@@ -7,6 +7,7 @@ many trials they rest. Of a large study a sample is drawn. If a study is too sma
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import warnings
@@ -33,7 +34,7 @@ from hpo.analysis.importances import (
 from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, mean_of, random_draws
 from hpo.analysis.tuning_curve import tuning_curve as curve_of
 from hpo.core.formatting import duration, number
-from hpo.storage.criteria import NO_CRITERIA
+from hpo.storage.criteria import NO_CRITERIA, violation
 from hpo.storage.snapshot import Results
 
 Plot = Callable[[Results], go.Figure]
@@ -66,10 +67,20 @@ TEMPLATE.layout.update(
 def history(results: Results) -> go.Figure:
     """Draw the value of every completed trial and the best so far."""
     _need(results, 1)
-    figure = _optuna(visualization.plot_optimization_history, results, constrained=True, target_name=results.metric)
     drawn = results.sample(results.complete, POINTS)
-    if len(drawn) < len(results.complete):
-        _thin(figure, {trial.number for trial in drawn})
+    sampled = len(drawn) < len(results.complete)
+    shown = _shown_in_history(results, drawn) if sampled else results.trials
+    figure = _optuna(
+        visualization.plot_optimization_history,
+        results,
+        _by_position(shown),
+        constrained=True,
+        target_name=results.metric,
+    )
+    for trace in figure.data:
+        trace.x = [shown[position].number for position in trace.x]
+    if sampled:
+        _thin(figure, drawn)
     figure.update_traces(name="best so far", line={"shape": "hv", "width": 2}, selector={"mode": "lines"})
     beyond = {"name": "beyond a limit", "marker_color": STATE_COLORS["PRUNED"]}
     figure.update_traces(beyond, selector={"name": "Infeasible Trial"})
@@ -77,8 +88,28 @@ def history(results: Results) -> go.Figure:
     return styled(figure, f"History{sample_note(drawn, results.complete)}")
 
 
-def _thin(figure: go.Figure, numbers: Container[int]) -> None:
+def _shown_in_history(results: Results, drawn: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """Return the trials that the history of a sample needs: it, the first and the last, and where the best changes."""
+    sign, best, steps = 1 if results.direction == "maximize" else -1, -math.inf, []
+    for trial in results.complete:
+        if (score := sign * (trial.value or 0.0)) > best and not violation(trial):
+            best = score
+            steps.append(trial)
+    by_number = {trial.number: trial for trial in (results.trials[0], *drawn, *steps, results.trials[-1])}
+    return [by_number[number] for number in sorted(by_number)]
+
+
+def _by_position(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """Return trials whose numbers are their positions, for which Optuna's history takes them."""
+    copies = [copy.copy(trial) for trial in trials]
+    for position, trial in enumerate(copies):
+        trial.number = position
+    return copies
+
+
+def _thin(figure: go.Figure, drawn: Sequence[FrozenTrial]) -> None:
     """Reduce a history to some trials' points, and its line to the points where it changes, and its end."""
+    numbers = {trial.number for trial in drawn}
     for trace in figure.data:
         points = list(zip(trace.x, trace.y, strict=True))
         if trace.mode == "lines":

@@ -45,6 +45,8 @@ def separating(group: Sequence[FrozenTrial], others: Sequence[FrozenTrial]) -> S
         group: The trials with an outcome, such as a collapse.
         others: The trials without it.
     """
+    if len(group) < 2 or len(others) < 2:
+        return None
     names = dict.fromkeys(name for trial in (*group, *others) for name in trial.params)
     tried = []
     for name in names:

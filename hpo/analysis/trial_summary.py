@@ -12,7 +12,7 @@ from hpo.core.numbers import finite
 from hpo.execution.audit import AUDITS
 from hpo.execution.confirmation import REPEATS
 from hpo.search.decisions import Decision, decisions_of
-from hpo.search.trial_order import is_added, paused_at
+from hpo.search.trial_marks import is_added, paused_at
 
 
 def in_words(name: str, value: Any) -> Any:

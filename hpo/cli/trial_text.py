@@ -12,7 +12,7 @@ from hpo.analysis.trial_summary import finite_value, remarks
 from hpo.core.errors import StudyError
 from hpo.core.formatting import columns, number, plain
 from hpo.search.decisions import MOST, REASONS, Decision, Judged, decisions_of
-from hpo.search.trial_order import is_baseline
+from hpo.search.trial_marks import is_baseline
 from hpo.storage.snapshot import Results
 from hpo.storage.snapshot_json import finite_json, trial_json
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.study_spec import StudySpec
 from hpo.core.errors import ConfigError, Problem, StudyError, nearest
 from hpo.recipe.hyperparameters import HYPERPARAMETERS, defaults
-from hpo.search.trial_order import ADDED
+from hpo.search.trial_marks import ADDED
 from hpo.space.parameters import Categorical, Float, Int, Parameter
 from hpo.space.search_space import Params, SearchSpace
 from hpo.storage.trial_locks import starting

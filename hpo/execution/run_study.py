@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, get_storage
 
 from hpo.config.study_spec import StudySpec
 from hpo.core.errors import StudyError
@@ -36,7 +36,7 @@ from hpo.execution.trial_arrays import open_array
 from hpo.search import auto, pruners
 from hpo.search.plugins import name_and_arguments
 from hpo.search.stopping import Rules, StudyLimits
-from hpo.search.trial_order import is_added
+from hpo.search.trial_marks import is_added
 from hpo.search.warm_start import stored_in
 from hpo.storage import backends
 from hpo.storage.retry import Retry
@@ -160,6 +160,7 @@ def open_planned(
     Raises:
         StudyError: The study in the storage has other settings, or the warm start cannot be learned.
     """
+    storage = get_storage(storage)  # with a cache of ended trials; a study that is loaded from it anew reads none again
 
     def begin() -> tuple[optuna.Study, int]:
         array.resume_with(stored_facts(study.config.name, storage))

@@ -35,7 +35,8 @@ from hpo.execution.trial_outcomes import RETRIED, failed_in_a_row, retries, stat
 from hpo.search.comparison import Comparison
 from hpo.search.decisions import Decision
 from hpo.search.stopping import NO_LIMITS, STOPPED, Rules
-from hpo.search.trial_order import PAUSED, TrialOrder
+from hpo.search.trial_marks import PAUSED
+from hpo.search.trial_order import TrialOrder
 from hpo.search.trial_source import TrialSource
 from hpo.space.search_space import SearchSpace
 from hpo.storage.study_cache import StudyCache

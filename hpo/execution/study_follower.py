@@ -16,7 +16,7 @@ from hpo.core.events import Observer
 from hpo.core.trainer import Evaluation, Seen
 from hpo.execution.study_setup import planned_rows
 from hpo.recipe.hyperparameters import DEFAULTS
-from hpo.search.trial_order import is_added
+from hpo.search.trial_marks import is_added
 from hpo.storage import backends
 
 LOOK = 1.0  # seconds between two reads of the storage

@@ -25,7 +25,7 @@ from hpo.core.formatting import plain
 from hpo.core.seeds import derived_seed
 from hpo.search import auto, samplers, warm_start
 from hpo.search.plugins import name_and_arguments
-from hpo.search.trial_order import is_added
+from hpo.search.trial_marks import is_added
 from hpo.search.warm_start import WarmStart
 from hpo.space.search_space import Params
 from hpo.storage.trial_writers import writer_of
@@ -319,7 +319,7 @@ def planned_rows(study: StudySpec) -> tuple[list[tuple[Params, dict[str, Any]]],
     budget = config.trials or DEFAULT_TRIALS
     outside = sum(not space.contains(params) for params, _ in rows)
     wanted = int(min(budget, space.size + outside))
-    rows += [({}, {}) for _ in range(wanted - len(rows))]
+    rows += [({}, {})] * (wanted - len(rows))
     return rows[:budget], budget
 
 
@@ -341,7 +341,9 @@ def _missing_trials(opened: optuna.Study, study: StudySpec) -> list[FrozenTrial]
     there = [row for row in opened.get_trials(deepcopy=False) if not is_added(row)]
     if len(there) >= len(rows):
         return []
-    present = {frozenset((row.params or row.system_attrs.get("fixed_params", {})).items()) for row in there}
+    wanted = {frozenset(params.items()) for params, _ in rows if params}
+    known = (row.params or row.system_attrs.get("fixed_params", {}) for row in there) if wanted else ()
+    present = {each for params in known if (each := frozenset(params.items())) in wanted}
     new = [(params, attrs) for params, attrs in rows if not params or frozenset(params.items()) not in present]
     return [
         optuna.create_trial(state=TrialState.WAITING, user_attrs=attrs, system_attrs={"fixed_params": params})

@@ -8,8 +8,6 @@ those of Optuna's sampler to the bit.
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -18,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.storage.criteria import violation
+from hpo.search.kept_trials import Foremost, ended_trials
 
 HISTORY = 1000
 """Ended trials that TPE learns from at most: the better ones and the most recent others."""
@@ -54,9 +52,8 @@ class BoundedTpe(optuna.samplers.TPESampler):
         if len(study.directions) > 1:
             return study
         if self._kept is None or self._kept[0] != trial.number:
-            trials = study._get_trials(deepcopy=False)
-            kept = recent(trials, study.direction == StudyDirection.MAXIMIZE)
-            self._kept = trial.number, study if len(kept) == len(trials) else _Some(study, kept)
+            some = recent(study)
+            self._kept = trial.number, study if some is None else _Some(study, some)
         return self._kept[1]
 
 
@@ -73,30 +70,15 @@ class _Some(optuna.Study):
         return [trial for trial in self._seen if states is None or trial.state in states]
 
 
-def recent(trials: Sequence[FrozenTrial], maximize: bool) -> Sequence[FrozenTrial]:
-    """Return the trials without the ended ones beyond `HISTORY`: neither among the `BETTER` best nor recent.
+def recent(study: optuna.Study) -> Sequence[FrozenTrial] | None:
+    """Return the trials that TPE learns from: of the ended ones the `BETTER` best and the most recent others.
 
-    Args:
-        trials: The trials of a study, by number.
-        maximize: Whether higher values are better.
+    Returns:
+        The trials by number; None for all, if at most `HISTORY` have ended.
     """
-    ended = [trial for trial in trials if trial.state in ENDED]
-    if len(ended) <= HISTORY:
-        return trials
-    sign = -1 if maximize else 1
-    better = {trial.number for trial in heapq.nsmallest(BETTER, ended, key=lambda trial: _place(trial, sign))}
-    others = [trial.number for trial in ended if trial.number not in better]
-    kept = better.union(others[-(HISTORY - BETTER) :])
-    return [trial for trial in trials if trial.state not in ENDED or trial.number in kept]
-
-
-def _place(trial: FrozenTrial, sign: int) -> tuple[int, float, float]:
-    """Return what orders trials as TPE does: completed, pruned (the longer the better), beyond a limit."""
-    if (beyond := violation(trial)) > 0:
-        return 2, beyond, 0.0
-    if trial.state == TrialState.COMPLETE:
-        return 0, sign * (trial.value or 0.0), 0.0
-    if trial.last_step is None:
-        return 1, 1.0, 0.0
-    last = trial.intermediate_values[trial.last_step]
-    return 1, -trial.last_step, math.inf if math.isnan(last) else sign * last
+    ended, others = ended_trials(study, Foremost, BETTER, HISTORY, study.direction == StudyDirection.MAXIMIZE)
+    seeming = [trial for trial in others if trial.state in ENDED]  # those that wait at a rung
+    if ended.count + len(seeming) <= HISTORY:
+        return None
+    left = [trial for trial in others if trial.state not in ENDED]
+    return sorted([*ended.chosen(seeming), *left], key=lambda trial: trial.number)

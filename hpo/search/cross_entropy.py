@@ -41,6 +41,7 @@ class CrossEntropySampler(BaseSampler):
 
     def __init__(self, seed: int | None = None) -> None:
         self._random = np.random.default_rng(seed)
+        self._better: tuple[int, Sequence[FrozenTrial]] | None = None  # number of a trial, and what it is drawn near
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return nothing: parameters are drawn one by one."""
@@ -56,7 +57,9 @@ class CrossEntropySampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Draw one parameter."""
-        values = [other.params[param_name] for other in better_third(study) if param_name in other.params]
+        if self._better is None or self._better[0] != trial.number:
+            self._better = trial.number, better_third(study)
+        values = [other.params[param_name] for other in self._better[1] if param_name in other.params]
         if isinstance(param_distribution, CategoricalDistribution):
             return _draw_choice(param_distribution, values, self._random)
         assert isinstance(param_distribution, Numeric)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.pruners import BasePruner, NopPruner, PercentilePruner
 from optuna.pruners._percentile import (
     _get_best_intermediate_result_over_steps as best_so_far,
 )
 from optuna.pruners._percentile import (
-    _get_percentile_intermediate_result_over_trials as percentile_at,
-)
-from optuna.pruners._percentile import (
     _is_first_in_interval_step as is_checked,
 )
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from hpo.search.kept_trials import Curves, ended_trials
 
 DECISIONS = "decisions"
 """User attribute of a trial: the pruner's decisions, the newest last, each as `Judged.row` returns it."""
@@ -106,35 +109,49 @@ def _read(row: Any) -> tuple[int, Judged] | None:
         return None
 
 
-def explained(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, pruned: bool) -> Judged | None:
-    """Return a decision of a pruner without rungs, with what was compared if the pruner is a percentile's.
+def judged_by(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial) -> Judged | None:
+    """Return the decision of a pruner without rungs, with what was compared if the pruner is a percentile's.
 
     Args:
-        pruner: The pruner that decided.
-        study: The study as the pruner saw it.
-        trial: The trial as the pruner saw it.
-        pruned: The decision.
+        pruner: The pruner.
+        study: The study as the pruner sees it.
+        trial: The trial as the pruner sees it.
 
     Returns:
         The decision; None of a pruner that decides nothing.
     """
-    decision = Decision.PRUNE if pruned else Decision.GO_ON
-    step = trial.last_step
     if isinstance(pruner, NopPruner):
         return None
-    if not isinstance(pruner, PercentilePruner) or step is None:
-        return Judged(decision)
+    if isinstance(pruner, PercentilePruner):
+        return _judged_by_percentile(pruner, study, trial)
+    return Judged(Decision.PRUNE if pruner.prune(study, trial) else Decision.GO_ON)
+
+
+def _judged_by_percentile(pruner: PercentilePruner, study: optuna.Study, trial: FrozenTrial) -> Judged:
+    """Return the decision that `PercentilePruner.prune` takes, which lists the values of all trials each time."""
+    step = trial.last_step
+    if step is None:
+        return Judged(Decision.GO_ON)
     value = float(best_so_far(trial, study.direction))
-    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(completed) < max(1, pruner._n_startup_trials):
-        return Judged(decision, value, 0, None, "few")
+    completed, _ = ended_trials(study, Curves)
+    if completed.count < max(1, pruner._n_startup_trials):
+        return Judged(Decision.GO_ON, value, 0, None, "few")
     if not _compares(pruner, trial, step):
-        return Judged(decision, value, 0, None, "early")
-    among = sum(step in other.intermediate_values for other in completed)
-    if among < pruner._n_min_trials:
-        return Judged(decision, value, among, None, "few")
-    needed = percentile_at(completed, study.direction, step, pruner._percentile, pruner._n_min_trials)
-    return Judged(decision, value, among, needed)
+        return Judged(Decision.GO_ON, value, 0, None, "early")
+    if math.isnan(value):
+        return Judged(Decision.PRUNE, value)
+    values = completed.at.get(step, ())
+    if len(values) < pruner._n_min_trials:
+        return Judged(Decision.GO_ON, value, len(values), None, "few")
+    needed = _percentile(values, study.direction, pruner._percentile)
+    worse = value < needed if study.direction == StudyDirection.MAXIMIZE else value > needed
+    return Judged(Decision.PRUNE if worse else Decision.GO_ON, value, len(values), needed)
+
+
+def _percentile(values: Sequence[float], direction: StudyDirection, percentile: float) -> float:
+    """Return the value that has to be reached: Optuna's `_get_percentile_intermediate_result_over_trials`."""
+    share = 100 - percentile if direction == StudyDirection.MAXIMIZE else percentile
+    return float(np.nanpercentile(np.array(values, dtype=float), share))
 
 
 def _compares(pruner: PercentilePruner, trial: FrozenTrial, step: int) -> bool:

@@ -11,7 +11,8 @@ Then every process that decides sees the same trials and decides alike.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -24,6 +25,11 @@ from hpo.search.comparison import Comparison, Key
 from hpo.search.decisions import TIED, Decision, Judged
 
 Value = TypeVar("Value")
+
+
+def every_trial(trial: FrozenTrial) -> bool:
+    """Return True: every trial is in the only bracket."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class TwoRungHalving(SuccessiveHalvingPruner):
 
     def rungs(self) -> Rungs:
         """Return the two rungs."""
-        return Rungs(self._first, self.FACTOR, 0, lambda other: True, self.COUNT, upward=True)
+        return Rungs(self._first, self.FACTOR, 0, every_trial, self.COUNT, upward=True)
 
 
 class PromotionPruner(SuccessiveHalvingPruner):
@@ -124,7 +130,7 @@ def rungs_of(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, segmen
     if isinstance(pruner, TwoRungHalving):
         return pruner.rungs()
     if isinstance(pruner, SuccessiveHalvingPruner):
-        return _rungs(pruner, segment, lambda other: True)
+        return _rungs(pruner, segment, every_trial)
     return None
 
 
@@ -133,6 +139,28 @@ def _rungs(pruner: SuccessiveHalvingPruner, segment: int, in_bracket: Callable[[
     first = (pruner._min_resource or segment) * factor**pruner._min_early_stopping_rate
     pauses = isinstance(pruner, PromotionPruner)
     return Rungs(first, factor, pruner._bootstrap_count, in_bracket, pauses=pauses)
+
+
+class EndedKeys:
+    """The keys of ended trials at rungs, with a bracket of all trials: `StudyCache.kept` adds each trial once.
+
+    Args:
+        rungs: The rungs.
+        compared: What orders trials.
+
+    Attributes:
+        at: Rung -> the keys there, the best first.
+    """
+
+    def __init__(self, rungs: Rungs, compared: Comparison) -> None:
+        self._rungs, self._compared = rungs, compared
+        self.at: dict[int, list[Key]] = defaultdict(list)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Add a trial that has ended."""
+        if "duplicate_of" not in trial.user_attrs:
+            for rung, key in enumerate(self._rungs.values(self._compared.curve(trial))):
+                insort(self.at[rung], key)
 
 
 class Field:
@@ -156,6 +184,7 @@ class Field:
         waiting: Numbers of trials that wait for an unfinished one with their parameters, so that no rung waits for
             them; where trials pause only.
         more: Whether trials are still to be added; where trials pause only.
+        ended: What is kept of ended trials that `trials` does not have.
     """
 
     def __init__(
@@ -167,7 +196,9 @@ class Field:
         number: int = 0,
         waiting: Container[int] = (),
         more: bool = False,
+        ended: EndedKeys | None = None,
     ) -> None:
+        self._ended = ended
         self._rungs, self._compared = rungs, compared
         self._pauses = rungs.pauses and round_size is None
         mates = list(trials) if self._pauses else []
@@ -228,7 +259,7 @@ class Field:
     def _keys_at(self, rung: int) -> list[Key]:
         if rung not in self._at:
             every = (keys[rung] for n, keys in self._keys.items() if len(keys) > rung and n not in self._duplicates)
-            self._at[rung] = sorted(every)
+            self._at[rung] = sorted([*(self._ended.at[rung] if self._ended else ()), *every])
         return self._at[rung]
 
 
@@ -240,10 +271,14 @@ def _why(keys: Sequence[Key], own: Key, places: int) -> str | None:
     """
     if math.isinf(own[0]):
         return "limit"
-    values = [key[0] for key in keys]
-    if not bisect_left(values, own[0]) < places < bisect_right(values, own[0]):
+    same = bisect_left(keys, own[0], key=_value), bisect_right(keys, own[0], key=_value)
+    if not same[0] < places < same[1]:
         return None
     return "all" if bisect_left(keys, own) < places < bisect_right(keys, own) else "loss"
+
+
+def _value(key: Key) -> float:
+    return key[0]
 
 
 def is_duplicate(trial: FrozenTrial, mates: Sequence[FrozenTrial]) -> bool:

@@ -10,7 +10,8 @@ import copy
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from hpo.core.seeds import derived_seed
 from hpo.search import priors
 from hpo.search.bounded_tpe import BoundedTpe
 from hpo.search.cross_entropy import CrossEntropySampler
+from hpo.search.kept_trials import ByParams, ended_trials
 
 if TYPE_CHECKING:
     from hpo.space.search_space import SearchSpace
@@ -164,20 +166,20 @@ class TrialSeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draw a proposal; if another trial has the same parameters, draw again at most `MAX_REDRAWS` times."""
-        earlier = study._get_trials(deepcopy=False, use_cache=True)
-        seen = [other.params for other in earlier if other.number != trial.number and other.params]
+        ended, others = ended_trials(study, ByParams)
+        drawn = [other.params for other in others if other.number != trial.number and other.params]
         params: dict[str, Any] = {}
         expected: Mapping[str, Any] = {}
         for attempt in range(1 + MAX_REDRAWS):
             expected = self._from_prior(study, trial.number, attempt)
             params = self._draw(study, trial, attempt, expected)
-            if params not in seen:
+            if params not in drawn and not ended.alike(params):
                 break
-        drawn_by = PRIOR if expected else RANDOM if self._is_random(earlier) else self.name
+        drawn_by = PRIOR if expected else RANDOM if self._is_random(study) else self.name
         study._storage.set_trial_system_attr(trial._trial_id, DRAWN_BY, drawn_by)
         return params
 
-    def _is_random(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _is_random(self, study: optuna.Study) -> bool:
         """Return whether a draw certainly depends on no other trial.
 
         Optuna's samplers with a model draw at random until `n_startup_trials` have ended. TPE counts completed and
@@ -186,8 +188,10 @@ class TrialSeededSampler(BaseSampler):
         sampler = make(self.name, self.arguments)
         if isinstance(sampler, optuna.samplers.RandomSampler):
             return True
-        ended = sum(other.state in (TrialState.COMPLETE, TrialState.PRUNED) for other in trials)
-        return bool(ended < getattr(sampler, "_n_startup_trials", 0))
+        needed = getattr(sampler, "_n_startup_trials", 0)
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        ended = (other for other in trials if other.state in (TrialState.COMPLETE, TrialState.PRUNED))
+        return sum(1 for _ in islice(ended, needed)) < needed
 
     def _draw(
         self, study: optuna.Study, trial: FrozenTrial, attempt: int, expected: Mapping[str, Any]

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import optuna
+from optuna.pruners import HyperbandPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.search.comparison import Comparison
-from hpo.search.decisions import TIED, Decision, Judged, explained, went_on, with_decision
-from hpo.search.halving import Field, PromotionPruner, Rungs, is_duplicate, rungs_of
+from hpo.search.decisions import TIED, Decision, Judged, judged_by, went_on, with_decision
+from hpo.search.halving import EndedKeys, Field, PromotionPruner, Rungs, every_trial, is_duplicate, rungs_of
+from hpo.search.kept_trials import ByParams
+from hpo.search.trial_marks import PAUSED, TIES, is_added, is_baseline, paused_at
 from hpo.search.trial_seed import same_seed
 from hpo.space.search_space import SearchSpace
 from hpo.storage.criteria import is_constrained
 from hpo.storage.study_cache import StudyCache
-
-PAUSED = "hpo:paused_at"
-"""System attribute of a trial that waits at a rung: the step of that rung's evaluation."""
-
-TIES = "ties"
-"""User attribute of a trial: step -> how a tie was decided in which the trial went on or was pruned."""
-
-ADDED = "added"
-"""User attribute of a trial that a user has added to those that the study file asks for."""
 
 
 class TrialOrder:
@@ -69,6 +65,7 @@ class TrialOrder:
         self._compared = compared or Comparison(study.direction.name.lower())
         before = self._cache.get_all_trials(0, deepcopy=False)  # perhaps under limits that are not in force any more
         self._constrained = bool(self._compared.criteria.limits) or any(map(is_constrained, before))
+        self._settled: dict[int, FrozenTrial | None] = {}  # ended trials as waves see them
 
     @property
     def in_rounds(self) -> bool:
@@ -85,9 +82,11 @@ class TrialOrder:
             trials = [trial for trial in trials if trial.state != TrialState.WAITING or self.params_of(trial)]
         return trials
 
-    def unfinished(self) -> bool:
-        """Return whether a trial is not finished."""
-        return any(not trial.state.is_finished() for trial in self.rows())
+    def unfinished(self) -> Sequence[FrozenTrial]:
+        """Return those of `rows` that have not ended."""
+        if self._cache.count <= self._budget and self._space.size > self._cache.count:
+            return self._cache.unfinished()
+        return [trial for trial in self.rows() if not trial.state.is_finished()]
 
     def decided(self) -> Sequence[FrozenTrial]:
         """Return the trials that a decision to stop the study may rest on.
@@ -147,7 +146,7 @@ class TrialOrder:
 
     def _current(self) -> Sequence[FrozenTrial]:
         """Return the unfinished trials; in rounds, those of the first round that has not ended."""
-        trials = [trial for trial in self.rows() if not trial.state.is_finished()]
+        trials = self.unfinished()
         return [trial for trial in trials if self._begin(trial.number) == self._begin(trials[0].number)]
 
     def _begin(self, number: int) -> int:
@@ -167,7 +166,7 @@ class TrialOrder:
                 view = view.seen_as(self._as_ended, self._study.direction.name)
             return self._study_of(view)
         view = self._cache.before(self._drawn_from(number))
-        return self._study_of(view.seen_as(self._at_first_rung, self._study.direction.name))
+        return self._study_of(view.seen_as(self._at_first_rung, self._study.direction.name, settled=False))
 
     def _as_ended(self, trial: FrozenTrial) -> FrozenTrial:
         """Return a trial with its constraints; if it is paused, as if it had been pruned where it waits."""
@@ -179,9 +178,18 @@ class TrialOrder:
 
     def _at_first_rung(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return a trial as if it had ended at the lowest rung; None if it has no value there, or is a duplicate."""
+        if trial.number in self._settled:
+            return self._settled[trial.number]
         rungs = self._rungs(trial)
+        seen = self._cut_at_rung(trial, rungs)
+        if trial.state.is_finished() and rungs is not None:  # all trials before it are drawn: it stays as it is
+            self._settled[trial.number] = seen
+        return seen
+
+    def _cut_at_rung(self, trial: FrozenTrial, rungs: Rungs | None) -> FrozenTrial | None:
+        """Return what `_at_first_rung` returns, of the trial's rungs."""
         values = rungs.values(trial.intermediate_values) if rungs else []
-        if (not values and trial.state != TrialState.COMPLETE) or is_duplicate(trial, self.rows()):
+        if (not values and trial.state != TrialState.COMPLETE) or self._is_duplicate(trial):
             return None
         seen = copy.copy(trial)
         seen.state, seen.values = TrialState.COMPLETE, values[:1] or trial.values
@@ -190,7 +198,7 @@ class TrialOrder:
 
     def _keeps_waiting(self, trial: FrozenTrial) -> bool:
         """Return whether the next wave has to wait for a trial; a duplicate waits for its original itself."""
-        ended = trial.state.is_finished() or is_duplicate(trial, self.rows())
+        ended = trial.state.is_finished() or self._is_duplicate(trial)
         return not ended and self._at_first_rung(trial) is None
 
     def _visible(self, number: int) -> StudyCache:
@@ -221,15 +229,25 @@ class TrialOrder:
             return other.number < trial.number
         return other.state == TrialState.RUNNING
 
+    def _ended_alike(self, params: Mapping[str, Any]) -> Sequence[FrozenTrial]:
+        """Return those of `rows` that have ended and have the given parameters, which are drawn, by number."""
+        if self._cache.count <= self._budget:
+            return self._cache.kept(ByParams).alike(params)
+        return [trial for trial in self.rows() if trial.state.is_finished() and trial.params == params]
+
+    def _is_duplicate(self, trial: FrozenTrial) -> bool:
+        """Return whether an earlier trial has the same parameters."""
+        return is_duplicate(trial, [*self._ended_alike(trial.params), *self.unfinished()])
+
     def finished_original(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Return the completed or pruned trial with the same parameters, whose result a trial is told.
 
         The published default has none: it is always trained.
         """
-        for other in [] if is_baseline(trial) else self.rows():
+        for other in [] if is_baseline(trial) else self._ended_alike(trial.params):
             ended = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
             before = other.number < trial.number or (self._size is None and other.number != trial.number)
-            if ended and before and other.params == trial.params and same_seed(other, trial):
+            if ended and before and same_seed(other, trial):
                 return other
         return None
 
@@ -276,7 +294,7 @@ class TrialOrder:
         if rungs is None:
             judged |= {row.number: self.paused(row) for row in rows}
         else:
-            field = self._field(self.rows(), rows[0], rungs)
+            field = self._field(rows[0], rungs)
             rows = [row for row in rows if not field.waits(row.number)]
             for row in sorted(rows, key=lambda row: field.rank(row.number)):
                 judged[row.number] = field.judge(row.number, row.system_attrs[PAUSED])
@@ -306,17 +324,17 @@ class TrialOrder:
 
     def _at_rung(self, trial: FrozenTrial, step: int, rungs: Rungs) -> Judged | None:
         """Return the decision at a rung; None if the step has reached none."""
-        trials = self.rows()
-        if self.in_rounds and self._begin(len(trials)) == self._begin(trial.number) and self.lacks_trials():
+        if self.in_rounds and self._begin(len(self.rows())) == self._begin(trial.number) and self.lacks_trials():
             return Judged(Decision.WAIT)  # for the trials that are to be added to this round
         if not rungs.reached(self._compared.curve(trial), step):
             return None
-        if self.in_rounds and not self._compared.lacks_metrics(trial):
-            trials = [self._with_metrics(other) for other in trials]
-        return self._field(trials, trial, rungs).judge(trial.number, step)
+        return self._field(trial, rungs).judge(trial.number, step)
 
-    def _field(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, rungs: Rungs) -> Field:
+    def _field(self, trial: FrozenTrial, rungs: Rungs) -> Field:
         """Return the trials among which a trial is judged."""
+        ended, trials = self._among(trial, rungs)
+        if self.in_rounds and not self._compared.lacks_metrics(trial):
+            trials = [other if other.state.is_finished() else self._with_metrics(other) for other in trials]
         waiting: set[int] = set()
         if self._pauses:
             unfinished = [other for other in trials if not other.state.is_finished()]
@@ -324,12 +342,24 @@ class TrialOrder:
             pairs = ((other, alike[_key(self.params_of(other))]) for other in unfinished)
             waiting = {other.number for other, same in pairs if self.unfinished_original(other, same) is not None}
         more = self._pauses and self.lacks_trials()
-        return Field(trials, rungs, self._compared, self._size, trial.number, waiting, more)
+        return Field(trials, rungs, self._compared, self._size, trial.number, waiting, more, ended)
+
+    def _among(self, trial: FrozenTrial, rungs: Rungs) -> tuple[EndedKeys | None, Sequence[FrozenTrial]]:
+        """Return what is kept of ended trials, in rounds of those before a trial's round, and the other trials."""
+        if rungs.in_bracket is not every_trial or self._cache.count > self._budget:
+            return None, self.rows()
+        if self._size is None:
+            return self._cache.kept(EndedKeys, rungs, self._compared), self.unfinished()
+        begin = self._begin(trial.number)
+        before = self._cache.before(begin)
+        ended = before.kept(EndedKeys, rungs, self._compared)
+        rows = self.rows()
+        start = bisect_left(rows, begin, key=attrgetter("number"))
+        return ended, [*before.unfinished(), *rows[start : start + self._size]]
 
     def _with_metrics(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return a trial, read again if another process owns it and its last evaluation was read incompletely."""
-        foreign = not trial.state.is_finished() and trial.number not in self._cache.owned
-        if foreign and self._compared.lacks_metrics(trial):
+        """Return a trial that has not ended, read again if another process's evaluation was read incompletely."""
+        if trial.number not in self._cache.owned and self._compared.lacks_metrics(trial):
             self._cache.read_again(trial.number)
         return self._cache.row(trial.number)
 
@@ -339,7 +369,7 @@ class TrialOrder:
         In rounds, the pruner sees the trials up to the end of the first round with a completed trial.
         """
         seen = self._cache
-        if (size := self._size) is not None:
+        if (size := self._size) is not None and isinstance(self._study.pruner, HyperbandPruner):
             completed = (t for t in self.rows() if t.state == TrialState.COMPLETE and t.last_step is not None)
             first = next((t.number // size + 1 for t in completed), 0)
             seen = seen.before(min(first, trial.number // size) * size)
@@ -350,26 +380,7 @@ class TrialOrder:
         cache = self._visible(trial.number).seen_as(self._compared.seen, self._compared.direction)
         as_seen = self._compared.seen(trial)
         assert as_seen is not None  # the trial has not ended
-        study, pruner = self._study_of(cache), self._study.pruner
-        return explained(pruner, study, as_seen, pruner.prune(study, as_seen))
-
-
-def paused_at(trial: FrozenTrial) -> int | None:
-    """Return the step at which a trial waits for the decision at its rung; None if it does not."""
-    step = trial.system_attrs.get(PAUSED)
-    if step is None or step != trial.last_step or trial.state.is_finished() or went_on(trial, step):
-        return None
-    return trial.last_step
-
-
-def is_added(trial: FrozenTrial) -> bool:
-    """Return whether a user has added a trial to those that the study file asks for."""
-    return trial.user_attrs.get(ADDED) is True
-
-
-def is_baseline(trial: FrozenTrial) -> bool:
-    """Return whether a trial runs the published default."""
-    return trial.user_attrs.get("baseline") is True
+        return judged_by(self._study.pruner, self._study_of(cache), as_seen)
 
 
 def _key(params: Mapping[str, Any]) -> Any:

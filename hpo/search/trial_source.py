@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpo.core.errors import HpoError, LostTrialError, StudyError
 from hpo.core.trainer import TrialSpec
 from hpo.search.decisions import Decision
-from hpo.search.trial_order import PAUSED, TrialOrder
+from hpo.search.trial_marks import PAUSED
+from hpo.search.trial_order import TrialOrder
 from hpo.search.trial_seed import seed_of
 from hpo.space.search_space import Params, SearchSpace
 from hpo.storage.study_cache import StudyCache
@@ -95,7 +96,7 @@ class TrialSource:
         if (original := self._order.finished_original(frozen)) is not None:
             self._tell_duplicate(trial, original)
             return None
-        if self._order.unfinished_original(frozen, self._order.rows()) is not None:
+        if self._order.unfinished_original(frozen, self._order.unfinished()) is not None:
             self._cache.put_back(frozen.number)
             return None
         return trial, TrialSpec(frozen.number, params, seed_of(self._seed, frozen))

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpo.core.formatting import number, plain
 from hpo.search.cross_entropy import number_at, place_of, spread_at
-from hpo.search.trial_order import is_baseline
+from hpo.search.trial_marks import is_baseline
 from hpo.space.parameters import Categorical, Near, Parameter, Weights
 from hpo.space.search_space import SearchSpace
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +24,7 @@ from hpo.core.errors import LostTrialError
 from hpo.core.interrupts import StopRequest
 from hpo.storage.criteria import Criteria
 from hpo.storage.databases import READING
+from hpo.storage.ended_trials import EndedTrials, Kept
 from hpo.storage.retry import Retry
 from hpo.storage.step_metrics import METRICS_AT, metrics_at
 from hpo.storage.trial_changes import Change
@@ -62,10 +63,12 @@ class StudyCache(BaseStorage):
         self._url, self._retry = url, Retry(url, stop_request, waits)
         self._ownership = TrialOwnership(url, self._name)
         self._numbers: dict[int, int] = {}
-        self._rows: dict[int, FrozenTrial] = {}
+        self._rows: list[FrozenTrial] = []  # by number
+        self._ended = EndedTrials()
         self._transactions: list[_Transaction] = []  # the open one, if any; a list, which all views share
         self._limit: int | None = None
         self._as_seen: Callable[[FrozenTrial], FrozenTrial | None] | None = None
+        self._settled = True
         self._study_user: dict[str, Any] = {}
         self._study_system: dict[str, Any] = {}
         self._read_at, self.took = 0.0, 0.0  # when the rows were read last; how long it took, in seconds
@@ -89,9 +92,9 @@ class StudyCache(BaseStorage):
 
     def _read_all(self) -> None:
         rows = self._retry(lambda: self._storage.get_all_trials(self._study_id, deepcopy=False))
-        for row in rows:
-            self._numbers[row._trial_id] = row.number
-            self._rows[row.number] = row
+        self._numbers.update({row._trial_id: row.number for row in rows[len(self._rows) :]})
+        self._rows[:] = rows
+        self._ended.read(len(rows))
         self._study_user.update(self._retry(lambda: self._storage.get_study_user_attrs(self._study_id)))
         self._study_system.update(self._retry(lambda: self._storage.get_study_system_attrs(self._study_id)))
 
@@ -101,19 +104,55 @@ class StudyCache(BaseStorage):
         view._limit = number
         return view
 
-    def seen_as(self, change: Callable[[FrozenTrial], FrozenTrial | None], direction: str) -> StudyCache:
-        """Return a view whose rows are those that `change` returns, None left out, and whose direction is given."""
+    def seen_as(
+        self, change: Callable[[FrozenTrial], FrozenTrial | None], direction: str, *, settled: bool = True
+    ) -> StudyCache:
+        """Return a view whose rows are those that `change` returns, None left out, and whose direction is given.
+
+        Args:
+            change: Changes a row.
+            direction: `maximize` or `minimize`.
+            settled: Whether what it returns of an ended trial stays the same.
+        """
         view = copy.copy(self)
-        view._as_seen, view._directions = change, [StudyDirection[direction.upper()]]
+        view._as_seen, view._settled, view._directions = change, settled, [StudyDirection[direction.upper()]]
         return view
 
     def read_again(self, number: int) -> None:
         """Read one row again in one transaction: Optuna reads attributes first and values later."""
         self._rows[number] = self._retry(lambda: self._writer.read(self._rows[number]._trial_id))
+        self._ended.changed.add(number)
 
     def row(self, number: int) -> FrozenTrial:
         """Return a trial's row."""
         return self._rows[number]
+
+    @property
+    def count(self) -> int:
+        """The number of rows, of which a view may show fewer."""
+        return len(self._rows)
+
+    def unfinished(self) -> list[FrozenTrial]:
+        """Return the rows that have not ended, by number; as `seen_as` shows them, they may seem to have ended."""
+        return self._shown(self._ended.others(self._rows, self._in_transaction))
+
+    def kept(self, kind: Callable[..., Kept], *arguments: Hashable) -> Kept:
+        """Return what `kind(*arguments)` keeps of the ended trials; each has been added to it once, in any order."""
+        view = (self._limit, self._as_seen) if self._settled else None
+        return self._ended.kept(self._rows, self._in_transaction, self._shown, kind, arguments, view)
+
+    @property
+    def _in_transaction(self) -> Container[int]:
+        """The numbers of the rows whose changes have not been written yet."""
+        return self._transactions[0].before if self._transactions else ()
+
+    def _shown(self, rows: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Return rows as this view shows them, without those beyond its limit."""
+        if self._limit is not None:
+            rows = [row for row in rows if row.number < self._limit]
+        if self._as_seen is None:
+            return list(rows)
+        return [seen for row in rows if (seen := self._as_seen(row)) is not None]
 
     # ------------------------------------------------------------ ownership of trials
 
@@ -133,6 +172,7 @@ class StudyCache(BaseStorage):
             return None
         trial_id = self._rows[number]._trial_id
         row = self._rows[number] = self._retry(lambda: self._writer.read(trial_id))
+        self._ended.changed.add(number)
         if row.state.is_finished():
             self._ownership.release(number)
             return None
@@ -202,7 +242,8 @@ class StudyCache(BaseStorage):
             yield
             lost = self._write(transaction.changes)
         except BaseException:
-            self._rows.update(transaction.before)
+            for number, row in transaction.before.items():
+                self._rows[number] = row
             raise
         finally:
             self._transactions.clear()
@@ -230,6 +271,7 @@ class StudyCache(BaseStorage):
         with self.together():
             (transaction,) = self._transactions
             transaction.before.setdefault(number, self._rows[number])
+            self._ended.changed.add(number)
             self._rows[number] = copy.copy(self._rows[number])
             yield transaction.changes.setdefault(trial_id, Change()), self._rows[number]
 
@@ -320,9 +362,7 @@ class StudyCache(BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Return the rows by number."""
-        rows = [self._rows[number] for number in range(len(self._rows))[: self._limit]]
-        if self._as_seen is not None:  # first: it may change the state
-            rows = [seen for row in rows if (seen := self._as_seen(row)) is not None]
+        rows = self._shown(self._rows[: self._limit])  # first: it may change the state
         rows = rows if states is None else [row for row in rows if row.state in states]
         return copy.deepcopy(rows) if deepcopy else rows
 

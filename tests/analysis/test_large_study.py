@@ -8,15 +8,20 @@ import time
 import tracemalloc
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from hpo.analysis import plots
+from hpo.config import study_spec
+from hpo.execution import run_study
 from hpo.storage import backends
 from hpo.storage.snapshot import read
+from hpo.storage.table_writer import TableWriter
 
 TRIALS = 5000
 
@@ -54,7 +59,7 @@ def test_it_is_read_with_one_select_a_table(folder: Path) -> None:
     )
     assert len(storage._get_trials(1, None, set(), -1)) == TRIALS
     selects = [statement for statement in statements if statement.startswith("SELECT")]
-    assert len(selects) == 6
+    assert len(selects) == 6 + 1  # the last one counts the trials
 
 
 def test_what_is_read_takes_less_than_6_kb_a_trial(folder: Path) -> None:
@@ -79,6 +84,43 @@ def test_it_is_read_faster_than_optuna_reads_it(folder: Path) -> None:
 
     ours, theirs = (min(seconds(one._get_trials) for _ in range(2)) for one in (type(kept), RDBStorage))
     assert 2 * ours < theirs  # measured: more than ten times
+
+
+def test_a_study_that_is_resumed_reads_its_ended_trials_once(
+    bench: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, counts = shutil.copytree(folder, tmp_path / "copy"), []
+    read_rows = TableWriter.rows
+
+    def counted(self: TableWriter, *arguments: Any) -> list[FrozenTrial]:
+        rows = read_rows(self, *arguments)
+        counts.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(TableWriter, "rows", counted)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    url = f"sqlite:///{folder}/hpo.db"
+    spec = study_spec.load(folder / "large.yaml", {"trials": TRIALS + 3})
+    opened, budget = run_study.open_planned(spec, backends.connect(url), url, run_study.open_array(spec), None)
+    assert len(opened.get_trials(deepcopy=False)) == budget == TRIALS + 3
+    assert sum(counts) < TRIALS + 20
+
+
+def test_the_history_of_a_sample_is_drawn_from_few_trials(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = read(optuna.load_study(study_name="large", storage=backends.connect(f"sqlite:///{folder}/hpo.db")))
+    given: list[int] = []
+    draw = plots.visualization.plot_optimization_history
+
+    def counted(study: optuna.Study, **options: Any) -> Any:
+        given.append(len(study.get_trials()))
+        return draw(study, **options)
+
+    monkeypatch.setattr(plots.visualization, "plot_optimization_history", counted)
+    sampled = plots.history(results)
+    assert max(given) < plots.POINTS + 100
+    monkeypatch.setattr(plots, "_shown_in_history", lambda results, drawn: results.trials)
+    assert sampled.to_dict() == plots.history(results).to_dict()
 
 
 @pytest.mark.slow

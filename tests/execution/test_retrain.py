@@ -69,9 +69,8 @@ def test_a_default_that_was_pruned_is_trained_to_its_end_and_the_verdict_is_that
 def test_a_verdict_waits_for_the_published_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as others:  # the default belongs to another process, which was stopped
-        ready = TrialOrder.ready
-        others.setattr(TrialOrder, "ready", lambda self: (row for row in ready(self) if row.number != 0))
-        others.setattr(TrialOrder, "unfinished", lambda self: False)
+        unfinished = TrialOrder.unfinished
+        others.setattr(TrialOrder, "unfinished", lambda self: [row for row in unfinished(self) if row.number != 0])
         verdict, notes = run(tmp_path, "parts")
     assert verdict is None
     assert any("the published default has not ended, so the test split is not looked at" in note for note in notes)

@@ -74,7 +74,8 @@ def test_the_better_trials_are_those_that_tpe_takes_of_all(
     monkeypatch.setattr(bounded_tpe, "HISTORY", 260)
     made = study(400, direction, complete=complete)
     trials = made.get_trials(deepcopy=False)
-    kept = recent(trials, direction == "maximize")
+    kept = recent(made)
+    assert kept is not None
     better, _ = _split_trials(made, trials, default_gamma(400))
     again, others = _split_trials(made, list(kept), default_gamma(260))
     assert len(better) == BETTER
@@ -88,7 +89,8 @@ def test_trials_that_have_not_ended_are_always_seen(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bounded_tpe, "HISTORY", 30)
     made = study(50)
     made.ask()
-    kept = recent(made.get_trials(deepcopy=False), True)
+    kept = recent(made)
+    assert kept is not None
     assert len(kept) == 31
     assert kept[-1].state == TrialState.RUNNING
 

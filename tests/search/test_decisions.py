@@ -18,7 +18,7 @@ from hpo.search.decisions import (
     Decision,
     Judged,
     decisions_of,
-    explained,
+    judged_by,
     went_on,
     with_decision,
 )
@@ -81,7 +81,9 @@ def judged_of(
         study.add_trial(create_trial(value=max(curve), intermediate_values=values))
     trial = create_trial(state=TrialState.RUNNING, intermediate_values=dict(enumerate(own, 1)))
     trial.number = len(completed)
-    return explained(study.pruner, study, trial, study.pruner.prune(study, trial))
+    judged = judged_by(study.pruner, study, trial)
+    assert (judged is not None and judged.decision is Decision.PRUNE) == study.pruner.prune(study, trial)
+    return judged
 
 
 CURVES = st.lists(st.lists(st.integers(0, 9).map(float), min_size=1, max_size=5), max_size=8)

@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.search.comparison import Comparison
 from hpo.search.decisions import TIED, Decision
-from hpo.search.halving import Field, Rungs, rungs_of
+from hpo.search.halving import EndedKeys, Field, Rungs, every_trial, rungs_of
 from hpo.search.pruners import make
 from hpo.storage.step_metrics import METRICS_AT
 
@@ -377,3 +377,28 @@ def test_one_trial_in_four_rounded_up_goes_on_from_each_of_two_rungs(scores):
             trial.state = {GO_ON: STATES["R"], PRUNE: STATES["P"]}[decision]
     best = sorted(range(len(scores)), key=lambda n: -scores[n])[: -(-len(scores) // 16)]
     assert sorted(best) == [trial.number for trial in trials if trial.state == STATES["R"]]
+
+
+# ---------------------------------------------------------------- what is kept of ended trials
+
+
+@given(
+    values=st.lists(
+        st.tuples(st.sampled_from("RCPF"), st.lists(st.integers(0, 5), max_size=4)), min_size=1, max_size=20
+    ),
+    factor=st.integers(2, 4),
+    pauses=st.booleans(),
+)
+def test_decisions_are_the_same_with_what_is_kept_of_ended_trials(values, factor, pauses):
+    rows = [row(n, state, at(*map(float, curve))) for n, (state, curve) in enumerate(values)]
+    one = Rungs(1, factor, 0, every_trial, pauses=pauses)
+    kept = EndedKeys(one, HIGHER)
+    for each in reversed(rows):
+        if each.state.is_finished():
+            kept.add(each)
+    late = [each for each in rows if not each.state.is_finished()]
+    whole, apart = Field(rows, one, HIGHER), Field(late, one, HIGHER, ended=kept)
+    for each in late:
+        for step in each.intermediate_values:
+            assert apart.judge(each.number, step) == whole.judge(each.number, step)
+        assert apart.waits(each.number) == whole.waits(each.number)

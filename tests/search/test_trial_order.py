@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from hpo.search.decisions import Decision
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
-from hpo.search.trial_order import PAUSED, TIES, TrialOrder, is_baseline
+from hpo.search.trial_marks import PAUSED, TIES, is_baseline
+from hpo.search.trial_order import TrialOrder
 from hpo.space.parser import parse
 from hpo.storage.study_cache import StudyCache
 
@@ -110,7 +111,7 @@ def test_in_rounds_only_trials_of_the_first_unfinished_round_run(states, size):
     order = order_of(rows, size=size)
     first = next((n for n, state in enumerate(states) if not state.is_finished()), None)
     moving = numbers([*order.ready(), *order.to_draw()])
-    assert order.unfinished() == (first is not None) == bool(moving)
+    assert bool(order.unfinished()) == (first is not None) == bool(moving)
     assert {n // size for n in moving} <= {first // size if moving else None}
     assert all(not states[n].is_finished() for n in moving)
 

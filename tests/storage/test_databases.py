@@ -12,6 +12,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from hpo.storage import backends
+from hpo.storage.table_writer import TableWriter
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -111,3 +112,23 @@ def test_unfinished_tables_are_finished(monkeypatch: pytest.MonkeyPatch) -> None
     optuna.create_study(storage=backends.connect("sqlite:///it.db"), study_name="kept").add_trial(
         optuna.create_trial(value=1.0)
     )
+
+
+@pytest.mark.parametrize("others", [1, 12])
+def test_a_study_of_most_trials_is_read_by_a_scan_and_another_one_by_an_index(
+    others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = backends.connect(f"sqlite:///{tmp_path}/a.db")
+    statements: list[str] = []
+    studies = [optuna.create_study(storage=storage, study_name=name) for name in ("one", "another")]
+    for study, count in zip(studies, (6, others), strict=True):
+        study.optimize(lambda trial: trial.suggest_float("y", 0, 1) + trial.suggest_int("x", 0, 9), n_trials=count)
+    assert isinstance(storage, RDBStorage)
+    sqlalchemy.event.listen(
+        storage.engine, "before_cursor_execute", lambda _, __, statement, *___: statements.append(statement)
+    )
+    rows = storage._get_trials(1, None, set(), -1)
+    assert len(rows) == 6
+    assert any("trial_id + ?" in statement for statement in statements) == (others < 6)
+    monkeypatch.setattr(TableWriter, "_are_most", lambda self, study_id: others >= 6)
+    assert storage._get_trials(1, None, set(), -1) == rows
