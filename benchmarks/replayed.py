@@ -10,7 +10,7 @@ from recorded import Array, Table
 
 from hpo.search.comparison import Comparison
 from hpo.search.decisions import Decision
-from hpo.search.halving import Field, Rungs, decide
+from hpo.search.halving import Field, Rungs
 
 COMPARED = Comparison("maximize")
 END = 2**62  # a step beyond every training
@@ -68,7 +68,8 @@ class Search:
         """Return hpo's decision for a run at its last evaluation."""
         step = self.trials[number].last_step
         assert step is not None
-        return decide(self.trials, number, step, self.rungs, round_size, COMPARED)
+        judged = Field(self.trials, self.rungs, COMPARED, round_size, number).judge(number, step)
+        return Decision.GO_ON if judged is None else judged.decision
 
     def next_rung(self, number: int) -> int:
         """Return the step of the next rung; `END` after the last."""
