@@ -102,18 +102,25 @@ def new_slot(
 
 
 def batches(setup: Setup, slot: Slot, window: int) -> Iterator[Array]:
-    """Yield the row numbers of each step of a trial, from its present step on."""
-    sizes, size = setup.tokens["train"].sizes, slot.params.batch_size
-    first, done = divmod(slot.step, math.ceil(len(sizes) / size))
-    for epoch in range(first, slot.params.epochs):
-        rows = _mixed(setup, slot, epoch)
-        yield from epoch_batches(sizes, size, derived_seed(slot.trial.seed, "order"), epoch, window, rows)[done:]
+    """Return the row numbers of each step of a trial, from its present step on.
+
+    The iterator does not refer to the slot, which refers to it: so an unloaded trial's memory is free at once.
+    """
+    return _batches(setup, slot.params, slot.trial.seed, slot.step, window)
+
+
+def _batches(setup: Setup, params: TrainingParams, seed: int, step: int, window: int) -> Iterator[Array]:
+    sizes, size = setup.tokens["train"].sizes, params.batch_size
+    first, done = divmod(step, math.ceil(len(sizes) / size))
+    for epoch in range(first, params.epochs):
+        rows = _mixed(setup, params, seed, epoch)
+        yield from epoch_batches(sizes, size, derived_seed(seed, "order"), epoch, window, rows)[done:]
         done = 0
 
 
-def _mixed(setup: Setup, slot: Slot, epoch: int) -> Array | None:
+def _mixed(setup: Setup, params: TrainingParams, seed: int, epoch: int) -> Array | None:
     """Return the rows of an epoch where several tasks are mixed in other proportions than those of their rows."""
-    tasks, temperature = setup.task.tasks_of(setup.rows["train"]), slot.params.sampling_temperature
+    tasks, temperature = setup.task.tasks_of(setup.rows["train"]), params.sampling_temperature
     if tasks is None or temperature == 1:
         return None
-    return mixed(tasks, temperature, derived_seed(slot.trial.seed, "tasks"), epoch)
+    return mixed(tasks, temperature, derived_seed(seed, "tasks"), epoch)

@@ -1,5 +1,7 @@
 import copy
+import gc
 import math
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -30,6 +32,22 @@ def open_array(folder, **overrides):
 
 def values(evaluations):
     return [(e.value, e.at, dict(e.metrics)) for e in evaluations]
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_memory_of_an_unloaded_trial_is_free_at_once(tmp_path, fold):
+    """A trial has copies of weights, and Python looks for cycles of references seldom."""
+    array = open_array(tmp_path, fold=fold)
+    array.load(0, TrialSpec(0, DEFAULTS, 5))
+    array.advance()
+    slot = weakref.ref(array.engine.occupied[0])
+    assert slot().best_weights
+    gc.disable()
+    try:
+        array.unload(0)
+        assert slot() is None
+    finally:
+        gc.enable()
 
 
 def test_same_seed_same_evaluations_and_another_seed_others(tmp_path):
