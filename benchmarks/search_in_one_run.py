@@ -159,8 +159,9 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def sentence(results: dict[str, Any]) -> str:
     """Return the result as a sentence."""
-    trials, lost = results["settings"]["trials"], results["lost"]
-    text = f"A search of {trials} trials took {pages.cell(results['ratio'])} times one Trainer run"
+    settings, lost = results["settings"], results["lost"]
+    searched = f"{settings['trials']} trials (--sampler {settings['sampler']} --pruner {settings['pruner']})"
+    text = f"A search of {searched} took {pages.cell(results['ratio'])} times one Trainer run"
     text += "" if lost is None else f"; the random search without a pruner scores {100 * lost:+.2f} points beside it"
     scores = {side: statistics.median(ran[side]["test"] for ran in results["rounds"]) for side in results["rounds"][0]}
     return f"{text}. On the test split: {', '.join(f'{side} {score:.4f}' for side, score in scores.items())}."
