@@ -29,7 +29,7 @@ def test_an_installed_wheel_finds_its_studies_and_the_reports_page(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import hpo.config.study_spec as c, hpo.analysis.page as p\n"
+        "import hpo.config.study_spec as c, hpo.analysis.html_page as p\n"
         "assert all(p.part(name) for name in ('report.html', 'report.css', 'report_tables.js', 'report_plots.js'))\n"
         "print(c.load(c.find('quickstart', 'studies')).folder)"
     )

@@ -17,7 +17,7 @@ from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, random_draws, tun
 from hpo.analysis.verdict_text import as_text, difference
 from hpo.core.errors import HpoError, StudyError
 from hpo.core.formatting import number, plain
-from hpo.core.numbers import finite
+from hpo.core.numbers import finite_or_none
 from hpo.data.splits import together
 from hpo.execution.study_setup import EXPLANATIONS, folder_of
 from hpo.storage.snapshot import Results
@@ -192,7 +192,7 @@ def _facts(results: Results, test: float) -> dict[str, Any]:
     except UntoldError as reason:
         return facts | {"untold": str(reason)}
     names = ("trials", "median", "worst", "best")
-    return facts | {"curve": {name: [finite(value) for value in getattr(curve, name)] for name in names}}
+    return facts | {"curve": {name: [finite_or_none(value) for value in getattr(curve, name)] for name in names}}
 
 
 # ---------------------------------------------------------------- files of predictions

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from hpo.analysis.bootstrap import CONFIDENCE, RESAMPLES, resampled, too_few
 from hpo.analysis.confirm_generated import of_runs, way_of, with_texts, writes
 from hpo.analysis.seed_interval import interval
-from hpo.core.numbers import finite
+from hpo.core.numbers import finite_or_none
 from hpo.execution.confirmation import DEFAULT, Configuration, Confirmed
 from hpo.execution.retrain import retrain
 from hpo.storage.snapshot import CONFIRMATION, Results
@@ -285,8 +285,8 @@ class Comparison:
             "trial": each.trial,
             "params": dict(each.params),
             "searched": each.value,
-            "validation": [finite(value) for value in self._validation[index].tolist()],
-            "scores": [finite(value) for value in scores.tolist()],
+            "validation": [finite_or_none(value) for value in self._validation[index].tolist()],
+            "scores": [finite_or_none(value) for value in scores.tolist()],
             "mean": float(complete.mean()) if len(complete) else None,
             "sd": float(complete.std(ddof=1)) if len(complete) > 1 else None,
             **found,

@@ -11,7 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hpo.analysis import audit, confirm_text, page
+from hpo.analysis import audit, confirm_text, html_page
 from hpo.analysis.by_task import measured
 from hpo.analysis.findings import findings
 from hpo.analysis.front_plot import front_plot
@@ -60,7 +60,7 @@ def write(results: Results, path: Path, note: Callable[[str], None] | None = Non
     Raises:
         HpoError: The file cannot be written.
     """
-    return page.write(path, "report", lambda: html(results, note))
+    return html_page.write(path, "report", lambda: html(results, note))
 
 
 def html(results: Results, note: Callable[[str], None] | None = None) -> str:
@@ -82,7 +82,7 @@ def html(results: Results, note: Callable[[str], None] | None = None) -> str:
         for problem in drawn.problems:
             note(problem)
     body = "\n".join((f"<h2>{title}</h2>\n" if title else "") + inner for title, inner in sections if inner)
-    return page.page(results.name, body, drawn.figures)
+    return html_page.page(results.name, body, drawn.figures)
 
 
 def _plots_of(results: Results) -> dict[str, Plot]:

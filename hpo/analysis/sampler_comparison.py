@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from hpo.analysis.bootstrap import CONFIDENCE
 from hpo.analysis.seed_interval import FEWEST_SEEDS, interval
 from hpo.core.formatting import number, plain
-from hpo.core.numbers import finite
+from hpo.core.numbers import finite_or_none
 from hpo.search import auto
 from hpo.search.plugins import name_and_arguments
 from hpo.search.samplers import RANDOM
@@ -142,7 +142,7 @@ def _described(results: Results, search: Search, value: float) -> dict[str, Any]
         "name": results.name,
         "counts": results.counts,
         "total": search.total,
-        "best": finite(value),
+        "best": finite_or_none(value),
         "stopped": results.stopped,
     }
 
@@ -151,7 +151,7 @@ def _summary(values: Array) -> dict[str, float | None]:
     """Return mean and ends of values of repetitions; None where one has none."""
     known = bool(np.isfinite(values).all())
     ends = (values.mean(), values.min(), values.max()) if known else (math.nan,) * 3
-    return {name: finite(float(end)) for name, end in zip(("mean", "lowest", "highest"), ends, strict=True)}
+    return {name: finite_or_none(float(end)) for name, end in zip(("mean", "lowest", "highest"), ends, strict=True)}
 
 
 def _compared(values: Array, others: Array, confidence: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 
-from hpo.analysis import page
+from hpo.analysis import html_page
 from hpo.analysis.plots import styled
 from hpo.analysis.sampler_comparison import sentences, tables
 
@@ -31,10 +31,12 @@ def write(found: Found, name: str, path: Path) -> Path:
         HpoError: The file cannot be written.
     """
     text = "".join(f"<p>{escape(sentence)}.</p>" for sentence in sentences(found))
-    shown = "".join(f"<h3>{escape(title)}</h3>{page.table(heads, rows)}" for title, heads, rows in tables(found))
+    shown = "".join(f"<h3>{escape(title)}</h3>{html_page.table(heads, rows)}" for title, heads, rows in tables(found))
     plot = '<section class="plot"><div id="plot-samplers" class="figure" style="height:480px"></div></section>'
     body = f'<div class="card">{text}</div>\n{plot}\n{shown}'
-    return page.write(path, "page", lambda: page.page(f"Samplers of {name}", body, {"plot-samplers": figure(found)}))
+    return html_page.write(
+        path, "page", lambda: html_page.page(f"Samplers of {name}", body, {"plot-samplers": figure(found)})
+    )
 
 
 def figure(found: Found) -> go.Figure:

@@ -8,7 +8,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.core.formatting import number, plain
-from hpo.core.numbers import finite
+from hpo.core.numbers import finite_or_none
 from hpo.execution.audit import AUDITS
 from hpo.execution.confirmation import REPEATS
 from hpo.search.decisions import Decision, decisions_of
@@ -33,7 +33,7 @@ def seconds(trial: FrozenTrial) -> float | None:
 def finite_value(trial: FrozenTrial) -> float | None:
     """Return a trial's value, or None if it has none or it is not finite."""
     value = trial.values[0] if trial.values else None
-    return None if value is None else finite(value)
+    return None if value is None else finite_or_none(value)
 
 
 def remarks(trial: FrozenTrial) -> str:

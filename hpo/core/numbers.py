@@ -11,6 +11,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """Return a number as it is; None if it is infinite or NaN, which JSON does not have."""
     return value if math.isfinite(value) else None

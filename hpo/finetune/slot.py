@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hpo.core.numbers import finite
+from hpo.core.numbers import finite_or_none
 from hpo.core.trainer import TrialCheckpoint, TrialSpec
 from hpo.finetune import optimizer as optimizers
 from hpo.recipe.training_params import TrainingParams
@@ -130,7 +130,7 @@ class Slot:
                 tensors[f"best.{name}"] = self.best_weights[name]
         state: dict[str, Any] = {name: getattr(self, name) for name in COUNTS}
         for name in NUMBERS:
-            state[name] = finite(float(getattr(self, name)))  # JSON has no NaN
+            state[name] = finite_or_none(float(getattr(self, name)))  # JSON has no NaN
         state["fitted"] = self.fitted
         return TrialCheckpoint(
             self.trial.number, state, {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.search.kept_trials import Foremost, ended_trials
+from hpo.search.kept_trials import BestAndRecent, ended_trials
 
 HISTORY = 1000
 """Ended trials that TPE learns from at most: the better ones and the most recent others."""
@@ -76,7 +76,7 @@ def recent(study: optuna.Study) -> Sequence[FrozenTrial] | None:
     Returns:
         The trials by number; None for all, if at most `HISTORY` have ended.
     """
-    ended, others = ended_trials(study, Foremost, BETTER, HISTORY, study.direction == StudyDirection.MAXIMIZE)
+    ended, others = ended_trials(study, BestAndRecent, BETTER, HISTORY, study.direction == StudyDirection.MAXIMIZE)
     seeming = [trial for trial in others if trial.state in ENDED]  # those that wait at a rung
     if ended.count + len(seeming) <= HISTORY:
         return None

@@ -20,7 +20,7 @@ from optuna.pruners._percentile import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from hpo.search.kept_trials import Curves, ended_trials
+from hpo.search.kept_trials import IntermediateValues, ended_trials
 
 DECISIONS = "decisions"
 """User attribute of a trial: the pruner's decisions, the newest last, each as `Judged.row` returns it."""
@@ -133,7 +133,7 @@ def _judged_by_percentile(pruner: PercentilePruner, study: optuna.Study, trial: 
     if step is None:
         return Judged(Decision.GO_ON)
     value = float(best_so_far(trial, study.direction))
-    completed, _ = ended_trials(study, Curves)
+    completed, _ = ended_trials(study, IntermediateValues)
     if completed.count < max(1, pruner._n_startup_trials):
         return Judged(Decision.GO_ON, value, 0, None, "few")
     if not _compares(pruner, trial, step):

@@ -15,6 +15,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TypeVar
 
 import optuna
@@ -271,14 +272,10 @@ def _why(keys: Sequence[Key], own: Key, places: int) -> str | None:
     """
     if math.isinf(own[0]):
         return "limit"
-    same = bisect_left(keys, own[0], key=_value), bisect_right(keys, own[0], key=_value)
-    if not same[0] < places < same[1]:
+    value = itemgetter(0)
+    if not bisect_left(keys, own[0], key=value) < places < bisect_right(keys, own[0], key=value):
         return None
     return "all" if bisect_left(keys, own) < places < bisect_right(keys, own) else "loss"
-
-
-def _value(key: Key) -> float:
-    return key[0]
 
 
 def is_duplicate(trial: FrozenTrial, mates: Sequence[FrozenTrial]) -> bool:

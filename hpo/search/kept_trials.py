@@ -62,7 +62,7 @@ def _hash(params: Mapping[str, Any]) -> int:
     return hash(frozenset(params.items()))
 
 
-class Foremost:
+class BestAndRecent:
     """The best of the completed and pruned trials, and the most recent ones.
 
     Args:
@@ -122,7 +122,7 @@ def place(trial: FrozenTrial, sign: int) -> tuple[int, float, float]:
     return 1, -trial.last_step, math.inf if math.isnan(last) else sign * last
 
 
-class Curves:
+class IntermediateValues:
     """The intermediate values of the completed trials, by step.
 
     Attributes:

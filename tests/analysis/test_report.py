@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
-from hpo.analysis import page as pages
+from hpo.analysis import html_page as pages
 from hpo.analysis import report
 from hpo.analysis.plots import PLOTS
 from hpo.core.errors import HpoError

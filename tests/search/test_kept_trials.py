@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.execution.generator_array import GeneratorArray
 from hpo.execution.runner import Runner
-from hpo.search.kept_trials import ByParams, Foremost, place
+from hpo.search.kept_trials import BestAndRecent, ByParams, place
 from hpo.search.pruners import make
 from hpo.search.samplers import TrialSeededSampler
 from hpo.search.stopping import Rules
@@ -51,7 +51,7 @@ def test_the_foremost_are_the_best_and_the_most_recent_others(
     draw = random.Random(seed)
     trials = [ended(number, draw) for number in range(count)]
     seeming = draw.sample(trials, min(waiting, count))
-    kept, others = Foremost(4, 12, maximize), [trial for trial in seeming if trial.state != TrialState.FAIL]
+    kept, others = BestAndRecent(4, 12, maximize), [trial for trial in seeming if trial.state != TrialState.FAIL]
     for trial in draw.sample(trials, count):  # they end in any order
         if trial not in seeming:
             kept.add(trial)

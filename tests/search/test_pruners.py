@@ -31,7 +31,7 @@ def pruned_at(pruner: BasePruner, curves: Sequence[Mapping[int, float]]) -> list
 
 
 def lines(*ends: float, steps: int = 4) -> list[dict[int, float]]:
-    """Curves that rise to `end` in even steps."""
+    """IntermediateValues that rise to `end` in even steps."""
     return [{i: end * i / steps for i in range(1, steps + 1)} for end in ends]
 
 

@@ -39,7 +39,7 @@ class Kind:
     loss: Callable[..., torch.Tensor]
 
 
-class OfLogits:
+class ClassifierOutputs:
     """Outputs of a classifier for n examples, with the targets: what follows from them, whatever an example is.
 
     Attributes:
@@ -100,7 +100,7 @@ class OfLogits:
 
 
 @dataclass(frozen=True)
-class LabelPredictions(OfLogits):
+class LabelPredictions(ClassifierOutputs):
     """A classifier's outputs for n texts, with the targets; see `hpo.tasks.task.Predictions`.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.tasks.classification.predictions import KINDS, OfLogits
+from hpo.tasks.classification.predictions import KINDS, ClassifierOutputs
 
 Array = np.ndarray[Any, Any]
 
@@ -18,7 +18,7 @@ KIND = KINDS["single_label"]
 
 
 @dataclass(frozen=True)
-class ChoicePredictions(OfLogits):
+class ChoicePredictions(ClassifierOutputs):
     """Predictions for n examples; see `hpo.tasks.task.Predictions`.
 
     Attributes:
