@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
 from hpo.analysis.importances import TooSmallError
-from hpo.analysis.plots import POINTS, STATE_COLORS, sample_note, styled
+from hpo.analysis.plot_style import STATE_COLORS, styled
+from hpo.analysis.plots import POINTS, sample_note
 from hpo.storage.criteria import measures_of, violation
 from hpo.storage.snapshot import Results
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
-import plotly.io as pio
 from optuna import visualization
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
@@ -31,6 +29,7 @@ from hpo.analysis.importances import (
     intervals,
     searched,
 )
+from hpo.analysis.plot_style import BEST_COLOR, SCALE, STATE_COLORS, styled
 from hpo.analysis.tuning_curve import CONFIDENCE, UntoldError, mean_of, random_draws
 from hpo.analysis.tuning_curve import tuning_curve as curve_of
 from hpo.core.formatting import duration, number
@@ -39,29 +38,11 @@ from hpo.storage.snapshot import Results
 
 Plot = Callable[[Results], go.Figure]
 
-
-STATE_COLORS = {
-    "COMPLETE": "#2563eb",
-    "PRUNED": "#d97706",
-    "FAIL": "#dc2626",
-    "RUNNING": "#16a34a",
-    "WAITING": "#9ca3af",
-}
-BEST_COLOR = "#111827"
-SCALE = ["#d97706", "#8b93b5", "#1d4ed8"]  # from the first value to the last; each colour is visible on white
 POINTS, LINES = 1000, 300  # trials drawn at most, as points and as lines
 CELLS = 100  # trials of a contour at most; a contour has their number squared cells
 CURVES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)  # whose learning curves are drawn
 IMPORTANT = 0.05  # a parameter below this share of the importance gets no contour of its own
 COLUMNS = 3  # slices a row
-
-TEMPLATE = go.layout.Template(pio.templates["plotly_white"])
-TEMPLATE.layout.update(
-    font={"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 13, "color": "#1f2937"},
-    colorway=[STATE_COLORS["COMPLETE"], BEST_COLOR, STATE_COLORS["PRUNED"], STATE_COLORS["RUNNING"]],
-    margin={"l": 70, "r": 30, "t": 60, "b": 60},
-    legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-)
 
 
 def history(results: Results) -> go.Figure:
@@ -370,22 +351,3 @@ def sample_note(drawn: Sequence[FrozenTrial], trials: Sequence[FrozenTrial]) -> 
     if len(drawn) == len(trials):
         return ""
     return f" ({len(drawn):,} of {len(trials):,} trials: the best, the published default, others evenly spaced)"
-
-
-def styled(figure: go.Figure, title: str) -> go.Figure:
-    """Return a figure in the style of a report, with a title."""
-    figure.update_xaxes(exponentformat="power", selector={"type": "log"})
-    figure.update_yaxes(exponentformat="power", selector={"type": "log"})
-    figure.update_layout(template=TEMPLATE, title={"text": title, "x": 0, "xanchor": "left"})
-    return go.Figure(_inert(figure.to_plotly_json()))
-
-
-def _inert(value: Any) -> Any:
-    """Return a figure's JSON with markup in names and choices as text: Plotly would render links in it."""
-    if isinstance(value, str):
-        return re.sub(r"<(?!br>|/?b>|/?extra>)", "&lt;", value)
-    if isinstance(value, dict):
-        return {key: _inert(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_inert(entry) for entry in value]
-    return value

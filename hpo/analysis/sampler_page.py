@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 
 from hpo.analysis import html_page
-from hpo.analysis.plots import styled
+from hpo.analysis.plot_style import styled
 from hpo.analysis.sampler_comparison import sentences, tables
 
 Found = Mapping[str, Any]
